@@ -1,0 +1,1 @@
+"""ONNX Runtime only: measuring a model here or on another machine."""

@@ -1,0 +1,21 @@
+"""The one exception for mistakes that a user can make and mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the code is wrong: a parameter, a file, the disk, the network.
+
+    The message is one paragraph that names the file or parameter, what was found, what was
+    expected and what to do. The command line prints it without a traceback and exits with 1.
+    """
+
+
+def unknown_name(what: str, found: str, known: Iterable[str], *, where: str = "") -> UserError:
+    """An error for a name that is not in a registry, suggesting the nearest one that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(found, known, n=1, cutoff=0.4)
+    suggestion = f" Did you mean '{near[0]}'?" if near else ""
+    place = f"{where}: " if where else ""
+    return UserError(f"{place}unknown {what} '{found}'.{suggestion} Known: {', '.join(known)}.")

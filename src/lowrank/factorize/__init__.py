@@ -1,0 +1,1 @@
+"""NumPy only: one file for each factorization."""

@@ -1,0 +1,1 @@
+"""One module for each rule: arguments, files, progress; no mathematics."""

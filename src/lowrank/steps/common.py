@@ -1,0 +1,115 @@
+"""What every step's command line shares: options, the log, and how a mistake is told."""
+
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.errors import UserError
+from lowrank.files import cannot_write
+
+_logger = logging.getLogger("lowrank")
+
+
+class Step(click.Command):
+    """A command that tells a user's mistake in one paragraph, and its progress in two places.
+
+    Progress lines go to the terminal and, with `--log FILE`, to that file, which holds a crash's
+    traceback too. A traceback of a user's own mistake is shown when LOWRANK_TRACEBACK is set.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params += [
+            click.Option(["--log"], type=Path, help="Write the progress lines here as well."),
+            click.Option(["--label"], default="", help="Put this before each progress line."),
+        ]
+
+    def invoke(self, context: click.Context) -> Any:
+        log, label = context.params.pop("log"), context.params.pop("label")
+        _set_up_logging(log, label or (self.name or ""))
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            if os.environ.get("LOWRANK_TRACEBACK"):
+                raise
+            _logger.error("error: %s", error)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None or not (told := cannot_write(Path(error.filename), error)):
+                _logger.exception("unexpected error")
+                raise
+            _logger.error("error: %s", told)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            _logger.error("interrupted; the same command goes on from what is finished")
+            sys.exit(130)
+        except Exception:
+            if log:
+                _logger.exception("unexpected error")
+            raise
+
+
+def say(line: str) -> None:
+    """Tell the user one line of progress."""
+    _logger.info(line)
+
+
+class Json(click.ParamType):
+    """An option that holds a JSON document."""
+
+    name = "json"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            self.fail(f"not a JSON document: {error}", parameter, context)
+
+
+def use_threads(count: int) -> None:
+    """Fix the threads of the linear algebra; call it before NumPy or PyTorch is imported.
+
+    Threads decide how sums are split and so the last bits of a result: they are a parameter of
+    the step, whatever number of cores the workflow was given.
+    """
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(count)
+
+
+@contextmanager
+def sole_builder_of(path: Path) -> Iterator[None]:
+    """Hold a lock for `path`, so that two runs never share its half-finished state.
+
+    The lock is the operating system's and ends with its process, however that dies. Waits for
+    the other run when there is one, and says so.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is building the same output; waiting for it ({path})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _set_up_logging(log: Path | None, label: str) -> None:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(logging.Formatter(f"[{label}] %(message)s" if label else None))
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w"))
+        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    _logger.handlers = handlers
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False

@@ -1,0 +1,79 @@
+"""Train a network from scratch: how the shipped checkpoints were made."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
+
+
+@click.command(cls=Step)
+@click.option("--network", required=True, help="Name in the registry.")
+@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--settings", type=Json(), required=True, help="pretrain.<network> of params.yaml.")
+@click.option("--state", type=Path, required=True, help="Where to keep the state of training.")
+@click.option("--weights", type=Path, required=True, help="Output: half-precision safetensors.")
+@click.option("--provenance", type=Path, required=True, help="Output: how they were made, JSON.")
+def pretrain(
+    network: str, dataset: Path, settings: dict[str, Any], state: Path, weights: Path,
+    provenance: Path,
+) -> None:  # fmt: skip
+    """Train a network from scratch."""
+    use_threads(settings["threads"])
+    import torch
+
+    from lowrank.files import write_json
+    from lowrank.networks import create_network, network_spec
+    from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
+    from lowrank.params import TrainingSettings
+    from lowrank.training.datasets import open_dataset
+    from lowrank.training.evaluate import top1_percent
+    from lowrank.training.loop import fingerprint_of, train
+
+    recipe = TrainingSettings.model_validate(settings)
+    spec, data = network_spec(network), open_dataset(dataset)
+    commit = _commit()
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    model = create_network(network)
+    with sole_builder_of(state.with_suffix(".lock")):
+        report = train(
+            model, spec, data, recipe, state_path=state,
+            fingerprint=fingerprint_of(network, recipe), say=say,
+        )  # fmt: skip
+        write_weights(weights, model, dtype=torch.float16)
+    # What ships is the rounded file: its accuracy is the one to state.
+    load_weights(model.cpu(), read_weights(weights), source=str(weights))
+    accuracy = {
+        "validation": top1_percent(model, data.validation, spec),
+        "test": top1_percent(model, data.test, spec),
+    }
+    say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
+    write_json(
+        provenance,
+        {
+            "network": network,
+            "dataset": data.name,
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": recipe.seed,
+            "steps": report.steps,
+            "seconds": round(report.seconds, 1),
+            "accuracy": accuracy,
+            "commit": commit,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        },
+    )
+
+
+def _commit() -> str | None:
+    """The commit that trains, marked where the working tree differs from it; None outside Git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    pretrain()

@@ -1,0 +1,1 @@
+"""PyTorch: datasets, fine-tuning, evaluation."""

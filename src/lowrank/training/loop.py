@@ -1,0 +1,280 @@
+"""The training loop that pre-training and fine-tuning share."""
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lowrank.errors import UserError
+from lowrank.files import written_whole
+from lowrank.networks.registry import NetworkSpec
+from lowrank.params import TrainingSettings
+from lowrank.training.batches import AugmentedBatches
+from lowrank.training.datasets import Dataset
+from lowrank.training.evaluate import top1_percent
+
+_SAVE_EVERY_SECONDS = 30.0
+_REPORT_EVERY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One row of the training curve: means since the row before it."""
+
+    step: int
+    learning_rate: float
+    loss: float
+    train_percent: float
+    validation_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run of the loop did. `seconds` counts the loop alone, over all resumed parts."""
+
+    steps: int
+    seconds: float
+    curve: list[CurvePoint]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU when PyTorch sees one. Raises UserError for a device that is absent."""
+    available = torch.accelerator.is_available()
+    if name == "auto":
+        name = torch.accelerator.current_accelerator().type if available else "cpu"
+    elif name != "cpu" and not available:
+        raise UserError(
+            f"device: '{name}' was asked for, but PyTorch sees no accelerator here. "
+            "Use 'auto' or 'cpu'."
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere.
+
+    A capability, not a timing, decides: a stopwatch would make runs irreproducible.
+    `benchmarks/training_speed.py` measures what either costs.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def train(
+    network: nn.Module,
+    spec: NetworkSpec,
+    data: Dataset,
+    settings: TrainingSettings,
+    *,
+    state_path: Path | None = None,
+    fingerprint: str = "",
+    say: Callable[[str], None] = print,
+) -> TrainingReport:
+    """Train `network` in place by `settings`.
+
+    Parameters
+    ----------
+    state_path
+        Where the state is kept every half minute; a run that finds the state of the same
+        `fingerprint` there goes on from it, to the same final weights. Removed at the end.
+    say
+        Takes a line of progress about every five seconds.
+
+    Raises
+    ------
+    UserError
+        When the loss is not finite.
+    """
+    device = pick_device(settings.device)
+    precision = pick_precision(settings.precision, device)
+    torch.manual_seed(settings.seed)
+    network.to(device, memory_format=torch.channels_last).train()
+    batches = AugmentedBatches(
+        data.train, spec, batch_size=settings.batch_size, pad_pixels=settings.augment.pad_pixels,
+        flip=settings.augment.flip, seed=settings.seed,
+    )  # fmt: skip
+    steps = settings.steps or max(1, round(settings.epochs * batches.batches_per_epoch))
+    optimizer = _optimizer(network, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, settings)
+    )
+    curve: list[CurvePoint] = []
+    first, seconds_before = 0, 0.0
+    saved = _saved_state(state_path, fingerprint)
+    if saved:
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        first, seconds_before = saved["step"], saved["seconds"]
+        curve = [CurvePoint(**point) for point in saved["curve"]]
+        say(f"resumed from the state saved at step {first} of {steps}")
+
+    say(
+        f"{steps} steps of {settings.batch_size} images "
+        f"({steps / batches.batches_per_epoch:.1f} epochs) on {device.type}, "
+        f"{str(precision).removeprefix('torch.')}, {torch.get_num_threads()} threads"
+    )
+    started = said = kept = time.monotonic()
+    window = _Window(device) if not saved else _Window(device, *saved["window"])
+    for step in range(first, steps):
+        images, labels = (part.to(device, non_blocking=True) for part in batches[step])
+        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+            logits = network(images)
+            loss = functional.cross_entropy(
+                logits.float(), labels, label_smoothing=settings.label_smoothing
+            )
+        loss.backward()
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        learning_rate = schedule.get_last_lr()[0]
+        schedule.step()
+        window.add(loss.detach(), logits.detach(), labels)
+        done, now = step + 1, time.monotonic()
+
+        if done % settings.curve_every_steps == 0 or done == steps:
+            loss_mean, train_percent = _finite(window.means(), done, learning_rate)
+            validation = None
+            every = settings.validate_every_steps
+            if every and done % every == 0 and done < steps:
+                validation = top1_percent(network, data.validation, spec)
+                say(f"step {done}/{steps}  validation {validation:.2f} %")
+            curve.append(CurvePoint(done, learning_rate, loss_mean, train_percent, validation))
+            window = _Window(device)
+        elif now - said > _REPORT_EVERY_SECONDS:
+            loss_mean, train_percent = _finite(window.means(), done, learning_rate)
+        if now - said > _REPORT_EVERY_SECONDS or done == steps:
+            left = (now - started) / (done - first) * (steps - done)
+            say(
+                f"step {done}/{steps}  loss {loss_mean:.4f}  accuracy {train_percent:.1f} %  "
+                f"learning rate {learning_rate:.2g}  {_clock(left)} left"
+            )
+            said = now
+        if state_path and now - kept > _SAVE_EVERY_SECONDS and done < steps:
+            state = {
+                "fingerprint": fingerprint,
+                "step": done,
+                "seconds": seconds_before + now - started,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "window": window.sums(),
+                "curve": [asdict(point) for point in curve],
+            }
+            with written_whole(state_path) as partial:
+                torch.save(state, partial)
+            kept = time.monotonic()
+    network.eval()
+    if state_path:
+        state_path.unlink(missing_ok=True)
+    return TrainingReport(steps, seconds_before + time.monotonic() - started, curve)
+
+
+def fingerprint_of(*inputs: object) -> str:
+    """A hash of all that decides a run's outcome; a saved state is used only under the same one."""
+    text = "\n".join(
+        item.model_dump_json() if isinstance(item, TrainingSettings) else str(item)
+        for item in inputs
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Learning rate at `step` (from 0) over its peak: linear warm-up, then the schedule."""
+    warmup = round(settings.warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    match settings.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case "step":
+            return settings.step_factor ** sum(progress >= at for at in settings.step_at)
+
+
+def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    # Weight decay on matrices and kernels alone: on biases and batch normalisation it only
+    # shrinks what has no scale to lose.
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in parameters if p.ndim > 1],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True
+        )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+class _Window:
+    """Sums of loss and hits, kept on the device so that no step waits for it."""
+
+    def __init__(
+        self, device: torch.device, loss: float = 0.0, hits: int = 0, images: int = 0, steps: int = 0
+    ) -> None:
+        self._loss = torch.tensor(loss, dtype=torch.float64, device=device)
+        self._hits = torch.tensor(hits, device=device)
+        self._images, self._steps = images, steps
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._loss += loss
+        self._hits += (logits.argmax(1) == labels).sum()
+        self._images += len(labels)
+        self._steps += 1
+
+    def sums(self) -> tuple[float, int, int, int]:
+        return float(self._loss), int(self._hits), self._images, self._steps
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss, and accuracy in percent."""
+        loss, hits, images, steps = self.sums()
+        return loss / steps, 100.0 * hits / images
+
+
+def _finite(means: tuple[float, float], step: int, learning_rate: float) -> tuple[float, float]:
+    if not math.isfinite(means[0]):
+        raise UserError(
+            f"the loss is not finite at step {step} (learning rate {learning_rate:.3g}): training "
+            "diverged. Lower `learning_rate`, lengthen `warmup_fraction`, or set `clip_norm` (1.0 "
+            "is a usual value). Nothing was written."
+        )
+    return means
+
+
+def _saved_state(state_path: Path | None, fingerprint: str) -> dict[str, Any] | None:
+    """The state of an earlier run with the same inputs; None when there is none of use."""
+    if state_path is None or not state_path.exists():
+        return None
+    with contextlib.suppress(Exception):  # A damaged state costs time, not correctness.
+        state = torch.load(state_path, weights_only=True)
+        if state["fingerprint"] == fingerprint:
+            return state
+    return None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
