@@ -1,1 +1,28 @@
 """ONNX Runtime only: measuring a model here or on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lowrank.devices.base import Device, DeviceError, MeasureSettings
+from lowrank.devices.local import LocalDevice
+
+__all__ = ["Device", "DeviceError", "MeasureSettings", "create_device"]
+
+_KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {"local": LocalDevice}
+
+
+def create_device(name: str, settings: dict[str, Any]) -> Device:
+    """Create the device that the user calls `name`, with its settings for every measurement.
+
+    `settings["kind"]` says what it is; without it, the name is the kind. Raises DeviceError for a
+    kind that is not known.
+    """
+    kind = settings.get("kind", name)
+    if kind not in _KINDS:
+        raise DeviceError(
+            f"device '{name}' is of an unknown kind '{kind}'. Known: {', '.join(sorted(_KINDS))}. "
+            "Correct it in params.yaml."
+        )
+    return _KINDS[kind](name, settings)

@@ -1,1 +1,45 @@
 """NumPy only: one file for each factorization."""
+
+from lowrank.errors import unknown_name
+from lowrank.factorize.base import Factorization
+from lowrank.factorize.groups import (
+    Decomposition,
+    decompose,
+    group_kernels,
+    grouped_sequence,
+    kernel_of,
+    one_group,
+    reconstruct,
+)
+from lowrank.factorize.spectra import Spectrum
+from lowrank.factorize.svd import Svd
+from lowrank.factorize.tucker1 import Tucker1
+from lowrank.factorize.tucker2 import Tucker2
+from lowrank.factorize.vbmf import evbmf_rank
+
+__all__ = [
+    "FACTORIZATIONS",
+    "Decomposition",
+    "Factorization",
+    "Spectrum",
+    "decompose",
+    "evbmf_rank",
+    "get_factorization",
+    "group_kernels",
+    "grouped_sequence",
+    "kernel_of",
+    "one_group",
+    "reconstruct",
+]
+
+FACTORIZATIONS: dict[str, Factorization] = {
+    factorization.name: factorization for factorization in (Tucker2(), Tucker1(), Svd())
+}
+
+
+def get_factorization(name: str) -> Factorization:
+    """The factorization of that name. Raises UserError for an unknown one."""
+    try:
+        return FACTORIZATIONS[name]
+    except KeyError:
+        raise unknown_name("factorization", name, FACTORIZATIONS) from None

@@ -2,16 +2,14 @@
 
 import os
 import pickle
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lowrank.errors import UserError
-from lowrank.files import written_whole
+from lowrank.stored import read_tensors, write_tensors
 
 # Written by torch for every batch normalisation, and of no use outside training from scratch.
 _IGNORED = "num_batches_tracked"
@@ -35,13 +33,18 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
             "`checkpoint` of the network in params.yaml."
         )
     if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
+        tensors = read_tensors(path, framework="pt")
     elif path.suffix in (".pth", ".pt"):
         tensors = _read_pickle(path)
     else:
         raise UserError(
             f"{path}: a checkpoint ends in .safetensors, .pth or .pt, not in '{path.suffix}'."
         )
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(_IGNORED)
+    }
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
@@ -50,11 +53,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
                 "infinity). These weights cannot be compressed; use a checkpoint from before "
                 "the training diverged."
             )
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(_IGNORED)
-    }
+    return tensors
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
@@ -64,9 +63,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str)
     file to blame.
     """
     expected = {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not name.endswith(_IGNORED)
+        name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_IGNORED)
     }
     for name, tensor in expected.items():
         if name not in weights:
@@ -90,27 +87,19 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str)
 
 
 def write_weights(
-    path: str | os.PathLike, network: nn.Module, *, dtype: torch.dtype = torch.float32
+    path: str | os.PathLike,
+    network: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    header: dict[str, Any] | None = None,
 ) -> None:
     """Write a network's tensors as safetensors, whole or not at all; equal weights, equal bytes."""
     tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
+        name: tensor.detach().to("cpu", dtype).contiguous().numpy()
         for name, tensor in network.state_dict().items()
         if not name.endswith(_IGNORED)
     }
-    with written_whole(path) as partial:
-        save_file(tensors, partial)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file of {path.stat().st_size} bytes ({error}). It "
-            "was probably cut off while it was copied; fetch it again."
-        ) from error
+    write_tensors(path, tensors, header)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -118,18 +107,20 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused: it is a pickle that holds more than tensors, and reading that could "
-            "run code. Save the weights alone: "
+            f"{path}: refused: it is damaged, or a pickle that holds more than tensors, and reading "
+            "that could run code. Save the weights alone: "
             "torch.save(network.state_dict(), 'weights.pth'), or as safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Damaged bytes make the unpickler fail in many ways.
         raise UserError(
             f"{path}: not a whole PyTorch file of {path.stat().st_size} bytes ({error}). It was "
             "probably cut off while it was copied; fetch it again."
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise UserError(
             f"{path}: holds {type(content).__name__}, not a dictionary of tensors. Save "
             "`network.state_dict()`."

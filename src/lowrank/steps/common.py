@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,23 @@ class Json(click.ParamType):
             return json.loads(value)
         except json.JSONDecodeError as error:
             self.fail(f"not a JSON document: {error}", parameter, context)
+
+
+class Paths(click.ParamType):
+    """An option that holds paths separated by spaces."""
+
+    name = "paths"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> list[Path]:
+        return [Path(path) for path in value.split()] if isinstance(value, str) else value
+
+
+def run(*command: str, check: bool = True) -> int:
+    """Run another program in the terminal; its exit status. Raises UserError when it fails."""
+    status = subprocess.run(command, check=False).returncode
+    if check and status:
+        raise UserError(f"`{' '.join(command)}` ended with status {status}; its message is above.")
+    return status
 
 
 def use_threads(count: int) -> None:

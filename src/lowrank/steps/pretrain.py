@@ -18,9 +18,13 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 @click.option("--weights", type=Path, required=True, help="Output: half-precision safetensors.")
 @click.option("--provenance", type=Path, required=True, help="Output: how they were made, JSON.")
 def pretrain(
-    network: str, dataset: Path, settings: dict[str, Any], state: Path, weights: Path,
+    network: str,
+    dataset: Path,
+    settings: dict[str, Any],
+    state: Path,
+    weights: Path,
     provenance: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Train a network from scratch."""
     use_threads(settings["threads"])
     import torch
@@ -30,7 +34,7 @@ def pretrain(
     from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
     from lowrank.params import TrainingSettings
     from lowrank.training.datasets import open_dataset
-    from lowrank.training.evaluate import top1_percent
+    from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.loop import fingerprint_of, train
 
     recipe = TrainingSettings.model_validate(settings)
@@ -41,16 +45,18 @@ def pretrain(
     model = create_network(network)
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
-            model, spec, data, recipe, state_path=state,
-            fingerprint=fingerprint_of(network, recipe), say=say,
-        )  # fmt: skip
+            model,
+            spec,
+            data,
+            recipe,
+            state_path=state,
+            fingerprint=fingerprint_of(network, recipe),
+            say=say,
+        )
         write_weights(weights, model, dtype=torch.float16)
     # What ships is the rounded file: its accuracy is the one to state.
     load_weights(model.cpu(), read_weights(weights), source=str(weights))
-    accuracy = {
-        "validation": top1_percent(model, data.validation, spec),
-        "test": top1_percent(model, data.test, spec),
-    }
+    accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
     write_json(
         provenance,

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowrank.errors import UserError
 from lowrank.networks.registry import NetworkSpec
 from lowrank.training.datasets import Split
 
@@ -31,12 +32,21 @@ class AugmentedBatches:
     """
 
     def __init__(
-        self, split: Split, spec: NetworkSpec, *, batch_size: int, pad_pixels: int, flip: bool,
+        self,
+        split: Split,
+        spec: NetworkSpec,
+        *,
+        batch_size: int,
+        pad_pixels: int,
+        flip: bool,
         seed: int,
     ) -> None:
         self.batches_per_epoch = len(split) // batch_size
         if self.batches_per_epoch == 0:
-            raise ValueError(f"{len(split)} images do not fill one batch of {batch_size}")
+            raise UserError(
+                f"{len(split)} training images do not fill one batch of `batch_size` {batch_size}. "
+                "Set `batch_size` to no more than there are images."
+            )
         self._split, self._spec = split, spec
         self._batch_size, self._flip, self._seed = batch_size, flip, seed
         self._pad_pixels = pad_pixels

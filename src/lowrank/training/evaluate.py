@@ -5,7 +5,7 @@ from torch import nn
 
 from lowrank.networks.registry import NetworkSpec
 from lowrank.training.batches import to_input
-from lowrank.training.datasets import Split
+from lowrank.training.datasets import Dataset, Split
 
 _BATCH_SIZE = 250
 
@@ -26,3 +26,11 @@ def top1_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
         correct += int((logits.argmax(1).cpu().numpy() == split.labels[rows]).sum())
     network.train(was_training)
     return 100.0 * correct / len(split)
+
+
+def accuracy_percent(network: nn.Module, data: Dataset, spec: NetworkSpec) -> dict[str, float]:
+    """Top-1 accuracy in percent on `validation` (for choices) and `test` (for reports)."""
+    return {
+        "validation": top1_percent(network, data.validation, spec),
+        "test": top1_percent(network, data.test, spec),
+    }

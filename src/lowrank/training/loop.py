@@ -50,10 +50,9 @@ def pick_device(name: str) -> torch.device:
     available = torch.accelerator.is_available()
     if name == "auto":
         name = torch.accelerator.current_accelerator().type if available else "cpu"
-    elif name != "cpu" and not available:
+    elif name != "cpu" and not (available and torch.accelerator.current_accelerator().type == name):
         raise UserError(
-            f"device: '{name}' was asked for, but PyTorch sees no accelerator here. "
-            "Use 'auto' or 'cpu'."
+            f"device: '{name}' was asked for, but PyTorch sees none here. Use 'auto' or 'cpu'."
         )
     return torch.device(name)
 
@@ -100,13 +99,18 @@ def train(
     """
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
-    torch.manual_seed(settings.seed)
     network.to(device, memory_format=torch.channels_last).train()
     batches = AugmentedBatches(
-        data.train, spec, batch_size=settings.batch_size, pad_pixels=settings.augment.pad_pixels,
-        flip=settings.augment.flip, seed=settings.seed,
-    )  # fmt: skip
-    steps = settings.steps or max(1, round(settings.epochs * batches.batches_per_epoch))
+        data.train,
+        spec,
+        batch_size=settings.batch_size,
+        pad_pixels=settings.augment.pad_pixels,
+        flip=settings.augment.flip,
+        seed=settings.seed,
+    )
+    steps = settings.steps
+    if steps is None:
+        steps = max(1, round(settings.epochs * batches.batches_per_epoch))
     optimizer = _optimizer(network, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, settings)
@@ -130,6 +134,8 @@ def train(
     started = said = kept = time.monotonic()
     window = _Window(device) if not saved else _Window(device, *saved["window"])
     for step in range(first, steps):
+        # Dropout and its like, too, depend on seed and step alone: a resumed run repeats them.
+        torch.manual_seed(settings.seed + step)
         images, labels = (part.to(device, non_blocking=True) for part in batches[step])
         with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
             logits = network(images)
@@ -175,10 +181,13 @@ def train(
                 "window": window.sums(),
                 "curve": [asdict(point) for point in curve],
             }
-            with written_whole(state_path) as partial:
-                torch.save(state, partial)
+            # Into an open file: by a path, torch.save tells a full disk as a RuntimeError.
+            with written_whole(state_path) as partial, partial.open("wb") as file:
+                torch.save(state, file)
             kept = time.monotonic()
     network.eval()
+    if not all(torch.isfinite(p).all() for p in network.parameters()):
+        raise _diverged("a weight", steps, settings.learning_rate)
     if state_path:
         state_path.unlink(missing_ok=True)
     return TrainingReport(steps, seconds_before + time.monotonic() - started, curve)
@@ -207,7 +216,7 @@ def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> f
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * progress))
         case "step":
-            return settings.step_factor ** sum(progress >= at for at in settings.step_at)
+            return settings.step_factor ** sum(step / max(1, steps) >= at for at in settings.step_at)
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -232,7 +241,12 @@ class _Window:
     """Sums of loss and hits, kept on the device so that no step waits for it."""
 
     def __init__(
-        self, device: torch.device, loss: float = 0.0, hits: int = 0, images: int = 0, steps: int = 0
+        self,
+        device: torch.device,
+        loss: float = 0.0,
+        hits: int = 0,
+        images: int = 0,
+        steps: int = 0,
     ) -> None:
         self._loss = torch.tensor(loss, dtype=torch.float64, device=device)
         self._hits = torch.tensor(hits, device=device)
@@ -255,12 +269,16 @@ class _Window:
 
 def _finite(means: tuple[float, float], step: int, learning_rate: float) -> tuple[float, float]:
     if not math.isfinite(means[0]):
-        raise UserError(
-            f"the loss is not finite at step {step} (learning rate {learning_rate:.3g}): training "
-            "diverged. Lower `learning_rate`, lengthen `warmup_fraction`, or set `clip_norm` (1.0 "
-            "is a usual value). Nothing was written."
-        )
+        raise _diverged("the loss", step, learning_rate)
     return means
+
+
+def _diverged(what: str, step: int, learning_rate: float) -> UserError:
+    return UserError(
+        f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}): training "
+        "diverged. Lower `learning_rate`, lengthen `warmup_fraction`, or set `clip_norm` (1.0 "
+        "is a usual value). Nothing was written."
+    )
 
 
 def _saved_state(state_path: Path | None, fingerprint: str) -> dict[str, Any] | None:

@@ -1,0 +1,51 @@
+# The two commands of a newcomer (`make results/vgg16_tucker.json`, `make test`), the two handovers
+# between Snakemake and DVC, and a developer's shortcuts. Each makes the environment first.
+
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+INSTALLED := $(VENV)/installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: all test lint format record adopt env clean FORCE
+
+all: $(INSTALLED)
+	snakemake --cores $(CORES)
+
+# Snakemake decides what is out of date, not make.
+results/%.json: FORCE $(INSTALLED)
+	snakemake --cores $(CORES) $@
+
+test: $(INSTALLED)
+	python -m pytest
+
+env: $(INSTALLED)
+
+# Out of date when a pin or the package's metadata is newer than the last installation.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Snakemake built it: record it in dvc.lock.
+record: $(INSTALLED)
+	lowrank record
+
+# DVC put it there (pull, checkout, exp apply): tell Snakemake that it is current.
+adopt: $(INSTALLED)
+	lowrank adopt
+
+lint: $(INSTALLED)
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(INSTALLED)
+	ruff check --fix
+	ruff format
+	snakefmt Snakefile workflow
+
+clean:
+	rm -rf build logs results/*.json results/plots .snakemake

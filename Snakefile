@@ -1,0 +1,27 @@
+# A trained network in, a smaller and faster ONNX file out, measured.
+#
+#   snakemake --cores 8 results/vgg16_tucker.json
+#
+# Every choice is in params.yaml. Helpers and names are in workflow/rules/common.smk.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/networks.smk"
+include: "workflow/rules/compress.smk"
+include: "workflow/rules/deliver.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(
+            "results/{model}_{method}.json",
+            model=PARAMS.matrix.models,
+            method=PARAMS.matrix.methods,
+        ),

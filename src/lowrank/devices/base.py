@@ -1,0 +1,93 @@
+"""What a device is, what a measurement is asked for, and the one exception for what goes wrong.
+
+This folder needs NumPy, ONNX Runtime and Python 3.9 or later, and nothing else of the package, so
+that it can be copied to a board as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class DeviceError(Exception):
+    """A device, a model file or a setting is not as it must be for a measurement.
+
+    The message is one paragraph for the user: what was found, what was expected, what to do.
+    """
+
+
+class Device(Protocol):
+    """A place where models run."""
+
+    name: str
+
+    def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """Measure two ONNX models against each other.
+
+        Parameters
+        ----------
+        original, compressed : Path
+            Models of one input each, of floating-point images.
+        settings : dict
+            Fields of `MeasureSettings` by name.
+
+        Returns
+        -------
+        dict
+            `original` and `compressed`, each with the latencies `p50`, `p90` and `mean` of one
+            run in ms; `speedup`, the median of the paired ratios original / compressed;
+            `repeats`, the pairs measured; `memory_mb`, what loading and running each adds to the
+            peak memory of a process, in 10^6 bytes; `environment`. No paths.
+
+        Raises
+        ------
+        DeviceError
+            When a model cannot be read or run, or a setting cannot be met.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureSettings:
+    """How to measure.
+
+    `threads` inside an operator; the ONNX Runtime execution `provider`; `batch_size` in images;
+    `warmup_seconds` for each model before the first timed run; at least `repeats` pairs of runs,
+    and more until each model has run for `seconds`.
+    """
+
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+    batch_size: int = 1
+    warmup_seconds: float = 0.5
+    repeats: int = 50
+    seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+                raise DeviceError(
+                    f"benchmark setting '{name}' is {value!r}; it must be a number of at least "
+                    f"{least}. Correct it in params.yaml."
+                )
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> MeasureSettings:
+        """From a dictionary; what is not in it has its default. DeviceError for unknown names.
+
+        The device's `kind` may be among them, so that its section of params.yaml fits as it is.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        settings = {name: value for name, value in settings.items() if name != "kind"}
+        for name in settings:
+            if name not in known:
+                raise DeviceError(
+                    f"unknown benchmark setting '{name}'. Known: {', '.join(sorted(known))}. "
+                    "Correct it in params.yaml."
+                )
+        return cls(**settings)
+
+
+_LEAST = {"threads": 1, "batch_size": 1, "warmup_seconds": 0, "repeats": 1, "seconds": 0}

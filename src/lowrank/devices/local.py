@@ -1,0 +1,156 @@
+"""The machine that runs the pipeline, as a device."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.runtime import load_runner
+
+_NANOSECONDS_PER_MILLISECOND = 1e6
+_NANOSECONDS_PER_SECOND = 1e9
+
+
+class LocalDevice:
+    """Runs models here. Its settings hold where a measurement does not set its own."""
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        self.name = name
+        self._settings = settings
+
+    def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """Measure two ONNX models turn about in this process; see `Device.measure`."""
+        asked = MeasureSettings.of({**self._settings, **settings})
+        models = {"original": Path(original), "compressed": Path(compressed)}
+        runners = [load_runner(model, asked) for model in models.values()]
+        for run in runners:
+            warm_up(run, seconds=asked.warmup_seconds)
+        nanoseconds = paired_nanoseconds(*runners, repeats=asked.repeats, seconds=asked.seconds)
+        return {
+            **{name: _latencies(nanoseconds[:, column]) for column, name in enumerate(models)},
+            "speedup": float(np.median(nanoseconds[:, 0] / nanoseconds[:, 1])),
+            "repeats": len(nanoseconds),
+            "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
+            "environment": {
+                "runtime_version": onnxruntime.__version__,
+                "provider": asked.provider,
+                "threads": asked.threads,
+                "cpu": _cpu_model(),
+                "machine": platform.machine(),
+            },
+        }
+
+
+def warm_up(
+    run: Callable[[], object],
+    *,
+    seconds: float,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> None:
+    """Run once, and then until `seconds` have passed: caches fill, clocks rise, memory is had."""
+    end = clock() + seconds * _NANOSECONDS_PER_SECOND
+    run()
+    while clock() < end:
+        run()
+
+
+def paired_nanoseconds(
+    original: Callable[[], object],
+    compressed: Callable[[], object],
+    *,
+    repeats: int,
+    seconds: float,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> np.ndarray:
+    """Time single runs of two models turn about.
+
+    A pair is one run of each, close together, so that whatever slows the machine for a while
+    slows both. Which goes first alternates, and the number of pairs is even, so that going first
+    is no advantage to either.
+
+    Parameters
+    ----------
+    original, compressed : callable
+        Run one model once.
+    repeats : int
+        Pairs to measure at least.
+    seconds : float
+        Time that the runs of each model take together at least.
+    clock : callable
+        The time in ns.
+
+    Returns
+    -------
+    array of int64, (pairs, 2)
+        How long each run took, in ns: of the original, of the compressed.
+    """
+    runs = (original, compressed)
+    least_total = seconds * _NANOSECONDS_PER_SECOND
+    totals = [0, 0]
+    pairs: list[list[int]] = []
+    while len(pairs) < repeats or min(totals) < least_total or len(pairs) % 2:
+        pair = [0, 0]
+        for which in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
+            start = clock()
+            runs[which]()
+            # A clock too coarse for the run would otherwise make a ratio of zeros.
+            pair[which] = max(clock() - start, 1)
+            totals[which] += pair[which]
+        pairs.append(pair)
+    return np.array(pairs, dtype=np.int64)
+
+
+def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
+    milliseconds = nanoseconds / _NANOSECONDS_PER_MILLISECOND
+    return {
+        "p50": float(np.percentile(milliseconds, 50)),
+        "p90": float(np.percentile(milliseconds, 90)),
+        "mean": float(np.mean(milliseconds)),
+    }
+
+
+def _peak_memory_mb(model: Path, settings: MeasureSettings) -> float:
+    """Measure in a fresh process, where no other model has been; in 10^6 bytes."""
+    folder = str(Path(__file__).resolve().parents[2])
+    search = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    result = subprocess.run(
+        [sys.executable, "-m", "lowrank.devices.peak_memory", str(model),
+         json.dumps(dataclasses.asdict(settings))],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+    )  # fmt: skip
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise DeviceError(
+            f"{model}: the process that measures the model's memory ended with status "
+            f"{result.returncode} ({last}). If the machine was short of memory, free some and "
+            "measure again."
+        )
+    answer = json.loads(result.stdout)
+    if "error" in answer:
+        raise DeviceError(answer["error"])
+    return answer["bytes"] / 1e6
+
+
+def _cpu_model() -> str:
+    """Ask the processor for its name; "unknown" where it tells none."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model") and value.strip():
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,51 @@
+"""What one model adds to the peak memory of a process: a program, run afresh for each model.
+
+    python -m lowrank.devices.peak_memory MODEL SETTINGS
+
+SETTINGS are the fields of `MeasureSettings` as JSON. It prints a JSON object: `bytes`, or `error`
+with the message of a DeviceError.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.runtime import load_runner
+
+# ONNX Runtime plans its memory during the first run; a few more show that it keeps to the plan.
+_RUNS = 5
+
+
+def peak_bytes() -> int:
+    """Return the largest resident set that this process has had, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    # Not the first choice: on Linux it starts at the peak of the process that started this one.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(model: str, settings: str) -> None:
+    """Load and run the model; print by how many bytes the peak rose."""
+    before = peak_bytes()
+    try:
+        run = load_runner(Path(model), MeasureSettings.of(json.loads(settings)))
+    except DeviceError as error:
+        print(json.dumps({"error": str(error)}))
+        return
+    for _ in range(_RUNS):
+        run()
+    print(json.dumps({"bytes": peak_bytes() - before}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

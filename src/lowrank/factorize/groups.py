@@ -1,0 +1,213 @@
+"""Factorizations of whole layers: groups, checks, the error, and the way back to a kernel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import gcd
+
+import numpy as np
+
+from lowrank.errors import UserError
+from lowrank.factorize.base import Factorization
+from lowrank.plan import PlainLayer
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A layer's replacement.
+
+    Parameters
+    ----------
+    sequence
+        The plain layers.
+    weights
+        Their kernels, float32, C-contiguous; each has its plain layer's `weight_shape`.
+    bias
+        That of the last plain layer, float32 of shape (T,), or None.
+    relative_error
+        ||W - W~|| / ||W|| in the Frobenius norm; 0 for a kernel of zeros.
+    """
+
+    sequence: tuple[PlainLayer, ...]
+    weights: tuple[np.ndarray, ...]
+    bias: np.ndarray | None
+    relative_error: float
+
+
+def one_group(layer: PlainLayer) -> PlainLayer:
+    """The plain layer that a single group of `layer` is."""
+    return PlainLayer(
+        layer.in_channels // layer.groups,
+        layer.out_channels // layer.groups,
+        kernel=layer.kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        bias=layer.bias,
+    )
+
+
+def kernel_of(layer: PlainLayer, weight: np.ndarray, *, name: str = "") -> np.ndarray:
+    """The weight as a kernel of the layer's `weight_shape`; (T, S) of a linear layer is taken too.
+
+    Raises UserError for another shape, or values that are not finite; `name` is the layer's.
+    """
+    subject = f"the weight of layer '{name}'" if name else "the weight"
+    kernel = weight[:, :, None, None] if weight.ndim == 2 else weight
+    if kernel.shape != layer.weight_shape:
+        raise UserError(
+            f"{subject} has shape {weight.shape}, where the layer table says "
+            f"{layer.weight_shape}. The checkpoint belongs to another network: correct its path, "
+            "or make the layer table anew with 'lowrank inspect'."
+        )
+    if not np.isfinite(kernel).all():
+        raise UserError(
+            f"{subject} holds NaN or infinity, where finite numbers were expected. The training "
+            "that made it diverged: lower its learning rate, or take another checkpoint."
+        )
+    return kernel
+
+
+def group_kernels(layer: PlainLayer, kernel: np.ndarray) -> np.ndarray:
+    """(T, S / g, D_h, D_w) -> (g, T / g, S / g, D_h, D_w)."""
+    return kernel.reshape(layer.groups, -1, *kernel.shape[1:])
+
+
+def grouped_sequence(
+    factorization: Factorization, layer: PlainLayer, ranks: Sequence[int]
+) -> tuple[PlainLayer, ...]:
+    """The plain layers that replace a layer of any group count, at the ranks of one group."""
+    return tuple(
+        replace(
+            plain,
+            in_channels=plain.in_channels * layer.groups,
+            out_channels=plain.out_channels * layer.groups,
+            groups=plain.groups * layer.groups,
+        )
+        for plain in factorization.sequence(one_group(layer), tuple(ranks))
+    )
+
+
+def decompose(
+    factorization: Factorization,
+    layer: PlainLayer,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    ranks: Sequence[int],
+) -> Decomposition:
+    """Factor every group of a layer at the same ranks.
+
+    Parameters
+    ----------
+    factorization
+        The way to factor one group.
+    layer
+        The layer, of any group count.
+    weight
+        Shape (T, S / g, D_h, D_w), or (T, S) for a linear layer; any float type.
+    bias
+        Shape (T,), or None where the layer has none.
+    ranks
+        The ranks of one group, in the order of the factorization's `rank_names`.
+
+    Raises
+    ------
+    UserError
+        When the factorization does not take the layer, the ranks are out of range, or the weight
+        does not fit the layer or is not finite.
+    """
+    if reason := factorization.applies_to(layer):
+        raise UserError(f"{factorization.name} does not take this layer: {reason}.")
+    ranks = tuple(ranks)
+    _check_ranks(factorization, layer, ranks)
+    kernel = kernel_of(layer, weight)
+    # Groups lie one after the other along the output channels: so do their factors.
+    factors_of_groups = [
+        factorization.factors(group.astype(np.float64), ranks)
+        for group in group_kernels(layer, kernel)
+    ]
+    weights = tuple(
+        np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
+        for factors in zip(*factors_of_groups, strict=True)
+    )
+    sequence = grouped_sequence(factorization, layer, ranks)
+    return Decomposition(
+        sequence=sequence,
+        weights=weights,
+        bias=None if bias is None else np.ascontiguousarray(bias, dtype=np.float32),
+        relative_error=_relative_error(kernel, reconstruct(sequence, weights)),
+    )
+
+
+def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -> np.ndarray:
+    """The kernel of the one convolution that a sequence of plain layers amounts to.
+
+    Returns
+    -------
+    np.ndarray
+        Shape (T, S / g, D_h, D_w), of the weights' type, where g is the greatest common divisor
+        of the layers' group counts.
+
+    Raises
+    ------
+    ValueError
+        When two layers have a window along the same axis: with strides between them, they need
+        not amount to one convolution of the layer's geometry.
+    """
+    for axis in (0, 1):
+        if sum(layer.kernel[axis] > 1 for layer in sequence) > 1:
+            raise ValueError(f"more than one layer has a window along axis {axis}: {sequence}")
+    groups = gcd(*(layer.groups for layer in sequence))
+    first, *rest = zip(sequence, weights, strict=True)
+    if first[0].groups == groups:
+        composed = first[1]
+    else:
+        channels = first[0].in_channels // groups
+        identity = np.eye(channels, dtype=first[1].dtype)
+        composed = np.tile(identity, (groups, 1))[:, :, None, None]
+        rest = [first, *rest]
+    for layer, weight in rest:
+        composed = _composed(composed, weight, layer.groups)
+    return composed
+
+
+def _composed(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
+    """One kernel for two convolutions, the second of which has `groups` groups.
+
+    (M, S, D_h, D_w) and (N, M / groups, E_h, E_w) -> (N, S, D_h E_h, D_w E_w); along each axis
+    D or E is 1, so that every tap of the result comes from one pair of taps.
+    """
+    (_, inputs, *window), (outputs, middle, *next_window) = before.shape, after.shape
+    # (groups, N / groups * E^2, M / groups) x (groups, M / groups, S D^2)
+    #     -> (groups, N / groups * E^2, S D^2)
+    taps_last = after.transpose(0, 2, 3, 1).reshape(groups, -1, middle)
+    product = taps_last @ before.reshape(groups, middle, -1)
+    # (N, E_h, E_w, S, D_h, D_w) -> (N, S, D_h, E_h, D_w, E_w)
+    apart = product.reshape(outputs, *next_window, inputs, *window).transpose(0, 3, 4, 1, 5, 2)
+    height, width = (d * e for d, e in zip(window, next_window, strict=True))
+    return apart.reshape(outputs, inputs, height, width)
+
+
+def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
+    error_squared = norm_squared = 0.0
+    # One output channel at a time: no float64 copy of a large kernel.
+    for exact, approximate in zip(kernel, approximation, strict=True):
+        exact = exact.astype(np.float64)
+        difference = exact - approximate
+        norm_squared += float(np.vdot(exact, exact))
+        error_squared += float(np.vdot(difference, difference))
+    return float(np.sqrt(error_squared / norm_squared)) if norm_squared > 0 else 0.0
+
+
+def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[int, ...]) -> None:
+    names, full = factorization.rank_names, factorization.full_ranks(one_group(layer))
+    if len(ranks) != len(names):
+        raise UserError(
+            f"ranks: {factorization.name} takes {len(names)} ({', '.join(names)}), "
+            f"found {len(ranks)}: {ranks}. Give one number for each."
+        )
+    for name, rank, largest in zip(names, ranks, full, strict=True):
+        if not 1 <= rank <= largest:
+            raise UserError(
+                f"ranks: the {name} rank of {factorization.name} is {rank}, where 1 to {largest} "
+                "is possible for this layer. Give a number in that range."
+            )

@@ -1,0 +1,93 @@
+"""Put a round's factors into the network, measure it, train it, measure it again."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
+
+
+@click.command(cls=Step)
+@click.option("--previous", type=Path, required=True, help="The network before the round.")
+@click.option("--factors", type=Path, required=True, help="Folder of the round's factors.")
+@click.option("--layers", type=Json(), required=True, help="The round's layers, a JSON list.")
+@click.option("--round", "round_", type=int, required=True, help="From 1.")
+@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
+@click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
+@click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
+@click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
+@click.option("--curve", type=Path, required=True, help="Output: the training curve, JSON.")
+@click.option("--timing", type=Path, required=True, help="Output: steps and seconds, JSON.")
+def finetune(
+    previous: Path,
+    factors: Path,
+    layers: list[str],
+    round_: int,
+    dataset: Path,
+    settings: dict[str, Any],
+    resume: Path,
+    state: Path,
+    metrics: Path,
+    curve: Path,
+    timing: Path,
+) -> None:
+    """Put a round's factors into the network and train it."""
+    use_threads(settings["threads"])
+    from dataclasses import asdict
+
+    import torch
+
+    from lowrank.files import sha256_of, write_json
+    from lowrank.networks.states import put_factors, read_state, write_state
+    from lowrank.params import TrainingSettings
+    from lowrank.plan import Factored
+    from lowrank.stored import read_header, read_tensors
+    from lowrank.training.datasets import open_dataset
+    from lowrank.training.evaluate import accuracy_percent
+    from lowrank.training.loop import fingerprint_of, pick_device, train
+
+    recipe = TrainingSettings.model_validate(settings)
+    # Rounds that shared a seed would all see the same images in the same order.
+    recipe = recipe.model_copy(update={"seed": recipe.seed + round_ - 1})
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    data = open_dataset(dataset)
+    compressed = read_state(previous)
+    files = [factors / f"{layer}.safetensors" for layer in layers]
+    for layer, file in zip(layers, files, strict=True):
+        header = read_header(file)
+        if "dense_because" not in header:
+            put_factors(
+                compressed, layer, Factored.from_json(header), read_tensors(file), source=str(file)
+            )
+    network, spec = compressed.network, compressed.spec
+    network.to(pick_device(recipe.device))
+    inputs = [previous, *files, dataset / "dataset.json"]
+    with sole_builder_of(resume.with_suffix(".lock")):
+        decomposed = accuracy_percent(network, data, spec)
+        say(_line("decomposed", decomposed))
+        report = train(
+            network,
+            spec,
+            data,
+            recipe,
+            state_path=resume,
+            fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
+            say=say,
+        )
+        finetuned = accuracy_percent(network, data, spec)
+        say(_line("fine-tuned", finetuned))
+        write_state(state, compressed)
+        write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})
+        write_json(curve, [{"round": round_, **asdict(point)} for point in report.curve])
+        write_json(timing, {"steps": report.steps, "seconds": round(report.seconds, 1)})
+
+
+def _line(what: str, accuracy: dict[str, float]) -> str:
+    return f"{what}: validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %"
+
+
+if __name__ == "__main__":
+    finetune()

@@ -1,0 +1,27 @@
+"""The handover from Snakemake to DVC: record what Snakemake built in dvc.lock."""
+
+import click
+
+from lowrank.steps.common import Step, run, say
+
+
+@click.command(cls=Step)
+@click.argument("results", nargs=-1)
+def record(results: tuple[str, ...]) -> None:
+    """Bring RESULTS up to date with Snakemake and record them in dvc.lock.
+
+    RESULTS are names such as vgg16_tucker; by default the whole matrix of params.yaml.
+    Recording only what Snakemake has nothing more to do for keeps stale files out of dvc.lock,
+    which an untargeted `dvc commit --force` would bless.
+    """
+    from lowrank.workflow import Workflow
+
+    variants = Workflow.load().variants(results)
+    run("snakemake", "--cores", "all", *(f"results/{name}.json" for name in variants))
+    for model, method in variants.values():
+        say(f"recording {model}_{method}")
+        run("dvc", "commit", "--force", "--with-deps", f"summarize@{model}-{method}")
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,245 @@
+import ast
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import lowrank.devices
+from lowrank.devices import DeviceError, create_device
+from lowrank.devices.base import MeasureSettings
+from lowrank.devices.local import paired_nanoseconds, warm_up
+from lowrank.devices.runtime import load_runner
+
+QUICK = {"repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
+FOLDER = Path(lowrank.devices.__file__).parent
+
+
+class FakeMachine:
+    """A clock in ns that models move on by running, and the order in which they ran."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.order: list[str] = []
+
+    def clock(self) -> int:
+        return self.now
+
+    def model(self, name: str, *durations: int):
+        """A model whose runs take `durations` in turn, the last one for ever."""
+        left = list(durations)
+
+        def run() -> None:
+            self.order.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return run
+
+
+def save_model(path: Path, *, features: int = 4, batch: int | str = "batch", **options) -> Path:
+    weight = np.ones((features, 2), np.float32)
+    kind = options.get("kind", TensorProto.FLOAT)
+    inputs = ["images", *options.get("more_inputs", [])]
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["images", "weight"], ["logits"], "gemm")],
+        "graph",
+        [helper.make_tensor_value_info(name, kind, [batch, features]) for name in inputs],
+        [helper.make_tensor_value_info("logits", kind, [batch, 2])],
+        [numpy_helper.from_array(weight.astype(helper.tensor_dtype_to_np_dtype(kind)), "weight")],
+    )
+    imports = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model.onnx")
+
+
+def test_which_goes_first_alternates():
+    machine = FakeMachine()
+    original, compressed = machine.model("o", 5), machine.model("c", 1)
+    paired_nanoseconds(original, compressed, repeats=4, seconds=0, clock=machine.clock)
+    assert "".join(machine.order) == "occoocco"
+
+
+def test_each_run_is_put_down_to_its_model():
+    machine = FakeMachine()
+    original, compressed = machine.model("o", 50, 60, 70, 80), machine.model("c", 1, 2, 3, 4)
+    found = paired_nanoseconds(original, compressed, repeats=4, seconds=0, clock=machine.clock)
+    np.testing.assert_array_equal(found, [[50, 1], [60, 2], [70, 3], [80, 4]])
+
+
+def test_each_goes_first_equally_often():
+    machine = FakeMachine()
+    original, compressed = machine.model("o", 5), machine.model("c", 1)
+    found = paired_nanoseconds(original, compressed, repeats=3, seconds=0, clock=machine.clock)
+    assert len(found) == 4
+
+
+def test_measuring_goes_on_until_the_faster_model_has_run_long_enough():
+    machine = FakeMachine()
+    original, compressed = machine.model("o", 500_000_000), machine.model("c", 100_000_000)
+    found = paired_nanoseconds(original, compressed, repeats=2, seconds=1.0, clock=machine.clock)
+    assert len(found) == 10
+    assert found[:, 1].sum() == 1_000_000_000
+
+
+def test_a_clock_that_stands_still_gives_no_zero_to_divide_by():
+    found = paired_nanoseconds(lambda: None, lambda: None, repeats=2, seconds=0, clock=lambda: 0)
+    assert found.min() == 1
+
+
+def test_warming_up_takes_its_time_and_one_run_at_least():
+    machine = FakeMachine()
+    warm_up(machine.model("o", 400_000_000), seconds=1.0, clock=machine.clock)
+    assert len(machine.order) == 3
+    warm_up(machine.model("c", 1), seconds=0.0, clock=machine.clock)
+    assert machine.order[3:] == ["c"]
+
+
+def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path):
+    smaller = save_model(tmp_path / "smaller.onnx", features=3)
+    result = create_device("local", {"threads": 1}).measure(model, smaller, QUICK)
+    for name in ("original", "compressed"):
+        assert result[name].keys() == {"p50", "p90", "mean"}
+        assert 0 < result[name]["p50"] <= result[name]["p90"]
+        assert result["memory_mb"][name] >= 0
+    assert result["speedup"] > 0
+    assert result["repeats"] == 4
+    environment = result["environment"]
+    assert environment["runtime_version"] == onnxruntime.__version__
+    assert environment["provider"] == "CPUExecutionProvider"
+    assert environment["threads"] == 1
+    assert environment["machine"] == platform.machine()
+    assert environment["cpu"]
+    written = json.dumps(result, allow_nan=False)
+    assert str(tmp_path) not in written
+    assert ".onnx" not in written
+
+
+def test_latencies_and_speedup_follow_from_the_pairs(monkeypatch, model: Path):
+    pairs = np.array([[4, 1], [6, 2], [8, 4], [30, 10]]) * 1_000_000
+    monkeypatch.setattr("lowrank.devices.local.paired_nanoseconds", lambda *_, **__: pairs)
+    result = create_device("local", {}).measure(model, model, QUICK)
+    assert result["original"] == pytest.approx({"p50": 7.0, "p90": 23.4, "mean": 12.0})
+    assert result["speedup"] == 3.0  # of 4, 3, 2 and 3; the ratio of the medians would be 2.33
+    assert result["repeats"] == 4
+
+
+def test_memory_is_the_model_s_own_however_large_this_process_is(tmp_path: Path):
+    ballast = np.ones(200_000_000, np.uint8)
+    weight = np.ones((10_000_000, 2), np.float32)  # 80 MB
+    assert ballast.nbytes > weight.nbytes
+    large = save_model(tmp_path / "large.onnx", features=10_000_000)
+    small = save_model(tmp_path / "small.onnx")
+    memory = create_device("local", {}).measure(large, small, QUICK)["memory_mb"]
+    assert memory["original"] > 80
+    assert memory["compressed"] < 40
+
+
+def test_settings_of_a_measurement_win_over_those_of_the_device(model: Path):
+    device = create_device("local", {"threads": 2, "repeats": 2})
+    result = device.measure(model, model, {**QUICK, "threads": 1})
+    assert result["environment"]["threads"] == 1
+    assert result["repeats"] == 4
+
+
+def test_the_batch_asked_for_is_run(tmp_path: Path):
+    fixed = save_model(tmp_path / "fixed.onnx", batch=8)
+    logits = load_runner(fixed, MeasureSettings(batch_size=8))()[0]
+    assert logits.shape == (8, 2)
+    with pytest.raises(DeviceError, match=r"fixed\.onnx: .* a batch of 1"):
+        load_runner(fixed, MeasureSettings())
+
+
+def test_the_input_is_the_same_every_time(model: Path):
+    first, second = (load_runner(model, MeasureSettings(batch_size=3))()[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert np.ptp(first) > 0
+
+
+def test_other_inputs_than_images_are_an_error(tmp_path: Path):
+    double = save_model(tmp_path / "double.onnx", kind=TensorProto.DOUBLE)
+    with pytest.raises(DeviceError, match=r"'images' \(tensor\(double\)\)"):
+        load_runner(double, MeasureSettings())
+    two = save_model(tmp_path / "two.onnx", more_inputs=["mask"])
+    with pytest.raises(DeviceError, match="'mask'"):
+        load_runner(two, MeasureSettings())
+
+
+def test_an_unavailable_provider_is_an_error_that_lists_the_available(model: Path):
+    with pytest.raises(DeviceError, match=r"'NoSuchProvider' .* Available: .*CPUExecutionProvider"):
+        create_device("local", {"provider": "NoSuchProvider"}).measure(model, model, QUICK)
+
+
+def test_a_missing_or_damaged_model_is_named(tmp_path: Path, model: Path):
+    device = create_device("local", {})
+    with pytest.raises(DeviceError, match=r"absent\.onnx: no such model"):
+        device.measure(model, tmp_path / "absent.onnx", QUICK)
+    (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-20])
+    with pytest.raises(DeviceError, match=r"cut\.onnx: ONNX Runtime .* cannot load this file"):
+        device.measure(model, tmp_path / "cut.onnx", QUICK)
+
+
+def test_an_error_in_the_memory_process_is_told_as_its_own(tmp_path: Path):
+    arguments = [str(tmp_path / "absent.onnx"), "{}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "lowrank.devices.peak_memory", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stderr == ""
+    assert "absent.onnx: no such model" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batchsize": 1}, "unknown benchmark setting 'batchsize'. Known: batch_size"),
+        ({"repeats": 0}, "'repeats' is 0; it must be a number of at least 1"),
+        ({"seconds": float("nan")}, "'seconds' is nan"),
+        ({"threads": "two"}, "'threads' is 'two'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict, message: str):
+    with pytest.raises(DeviceError, match=message):
+        MeasureSettings.of(settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kind": "fridge"}])
+def test_an_unknown_kind_of_device_is_named(settings: dict):
+    with pytest.raises(DeviceError, match=r"unknown kind 'fridge'\. Known: local"):
+        create_device("fridge", settings)
+
+
+def test_a_device_has_the_user_s_name_for_it_and_takes_its_whole_section(model: Path):
+    section = {"kind": "local", **QUICK}
+    device = create_device("kitchen", section)
+    assert device.name == "kitchen"
+    assert device.measure(model, model, section)["repeats"] == 4
+
+
+def test_devices_need_onnxruntime_and_numpy_alone():
+    script = (
+        "import sys, lowrank.devices.peak_memory; "
+        "heavy = {'torch', 'onnx', 'pydantic', 'click', 'scipy', 'lowrank.errors'}; "
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_devices_are_written_in_python_3_9(path: Path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert imports[0].module == "__future__"

@@ -1,0 +1,58 @@
+"""The kernel that a sequence of plain layers amounts to."""
+
+import numpy as np
+import pytest
+import torch
+
+from lowrank.factorize import reconstruct
+from lowrank.plan import PlainLayer
+
+DEPTHWISE_BETWEEN = [
+    PlainLayer(4, 6),
+    PlainLayer(6, 6, kernel=(3, 2), stride=(2, 1), padding=(1, 0), groups=6),
+    PlainLayer(6, 5),
+]
+SEQUENCES = {
+    "depthwise between": DEPTHWISE_BETWEEN,
+    "two groups of that": [
+        PlainLayer(8, 12, groups=2),
+        PlainLayer(12, 12, kernel=(3, 3), groups=12),
+        PlainLayer(12, 10, groups=2),
+    ],
+    "depthwise first": [PlainLayer(4, 8, kernel=(3, 3), groups=4), PlainLayer(8, 5)],
+    "an axis at a time": [
+        PlainLayer(4, 3, kernel=(3, 1), padding=(1, 0)),
+        PlainLayer(3, 5, kernel=(1, 3), stride=(1, 2)),
+    ],
+    "one layer": [PlainLayer(4, 6, kernel=(2, 3), groups=2)],
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_reconstruction_acts_as_the_sequence(name):
+    sequence = SEQUENCES[name]
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(layer.weight_shape, generator=generator) for layer in sequence]
+    images = torch.randn(2, sequence[0].in_channels, 9, 8, generator=generator)
+    expected = images
+    for layer, weight in zip(sequence, weights, strict=True):
+        expected = torch.nn.functional.conv2d(
+            expected, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+
+    kernel = reconstruct(sequence, [weight.numpy() for weight in weights])
+
+    groups = sequence[0].in_channels // kernel.shape[1]
+    stride = tuple(np.prod([layer.stride for layer in sequence], axis=0).tolist())
+    padding = tuple(np.sum([layer.padding for layer in sequence], axis=0).tolist())
+    found = torch.nn.functional.conv2d(
+        images, torch.from_numpy(kernel), None, stride, padding, 1, groups
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_two_windows_along_an_axis_are_refused():
+    sequence = [PlainLayer(2, 2, kernel=(3, 1)), PlainLayer(2, 2, kernel=(3, 3))]
+    weights = [np.zeros(layer.weight_shape) for layer in sequence]
+    with pytest.raises(ValueError, match="along axis 0"):
+        reconstruct(sequence, weights)

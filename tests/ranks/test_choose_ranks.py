@@ -1,0 +1,157 @@
+"""Ranks from weights, what they are held to, and when a layer stays dense."""
+
+import numpy as np
+import pytest
+
+from lowrank.errors import UserError
+from lowrank.factorize import get_factorization, grouped_sequence
+from lowrank.plan import Layer, sequence_macs, sequence_parameters
+from lowrank.ranks import choose_ranks
+
+
+def conv(inputs=32, outputs=48, **fields):
+    fields = {"name": "conv", "kernel": (3, 3), "padding": (1, 1), "input_map": (8, 8)} | fields
+    return Layer(inputs, outputs, **fields)
+
+
+def planted_kernel(outputs, inputs, output_rank, input_rank, noise=0.05, seed=0):
+    generator = np.random.default_rng(seed)
+    left, core, right = (
+        generator.standard_normal(shape)
+        for shape in [(outputs, output_rank), (output_rank, input_rank, 3, 3), (input_rank, inputs)]
+    )
+    # (T, R4) x (R4, R3, D, D) x (R3, S) -> (T, S, D, D)
+    kernel = np.einsum("tp,pqij,qs->tsij", left, core, right)
+    return kernel + noise * generator.standard_normal(kernel.shape)
+
+
+def test_planted_ranks_are_chosen():
+    planned = choose_ranks(conv(), planted_kernel(48, 32, 7, 4), "tucker2", {"select": "vbmf"})
+    assert planned.ranks == planned.chosen == (4, 7)
+    assert planned.notes == ()
+    assert not planned.is_dense
+
+
+def test_costs_are_those_of_the_sequence():
+    layer = conv(bias=True, stride=(2, 2))
+    planned = choose_ranks(layer, planted_kernel(48, 32, 7, 4), "tucker2", {})
+    sequence = grouped_sequence(get_factorization("tucker2"), layer, planned.ranks)
+    assert planned.parameters == (layer.parameters, sequence_parameters(sequence))
+    assert planned.macs == (layer.dense_macs, sequence_macs(sequence, (8, 8)))
+
+
+def test_groups_share_the_largest_rank():
+    kernel = np.concatenate(
+        [planted_kernel(48, 32, 7, 4, seed=0), planted_kernel(48, 32, 5, 6, seed=1)]
+    )
+    planned = choose_ranks(conv(64, 96, groups=2), kernel, "tucker2", {})
+    assert planned.ranks == (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("weaken", "expected"), [(0, (4, 7)), (0.1, (7, 12)), (0.5, (18, 28)), (1, (32, 48))]
+)
+def test_weaken_goes_towards_full_ranks(weaken, expected):
+    planned = choose_ranks(conv(), planted_kernel(48, 32, 7, 4), "tucker2", {"weaken": weaken})
+    assert planned.chosen == expected
+
+
+def test_weaken_is_not_misled_by_rounding():
+    layer = Layer(33, 40, name="fc", kind="linear")
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((40, 3)) @ generator.standard_normal((3, 33))
+    matrix += 0.01 * generator.standard_normal(matrix.shape)
+    # 3 + 0.1 x 30 is 6.000000000000001 by a naive sum.
+    assert choose_ranks(layer, matrix, "svd", {"weaken": 0.1}).chosen == (6,)
+
+
+def test_noise_is_held_at_the_minimum_and_told():
+    kernel = np.random.default_rng(0).standard_normal((48, 32, 3, 3))
+    planned = choose_ranks(conv(), kernel, "tucker2", {})
+    assert planned.chosen == (0, 0)
+    assert planned.ranks == (1, 1)
+    assert planned.notes[0] == "input rank 0 changed to 1, the minimum"
+    assert choose_ranks(conv(), kernel, "tucker2", {"minimum": 5}).ranks == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("multiple_of", "minimum", "expected"),
+    [(4, 1, (4, 8)), (16, 1, (16, 16)), (5, 1, (5, 5)), (64, 1, (4, 7)), (8, 9, (16, 16))],
+)
+def test_ranks_are_rounded_to_multiples(multiple_of, minimum, expected):
+    settings = {"multiple_of": multiple_of, "minimum": minimum}
+    planned = choose_ranks(conv(), planted_kernel(48, 32, 7, 4), "tucker2", settings)
+    assert planned.ranks == expected
+
+
+def test_rounding_never_exceeds_the_full_rank():
+    planned = choose_ranks(
+        conv(), planted_kernel(48, 32, 7, 4), "tucker2", {"weaken": 1, "multiple_of": 20}
+    )
+    assert planned.ranks == (20, 40)
+    assert "input rank 32 rounded to 20, a multiple of 20" in planned.notes
+
+
+def test_ranks_beyond_the_use_of_the_other_are_lowered():
+    generator = np.random.default_rng(0)
+    kernel = np.einsum(
+        "tp,psij->tsij",
+        generator.standard_normal((48, 1)),
+        generator.standard_normal((1, 32, 3, 3)),
+    )
+    planned = choose_ranks(conv(), kernel, "tucker2", {"minimum": 1})
+    assert planned.ranks[0] <= 9 * planned.ranks[1]
+    kernel = planted_kernel(48, 32, 1, 1)
+    planned = choose_ranks(conv(3, 48), kernel[:, :3], "tucker2", {"weaken": 0.5})
+    assert planned.ranks[1] <= 9 * planned.ranks[0]
+
+
+def test_a_layer_whose_factors_cost_more_stays_dense():
+    layer = conv(3, 4)
+    kernel = np.random.default_rng(0).standard_normal(layer.weight_shape)
+    planned = choose_ranks(layer, kernel, "tucker2", {"weaken": 1})
+    assert planned.is_dense
+    assert planned.dense_because == (
+        "its factors at ranks (3, 4) would take 8,512 MACs, the layer takes 6,912"
+    )
+    assert planned.ranks == (3, 4)
+    assert planned.macs == (6912, 6912)
+
+
+def test_a_layer_that_is_not_taken_stays_dense_with_the_reason():
+    planned = choose_ranks(conv(), np.zeros((48, 32, 3, 3)), "svd", {})
+    assert planned.dense_because.startswith("its kernel is 3 x 3")
+    assert planned.ranks == ()
+    planned = choose_ranks(
+        conv(not_factored="it shares its weight"), np.zeros((48, 32, 3, 3)), "tucker2", {}
+    )
+    assert planned.dense_because == "it shares its weight"
+
+
+def test_linear_layers_take_matrices():
+    layer = Layer(64, 40, name="fc", kind="linear", bias=True)
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((40, 5)) @ generator.standard_normal((5, 64))
+    matrix += 0.1 * generator.standard_normal(matrix.shape)
+    planned = choose_ranks(layer, matrix.astype(np.float32), "svd", {})
+    assert planned.ranks == (5,)
+    assert planned.parameters == (64 * 40 + 40, 5 * (64 + 40) + 40)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"select": "vmbf"}, "unknown rule 'vmbf'. Did you mean 'vbmf'"),
+        ({"weaken": 1.5}, "weaken: found 1.5"),
+        ({"multiple_of": 0}, "multiple_of: found 0"),
+        ({"minimum": 0}, "minimum: found 0"),
+    ],
+)
+def test_settings_out_of_range_are_told(settings, message):
+    with pytest.raises(UserError, match=message):
+        choose_ranks(conv(), np.zeros((48, 32, 3, 3)), "tucker2", settings)
+
+
+def test_weights_that_are_not_finite_name_the_layer():
+    with pytest.raises(UserError, match="layer 'conv' holds NaN"):
+        choose_ranks(conv(), np.full((48, 32, 3, 3), np.nan), "tucker2", {})

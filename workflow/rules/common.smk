@@ -1,0 +1,33 @@
+# Checks the configuration, names the wildcards, and answers what depends on both. The answers
+# come from lowrank.workflow, where they can be tested.
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from lowrank.errors import UserError
+from lowrank.workflow import Workflow
+
+# Steps run in the environment that runs Snakemake, activated or not.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+
+try:
+    GRAPH = Workflow.from_document(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+PARAMS = GRAPH.params
+
+
+wildcard_constraints:
+    # Alternations of the known names, so that `mobilenet_v2_tucker` splits in one way only.
+    model=GRAPH.one_of("checkpoint"),
+    method=GRAPH.one_of("methods"),
+    dataset=GRAPH.one_of("dataset"),
+    device=GRAPH.one_of("benchmark"),
+    # A layer's name in its network: `features.conv1_1`.
+    layer=r"[A-Za-z0-9_.]+",
+    # Rounds count from 1.
+    round=r"[1-9]\d*",
+    # Where a round's ranks and factors are: the first round's apart from the later ones, which
+    # depend on fine-tuning and so belong to the DVC stage `finetune`.
+    at=r"first|rounds/[1-9]\d*",
