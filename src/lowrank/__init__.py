@@ -1,0 +1,1 @@
+"""Make trained convolutional networks small and fast by low-rank decomposition."""

@@ -16,7 +16,7 @@ Threads = Annotated[
     Field(
         ge=1,
         le=1024,
-        description="CPU threads of the step, whatever --cores is: other counts round differently.",
+        description="CPU threads of the step, whatever --cores is: others round differently.",
     ),
 ]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -47,6 +47,7 @@ class CheckpointSettings(Section):
 
     dataset: Name = Field(description="A name under `dataset`.")
     weights: str = Field(description="File of trained weights: .safetensors, .pth or .pt.")
+    threads: Threads = 2
 
 
 class RankSettings(Section):
@@ -63,10 +64,14 @@ class RankSettings(Section):
 class FactorizeSettings(Section):
     """Which factorization each kind of layer gets; null leaves the kind dense."""
 
-    first_conv: Literal["tucker1", "tucker2"] | None = None
-    conv: Literal["tucker1", "tucker2"] | None = None
+    first_conv: Literal["tucker1", "tucker2"] | None = Field(
+        None, description="The network's first convolution, which has few input channels."
+    )
+    conv: Literal["tucker1", "tucker2"] | None = Field(
+        None, description="The other convolutions, of any kernel but 1 x 1."
+    )
     pointwise_conv: Literal["svd"] | None = Field(None, description="Convolutions of 1 x 1.")
-    linear: Literal["svd"] | None = None
+    linear: Literal["svd"] | None = Field(None, description="Linear layers.")
 
 
 class ScheduleSettings(Section):
@@ -111,7 +116,9 @@ class TrainingSettings(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="A GPU, by `auto`.")
     threads: Threads = 2
-    seed: int = Field(0, ge=0, lt=2**32, description="Of the weights, the order and the augmentation.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Of the weights, the order and the augmentation."
+    )
     curve_every_steps: int = Field(50, ge=1, description="A point of the curve, in steps.")
     validate_every_steps: int | None = Field(
         None, ge=1, description="A validation accuracy on the curve; a multiple of the above."
@@ -147,12 +154,8 @@ class SelectRanksSettings(Section):
 
 
 class DecomposeSettings(Section):
-    """Of the alternating sweeps (HOOI) that improve the truncated higher-order SVD."""
+    """Of each layer's job; the jobs run side by side under --cores."""
 
-    max_sweeps: int = Field(10, ge=0, le=1000, description="At most so many; 0: none.")
-    tolerance: float = Field(
-        1e-5, ge=0, lt=1, description="Stop when a sweep lowers the error by less than this share."
-    )
     threads: Threads = 1
 
 

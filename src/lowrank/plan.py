@@ -62,13 +62,16 @@ class Layer(PlainLayer):
     """
 
     name: str = ""
-    kind: Literal["conv", "linear"] = "conv"
+    kind: Literal["conv", "linear", "transposed_conv"] = "conv"
     input_map: Pair = (1, 1)
     not_factored: str | None = None
 
     @property
     def dense_macs(self) -> int:
         """Multiply-accumulates of the layer as it is, for one image."""
+        if self.kind == "transposed_conv":
+            # The kernel is applied at each place of the input rather than of the output.
+            return math.prod(self.weight_shape) * math.prod(self.input_map)
         return self.macs(self.input_map)
 
 

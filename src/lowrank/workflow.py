@@ -153,6 +153,18 @@ class Workflow:
             for name in ("metrics", "curve", "timing")
         ]
 
+    def exports(self, wildcards: Wildcards) -> list[str]:
+        """The reports of both exports: original, compressed."""
+        return [
+            f"build/{wildcards.model}/original/export.json",
+            f"{self._folder(wildcards)}/export.json",
+        ]
+
+    def benchmarks(self, wildcards: Wildcards) -> list[str]:
+        """The measurements on every device."""
+        folder = f"{self._folder(wildcards)}/benchmark"
+        return [f"{folder}/{device}.json" for device in self.params.matrix.devices]
+
     @property
     def unknown_variant(self) -> str:
         """A pattern for every `{variant}` that is not a known `{model}_{method}`."""

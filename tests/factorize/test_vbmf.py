@@ -46,8 +46,9 @@ def reference(singular_values, rows, columns, points=20_000):
     energy = np.zeros(points)
     for square in squares:
         x = square / (width * noises)
-        excess = np.maximum(x - (1 + alpha), 2 * math.sqrt(alpha))
-        tau = (excess + np.sqrt(excess**2 - 4 * alpha)) / 2
+        excess = x - (1 + alpha)
+        tau = (excess + np.sqrt(np.maximum(excess**2 - 4 * alpha, 0))) / 2
+        tau = np.where(x > limit, tau, 1.0)
         signal = x - tau + np.log((tau + 1) / x) + alpha * np.log(tau / alpha + 1)
         energy += np.where(x > limit, signal, x - np.log(x))
     noise = noises[energy.argmin()]

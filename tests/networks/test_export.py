@@ -71,11 +71,11 @@ def test_memory_order_of_the_weights_does_not_matter(exported: Path, tmp_path: P
 
 def test_other_processes_and_folders_write_the_same_bytes(exported: Path, tmp_path: Path):
     script = (
-        f"import importlib.util as u; s = u.spec_from_file_location('m', {__file__!r});"
-        "m = u.module_from_spec(s); s.loader.exec_module(m);"
-        "m.export_onnx(m.small_network(), m.SPEC, 'small.onnx')"
+        "from small import SPEC, small_network; from lowrank.networks.export import export_onnx;"
+        "export_onnx(small_network(), SPEC, 'small.onnx')"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(tests)}
     result = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,

@@ -122,10 +122,11 @@ def test_a_layer_that_is_not_taken_stays_dense_with_the_reason():
     planned = choose_ranks(conv(), np.zeros((48, 32, 3, 3)), "svd", {})
     assert planned.dense_because.startswith("its kernel is 3 x 3")
     assert planned.ranks == ()
-    planned = choose_ranks(
-        conv(not_factored="it shares its weight"), np.zeros((48, 32, 3, 3)), "tucker2", {}
-    )
-    assert planned.dense_because == "it shares its weight"
+    # The weight of a transposed convolution has its channels the other way round.
+    transposed = conv(kind="transposed_conv", not_factored="it is transposed")
+    planned = choose_ranks(transposed, np.zeros((32, 48, 3, 3)), "tucker2", {})
+    assert planned.dense_because == "it is transposed"
+    assert planned.macs == (transposed.dense_macs, transposed.dense_macs)
 
 
 def test_linear_layers_take_matrices():

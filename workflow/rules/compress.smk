@@ -32,11 +32,11 @@ rule decompose:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: PARAMS.decompose.threads
     params:
-        settings=PARAMS.decompose.model_dump_json(),
+        threads=PARAMS.decompose.threads,
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
-        " --layer {wildcards.layer} --settings {params.settings:q} --factors {output}"
+        " --layer {wildcards.layer} --threads {params.threads} --factors {output}"
 
 
 rule finetune:

@@ -48,19 +48,15 @@ rule benchmark:
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
 
 
+# Lists of files come from functions: `consider-ancient` in profiles/dvc passes over plain lists.
 rule summarize:
     input:
         original="build/{model}/original/metrics.json",
-        exports=[
-            "build/{model}/original/export.json",
-            "build/{model}/{method}/export.json",
-        ],
+        exports=GRAPH.exports,
         state=GRAPH.last_state,
         plans=GRAPH.plans,
         rounds=GRAPH.round_files,
-        benchmarks=expand(
-            "build/{{model}}/{{method}}/benchmark/{device}.json", device=PARAMS.matrix.devices
-        ),
+        benchmarks=GRAPH.benchmarks,
         table="data/networks/{model}.json",
         first_run=GRAPH.first_run(),
     output:

@@ -22,9 +22,9 @@ rule checkpoint:
         metrics="build/{model}/original/metrics.json",
     log:
         "logs/checkpoint/{model}.log",
-    threads: PARAMS.export_onnx.threads
+    threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
     params:
-        threads=PARAMS.export_onnx.threads,
+        threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
         " --network {wildcards.model} --weights {input.weights:q} --dataset {input.dataset}"

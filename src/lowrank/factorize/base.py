@@ -13,9 +13,9 @@ class Factorization(ABC):
     """A way to replace one convolution by a sequence of smaller plain convolutions.
 
     All that the rest of the program knows of a factorization follows from `sequence` and
-    `factors`. The layers and kernels given to these methods have one group: `lowrank.factorize
-    .groups` takes care of grouped ones. In the shapes below, a kernel is (T, S, D_h, D_w): output
-    channels, input channels, height and width of the window.
+    `factors`. The layers and kernels given to these methods have one group; the module `groups`
+    takes care of grouped ones, around every factorization alike. In the shapes below, a kernel is
+    (T, S, D_h, D_w): output channels, input channels, height and width of the window.
 
     Attributes
     ----------

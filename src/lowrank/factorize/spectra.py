@@ -79,6 +79,8 @@ def leading_eigenvectors(symmetric: np.ndarray, rank: int) -> np.ndarray:
 def _gram(matrix: np.ndarray) -> np.ndarray:
     """The product of a matrix with its transpose, in float64: (L, M) x (M, L) -> (L, L)."""
     rows, columns = matrix.shape
+    if matrix.dtype == np.float64:
+        return matrix @ matrix.T
     total = np.zeros((rows, rows))
     for start in range(0, columns, _BLOCK_COLUMNS):
         block = matrix[:, start : start + _BLOCK_COLUMNS].astype(np.float64)
@@ -88,8 +90,8 @@ def _gram(matrix: np.ndarray) -> np.ndarray:
 
 def _alive(matrix: np.ndarray) -> int:
     """How many rows are not negligible beside the largest one."""
-    largest = np.abs(matrix).max(axis=1, initial=0.0)
-    return int(np.count_nonzero(largest > _DEAD * largest.max(initial=0.0)))
+    largest = np.maximum(matrix.max(axis=1), -matrix.min(axis=1)).astype(np.float64)
+    return int(np.count_nonzero(largest > _DEAD * largest.max()))
 
 
 def _with_fixed_signs(vectors: np.ndarray) -> np.ndarray:

@@ -110,15 +110,14 @@ class Tucker2(Factorization):
             # (R4, T) x (T, S D^2) -> (R4, S D^2) -> (S, R4 D^2)
             reduced = _other_mode_first(output_vectors.T @ by_output, kernel.shape[1])
             input_vectors, input_gram = _extended(reduced, input_rank, input_gram)
-            core = input_vectors.T @ reduced  # (R3, S) x (S, R4 D^2) -> (R3, R4 D^2)
-            # U and V are orthonormal: what the core does not hold is the error.
-            previous, error_squared = (
-                error_squared,
-                max(norm_squared - float(np.vdot(core, core)), _ROUNDING * norm_squared),
-            )
+            # U and V are orthonormal: what the core does not hold, trace(V^T G V), is the error.
+            held = float(np.vdot(input_vectors, input_gram @ input_vectors))
+            previous = error_squared
+            error_squared = max(norm_squared - held, _ROUNDING * norm_squared)
             # The squared error falls twice as fast as the error.
             if previous - error_squared <= 2 * self.tolerance * error_squared:
                 break
+        core = input_vectors.T @ reduced  # (R3, S) x (S, R4 D^2) -> (R3, R4 D^2)
         return output_vectors, input_vectors, core.reshape(input_rank, output_rank, -1)
 
 

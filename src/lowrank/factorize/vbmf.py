@@ -114,8 +114,8 @@ def _free_energy(
         Shape (P,).
     """
     x = energies / np.exp(log_noise)[:, None]  # (P, L)
-    # Components that never stand out on this grid are summed once, not looked at singly.
-    signals = int(np.count_nonzero(x.max(axis=0, initial=0.0) > threshold))
+    # Components that stand out at none of these noises are only summed, not looked at singly.
+    signals = int(np.count_nonzero(energies > threshold * np.exp(log_noise.min())))
     signal_x = x[:, :signals]
     stands_out = signal_x > threshold
     excess = np.where(stands_out, signal_x, threshold) - (1 + alpha)

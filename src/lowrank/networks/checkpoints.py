@@ -69,7 +69,8 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str)
         if name not in weights:
             raise UserError(
                 f"{source}: holds no tensor '{name}' of shape {tuple(tensor.shape)}, which "
-                f"{type(network).__name__} has; these are the weights of another architecture."
+                f"{type(network).__name__} has (the names in the file are like "
+                f"'{next(iter(weights), '')}'); these are the weights of another architecture."
             )
         if weights[name].shape != tensor.shape:
             raise UserError(
@@ -107,8 +108,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused: it is damaged, or a pickle that holds more than tensors, and reading "
-            "that could run code. Save the weights alone: "
+            f"{path}: refused: it is damaged, or a pickle that holds more than tensors, and "
+            "reading that could run code. Save the weights alone: "
             "torch.save(network.state_dict(), 'weights.pth'), or as safetensors."
         ) from error
     except Exception as error:  # Damaged bytes make the unpickler fail in many ways.

@@ -44,40 +44,43 @@ def _described(name: str, module: nn.Module, inputs: Tensor) -> Layer:
             bias=module.bias is not None,
             input_map=(positions, 1),
         )
-    padding = _padding(module)
+    before, after = _padding(module)
+    # A layer that pads one side more takes no factors: its padding counts as part of the map.
+    uneven = [b - a for a, b in zip(before, after, strict=True)]
     return Layer(
         name=name,
-        kind="conv",
+        kind="transposed_conv" if isinstance(module, nn.ConvTranspose2d) else "conv",
         in_channels=module.in_channels,
         out_channels=module.out_channels,
         kernel=module.kernel_size,
         stride=module.stride,
-        padding=padding or (0, 0),
+        padding=before,
         dilation=module.dilation,
         groups=module.groups,
         bias=module.bias is not None,
-        input_map=tuple(inputs.shape[-2:]),
-        not_factored=_obstacle(module, padding),
+        input_map=tuple(size + more for size, more in zip(inputs.shape[-2:], uneven, strict=True)),
+        not_factored=_obstacle(module, uneven=any(uneven)),
     )
 
 
-def _obstacle(module: nn.Module, padding: Pair | None) -> str | None:
+def _obstacle(module: nn.Module, *, uneven: bool) -> str | None:
     if isinstance(module, nn.ConvTranspose2d):
         return "a transposed convolution"
     if module.padding_mode != "zeros":
         return f"pads with '{module.padding_mode}', factors would have to pad twice"
-    if padding is None:
+    if uneven:
         return "pads one side more than the other"
     if module.groups == module.in_channels and module.groups > 1:
         return "depthwise: one input channel to a group leaves nothing to factor"
     return None
 
 
-def _padding(module: nn.Module) -> Pair | None:
-    """Padding in pixels on either side; None where the sides differ."""
+def _padding(module: nn.Module) -> tuple[Pair, Pair]:
+    """Padding in pixels before and after the map, each as (height, width)."""
     if not isinstance(module.padding, str):
-        return tuple(module.padding)
+        return tuple(module.padding), tuple(module.padding)
     if module.padding == "valid":
-        return (0, 0)
+        return (0, 0), (0, 0)
     totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    return None if any(t % 2 for t in totals) else (totals[0] // 2, totals[1] // 2)
+    before = tuple(total // 2 for total in totals)
+    return before, tuple(t - b for t, b in zip(totals, before, strict=True))

@@ -57,9 +57,9 @@ def choose_ranks(
     if not isinstance(settings, RankSettings):
         settings = RankSettings(**settings)
     rule = _rule(settings.select)
-    kernel = kernel_of(layer, weight, name=layer.name)
     if reason := layer.not_factored or factorization.applies_to(layer):
         return _planned(layer, factorization, (), (), reason, ())
+    kernel = kernel_of(layer, weight, name=layer.name)
     chosen = rule(layer, kernel, factorization, settings)
     ranks, notes = _admissible(layer, factorization, chosen, settings)
     macs = sequence_macs(grouped_sequence(factorization, layer, ranks), layer.input_map)
@@ -87,14 +87,17 @@ def _planned(
     dense_because: str | None,
     notes: tuple[str, ...],
 ) -> PlannedLayer:
-    sequence = (layer,) if dense_because else grouped_sequence(factorization, layer, ranks)
+    parameters, macs = layer.parameters, layer.dense_macs
+    if not dense_because:
+        sequence = grouped_sequence(factorization, layer, ranks)
+        parameters, macs = sequence_parameters(sequence), sequence_macs(sequence, layer.input_map)
     return PlannedLayer(
         name=layer.name,
         factorization=factorization.name,
         ranks=ranks,
         chosen=chosen,
-        parameters=(layer.parameters, sequence_parameters(sequence)),
-        macs=(layer.dense_macs, sequence_macs(sequence, layer.input_map)),
+        parameters=(layer.parameters, parameters),
+        macs=(layer.dense_macs, macs),
         dense_because=dense_because,
         notes=notes,
     )

@@ -35,8 +35,8 @@ class Step(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         log, label = context.params.pop("log"), context.params.pop("label")
-        _set_up_logging(log, label or (self.name or ""))
         try:
+            _set_up_logging(log, label or (self.name or ""))
             return super().invoke(context)
         except UserError as error:
             if os.environ.get("LOWRANK_TRACEBACK"):
@@ -45,7 +45,8 @@ class Step(click.Command):
             sys.exit(1)
         except OSError as error:
             if error.filename is None or not (told := cannot_write(Path(error.filename), error)):
-                _logger.exception("unexpected error")
+                if log:
+                    _logger.exception("unexpected error")
                 raise
             _logger.error("error: %s", told)
             sys.exit(1)
@@ -122,12 +123,13 @@ def sole_builder_of(path: Path) -> Iterator[None]:
 
 
 def _set_up_logging(log: Path | None, label: str) -> None:
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setFormatter(logging.Formatter(f"[{label}] %(message)s" if label else None))
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    _logger.handlers = handlers
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s" if label else None))
+    _logger.handlers = [terminal]
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log, mode="w")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        _logger.addHandler(file)

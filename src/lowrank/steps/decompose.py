@@ -1,11 +1,10 @@
 """Turn one layer's kernel into factors at the ranks that the plan gives."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say, use_threads
+from lowrank.steps.common import Step, say, use_threads
 
 
 @click.command(cls=Step)
@@ -13,14 +12,15 @@ from lowrank.steps.common import Json, Step, say, use_threads
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--plan", type=Path, required=True, help="The plan of the round, JSON.")
 @click.option("--layer", required=True, help="Name of the layer.")
-@click.option("--settings", type=Json(), required=True, help="`decompose` of params.yaml, JSON.")
+@click.option("--threads", type=int, required=True)
 @click.option("--factors", type=Path, required=True, help="Output: factors, safetensors.")
 def decompose(
-    state: Path, table: Path, plan: Path, layer: str, settings: dict[str, Any], factors: Path
+    state: Path, table: Path, plan: Path, layer: str, threads: int, factors: Path
 ) -> None:
     """Turn one layer's kernel into factors."""
-    use_threads(settings["threads"])
-    from lowrank.factorize import decompose_layer, get_factorization
+    use_threads(threads)
+    from lowrank.factorize import decompose as decomposed
+    from lowrank.factorize import get_factorization
     from lowrank.files import read_json
     from lowrank.plan import Factored, LayerTable, Plan
     from lowrank.steps.weights import layer_bias, layer_weight
@@ -32,20 +32,18 @@ def decompose(
         write_tensors(factors, {}, {"dense_because": planned.dense_because})
         say(f"stays dense: {planned.dense_because}")
         return
-    result = decompose_layer(
+    result = decomposed(
         get_factorization(planned.factorization),
         LayerTable.from_json(read_json(table))[layer],
         layer_weight(state, layer),
         layer_bias(state, layer),
         planned.ranks,
-        max_sweeps=settings["max_sweeps"],
-        tolerance=settings["tolerance"],
     )
     tensors = {f"{index}.weight": weight for index, weight in enumerate(result.weights)}
     if result.bias is not None:
         tensors[f"{len(result.weights) - 1}.bias"] = result.bias
     factored = Factored(
-        planned.factorization, planned.ranks, result.relative_error, tuple(result.sequence)
+        planned.factorization, planned.ranks, result.relative_error, result.sequence
     )
     write_tensors(factors, tensors, factored.to_json())
     say(f"ranks {', '.join(map(str, planned.ranks))}: relative error {result.relative_error:.4f}")

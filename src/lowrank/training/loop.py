@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable
@@ -181,9 +182,11 @@ def train(
                 "window": window.sums(),
                 "curve": [asdict(point) for point in curve],
             }
-            # Into an open file: by a path, torch.save tells a full disk as a RuntimeError.
-            with written_whole(state_path) as partial, partial.open("wb") as file:
-                torch.save(state, file)
+            # By way of memory: torch.save itself tells of a full disk as a RuntimeError.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            with written_whole(state_path) as partial:
+                partial.write_bytes(buffer.getbuffer())
             kept = time.monotonic()
     network.eval()
     if not all(torch.isfinite(p).all() for p in network.parameters()):
@@ -216,7 +219,9 @@ def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> f
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * progress))
         case "step":
-            return settings.step_factor ** sum(step / max(1, steps) >= at for at in settings.step_at)
+            return settings.step_factor ** sum(
+                step / max(1, steps) >= at for at in settings.step_at
+            )
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -232,7 +237,10 @@ def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Op
     ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True
+            groups,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
         )
     return torch.optim.AdamW(groups, lr=settings.learning_rate)
 

@@ -1,0 +1,49 @@
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+from tiny import write_tiny_dataset
+
+# The same examples everywhere, and no verdict that hangs on how busy the machine is.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets") / "tiny"
+    write_tiny_dataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_folder):
+    from lowrank.training.datasets import open_dataset
+
+    return open_dataset(tiny_folder)
+
+
+@pytest.fixture
+def register_network(monkeypatch):
+    """Registers a network for one test."""
+    from lowrank.networks import NetworkSpec, registry
+
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+    def add(build: Callable, name: str, input_shape=(3, 32, 32), num_classes=10) -> NetworkSpec:
+        spec = NetworkSpec(name, input_shape, num_classes)
+        registry.register(spec)(build)
+        return spec
+
+    return add
+
+
+@pytest.fixture
+def restored_torch():
+    """Undoes what a step sets for its whole process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)

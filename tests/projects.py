@@ -1,0 +1,121 @@
+"""A small project in a folder of its own, on which both engines really run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tiny import write_tiny_dataset
+
+from lowrank.networks import create_network
+from lowrank.networks.checkpoints import write_weights
+
+ROOT = Path(__file__).parents[1]
+VARIANT = "resnet20_tucker"
+RESULT = f"results/{VARIANT}.json"
+BUILD = Path("build/resnet20")
+
+# What a run makes that two runs may not share: clocks.
+TIMED = ("timing.json", "local.json", f"{VARIANT}.json")
+
+
+@dataclass
+class Project:
+    """A copy of the workflow with a tiny dataset, random weights and short budgets."""
+
+    folder: Path
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command here; standard output and error come back as one text."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout
+        return done
+
+    def snakemake(self, *arguments: str, cores: int = 2) -> str:
+        return self.run("snakemake", "--cores", str(cores), *arguments).stdout
+
+    def change_params(self, **changes: Any) -> None:
+        """Replace parameters, given by their place with `__` for dots."""
+        path = self.folder / "params.yaml"
+        document = yaml.safe_load(path.read_text())
+        for place, value in changes.items():
+            *sections, name = place.split("__")
+            section = document
+            for part in sections:
+                section = section[part]
+            section[name] = value
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def files(self) -> dict[str, bytes]:
+        """What the steps made, less what holds times."""
+        made = [*self.folder.glob("build/resnet20/**/*"), *self.folder.glob("results/**/*")]
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(made)
+            if path.is_file() and path.name not in TIMED
+        }
+
+    def copy_to(self, folder: Path) -> "Project":
+        """A copy with the same file times, as if it had been built there."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+
+def environment() -> dict[str, str]:
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": os.pathsep.join([programs, os.environ["PATH"]]),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+    }
+
+
+def make_project(folder: Path) -> Project:
+    for name in ("Snakefile", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder)
+    for name in ("workflow", "profiles", "data/networks"):
+        shutil.copytree(ROOT / name, folder / name)
+    project = Project(folder)
+    project.change_params(
+        matrix={"models": ["resnet20"], "methods": ["tucker"], "devices": ["local"]},
+        # Two layers of twenty, so that a run takes seconds.
+        methods__tucker__factorize={"first_conv": "tucker1", "linear": "svd"},
+        finetune__steps=4,
+        finetune__batch_size=16,
+        finetune__threads=1,
+        finetune__curve_every_steps=2,
+        checkpoint__resnet20__threads=1,
+        export_onnx__threads=1,
+        benchmark__local={"repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
+    )
+    # DVC follows every entry of `checkpoint`.
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    project.change_params(checkpoint={"resnet20": params["checkpoint"]["resnet20"]})
+    torch.manual_seed(0)
+    weights = folder / "data/checkpoints/resnet20.safetensors"
+    write_weights(weights, create_network("resnet20"), dtype=torch.float16)
+    write_tiny_dataset(folder / "data/datasets/cifar10", train=200, test=50)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    project.run("dvc", "init", "--quiet")
+    project.run("dvc", "config", "core.analytics", "false")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "start")
+    return project

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from click.testing import CliRunner
+from toy import assert_same_weights, toy
+
+from lowrank.files import read_json
+from lowrank.networks.states import read_state
+from lowrank.steps.checkpoint import checkpoint
+from lowrank.training.evaluate import top1_percent
+
+
+@pytest.fixture
+def run(tmp_path, tiny_folder, register_network, restored_torch, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    register_network(toy, "toy")
+
+    def invoke(weights):
+        arguments = [f"--network=toy --weights={weights} --dataset={tiny_folder} --threads=1"]
+        outputs = f"--state={tmp_path}/model.safetensors --metrics={tmp_path}/metrics.json"
+        return CliRunner().invoke(checkpoint, " ".join([*arguments, outputs]).split())
+
+    return invoke
+
+
+def test_weights_come_into_one_form_and_are_measured(tmp_path, run, tiny_data):
+    network = toy(seed=4)
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "any.pth")
+    result = run(tmp_path / "any.pth")
+    assert result.exit_code == 0, result.output
+    state = read_state(tmp_path / "model.safetensors")
+    assert_same_weights(state.network, network)
+    assert state.factored == {}
+    accuracy = read_json(tmp_path / "metrics.json")["accuracy"]
+    assert accuracy["test"] == top1_percent(network, tiny_data.test, state.spec)
+    assert accuracy["validation"] == top1_percent(network, tiny_data.validation, state.spec)
+
+
+def test_weights_of_another_architecture_leave_no_outputs(tmp_path, run):
+    weights = toy().state_dict() | {"conv1.weight": torch.ones(8, 3, 5, 5)}
+    torch.save(weights, tmp_path / "any.pth")
+    result = run(tmp_path / "any.pth")
+    assert result.exit_code == 1
+    assert "tensor 'conv1.weight' has shape (8, 3, 5, 5)" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["any.pth"]

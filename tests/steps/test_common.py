@@ -1,0 +1,194 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lowrank.errors import UserError
+from lowrank.steps import common
+from lowrank.steps.common import Json, Paths, Step, say, sole_builder_of, use_threads
+
+
+def run(work, *arguments):
+    """A step that does `work`, called with `arguments`."""
+
+    @click.command(cls=Step, name="demo")
+    def demo():
+        work()
+
+    return CliRunner().invoke(demo, arguments)
+
+
+def fail_with(error):
+    def work():
+        say("a line of progress")
+        raise error
+
+    return work
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "logs" / "demo.log"
+
+
+def test_progress_goes_to_the_terminal_and_the_log(log):
+    result = run(lambda: say("half done"), "--log", str(log))
+    assert result.exit_code == 0
+    assert result.stderr == "[demo] half done\n"
+    assert result.stdout == ""
+    assert log.read_text().endswith(" half done\n")
+
+
+def test_a_label_in_place_of_the_name():
+    assert run(lambda: say("half done"), "--label", "demo vgg16").stderr == (
+        "[demo vgg16] half done\n"
+    )
+
+
+def test_a_log_holds_one_run(log):
+    for line in ("first", "second"):
+        run(lambda line=line: say(line), "--log", str(log))
+    assert "first" not in log.read_text()
+    assert "second" in log.read_text()
+
+
+def test_a_users_mistake_is_one_message(log, monkeypatch):
+    monkeypatch.delenv("LOWRANK_TRACEBACK", raising=False)
+    result = run(fail_with(UserError("a.json: no such file.")), "--log", str(log))
+    assert result.exit_code == 1
+    lines = ["a line of progress", "error: a.json: no such file."]
+    assert result.stderr.splitlines() == [f"[demo] {line}" for line in lines]
+    assert [line.partition(" ")[2] for line in log.read_text().splitlines()] == lines
+
+
+def test_its_traceback_is_shown_when_asked_for(monkeypatch):
+    monkeypatch.setenv("LOWRANK_TRACEBACK", "1")
+    error = UserError("a.json: no such file.")
+    result = run(fail_with(error))
+    assert result.exception is error
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_a_users_mistake(log, code):
+    result = run(fail_with(OSError(code, "the reason", "some/file")), "--log", str(log))
+    assert result.exit_code == 1
+    assert "error: some/file: cannot be written: the reason" in result.stderr
+    assert "Traceback" not in result.stderr + log.read_text()
+
+
+def test_a_log_that_cannot_be_opened_is_told(log, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(log))
+
+    monkeypatch.setattr("logging.FileHandler.__init__", refuse)
+    result = run(lambda: None, "--log", str(log))
+    assert result.exit_code == 1
+    assert f"[demo] error: {log}: cannot be written: Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), OSError(errno.EIO, "oops")])
+def test_a_crash_leaves_its_traceback_in_the_log(log, error):
+    result = run(fail_with(error), "--log", str(log))
+    assert result.exception is error
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert f"{type(error).__name__}: " in log.read_text()
+
+
+def test_interrupted(log):
+    result = run(fail_with(KeyboardInterrupt()), "--log", str(log))
+    assert result.exit_code == 130
+    assert "interrupted" in log.read_text()
+    assert "Traceback" not in result.stderr + log.read_text()
+
+
+def test_json_option():
+    @click.command(cls=Step)
+    @click.option("--value", type=Json())
+    def demo(value):
+        click.echo(json.dumps(value))
+
+    assert CliRunner().invoke(demo, ["--value", '{"a": [1, null]}']).stdout == (
+        '{"a": [1, null]}\n'
+    )
+    wrong = CliRunner().invoke(demo, ["--value", "{a: 1}"])
+    assert wrong.exit_code == 2
+    assert "not a JSON document" in wrong.stderr
+
+
+def test_paths_option():
+    assert Paths().convert("a/b.json  c.json", None, None) == [Path("a/b.json"), Path("c.json")]
+
+
+def test_threads_of_the_linear_algebra(monkeypatch):
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    for variable in variables:
+        monkeypatch.setenv(variable, "7")
+    use_threads(3)
+    assert [os.environ[variable] for variable in variables] == ["3", "3", "3"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from lowrank.steps.common import sole_builder_of
+with sole_builder_of(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+    Path(sys.argv[2]).touch()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock until it gets a line or dies."""
+    command = [sys.executable, "-c", HOLD, tmp_path / "deep" / "a.lock", tmp_path / "finished"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_waits_for_another_process_and_says_so(tmp_path, holder, monkeypatch):
+    lines = []
+
+    def let_go():
+        holder.stdin.write("go on\n")
+        holder.stdin.flush()
+
+    def hear(line):
+        lines.append(line)
+        threading.Timer(0.1, let_go).start()
+
+    monkeypatch.setattr(common, "say", hear)
+    with sole_builder_of(tmp_path / "deep" / "a.lock"):
+        assert (tmp_path / "finished").exists()
+    assert len(lines) == 1
+    assert "another run is building the same output" in lines[0]
+
+
+def test_a_lock_ends_with_its_process(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(common, "say", lambda _: holder.kill())
+    started = time.monotonic()
+    with sole_builder_of(tmp_path / "deep" / "a.lock"):
+        assert not (tmp_path / "finished").exists()
+    assert time.monotonic() - started < 30
+
+
+def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(common, "say", lines.append)
+    for _ in range(2):
+        with sole_builder_of(tmp_path / "a.lock"):
+            pass
+    assert lines == []

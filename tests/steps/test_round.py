@@ -1,0 +1,216 @@
+"""The steps of one round, one after the other on a toy network."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from toy import assert_same_weights, toy
+
+from lowrank.cli import main
+from lowrank.files import read_json, write_json
+from lowrank.networks.layers import layer_table
+from lowrank.networks.states import State, read_state, write_state
+from lowrank.plan import Plan, PlannedLayer
+from lowrank.stored import read_header, write_tensors
+
+LAYERS = {"conv1": "tucker1", "conv2": "tucker2", "classifier": "svd"}
+FULL_RANKS = {"conv1": (8,), "conv2": (8, 8), "classifier": (8,)}
+RANKS = {"conv1": (4,), "conv2": (5, 6), "classifier": (3,)}
+RECIPE = {
+    "steps": 4,
+    "batch_size": 40,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "precision": "float32",
+    "threads": 1,
+    "curve_every_steps": 2,
+}
+
+
+def lowrank(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path, register_network, restored_torch, monkeypatch):
+    """The network before the round, and its layer table."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
+    spec = register_network(toy, "toy")
+    write_state(tmp_path / "original.safetensors", State(spec, toy(seed=2), {}))
+    write_json(tmp_path / "table.json", layer_table("toy").to_json())
+    return tmp_path
+
+
+def plan_with(ranks):
+    costs = {"parameters": (2, 1), "macs": (2, 1)}
+    return Plan(
+        tuple(
+            PlannedLayer(name, LAYERS[name], chosen, chosen, **costs)
+            for name, chosen in ranks.items()
+        )
+    )
+
+
+def decompose(folder, plan):
+    write_json(folder / "ranks.json", plan.to_json())
+    for layer in plan.layers:
+        lowrank(
+            "decompose",
+            *("--state", folder / "original.safetensors"),
+            *("--table", folder / "table.json"),
+            *("--plan", folder / "ranks.json"),
+            *("--layer", layer.name),
+            *("--threads", 1),
+            *("--factors", folder / f"factors/{layer.name}.safetensors"),
+        )
+
+
+def finetune(folder, dataset, outputs="after", round_=1, **changes):
+    return lowrank(
+        "finetune",
+        *("--previous", folder / "original.safetensors"),
+        *("--factors", folder / "factors"),
+        *("--layers", json.dumps(LAYERS)),
+        *("--round", round_),
+        *("--dataset", dataset),
+        *("--settings", json.dumps(RECIPE | changes)),
+        *("--resume", folder / "resume" / "state.pt"),
+        *("--state", folder / outputs / "model.safetensors"),
+        *("--metrics", folder / outputs / "metrics.json"),
+        *("--curve", folder / outputs / "curve.json"),
+        *("--timing", folder / outputs / "timing.json"),
+    )
+
+
+def test_ranks_of_every_layer(folder):
+    lowrank(
+        "select_ranks",
+        *("--state", folder / "original.safetensors"),
+        *("--table", folder / "table.json"),
+        *("--layers", json.dumps(LAYERS)),
+        *("--settings", json.dumps({"select": "vbmf", "weaken": 0.5})),
+        *("--threads", 1),
+        *("--plan", folder / "ranks.json"),
+    )
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    assert {layer.name: layer.factorization for layer in plan.layers} == LAYERS
+    table = layer_table("toy")
+    for layer in plan.layers:
+        assert layer.macs[0] == table[layer.name].dense_macs
+        assert layer.is_dense or layer.macs[1] < layer.macs[0]
+
+
+def test_full_ranks_leave_the_network_as_it_was(folder, tiny_folder):
+    decompose(folder, plan_with(FULL_RANKS))
+    finetune(folder, tiny_folder, steps=0)
+    before = read_state(folder / "original.safetensors")
+    after = read_state(folder / "after/model.safetensors")
+    assert {name: f.factorization for name, f in after.factored.items()} == LAYERS
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        expected, found = (state.network.eval()(images) for state in (before, after))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_in_the_header_is_that_of_the_factors(folder):
+    decompose(folder, plan_with({"classifier": (3,)}))
+    weight = toy(seed=2).classifier.weight.detach().numpy()
+    singular = np.linalg.svd(weight.astype(float), compute_uv=False)
+    expected = np.sqrt((singular[3:] ** 2).sum() / (singular**2).sum())
+    header = read_header(folder / "factors/classifier.safetensors")
+    assert header["relative_error"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_outputs_of_finetune(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    finetune(folder, tiny_folder)
+    after = folder / "after"
+    state = read_state(after / "model.safetensors")
+    assert {name: f.ranks for name, f in state.factored.items()} == RANKS
+    accuracy = read_json(after / "metrics.json")["accuracy"]
+    assert accuracy.keys() == {"decomposed", "finetuned"}
+    assert all(parts.keys() == {"validation", "test"} for parts in accuracy.values())
+    curve = read_json(after / "curve.json")
+    assert [(point["round"], point["step"]) for point in curve] == [(1, 2), (1, 4)]
+    timing = read_json(after / "timing.json")
+    assert timing["steps"] == 4
+    assert timing["seconds"] >= 0
+    assert not (folder / "resume/state.pt").exists()
+
+
+def test_the_same_inputs_give_the_same_bytes(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    for outputs in ("first", "second"):
+        finetune(folder, tiny_folder, outputs)
+    for name in ("model.safetensors", "metrics.json", "curve.json"):
+        assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
+
+
+def test_rounds_see_images_in_another_order(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    finetune(folder, tiny_folder, "one", round_=1)
+    finetune(folder, tiny_folder, "two", round_=2)
+    losses = [
+        [point["loss"] for point in read_json(folder / name / "curve.json")]
+        for name in ("one", "two")
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_no_steps_only_measure(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    finetune(folder, tiny_folder, steps=0)
+    accuracy = read_json(folder / "after/metrics.json")["accuracy"]
+    assert accuracy["decomposed"] == accuracy["finetuned"]
+    assert read_json(folder / "after/curve.json") == []
+
+
+def test_a_layer_that_stays_dense(folder, tiny_folder):
+    plan = Plan(
+        tuple(
+            PlannedLayer(name, LAYERS[name], (), (9,), (2, 2), (2, 2), "costs more than it does")
+            for name in LAYERS
+        )
+    )
+    decompose(folder, plan)
+    header = read_header(folder / "factors/conv1.safetensors")
+    assert header == {"dense_because": "costs more than it does"}
+    finetune(folder, tiny_folder, steps=0)
+    after = read_state(folder / "after/model.safetensors")
+    assert after.factored == {}
+    assert_same_weights(after.network, toy(seed=2))
+
+
+def test_divergence_leaves_no_outputs(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    broken = read_header(folder / "factors/conv2.safetensors")
+    tensors = {
+        f"{index}.weight": np.full(
+            (layer["out_channels"], layer["in_channels"], *layer["kernel"]), 1e30, np.float32
+        )
+        for index, layer in enumerate(broken["sequence"])
+    } | {"2.bias": np.zeros(8, np.float32)}
+    write_tensors(folder / "factors/conv2.safetensors", tensors, broken)
+    with pytest.raises(AssertionError, match=r"loss is not finite at step 2 .*learning rate"):
+        finetune(folder, tiny_folder)
+    assert not list((folder / "after").glob("*"))
+
+
+def test_a_missing_file_of_factors_is_named(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    (folder / "factors/conv2.safetensors").unlink()
+    with pytest.raises(AssertionError, match=r"factors/conv2\.safetensors: no such file"):
+        finetune(folder, tiny_folder)
+
+
+def test_a_layer_that_is_factored_already_has_no_kernel(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    finetune(folder, tiny_folder, steps=0)
+    (folder / "after/model.safetensors").replace(folder / "original.safetensors")
+    with pytest.raises(AssertionError, match="holds no weights of a dense layer 'conv2'"):
+        decompose(folder, plan_with({"conv2": (2, 2)}))

@@ -1,0 +1,187 @@
+import pytest
+from click.testing import CliRunner
+
+from lowrank.files import read_json, write_json
+from lowrank.plan import Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
+from lowrank.steps.summarize import summarize
+from lowrank.stored import write_tensors
+
+TABLE = LayerTable(
+    "net",
+    (3, 8, 8),
+    (
+        Layer(3, 8, (3, 3), padding=(1, 1), name="first", input_map=(8, 8)),
+        Layer(8, 8, (3, 3), padding=(1, 1), name="second", input_map=(8, 8)),
+        Layer(8, 8, (3, 3), groups=8, name="third", input_map=(8, 8), not_factored="depthwise"),
+        Layer(8, 10, bias=True, name="last", kind="linear"),
+    ),
+)
+PLANS = [
+    Plan(
+        (
+            PlannedLayer("first", "tucker1", (3,), (9,), (216, 216), (13824, 13824), "no gain"),
+            PlannedLayer(
+                "second", "tucker2", (2, 3), (1, 3), (576, 94), (36864, 6016), notes=("at least 2",)
+            ),
+        )
+    ),
+    Plan(()),
+]
+FACTORED = Factored(
+    "tucker2", (2, 3), 0.123456789, (PlainLayer(8, 2), PlainLayer(2, 3, (3, 3)), PlainLayer(3, 8))
+)
+
+
+def accuracies(**values):
+    return {
+        "accuracy": {
+            name: {"validation": value + 1, "test": value} for name, value in values.items()
+        }
+    }
+
+
+def export(scale, accuracy):
+    return {
+        "counts": {"parameters": 1000 * scale, "macs": 50_000 * scale, "size_bytes": 4000 * scale},
+        "check": {"accuracy_percent": accuracy, "max_abs_error": 1e-6 * scale},
+    }
+
+
+def measurement():
+    times = {"p10": 0.5, "p50": 1.0, "p90": 2.0}
+    return {
+        "original": {name: 3 * value for name, value in times.items()},
+        "compressed": times,
+        "speedup": 2.9,
+        "repeats": 50,
+        "memory_mb": {"original": 30.0, "compressed": 20.0},
+        "environment": {"processor": "any"},
+    }
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    documents = {
+        "table": TABLE.to_json(),
+        "original": {"accuracy": {"validation": 93.0, "test": 92.0}},
+        "before": export(3, 92.0),
+        "after": export(1, 88.5),
+        "phone": measurement(),
+        "ranks1": PLANS[0].to_json(),
+        "ranks2": PLANS[1].to_json(),
+        "metrics1": accuracies(decomposed=20.0, finetuned=80.0),
+        "metrics2": accuracies(decomposed=70.0, finetuned=88.0),
+        "curve1": [{"round": 1, "step": 10, "loss": 0.5}],
+        "curve2": [{"round": 2, "step": 10, "loss": 0.25}],
+        "timing1": {"steps": 10, "seconds": 1.25},
+        "timing2": {"steps": 20, "seconds": 2.5},
+    }
+    for name, document in documents.items():
+        write_json(tmp_path / f"{name}.json", document)
+    write_tensors(
+        tmp_path / "model.safetensors",
+        {},
+        {"network": "net", "factored": {"second": FACTORED.to_json()}},
+    )
+
+    def paths(*names):
+        return " ".join(str(tmp_path / f"{name}.json") for name in names)
+
+    rounds = [f"{name}{number}" for number in (1, 2) for name in ("metrics", "curve", "timing")]
+    arguments = {
+        "table": paths("table"),
+        "original": paths("original"),
+        "exports": paths("before", "after"),
+        "state": str(tmp_path / "model.safetensors"),
+        "plans": paths("ranks1", "ranks2"),
+        "rounds": paths(*rounds),
+        "benchmarks": paths("phone"),
+        "result": paths("result"),
+        "layers": paths("layers"),
+        "curve": paths("curve"),
+    }
+    result = CliRunner().invoke(
+        summarize, [f"--{name}={value}" for name, value in arguments.items()]
+    )
+    assert result.exit_code == 0, result.output
+    assert "92.00 % -> 88.50 % top-1, 3.00x fewer MACs" in result.stderr
+    return {name: read_json(tmp_path / f"{name}.json") for name in ("result", "layers", "curve")}
+
+
+def test_accuracy_is_that_of_the_last_round(outputs):
+    accuracy = outputs["result"]["accuracy"]
+    assert accuracy == {
+        "original": 92.0,
+        "decomposed": 70.0,
+        "finetuned": 88.0,
+        "exported": 88.5,
+        "validation": {"original": 93.0, "decomposed": 71.0, "finetuned": 89.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantity", "compressed"), [("parameters", 1000), ("macs", 50_000), ("size_bytes", 4000)]
+)
+def test_ratios_are_the_better_the_larger(outputs, quantity, compressed):
+    assert outputs["result"][quantity] == {
+        "original": 3 * compressed,
+        "compressed": compressed,
+        "ratio": 3.0,
+    }
+
+
+def test_latency_by_device(outputs):
+    assert outputs["result"]["latency_ms"] == {
+        "phone": {
+            "original": {"p50": 3.0, "p90": 6.0},
+            "compressed": {"p50": 1.0, "p90": 2.0},
+            "speedup": 2.9,
+        }
+    }
+
+
+def test_totals_over_rounds(outputs):
+    result = outputs["result"]
+    assert result["rounds"] == 2
+    assert result["finetune"]["steps"] == 30
+    assert result["finetune"]["seconds"] == pytest.approx(3.75, abs=0.06)
+    assert result["export"] == {"max_abs_error": 1e-6}
+    assert outputs["curve"] == [
+        {"round": 1, "step": 10, "loss": 0.5},
+        {"round": 2, "step": 10, "loss": 0.25},
+    ]
+
+
+def test_result_holds_nested_scalars_alone(outputs):
+    def scalars(document):
+        for value in document.values():
+            if isinstance(value, dict):
+                yield from scalars(value)
+            else:
+                yield value
+
+    assert all(isinstance(value, int | float | str) for value in scalars(outputs["result"]))
+
+
+def test_a_record_for_every_layer(outputs):
+    first, second, third, last = outputs["layers"]
+    assert [record["layer"] for record in outputs["layers"]] == ["first", "second", "third", "last"]
+    assert len({tuple(record) for record in outputs["layers"]}) == 1
+    assert (first["form"], first["notes"]) == ("dense", "no gain")
+    assert (third["form"], third["notes"]) == ("dense", "depthwise")
+    assert "leaves this kind of layer dense" in last["notes"]
+    assert second == {
+        "layer": "second",
+        "form": "tucker2",
+        "ranks": "2 x 3",
+        "parameters_original": 576,
+        "parameters_compressed": 94,
+        "macs_original": 36864,
+        "macs_compressed": 6016,
+        "macs_ratio": 6.1277,
+        "relative_error": 0.123457,
+        "notes": "at least 2",
+    }
+    for record in (first, third, last):
+        assert record["parameters_compressed"] == record["parameters_original"]
+        assert record["macs_compressed"] == record["macs_original"]

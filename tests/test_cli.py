@@ -1,0 +1,41 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+from lowrank import steps
+from lowrank.cli import main
+
+MODULES = {path.stem for path in Path(steps.__path__[0]).glob("*.py")}
+
+
+def test_every_step_is_a_command():
+    names = main.list_commands(click.Context(main))
+    assert set(names) == MODULES - {"__init__", "common", "weights"}
+    for name in names:
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "--log" in result.stdout
+
+
+def test_an_unknown_step():
+    result = CliRunner().invoke(main, ["finetun"])
+    assert result.exit_code == 2
+    assert "No such command 'finetun'" in result.stderr
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = (
+        "import sys; from click.testing import CliRunner; from lowrank.cli import main\n"
+        "for step in ('finetune', 'decompose', 'select_ranks', 'benchmark'):\n"
+        "    assert CliRunner().invoke(main, [step, '--help']).exit_code == 0\n"
+        "assert not {'torch', 'onnxruntime'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_graph_does_not_wait_for_pytorch():
+    code = "import sys, lowrank.workflow; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

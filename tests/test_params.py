@@ -1,0 +1,196 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lowrank.errors import UserError
+from lowrank.params import Section, load_params, parse_params, schema
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def document():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(document, place, value):
+    document = copy.deepcopy(document)
+    *sections, last = place.split("/")
+    at = document
+    for section in sections:
+        at = at[section]
+    at[last] = value
+    return document
+
+
+def message(document):
+    with pytest.raises(UserError) as caught:
+        parse_params(document)
+    return str(caught.value)
+
+
+def sections(root=Section):
+    for section in root.__subclasses__():
+        yield section
+        yield from sections(section)
+
+
+def holds_a_section(annotation):
+    parts = [annotation, *getattr(annotation, "__args__", ())]
+    return any(isinstance(part, type) and issubclass(part, Section) for part in parts)
+
+
+def test_committed_file_is_valid():
+    params = load_params(ROOT / "params.yaml")
+    assert params.checkpoint["vgg16"].dataset == "cifar10"
+    assert params.methods["tucker"].factorize.conv == "tucker2"
+
+
+def test_every_parameter_is_described():
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        for name, field in section.model_fields.items()
+        if not field.description and not holds_a_section(field.annotation)
+    ]
+    assert bare == []
+    assert [section.__name__ for section in sections() if not section.__doc__] == []
+
+
+def test_committed_schema_is_current():
+    regenerate = (
+        "python -c \"import lowrank.params as p; open('workflow/schemas/params.schema.json', 'w')"
+        '.write(p.schema())"'
+    )
+    found = (ROOT / "workflow/schemas/params.schema.json").read_text()
+    assert found == schema(), f"the schema is not that of src/lowrank/params.py; run {regenerate}"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name", "suggestion"),
+    [
+        ("finetune/lerning_rate", 0.1, "finetune.lerning_rate", "learning_rate"),
+        ("finetuning", {}, "finetuning", "finetune"),
+        ("finetune/augment/flips", True, "finetune.augment.flips", "flip"),
+        ("methods/tucker/ranks/weakn", 0.1, "methods.tucker.ranks.weakn", "weaken"),
+        ("benchmark/local/repeat", 5, "benchmark.local.repeat", "repeats"),
+        ("methods/tucker/finetune/step", 5, "methods.tucker.finetune.step", "steps"),
+        ("matrix/models", ["vg16"], "matrix.models", "vgg16"),
+        ("checkpoint/vgg16/dataset", "cifar01", "checkpoint.vgg16.dataset", "cifar10"),
+    ],
+)
+def test_misspelt_names_get_a_suggestion(document, place, value, name, suggestion):
+    told = message(changed(document, place, value))
+    assert f"`{name}`" in told
+    assert f"did you mean '{suggestion}'?" in told
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "parts"),
+    [
+        ("finetune/learning_rate", 0, ["finetune.learning_rate", "is 0", "above 0", "at most 100"]),
+        ("finetune/momentum", 1, ["finetune.momentum", "is 1", "at least 0", "below 1"]),
+        ("decompose/threads", 0, ["decompose.threads", "at least 1", "at most 1024"]),
+        ("finetune/clip_norm", -1.5, ["finetune.clip_norm", "is -1.5", "greater than 0"]),
+        ("finetune/steps", -1, ["finetune.steps", "is -1", "greater than or equal to 0"]),
+        ("methods/tucker/ranks/weaken", 1.01, ["methods.tucker.ranks.weaken", "at most 1"]),
+        ("finetune/augment/pad_pixels", 65, ["finetune.augment.pad_pixels", "at most 64"]),
+        ("pretrain/vgg16/batch_size", 0, ["pretrain.vgg16.batch_size", "at least 1"]),
+        ("finetune/seed", 2**64, ["finetune.seed", "below 4294967296"]),
+        ("finetune/learning_rate", float("nan"), ["finetune.learning_rate", "is nan", "finite"]),
+        ("benchmark/local/seconds", float("inf"), ["benchmark.local.seconds", "is inf", "finite"]),
+        ("finetune/batch_size", "many", ["finetune.batch_size", "'many'", "valid integer"]),
+        ("checkpoint/a-b", {}, ["checkpoint.a-b", "should match pattern"]),
+        ("matrix/methods", [], ["matrix.methods", "should have at least 1 item"]),
+        ("decompose", None, ["decompose", "None", "should be a valid dictionary"]),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
+    told = message(changed(document, place, value))
+    assert f"`{parts[0]}`" in told
+    for part in parts[1:]:
+        assert part in told
+
+
+def test_a_missing_parameter_is_named(document):
+    del document["finetune"]["learning_rate"]
+    assert "`finetune.learning_rate` is missing" in message(document)
+
+
+def test_every_mistake_is_told_at_once(document):
+    document = changed(document, "finetune/momentum", 2)
+    document = changed(document, "benchmark/local/threads", -1)
+    told = message(document)
+    assert "`finetune.momentum`" in told
+    assert "`benchmark.local.threads`" in told
+
+
+@pytest.mark.parametrize("kind", ["first_conv", "conv", "pointwise_conv", "linear"])
+def test_unknown_factorization(document, kind):
+    told = message(changed(document, f"methods/tucker/factorize/{kind}", "tucker9"))
+    assert f"`methods.tucker.factorize.{kind}` is 'tucker9'" in told
+    assert ("'svd'" if kind in ("pointwise_conv", "linear") else "'tucker2'") in told
+
+
+@pytest.mark.parametrize("budget", [{}, {"steps": 5, "epochs": 1}])
+def test_one_budget(document, budget):
+    del document["finetune"]["steps"]
+    document["finetune"] |= budget
+    assert "`finetune`: give the budget either as `steps` or as `epochs`" in message(document)
+
+
+def test_validation_falls_on_points_of_the_curve(document):
+    document["finetune"] |= {"curve_every_steps": 50, "validate_every_steps": 75}
+    told = message(document)
+    assert "`validate_every_steps` (75)" in told
+    assert "`curve_every_steps` (50)" in told
+
+
+def test_original_is_no_name_for_a_method(document):
+    document["methods"]["original"] = document["methods"]["tucker"]
+    assert "methods.original" in message(document)
+
+
+def test_a_method_replaces_entries_of_finetune(document):
+    document["methods"]["tucker"]["finetune"] = {"learning_rate": 0.5, "schedule": "linear"}
+    params = parse_params(document)
+    merged = params.finetune_of("tucker")
+    assert (merged.learning_rate, merged.schedule) == (0.5, "linear")
+    unchanged = {"learning_rate", "schedule"}
+    assert merged.model_dump(exclude=unchanged) == params.finetune.model_dump(exclude=unchanged)
+
+
+def test_a_method_without_entries_gets_finetune(document):
+    params = parse_params(document)
+    assert params.finetune_of("tucker") == params.finetune
+
+
+def test_a_method_may_change_the_kind_of_budget(document):
+    document["methods"]["tucker"]["finetune"] = {"steps": None, "epochs": 2}
+    merged = parse_params(document).finetune_of("tucker")
+    assert (merged.steps, merged.epochs) == (None, 2)
+
+
+def test_entries_of_a_method_are_checked(document):
+    told = message(changed(document, "methods/tucker/finetune", {"learning_rate": -1}))
+    assert "`methods.tucker.finetune.learning_rate` is -1" in told
+    assert "above 0, at most 100" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a: [1", "not YAML"),
+        ("- 1\n- 2\n", "expected a mapping of sections, found list"),
+        ("", "expected a mapping of sections, found NoneType"),
+        (None, "no such file"),
+    ],
+)
+def test_unreadable_file(tmp_path, content, told):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"^{path}: {told}"):
+        load_params(path)

@@ -1,0 +1,162 @@
+import json
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from lowrank.plan import (
+    Factored,
+    Layer,
+    LayerTable,
+    PlainLayer,
+    Plan,
+    PlannedLayer,
+    assign_factorizations,
+    rounds_of,
+    sequence_macs,
+    sequence_parameters,
+)
+
+
+def pairs(low, high):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@st.composite
+def plain_layers(draw):
+    groups = draw(st.integers(1, 3))
+    return PlainLayer(
+        in_channels=groups * draw(st.integers(1, 3)),
+        out_channels=groups * draw(st.integers(1, 3)),
+        kernel=draw(pairs(1, 4)),
+        stride=draw(pairs(1, 3)),
+        padding=draw(pairs(0, 3)),
+        dilation=draw(pairs(1, 3)),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+
+
+@given(plain_layers(), pairs(1, 12))
+def test_geometry_and_costs_are_those_of_torch(layer, input_map):
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel, strict=True)]
+    assume(all(m + 2 * p > r for m, p, r in zip(input_map, layer.padding, reach, strict=True)))
+    (height, width), (top, left) = input_map, layer.padding
+    module = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        0,
+        layer.dilation,
+        layer.groups,
+        layer.bias,
+    )
+    assert layer.weight_shape == module.weight.shape
+    assert layer.parameters == sum(p.numel() for p in module.parameters())
+    for parameter, value in zip(module.parameters(), (1, 0), strict=False):
+        nn.init.constant_(parameter, value)
+    # Padded with ones: the sum over all outputs counts the multiplications by one.
+    outputs = module(torch.ones(1, layer.in_channels, height + 2 * top, width + 2 * left))
+    assert layer.output_map(input_map) == outputs.shape[2:]
+    assert layer.macs(input_map) == outputs.sum()
+
+
+@given(st.lists(plain_layers(), max_size=4))
+def test_factored_survives_json(sequence):
+    factored = Factored("tucker2", (3, 5), 0.25, tuple(sequence))
+    assert Factored.from_json(json.loads(json.dumps(factored.to_json()))) == factored
+
+
+def test_layer_table_survives_json():
+    layers = (
+        Layer(3, 8, (3, 5), (2, 1), (1, 2), (1, 1), 1, True, "a.b", "conv", (32, 30)),
+        Layer(8, 8, (3, 3), groups=8, name="c", not_factored="depthwise"),
+        Layer(8, 10, bias=True, name="d", kind="linear"),
+    )
+    table = LayerTable("net", (3, 32, 30), layers)
+    assert LayerTable.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert table["c"] == layers[1]
+
+
+def test_plan_survives_json():
+    plan = Plan(
+        (
+            PlannedLayer("a", "tucker2", (3, 4), (2, 4), (100, 30), (1000, 300), None, ("a note",)),
+            PlannedLayer("b", "svd", (), (9,), (50, 50), (50, 50), "costs more than the layer"),
+        )
+    )
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert [plan[name].is_dense for name in "ab"] == [False, True]
+
+
+def test_costs_of_a_sequence():
+    # 16 -> 4 at 1x1 on 8x8; 4 -> 5 at 3x3, stride 2, to 4x4; 5 -> 32 at 1x1 on 4x4.
+    sequence = [
+        PlainLayer(16, 4),
+        PlainLayer(4, 5, (3, 3), (2, 2), (1, 1)),
+        PlainLayer(5, 32, bias=True),
+    ]
+    assert sequence_parameters(sequence) == 16 * 4 + 4 * 5 * 9 + 5 * 32 + 32
+    assert sequence_macs(sequence, (8, 8)) == 64 * 64 + 16 * 180 + 16 * 160
+
+
+def test_transposed_convolution_costs_its_kernel_at_each_input():
+    layer = Layer(4, 6, (2, 2), (2, 2), kind="transposed_conv", input_map=(5, 7))
+    outputs = functional.conv_transpose2d(torch.ones(1, 4, 5, 7), torch.ones(4, 6, 2, 2), stride=2)
+    assert layer.dense_macs == outputs.sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "rounds"),
+    [
+        ("one_shot", 1, [["a", "b", "c", "d", "e"]]),
+        ("iterative", 1, [["a"], ["b"], ["c"], ["d"], ["e"]]),
+        ("iterative", 2, [["a", "b"], ["c", "d"], ["e"]]),
+        ("iterative", 9, [["a", "b", "c", "d", "e"]]),
+    ],
+)
+def test_rounds(kind, group, rounds):
+    assert rounds_of(list("abcde"), kind=kind, group=group) == rounds
+
+
+TABLE = LayerTable(
+    "net",
+    (3, 8, 8),
+    (
+        Layer(3, 8, (3, 3), name="first"),
+        Layer(8, 8, (3, 3), name="middle"),
+        Layer(8, 8, (3, 3), groups=8, name="depthwise", not_factored="depthwise"),
+        Layer(8, 8, (1, 1), name="pointwise"),
+        Layer(8, 8, (1, 3), name="flat"),
+        Layer(8, 10, name="last", kind="linear"),
+    ),
+)
+KINDS = {"first_conv": "A", "conv": "B", "pointwise_conv": "C", "linear": "D"}
+
+
+def test_each_kind_of_layer_gets_its_factorization():
+    assigned = assign_factorizations(TABLE, KINDS)
+    assert list(assigned.items()) == [
+        ("first", "A"),
+        ("middle", "B"),
+        ("pointwise", "C"),
+        ("flat", "B"),
+        ("last", "D"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("first_conv", ["middle", "pointwise", "flat", "last"]),
+        ("conv", ["first", "pointwise", "last"]),
+        ("pointwise_conv", ["first", "middle", "flat", "last"]),
+        ("linear", ["first", "middle", "pointwise", "flat"]),
+    ],
+)
+def test_a_kind_without_factorization_stays_dense(kind, left):
+    assert list(assign_factorizations(TABLE, KINDS | {kind: None})) == left

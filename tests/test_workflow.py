@@ -1,0 +1,218 @@
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from lowrank.cli import main
+from lowrank.errors import UserError
+from lowrank.plan import Layer, LayerTable
+from lowrank.workflow import Workflow
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = yaml.safe_load((ROOT / "params.yaml").read_text())
+TUCKER = {"first_conv": "tucker1", "conv": "tucker2", "linear": "svd"}
+
+
+class Wildcards(dict):
+    """As Snakemake's: attributes, and `keys` to ask which there are."""
+
+    __getattr__ = dict.__getitem__
+
+
+def wildcards(**values):
+    return Wildcards(values)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    convs = [Layer(8, 8, (3, 3), name=name) for name in "abcd"]
+    table = LayerTable("net", (3, 8, 8), (*convs, Layer(8, 10, name="e", kind="linear")))
+    (tmp_path / "net.json").write_text(json.dumps(table.to_json()))
+    return tmp_path
+
+
+@pytest.fixture
+def graph(tables):
+    document = copy.deepcopy(DOCUMENT)
+    document["checkpoint"] = {"net": {"dataset": "cifar10", "weights": str(tables / "net.pth")}}
+    document["matrix"] |= {"models": ["net"], "methods": ["at_once"]}
+    document["methods"] = {
+        "at_once": {"factorize": TUCKER},
+        "in_turn": {"factorize": TUCKER, "schedule": {"kind": "iterative", "group": 2}},
+        "nothing": {"factorize": {"pointwise_conv": "svd"}},
+    }
+    workflow = Workflow.from_document(document)
+    return Workflow(workflow.params, tables)
+
+
+def test_one_shot_takes_every_layer_at_once(graph):
+    assert graph.rounds("net", "at_once") == [
+        {"a": "tucker1", "b": "tucker2", "c": "tucker2", "d": "tucker2", "e": "svd"}
+    ]
+
+
+def test_iterative_takes_groups_in_network_order(graph):
+    assert graph.rounds("net", "in_turn") == [
+        {"a": "tucker1", "b": "tucker2"},
+        {"c": "tucker2", "d": "tucker2"},
+        {"e": "svd"},
+    ]
+
+
+def test_a_method_that_takes_no_layer_is_refused(graph):
+    with pytest.raises(UserError, match=r"methods\.nothing\.factorize` takes no layer of net"):
+        graph.rounds("net", "nothing")
+
+
+def test_rounds_of_the_shipped_networks():
+    graph = Workflow(Workflow.from_document(DOCUMENT).params, ROOT / "data/networks")
+    (vgg,) = graph.rounds("vgg16", "tucker")
+    assert len(vgg) == 14
+    assert vgg["features.conv1_1"] == "tucker1"
+    assert vgg["features.conv5_3"] == "tucker2"
+    assert vgg["classifier"] == "svd"
+    (resnet,) = graph.rounds("resnet20", "tucker")
+    assert len(resnet) == 20
+
+
+def test_a_round_starts_from_the_network_of_the_last(graph):
+    first = wildcards(model="net", method="in_turn", round="1")
+    second = wildcards(model="net", method="in_turn", round="2")
+    assert graph.state_before(first) == "build/net/original/model.safetensors"
+    assert graph.state_before(second) == "build/net/in_turn/rounds/1/model.safetensors"
+
+
+@pytest.mark.parametrize(("at", "number"), [("first", "1"), ("rounds/3", "3")])
+def test_rounds_by_place_and_by_number_agree(graph, at, number):
+    by_place = wildcards(model="net", method="in_turn", at=at, layer="e")
+    by_number = wildcards(model="net", method="in_turn", round=number)
+    assert graph.state_before(by_place) == graph.state_before(by_number)
+    assert graph.layers_json(by_place) == graph.layers_json(by_number)
+
+
+def test_factors_of_a_round(graph):
+    first = wildcards(model="net", method="in_turn", round="1")
+    last = wildcards(model="net", method="in_turn", round="3")
+    assert graph.factors(first) == [
+        "build/net/in_turn/first/factors/a.safetensors",
+        "build/net/in_turn/first/factors/b.safetensors",
+    ]
+    assert graph.factors_folder(last) == "build/net/in_turn/rounds/3/factors"
+    assert graph.factors(last) == ["build/net/in_turn/rounds/3/factors/e.safetensors"]
+    assert json.loads(graph.layers_json(last)) == {"e": "svd"}
+
+
+def test_files_of_all_rounds(graph):
+    asked = wildcards(model="net", method="in_turn")
+    folder = "build/net/in_turn"
+    assert graph.last_state(asked) == f"{folder}/rounds/3/model.safetensors"
+    assert graph.plans(asked) == [
+        f"{folder}/first/ranks.json",
+        f"{folder}/rounds/2/ranks.json",
+        f"{folder}/rounds/3/ranks.json",
+    ]
+    assert graph.round_files(asked)[3:6] == [
+        f"{folder}/rounds/2/metrics.json",
+        f"{folder}/rounds/2/curve.json",
+        f"{folder}/rounds/2/timing.json",
+    ]
+    assert len(graph.round_files(asked)) == 9
+
+
+def test_a_round_too_many(graph):
+    with pytest.raises(UserError, match="net_in_turn has 3 rounds; there is no round 4"):
+        graph.layers_json(wildcards(model="net", method="in_turn", at="rounds/4"))
+
+
+def test_dataset_of_a_model(graph):
+    assert graph.dataset(wildcards(model="net")) == "data/datasets/cifar10"
+
+
+def test_missing_weights_are_told(graph, tables):
+    with pytest.raises(UserError, match=r"net\.pth: no such checkpoint \(`checkpoint\.net\."):
+        graph.weights(wildcards(model="net"))
+    (tables / "net.pth").touch()
+    assert graph.weights(wildcards(model="net")) == str(tables / "net.pth")
+
+
+def test_weights_that_are_trained_here_need_not_exist(tables):
+    document = copy.deepcopy(DOCUMENT)
+    document["checkpoint"]["vgg16"]["weights"] = "build/pretrain/vgg16.safetensors"
+    graph = Workflow.from_document(document)
+    assert graph.weights(wildcards(model="vgg16")) == "build/pretrain/vgg16.safetensors"
+
+
+def test_pretraining_needs_a_recipe(graph):
+    with pytest.raises(UserError, match="`pretrain` has no recipe for net"):
+        graph.pretrain(wildcards(model="net"))
+    assert (
+        graph.pretrain(wildcards(model="vgg16")).epochs == DOCUMENT["pretrain"]["vgg16"]["epochs"]
+    )
+
+
+def test_names_of_a_section(graph):
+    pattern = re.compile(graph.one_of("methods"))
+    assert [name for name in ("at_once", "in_turn", "at_onc", "x") if pattern.fullmatch(name)] == [
+        "at_once",
+        "in_turn",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "unknown"),
+    [
+        ("results/net_at_once.json", False),
+        ("results/net_in_turn.json", False),
+        ("results/net_at_onc.json", True),
+        ("results/net_at_once2.json", True),
+        ("results/net.json", True),
+        ("results/ne_at_once.json", True),
+        ("results/xnet_at_once.json", True),
+        ("results/net_at_once.json.json", True),
+        ("results/plots/net_at_once.json", False),
+    ],
+)
+def test_unknown_variants(graph, path, unknown):
+    pattern = rf"results/(?P<variant>{graph.unknown_variant})\.json"
+    assert bool(re.fullmatch(pattern, path)) == unknown
+
+
+def test_an_unknown_result_is_refused_with_the_nearest(graph):
+    with pytest.raises(UserError, match=r"results/net_at_onse\.json: unknown result") as caught:
+        graph.refuse(wildcards(variant="net_at_onse"))
+    assert "Did you mean 'net_at_once'?" in str(caught.value)
+
+
+@pytest.fixture
+def run_in_process(monkeypatch):
+    """Runs the command line that a new process would get in this one, which has PyTorch loaded."""
+
+    def run(command, **_):
+        assert command[:3] == [sys.executable, "-m", "lowrank.cli"]
+        done = CliRunner().invoke(main, command[3:])
+        return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_a_table_is_made_on_first_use(tmp_path, run_in_process):
+    graph = Workflow(Workflow.from_document(DOCUMENT).params, tmp_path)
+    rounds = graph.rounds("resnet20", "tucker")
+    shipped = ROOT / "data/networks/resnet20.json"
+    assert (tmp_path / "resnet20.json").read_bytes() == shipped.read_bytes()
+    assert len(rounds[0]) == 20
+
+
+def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
+    document = copy.deepcopy(DOCUMENT)
+    document["checkpoint"]["vgg61"] = document["checkpoint"]["vgg16"]
+    graph = Workflow(Workflow.from_document(document).params, tmp_path)
+    with pytest.raises(UserError, match=r"unknown network 'vgg61'. Did you mean 'vgg16'"):
+        graph.rounds("vgg61", "tucker")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,345 @@
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+from toy import assert_same_weights, toy
+
+from lowrank.errors import UserError
+from lowrank.networks import NetworkSpec
+from lowrank.params import TrainingSettings
+from lowrank.training import loop
+from lowrank.training.evaluate import top1_percent
+from lowrank.training.loop import (
+    fingerprint_of,
+    learning_rate_factor,
+    pick_device,
+    pick_precision,
+    train,
+)
+
+SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+QUICK = {
+    "steps": 12,
+    "batch_size": 40,
+    "learning_rate": 0.1,
+    "precision": "float32",
+    "device": "cpu",
+    "curve_every_steps": 4,
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+def settings_of(**changes):
+    return TrainingSettings.model_validate(QUICK | changes)
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture
+def saves_each_step(monkeypatch):
+    monkeypatch.setattr(loop, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "_REPORT_EVERY_SECONDS", -1.0)
+
+
+@pytest.fixture
+def killed_run(tmp_path, tiny_data, saves_each_step):
+    """Leaves the state after step 6 of a run; returns its path."""
+
+    def start(settings, network, fingerprint="same"):
+        def die_at_step_7(line):
+            if line.startswith("step 7/"):
+                raise KilledError
+
+        path = tmp_path / "state.pt"
+        with pytest.raises(KilledError):
+            train(
+                network,
+                SPEC,
+                tiny_data,
+                settings,
+                state_path=path,
+                fingerprint=fingerprint,
+                say=die_at_step_7,
+            )
+        return path
+
+    return start
+
+
+def test_learns(tiny_data):
+    network = toy()
+    report = train(network, SPEC, tiny_data, settings_of(steps=60), say=quiet)
+    assert top1_percent(network, tiny_data.test, SPEC) > 60
+    assert report.curve[-1].loss < report.curve[0].loss - 0.5
+    assert report.curve[-1].train_percent > report.curve[0].train_percent + 30
+    assert not network.training
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_killed_and_resumed_is_as_if_undisturbed(tiny_data, killed_run, optimizer, dropout):
+    settings = settings_of(optimizer=optimizer, learning_rate=0.01, validate_every_steps=8)
+    undisturbed = toy(dropout=dropout)
+    expected = train(undisturbed, SPEC, tiny_data, settings, say=quiet)
+
+    path = killed_run(settings, toy(dropout=dropout))
+    resumed, lines = toy(seed=9, dropout=dropout), []
+    report = train(
+        resumed, SPEC, tiny_data, settings, state_path=path, fingerprint="same", say=lines.append
+    )
+    assert lines[0] == "resumed from the state saved at step 6 of 12"
+    assert_same_weights(resumed, undisturbed)
+    assert report.curve == expected.curve
+    assert [point.step for point in report.curve] == [4, 8, 12]
+    assert not path.exists()
+
+
+def test_runs_that_are_not_resumed_repeat_themselves(tiny_data):
+    first, second, other = toy(), toy(), toy()
+    for network, seed in ((first, 0), (second, 0), (other, 1)):
+        train(network, SPEC, tiny_data, settings_of(seed=seed), say=quiet)
+    assert_same_weights(first, second)
+    assert not torch.equal(first.conv1.weight, other.conv1.weight)
+
+
+def test_each_step_draws_other_random_numbers(tiny_data):
+    class Draws(nn.Linear):
+        def forward(self, images):
+            drawn.append(float(torch.rand(())))
+            return super().forward(images.mean((2, 3)))
+
+    drawn = []
+    train(Draws(3, 10), SPEC, tiny_data, settings_of(), say=quiet)
+    assert len(set(drawn)) == 12
+
+
+def test_a_state_of_other_inputs_is_not_used(tiny_data, killed_run):
+    path = killed_run(settings_of(), toy(seed=5))
+    fresh, network, lines = toy(), toy(), []
+    train(fresh, SPEC, tiny_data, settings_of(), say=quiet)
+    train(
+        network,
+        SPEC,
+        tiny_data,
+        settings_of(),
+        state_path=path,
+        fingerprint="other",
+        say=lines.append,
+    )
+    assert not any("resumed" in line for line in lines)
+    assert_same_weights(network, fresh)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_a_damaged_state_is_not_used(tiny_data, killed_run, damage):
+    path = killed_run(settings_of(), toy(seed=5))
+    if damage == "foreign":
+        torch.save({"something": 1}, path)
+    else:
+        os.truncate(path, path.stat().st_size // 2 if damage == "cut" else 0)
+    fresh, network = toy(), toy()
+    train(fresh, SPEC, tiny_data, settings_of(), say=quiet)
+    train(network, SPEC, tiny_data, settings_of(), state_path=path, fingerprint="same", say=quiet)
+    assert_same_weights(network, fresh)
+
+
+def test_seconds_count_all_parts_of_a_run(tiny_data, killed_run):
+    path = killed_run(settings_of(), toy())
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"seconds": 1000.0}, path)
+    report = train(
+        toy(), SPEC, tiny_data, settings_of(), state_path=path, fingerprint="same", say=quiet
+    )
+    assert 1000 < report.seconds < 1600
+
+
+def test_a_full_disk_is_told(tmp_path, tiny_data, saves_each_step, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"state\.pt: cannot be written: No space left"):
+        train(
+            toy(),
+            SPEC,
+            tiny_data,
+            settings_of(),
+            state_path=tmp_path / "state.pt",
+            say=quiet,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_steps_leave_the_weights_untouched(tmp_path, tiny_data):
+    network = toy()
+    for schedule in ("cosine", "linear", "step", "constant"):
+        report = train(
+            network,
+            SPEC,
+            tiny_data,
+            settings_of(steps=0, schedule=schedule),
+            state_path=tmp_path / "state.pt",
+            say=quiet,
+        )
+        assert (report.steps, report.curve) == (0, [])
+    assert_same_weights(network, toy())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_in_epochs(tiny_data):
+    # 360 training images: 9 batches of 40.
+    assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=0.5), say=quiet).steps == 4
+    assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=2), say=quiet).steps == 18
+    assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=0.01), say=quiet).steps == 1
+
+
+def test_points_of_the_curve(tiny_data):
+    settings = settings_of(steps=10, validate_every_steps=8, warmup_fraction=0, schedule="linear")
+    curve = train(toy(), SPEC, tiny_data, settings, say=quiet).curve
+    assert [point.step for point in curve] == [4, 8, 10]
+    # The learning rate of the last step of each window: 0.1 x (1 - step / 10), from step 0.
+    assert [point.learning_rate for point in curve] == pytest.approx([0.07, 0.03, 0.01])
+    assert [point.validation_percent is None for point in curve] == [True, False, True]
+
+
+def test_the_first_loss_is_that_of_the_network_as_it_was(tiny_data):
+    settings = settings_of(steps=1, curve_every_steps=1, label_smoothing=0.1)
+    batches = loop.AugmentedBatches(
+        tiny_data.train, SPEC, batch_size=40, pad_pixels=4, flip=True, seed=0
+    )
+    images, labels = batches[0]
+    with torch.inference_mode():
+        logits = toy().train()(images)
+    log = torch.log_softmax(logits, 1)
+    right = log[torch.arange(40), labels]
+    expected = -(0.9 * right + 0.1 * log.mean(1)).mean()
+    (point,) = train(toy(), SPEC, tiny_data, settings, say=quiet).curve
+    assert point.loss == pytest.approx(float(expected), rel=1e-4)
+    hits = (logits.argmax(1) == labels).float().mean()
+    assert point.train_percent == pytest.approx(100 * float(hits))
+
+
+def test_weight_decay_spares_biases_and_normalisation(tiny_data):
+    changed = {}
+    for decay in (0.0, 10.0):
+        network = toy()
+        settings = settings_of(steps=1, weight_decay=decay, learning_rate=0.01)
+        train(network, SPEC, tiny_data, settings, say=quiet)
+        changed[decay] = network.state_dict()
+    differing = {n for n in changed[0.0] if not torch.equal(changed[0.0][n], changed[10.0][n])}
+    assert differing == {"conv1.weight", "conv2.weight", "classifier.weight"}
+
+
+def test_gradients_are_clipped(tiny_data):
+    before, network = toy(), toy()
+    settings = settings_of(
+        steps=1, clip_norm=1e-3, learning_rate=1, momentum=0, weight_decay=0, warmup_fraction=0
+    )
+    train(network, SPEC, tiny_data, settings, say=quiet)
+    moved = [p - q for p, q in zip(network.parameters(), before.parameters(), strict=True)]
+    length = torch.cat([m.detach().flatten() for m in moved]).norm()
+    assert float(length) == pytest.approx(1e-3, rel=1e-2)
+
+
+def diverging():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3072, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+    )
+
+
+def test_divergence_is_told_with_the_learning_rate(tmp_path, tiny_data, saves_each_step):
+    settings = settings_of(steps=40, learning_rate=100, warmup_fraction=0, schedule="constant")
+    with pytest.raises(UserError, match=r"loss is not finite at step \d+ \(learning rate 100\)"):
+        train(
+            diverging(),
+            SPEC,
+            tiny_data,
+            settings,
+            state_path=tmp_path / "state.pt",
+            say=quiet,
+        )
+
+
+def test_a_last_step_that_ruins_the_weights_is_told(tiny_data):
+    class Ruined(nn.Module):
+        """Its loss is finite, its gradient is not."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(10))
+
+        def forward(self, images):
+            return torch.sqrt(0 * self.weight).expand(len(images), 10)
+
+    with pytest.raises(UserError, match="a weight is not finite at step 1"):
+        train(Ruined(), SPEC, tiny_data, settings_of(steps=1), say=quiet)
+
+
+@pytest.mark.parametrize("steps", [10, 100])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
+def test_learning_rates_by_formula(steps, schedule):
+    settings = settings_of(
+        steps=steps, schedule=schedule, warmup_fraction=0.2, step_at=(0.5, 0.8), step_factor=0.1
+    )
+    warmup = steps // 5
+    for step in range(steps):
+        found = learning_rate_factor(step, steps, settings)
+        passed = (step - warmup) / (steps - warmup)
+        if step < warmup:
+            expected = (step + 1) / (warmup + 1)
+        elif schedule == "cosine":
+            expected = math.cos(math.pi / 2 * passed) ** 2
+        elif schedule == "linear":
+            expected = (steps - step) / (steps - warmup)
+        elif schedule == "step":
+            expected = 1 if step < steps // 2 else 0.1 if step < steps * 4 // 5 else 0.01
+        else:
+            expected = 1
+        assert found == pytest.approx(expected), step
+
+
+def test_absent_devices_are_told(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"'{name}' was asked for"):
+            pick_device(name)
+
+
+def test_a_device_of_another_kind_is_told(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    with pytest.raises(UserError, match="'mps' was asked for"):
+        pick_device("mps")
+
+
+def test_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert pick_precision("float32", cpu) is torch.float32
+    assert pick_precision("bfloat16", cpu) is torch.bfloat16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda n=native: n)
+        assert pick_precision("auto", cpu) is expected
+
+
+def test_trains_in_bfloat16_and_keeps_float32_weights(tiny_data):
+    network = toy()
+    report = train(network, SPEC, tiny_data, settings_of(precision="bfloat16"), say=quiet)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert report.curve[-1].loss < report.curve[0].loss
+
+
+def test_fingerprints():
+    settings = settings_of()
+    assert fingerprint_of(settings, "a") == fingerprint_of(settings_of(), "a")
+    others = [fingerprint_of(settings_of(seed=1), "a"), fingerprint_of(settings, "b")]
+    assert fingerprint_of(settings, "a") not in others

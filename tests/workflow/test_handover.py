@@ -1,0 +1,66 @@
+"""Between Snakemake and DVC: record, adopt, push, pull, and DVC on its own."""
+
+import json
+
+from projects import RESULT, Project
+
+
+def test_what_snakemake_built_dvc_has_nothing_to_do_for(recorded: Project):
+    assert "up to date" in recorded.run("dvc", "status").stdout
+    assert "Nothing to be done" in recorded.snakemake("--dry-run", RESULT)
+
+
+def test_a_clone_pulls_and_adopts(recorded: Project, tmp_path):
+    recorded.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    recorded.run("git", "commit", "--quiet", "--all", "--message", "remote")
+    recorded.run("dvc", "push")
+    recorded.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+
+    refused = clone.run("lowrank", "adopt", check=False)
+    assert refused.returncode == 1
+    assert "dvc pull" in refused.stdout
+
+    clone.run("dvc", "pull")
+    clone.run("lowrank", "adopt")
+    assert "up to date" in clone.run("dvc", "status").stdout
+    assert "Nothing to be done" in clone.snakemake("--dry-run", RESULT)
+    assert clone.files() == recorded.files()
+
+
+def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
+    before = json.loads((recorded.folder / RESULT).read_text())
+    recorded.change_params(finetune__steps=3)
+    output = recorded.run("dvc", "repro").stdout
+    assert "Running stage 'finetune@resnet20-tucker'" in output
+    for name in ("checkpoint@resnet20", "select_ranks@resnet20-tucker", "export_original@resnet20"):
+        assert f"Running stage '{name}'" not in output
+    assert "up to date" in recorded.run("dvc", "status").stdout
+    recorded.run("lowrank", "adopt")
+    assert "Nothing to be done" in recorded.snakemake("--dry-run", RESULT)
+
+    recorded.run("git", "commit", "--quiet", "--all", "--message", "fewer steps")
+    after = json.loads((recorded.folder / RESULT).read_text())
+    assert after["finetune"]["steps"] == 3
+    diff = json.loads(recorded.run("dvc", "metrics", "diff", "HEAD~1", "--all", "--json").stdout)
+    steps = diff[RESULT]["finetune.steps"]
+    assert (steps["old"], steps["new"]) == (4, 3)
+    latency = diff[RESULT]["latency_ms.local.compressed.p50"]
+    assert latency["old"] == before["latency_ms"]["local"]["compressed"]["p50"]
+    assert latency["new"] == after["latency_ms"]["local"]["compressed"]["p50"]
+    accuracy = diff[RESULT]["accuracy.exported"]
+    assert accuracy["new"] == after["accuracy"]["exported"]
+    params = json.loads(recorded.run("dvc", "params", "diff", "HEAD~1", "--json").stdout)
+    assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3}
+
+
+def test_dvc_builds_from_nothing_and_experiments(project: Project):
+    project.run("dvc", "commit", "--force", "dataset")
+    project.run("dvc", "repro")
+    assert "up to date" in project.run("dvc", "status").stdout
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "built")
+    project.run("dvc", "exp", "run", "--set-param", "finetune.steps=2")
+    assert json.loads((project.folder / RESULT).read_text())["finetune"]["steps"] == 2
+    project.run("dvc", "plots", "show", "--out", "plots")
+    assert "curve.json" in (project.folder / "plots/index.html").read_text()

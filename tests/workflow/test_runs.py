@@ -1,0 +1,131 @@
+"""What a user gets: the result, the same bytes every time, and no trace of an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from projects import BUILD, RESULT, Project, environment
+
+
+def test_the_result_holds_the_keys_of_the_contract(built_once: Project):
+    result = json.loads((built_once.folder / RESULT).read_text())
+    for key in ("original", "decomposed", "finetuned", "exported"):
+        assert 0 <= result["accuracy"][key] <= 100
+    for quantity in ("parameters", "macs", "size_bytes"):
+        values = result[quantity]
+        assert values["ratio"] == pytest.approx(values["original"] / values["compressed"], 1e-3)
+    latency = result["latency_ms"]["local"]
+    assert latency["original"]["p90"] >= latency["original"]["p50"] > 0
+    assert latency["compressed"]["p90"] >= latency["compressed"]["p50"] > 0
+    assert latency["speedup"] > 0
+    assert result["rounds"] == 1
+    assert result["finetune"]["steps"] == 4
+    assert 0 <= result["export"]["max_abs_error"] <= 1e-3
+
+
+def test_sizes_are_those_of_the_files_that_ship(built_once: Project):
+    result = json.loads((built_once.folder / RESULT).read_text())
+    for name, variant in (("original", "original"), ("compressed", "tucker")):
+        path = built_once.folder / BUILD / variant / "model.onnx"
+        assert result["size_bytes"][name] == path.stat().st_size
+        operators = {node.op_type for node in onnx.load(path).graph.node}
+        assert "BatchNormalization" not in operators
+        assert "Conv" in operators
+
+
+def test_layer_table_and_curve_are_records_of_scalars(built_once: Project):
+    plots = built_once.folder / "results/plots/resnet20_tucker"
+    layers = json.loads((plots / "layers.json").read_text())
+    assert [layer["layer"] for layer in layers][:2] == ["conv", "blocks.0.conv1"]
+    assert {layer["form"] for layer in layers} == {"dense", "tucker1", "svd"}
+    assert layers[0]["parameters_compressed"] < layers[0]["parameters_original"]
+    curve = json.loads((plots / "curve.json").read_text())
+    assert [point["step"] for point in curve] == [2, 4]
+    for record in [*layers, *curve]:
+        assert all(
+            value is None or isinstance(value, str | int | float) for value in record.values()
+        )
+
+
+def test_again_there_is_nothing_to_do(built: Project):
+    assert "Nothing to be done" in built.snakemake(RESULT)
+
+
+def test_results_that_git_brought_are_built_all_the_same(project: Project):
+    (project.folder / "results").mkdir()
+    (project.folder / RESULT).write_text("{}")
+    dry = project.snakemake("--dry-run", RESULT)
+    assert "export_onnx" in dry
+
+
+def test_another_folder_and_more_cores_give_the_same_bytes(built_once: Project, project: Project):
+    project.snakemake(RESULT, cores=2)
+    expected, found = built_once.files(), project.files()
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_rounds_follow_one_another(project: Project):
+    project.change_params(
+        methods__tucker__schedule={"kind": "iterative", "group": 1}, finetune__steps=2
+    )
+    project.snakemake(f"{BUILD}/tucker/model.onnx")
+    rounds = project.folder / BUILD / "tucker/rounds"
+    assert sorted(path.name for path in rounds.iterdir()) == ["1", "2"]
+    # The second round starts from what the first has trained.
+    second = json.loads((rounds / "2/metrics.json").read_text())
+    assert set(second["accuracy"]) == {"decomposed", "finetuned"}
+    operators = [
+        node.name for node in onnx.load(project.folder / BUILD / "tucker/model.onnx").graph.node
+    ]
+    assert {"conv.0", "conv.1", "classifier.0", "classifier.1"} <= set(operators)
+
+
+@pytest.mark.parametrize(
+    "rule", ["checkpoint", "decompose", "finetune", "export_onnx", "summarize"]
+)
+def test_after_kill_9_the_same_command_completes_to_the_same_bytes(
+    built_once: Project, built: Project, rule: str
+):
+    remove_what_follows(built.folder, rule)
+    command = ["snakemake", "--cores", "2", RESULT]
+    process = subprocess.Popen(
+        command,
+        cwd=built.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith((f"rule {rule}:", f"localrule {rule}:")):
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    built.snakemake(RESULT)
+    expected, found = built_once.files(), built.files()
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def remove_what_follows(folder: Path, rule: str) -> None:
+    """Delete what `rule` and all rules after it made."""
+    made = {
+        "checkpoint": [f"{BUILD}/original/model.safetensors", f"{BUILD}/original/metrics.json"],
+        "decompose": list(map(str, (folder / BUILD / "tucker/first/factors").iterdir())),
+        "finetune": list(map(str, (folder / BUILD / "tucker/rounds/1").iterdir())),
+        "export_onnx": [f"{BUILD}/tucker/model.onnx", f"{BUILD}/tucker/export.json"],
+        "summarize": [RESULT],
+    }
+    rules = list(made)
+    for each in rules[rules.index(rule) :]:
+        for name in made[each]:
+            (folder / name).unlink()
