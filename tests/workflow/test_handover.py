@@ -51,7 +51,7 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     accuracy = diff[RESULT]["accuracy.exported"]
     assert accuracy["new"] == after["accuracy"]["exported"]
     params = json.loads(recorded.run("dvc", "params", "diff", "HEAD~1", "--json").stdout)
-    assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3}
+    assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3, "diff": -1}
 
 
 def test_dvc_builds_from_nothing_and_experiments(project: Project):
@@ -63,4 +63,4 @@ def test_dvc_builds_from_nothing_and_experiments(project: Project):
     project.run("dvc", "exp", "run", "--set-param", "finetune.steps=2")
     assert json.loads((project.folder / RESULT).read_text())["finetune"]["steps"] == 2
     project.run("dvc", "plots", "show", "--out", "plots")
-    assert "curve.json" in (project.folder / "plots/index.html").read_text()
+    assert "resnet20_tucker_curve_json" in (project.folder / "plots/index.html").read_text()

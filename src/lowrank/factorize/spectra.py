@@ -68,12 +68,12 @@ def leading_left_vectors(matrix: np.ndarray, rank: int) -> np.ndarray:
         return leading_eigenvectors(_gram(matrix), rank)
     right = leading_eigenvectors(_gram(matrix.T), rank)
     # (L, M) x (M, rank) -> (L, rank); QR rather than a division by singular values that may be 0.
-    return _with_fixed_signs(np.linalg.qr(matrix @ right)[0])
+    return with_fixed_signs(np.linalg.qr(matrix @ right)[0])
 
 
 def leading_eigenvectors(symmetric: np.ndarray, rank: int) -> np.ndarray:
     """Eigenvectors of the largest eigenvalues, shape (L, rank), signs as in the above."""
-    return _with_fixed_signs(np.linalg.eigh(symmetric)[1][:, ::-1][:, :rank])
+    return with_fixed_signs(np.linalg.eigh(symmetric)[1][:, ::-1][:, :rank])
 
 
 def _gram(matrix: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _alive(matrix: np.ndarray) -> int:
     return int(np.count_nonzero(largest > _DEAD * largest.max()))
 
 
-def _with_fixed_signs(vectors: np.ndarray) -> np.ndarray:
+def with_fixed_signs(vectors: np.ndarray) -> np.ndarray:
     """Make each column's entry of largest magnitude positive: LAPACK leaves the sign open."""
     largest = np.abs(vectors).argmax(axis=0)
     return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)

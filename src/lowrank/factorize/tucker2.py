@@ -12,11 +12,14 @@ from lowrank.factorize.spectra import (
     leading_eigenvectors,
     leading_left_vectors,
     spectrum_of,
+    with_fixed_signs,
 )
 from lowrank.plan import PlainLayer
 
-# How far each sweep is extended beyond the last one; see `_extended`.
+# How far each sweep is extended beyond the last one, and how often the vectors of the last one are
+# multiplied; see `_improved`.
 _EXTENSION = 0.5
+_MULTIPLICATIONS = 4
 
 # Squared errors below this share of the squared norm are rounding.
 _ROUNDING = 1e-14
@@ -33,12 +36,12 @@ class Tucker2(Factorization):
     Parameters
     ----------
     tolerance
-        Stop when a sweep lowers the relative error by less than this share of it.
+        Stop when half a sweep, one mode, lowers the relative error by less than half this share.
     max_sweeps
         Stop after this many sweeps over the two modes.
     """
 
-    tolerance: float = 1e-3
+    tolerance: float = 5e-4
     max_sweeps: int = 10
 
     name: ClassVar[str] = "tucker2"
@@ -87,38 +90,45 @@ class Tucker2(Factorization):
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Kernels of shapes (R3, S, 1, 1), (R4, R3, D_h, D_w) and (T, R4, 1, 1)."""
-        output_vectors, input_vectors, core = self._iterated(kernel, *ranks)
+        input_vectors, output_vectors, core = self._iterated(kernel, ranks)
         return (
             input_vectors.T[:, :, None, None],
-            core.transpose(1, 0, 2).reshape(*ranks[::-1], *kernel.shape[2:]),
+            core.reshape(*ranks[::-1], *kernel.shape[2:]),
             output_vectors[:, :, None, None],
         )
 
     def _iterated(
-        self, kernel: np.ndarray, input_rank: int, output_rank: int
+        self, kernel: np.ndarray, ranks: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """U of shape (T, R4), V of shape (S, R3) and the core of shape (R3, R4, D^2)."""
-        by_input, by_output = _by_input(kernel), _by_output(kernel)
-        norm_squared = float(np.vdot(by_output, by_output))
+        """V of shape (S, R3), U of shape (T, R4) and the core of shape (R4, R3 D^2)."""
+        unfoldings = _by_input(kernel), _by_output(kernel)
+        norm_squared = float(np.vdot(kernel, kernel))
         error_squared = np.inf
-        output_gram = input_gram = None
-        input_vectors = leading_left_vectors(by_input, input_rank)
-        for _ in range(self.max_sweeps):
-            # (R3, S) x (S, T D^2) -> (R3, T D^2) -> (T, R3 D^2)
-            reduced = _other_mode_first(input_vectors.T @ by_input, kernel.shape[0])
-            output_vectors, output_gram = _extended(reduced, output_rank, output_gram)
-            # (R4, T) x (T, S D^2) -> (R4, S D^2) -> (S, R4 D^2)
-            reduced = _other_mode_first(output_vectors.T @ by_output, kernel.shape[1])
-            input_vectors, input_gram = _extended(reduced, input_rank, input_gram)
-            # U and V are orthonormal: what the core does not hold, trace(V^T G V), is the error.
-            held = float(np.vdot(input_vectors, input_gram @ input_vectors))
-            previous = error_squared
-            error_squared = max(norm_squared - held, _ROUNDING * norm_squared)
-            # The squared error falls twice as fast as the error.
-            if previous - error_squared <= 2 * self.tolerance * error_squared:
+        # Of either mode: its vectors, and its Gram matrix in the sweep before.
+        vectors = [leading_left_vectors(unfoldings[0], ranks[0]), None]
+        grams: list[np.ndarray | None] = [None, None]
+        for step in range(2 * self.max_sweeps):
+            mode, other = (1, 0) if step % 2 == 0 else (0, 1)
+            # (R, C) x (C, C' D^2) -> (R, C' D^2) -> (C', R D^2), C' channels of the mode at hand
+            reduced = _other_mode_first(
+                vectors[other].T @ unfoldings[other], kernel.shape[1 - mode]
+            )
+            gram = reduced @ reduced.T  # (C', R D^2) x (R D^2, C') -> (C', C')
+            vectors[mode] = _improved(vectors[mode], gram, grams[mode], ranks[mode])
+            grams[mode] = gram
+            # U and V are orthonormal: what they do not keep is the error.
+            kept = float(np.vdot(vectors[mode], gram @ vectors[mode]))
+            previous, error_squared = (
+                error_squared,
+                max(norm_squared - kept, _ROUNDING * norm_squared),
+            )
+            # A step is half a sweep, and the squared error falls twice as fast as the error.
+            if previous - error_squared <= self.tolerance * error_squared:
                 break
-        core = input_vectors.T @ reduced  # (R3, S) x (S, R4 D^2) -> (R3, R4 D^2)
-        return output_vectors, input_vectors, core.reshape(input_rank, output_rank, -1)
+        core = vectors[mode].T @ reduced  # (R, C') x (C', R' D^2) -> (R, R' D^2)
+        if mode == 0:
+            core = _other_mode_first(core, ranks[1])  # (R3, R4 D^2) -> (R4, R3 D^2)
+        return vectors[0], vectors[1], core
 
 
 def _by_input(kernel: np.ndarray) -> np.ndarray:
@@ -137,14 +147,20 @@ def _other_mode_first(reduced: np.ndarray, channels: int) -> np.ndarray:
     return reduced.reshape(rank, channels, -1).swapaxes(0, 1).reshape(channels, -1)
 
 
-def _extended(
-    reduced: np.ndarray, rank: int, last_gram: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Leading left vectors of one mode, (C, rank), and the Gram matrix to hand to the next sweep.
+def _improved(
+    vectors: np.ndarray | None, gram: np.ndarray, last_gram: np.ndarray | None, rank: int
+) -> np.ndarray:
+    """Leading eigenvectors of one mode's Gram matrix, (C, rank), better ones with every sweep.
 
     The plain iteration approaches its limit ever more slowly, from one side. Going half as far
     again as the Gram matrix moved since the last sweep has the same limit and needs fewer sweeps.
+    And as the vectors of the last sweep are nearly those of this one, multiplying them by the
+    matrix a few times (orthogonal iteration) replaces the eigenproblem after the first time.
     """
-    gram = reduced @ reduced.T  # (C, R D^2) x (R D^2, C) -> (C, C)
+    if vectors is None:
+        return leading_eigenvectors(gram, rank)
     target = gram if last_gram is None else gram + _EXTENSION * (gram - last_gram)
-    return leading_eigenvectors(target, rank), gram
+    for _ in range(_MULTIPLICATIONS // 2):
+        # Two at a time: the columns would grow too nearly parallel to separate after more.
+        vectors = np.linalg.qr(target @ (target @ vectors))[0]
+    return with_fixed_signs(vectors)
