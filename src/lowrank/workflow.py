@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,12 @@ from lowrank.plan import LayerTable, assign_factorizations, rounds_of
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
+
+
+def prefer_this_environment() -> None:
+    """Let steps find the `lowrank` of the environment that runs Snakemake, activated or not."""
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
 
 
 class Wildcards(Protocol):

@@ -1,15 +1,11 @@
 # Checks the configuration, names the wildcards, and answers what depends on both. The answers
 # come from lowrank.workflow, where they can be tested.
-import os
-import sys
-
 from snakemake.exceptions import WorkflowError
 
 from lowrank.errors import UserError
-from lowrank.workflow import Workflow
+from lowrank.workflow import Workflow, prefer_this_environment
 
-# Steps run in the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+prefer_this_environment()
 
 try:
     GRAPH = Workflow.from_document(config)
