@@ -50,3 +50,7 @@ format: $(INSTALLED)
 
 clean:
 	rm -rf build logs results/*.json results/plots .snakemake
+
+# The picture in the README; needs graphviz.
+docs/rulegraph.svg: Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)
+	snakemake --rulegraph dot | dot -Tsvg -o $@

@@ -29,7 +29,7 @@ def pretrain(
     use_threads(settings["threads"])
     import torch
 
-    from lowrank.files import write_json
+    from lowrank.files import sha256_of, write_json
     from lowrank.networks import create_network, network_spec
     from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
     from lowrank.params import TrainingSettings
@@ -50,7 +50,7 @@ def pretrain(
             data,
             recipe,
             state_path=state,
-            fingerprint=fingerprint_of(network, recipe),
+            fingerprint=fingerprint_of(network, recipe, sha256_of(dataset / "dataset.json")),
             say=say,
         )
         write_weights(weights, model, dtype=torch.float16)
