@@ -194,3 +194,16 @@ def test_unreadable_file(tmp_path, content, told):
         path.write_text(content)
     with pytest.raises(UserError, match=f"^{path}: {told}"):
         load_params(path)
+
+
+def test_a_method_may_give_its_budget_in_epochs(document):
+    document["methods"]["tucker"]["finetune"] = {"epochs": 2}
+    merged = parse_params(document).finetune_of("tucker")
+    assert (merged.steps, merged.epochs) == (None, 2)
+
+
+def test_two_variants_with_one_result_are_refused(document):
+    checkpoint = document["checkpoint"]["vgg16"]
+    document["checkpoint"] |= {"vgg16_a": checkpoint}
+    document["methods"] |= {"a_tucker": document["methods"]["tucker"]}
+    assert "vgg16_a_tucker" in message(document)

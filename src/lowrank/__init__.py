@@ -1,1 +1,14 @@
 """Make trained convolutional networks small and fast by low-rank decomposition."""
+
+from typing import Any
+
+__all__ = ["Compressed", "compress"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: a step that needs no PyTorch would wait for it.
+    if name in __all__:
+        from lowrank import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module 'lowrank' has no attribute '{name}'")

@@ -192,10 +192,13 @@ class Params(Section):
     pretrain: dict[Name, TrainingSettings] = Field(default_factory=dict)
 
     def finetune_of(self, method: str) -> TrainingSettings:
-        """`finetune` with the entries that the method replaces."""
-        return TrainingSettings.model_validate(
-            self.finetune.model_dump(exclude_unset=True) | self.methods[method].finetune
-        )
+        """`finetune` with the entries that the method replaces; one budget replaces the other."""
+        replaced = self.methods[method].finetune
+        common = self.finetune.model_dump(exclude_unset=True)
+        for budget, other in (("steps", "epochs"), ("epochs", "steps")):
+            if budget in replaced:
+                common.pop(other, None)
+        return TrainingSettings.model_validate(common | replaced)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
@@ -214,6 +217,11 @@ class Params(Section):
                         f"`{place}` names '{name}', which is not under `{section}`"
                         f"{_nearest(name, known)}"
                     )
+        results = [f"{model}_{method}" for model in self.checkpoint for method in self.methods]
+        if twice := [name for name in results if results.count(name) > 1]:
+            raise ValueError(
+                f"two pairs of `checkpoint` and `methods` give the result '{twice[0]}'; rename one"
+            )
         if "original" in self.methods:
             raise ValueError("`methods.original`: 'original' names the uncompressed network")
         return self

@@ -38,8 +38,11 @@ def spec(register_network):
 @pytest.fixture
 def state(spec):
     state = State(spec, toy(seed=3).eval(), {})
-    put_factors(state, "conv2", CONV2, factors_of(CONV2), source="conv2.safetensors")
-    put_factors(state, "classifier", CLASSIFIER, factors_of(CLASSIFIER), source="classifier")
+    for name, factored in (("conv2", CONV2), ("classifier", CLASSIFIER)):
+        put_factors(
+            state.network, name, factored.sequence, factors_of(factored), source="a.safetensors"
+        )
+        state.factored[name] = factored
     return state
 
 
@@ -98,15 +101,17 @@ def test_equal_states_give_equal_bytes(tmp_path, state):
 
 
 def test_a_layer_that_does_not_exist(state):
-    with pytest.raises(UserError, match="toy has no layer 'conv9'"):
-        put_factors(state, "conv9", CONV2, factors_of(CONV2), source="conv9.safetensors")
+    with pytest.raises(UserError, match="Toy has no layer 'conv9'"):
+        put_factors(
+            state.network, "conv9", CONV2.sequence, factors_of(CONV2), source="conv9.safetensors"
+        )
 
 
 def test_factors_that_do_not_fit_their_header(spec):
     tensors = factors_of(CONV2)
     del tensors["1.weight"]
     with pytest.raises(UserError, match=r"conv2\.safetensors: holds no tensor '1.weight'"):
-        put_factors(State(spec, toy(), {}), "conv2", CONV2, tensors, source="conv2.safetensors")
+        put_factors(toy(), "conv2", CONV2.sequence, tensors, source="conv2.safetensors")
 
 
 def test_a_state_of_an_unknown_network(tmp_path):

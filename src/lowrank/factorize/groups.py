@@ -32,6 +32,14 @@ class Decomposition:
     bias: np.ndarray | None
     relative_error: float
 
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Weights and bias by the names they have in a sequence of layers: `0.weight`, ..."""
+        named = {f"{index}.weight": weight for index, weight in enumerate(self.weights)}
+        if self.bias is not None:
+            named[f"{len(self.weights) - 1}.bias"] = self.bias
+        return named
+
 
 def one_group(layer: PlainLayer) -> PlainLayer:
     """The plain layer that a single group of `layer` is."""

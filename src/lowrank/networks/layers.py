@@ -8,12 +8,18 @@ from lowrank.plan import Layer, LayerTable, Pair
 
 
 def layer_table(name: str) -> LayerTable:
-    """The convolutions and linear layers of a registered network, in forward order, no weights.
+    """The layers of a registered network. Raises UserError for an unknown name."""
+    return find_layers(create_network(name), network_spec(name).input_shape, name)
 
-    The order and the maps are those of one forward pass on a single image.
+
+def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> LayerTable:
+    """The convolutions and linear layers of a network, in forward order, no weights.
+
+    The order and the maps are those of one forward pass on a single image of `input_shape`
+    (channels, height, width). The network is left in the mode it was in.
     """
-    spec = network_spec(name)
-    network = create_network(name).eval()
+    was_training = network.training
+    network.eval()
     names = {module: path for path, module in network.named_modules()}
     found: dict[str, Layer] = {}
 
@@ -26,11 +32,14 @@ def layer_table(name: str) -> LayerTable:
         for module in names
         if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d)
     ]
-    with torch.inference_mode():
-        network(torch.zeros(1, *spec.input_shape))
-    for hook in hooks:
-        hook.remove()
-    return LayerTable(spec.name, spec.input_shape, tuple(found.values()))
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, *input_shape, device=next(network.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(was_training)
+    return LayerTable(name, tuple(input_shape), tuple(found.values()))
 
 
 def _described(name: str, module: nn.Module, inputs: Tensor) -> Layer:

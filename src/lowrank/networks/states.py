@@ -1,7 +1,7 @@
 """A network as it passes between steps: its name, its weights, and which layers are factored."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,42 +40,52 @@ def read_state(path: str | os.PathLike) -> State:
     """
     header = read_header(path)
     spec = network_spec(header["network"])
-    state = State(spec, create_network(spec.name), {})
-    for name, document in header["factored"].items():
-        replace_layer(state, name, Factored.from_json(document))
-    load_weights(state.network, read_weights(path), source=str(path))
-    return state
+    network = create_network(spec.name)
+    factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
+    for name, each in factored.items():
+        replace_layer(network, name, each.sequence)
+    load_weights(network, read_weights(path), source=str(path))
+    return State(spec, network, factored)
 
 
-def replace_layer(state: State, name: str, factored: Factored) -> None:
+def replace_layer(network: nn.Module, name: str, sequence: Sequence[PlainLayer]) -> None:
     """Put a sequence of plain layers in the place of one layer, in place, with fresh weights.
 
     Raises UserError when the network has no such layer.
     """
     try:
-        dense = state.network.get_submodule(name)
+        dense = network.get_submodule(name)
     except AttributeError:
-        raise UserError(f"{state.spec.name} has no layer '{name}' to put factors into.") from None
+        raise UserError(
+            f"{type(network).__name__} has no layer '{name}' to put factors into. Make its layer "
+            "table anew: `lowrank inspect`."
+        ) from None
     build = _linear if isinstance(dense, nn.Linear) else _conv
-    state.network.set_submodule(name, nn.Sequential(*map(build, factored.sequence)))
-    state.factored[name] = factored
+    network.set_submodule(name, nn.Sequential(*map(build, sequence)))
 
 
 def put_factors(
-    state: State, name: str, factored: Factored, tensors: Mapping[str, Any], *, source: str
+    network: nn.Module,
+    name: str,
+    sequence: Sequence[PlainLayer],
+    tensors: Mapping[str, Any],
+    *,
+    source: str,
 ) -> None:
-    """Replace one layer by its factors, as `decompose` wrote them to the file `source`."""
-    replace_layer(state, name, factored)
-    module = state.network.get_submodule(name)
+    """Replace one layer by its factors, in place.
+
+    `tensors` are named as `decompose` writes them (`0.weight`, ..., the last one's bias) and come
+    from `source`, the file to blame. Raises UserError where they do not fit.
+    """
+    replace_layer(network, name, sequence)
+    module = network.get_submodule(name)
     shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-    load_weights(
-        module,
-        {
-            key: torch.as_tensor(tensor).reshape(shapes.get(key, tensor.shape))
-            for key, tensor in tensors.items()
-        },
-        source=source,
-    )
+    # A linear layer's factors are 1 x 1 kernels in the file.
+    fitting = {
+        key: torch.as_tensor(tensor).reshape(shapes.get(key, tensor.shape))
+        for key, tensor in tensors.items()
+    }
+    load_weights(module, fitting, source=source)
 
 
 def _conv(layer: PlainLayer) -> nn.Module:

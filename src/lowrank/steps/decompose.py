@@ -39,13 +39,10 @@ def decompose(
         layer_bias(state, layer),
         planned.ranks,
     )
-    tensors = {f"{index}.weight": weight for index, weight in enumerate(result.weights)}
-    if result.bias is not None:
-        tensors[f"{len(result.weights) - 1}.bias"] = result.bias
     factored = Factored(
         planned.factorization, planned.ranks, result.relative_error, result.sequence
     )
-    write_tensors(factors, tensors, factored.to_json())
+    write_tensors(factors, result.tensors, factored.to_json())
     say(f"ranks {', '.join(map(str, planned.ranks))}: relative error {result.relative_error:.4f}")
 
 

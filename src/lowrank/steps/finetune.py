@@ -58,10 +58,12 @@ def finetune(
     files = [factors / f"{layer}.safetensors" for layer in layers]
     for layer, file in zip(layers, files, strict=True):
         header = read_header(file)
-        if "dense_because" not in header:
-            put_factors(
-                compressed, layer, Factored.from_json(header), read_tensors(file), source=str(file)
-            )
+        if "dense_because" in header:
+            continue
+        factored = compressed.factored[layer] = Factored.from_json(header)
+        put_factors(
+            compressed.network, layer, factored.sequence, read_tensors(file), source=str(file)
+        )
     network, spec = compressed.network, compressed.spec
     network.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json"]

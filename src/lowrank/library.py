@@ -1,0 +1,89 @@
+"""Compress a network in a notebook, without the workflow around it.
+
+import lowrank
+
+small = lowrank.compress(network, input_shape=(3, 224, 224))
+small.network          # fine-tune it, then small.export("small.onnx")
+small.layers           # ranks, MACs and parameters of each layer, before and after
+"""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lowrank.factorize import decompose, get_factorization
+from lowrank.networks.export import export_onnx
+from lowrank.networks.layers import find_layers
+from lowrank.networks.registry import NetworkSpec
+from lowrank.networks.states import put_factors
+from lowrank.plan import PlannedLayer, assign_factorizations
+from lowrank.ranks import choose_ranks
+
+# Kim et al. 2016: as the method `tucker` of params.yaml.
+TUCKER = {
+    "first_conv": "tucker1",
+    "conv": "tucker2",
+    "pointwise_conv": "svd",
+    "linear": "svd",
+}
+
+
+@dataclass
+class Compressed:
+    """A compressed network, and what was done to each layer that the method takes."""
+
+    network: nn.Module
+    layers: tuple[PlannedLayer, ...]
+    input_shape: tuple[int, int, int]
+
+    def export(self, path: str | os.PathLike) -> None:
+        """Write the network as ONNX; see `lowrank.networks.export.export_onnx`."""
+        name = type(self.network).__name__
+        export_onnx(self.network, NetworkSpec(name, self.input_shape, num_classes=0), path)
+
+
+def compress(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    factorize: Mapping[str, str | None] = TUCKER,
+    ranks: Mapping[str, Any] | None = None,
+) -> Compressed:
+    """Decompose the layers of a copy of a network, without fine-tuning.
+
+    Parameters
+    ----------
+    network
+        A trained network; it is left as it is.
+    input_shape
+        Of one image: (channels, height, width).
+    factorize
+        Factorization by kind of layer, as `methods.<method>.factorize` in params.yaml.
+    ranks
+        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, a setting out of range, or weights that are not finite.
+    """
+    small = copy.deepcopy(network)
+    table = find_layers(small, input_shape, type(network).__name__)
+    planned = []
+    for name, factorization in assign_factorizations(table, factorize).items():
+        module = small.get_submodule(name)
+        weight = module.weight.detach().cpu().float().numpy()
+        bias = None if module.bias is None else module.bias.detach().cpu().float().numpy()
+        chosen = choose_ranks(table[name], weight, factorization, ranks or {})
+        planned.append(chosen)
+        if not chosen.is_dense:
+            method = get_factorization(factorization)
+            result = decompose(method, table[name], weight, bias, chosen.ranks)
+            device = module.weight.device
+            put_factors(small, name, result.sequence, result.tensors, source=name)
+            small.get_submodule(name).to(device).train(module.training)
+    return Compressed(small, tuple(planned), tuple(input_shape))
