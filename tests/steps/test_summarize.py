@@ -148,7 +148,7 @@ def test_totals_over_rounds(outputs):
     assert result["export"] == {"max_abs_error": 1e-6}
     assert outputs["curve"] == [
         {"round": 1, "step": 10, "loss": 0.5},
-        {"round": 2, "step": 10, "loss": 0.25},
+        {"round": 2, "step": 20, "loss": 0.25},  # counted through all rounds
     ]
 
 

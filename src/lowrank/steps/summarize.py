@@ -1,5 +1,6 @@
 """Bring what was measured of one variant together: the result, and the tables of its plots."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def summarize(
             for layer in network.layers
         ],
     )
-    write_json(curve, [point for points in curves for point in points])
+    write_json(curve, _joined(curves, timings))
     write_json(result, document)
     accuracy = document["accuracy"]
     say(
@@ -100,6 +101,18 @@ def summarize(
         f"{document['macs']['ratio']:.2f}x fewer MACs, {document['size_bytes']['ratio']:.2f}x "
         "smaller, " + ", ".join(f"{v['speedup']:.2f}x faster on {d}" for d, v in measured.items())
     )
+
+
+def _joined(
+    curves: list[list[dict[str, Any]]], timings: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The curves of all rounds, with steps counted through."""
+    before = [0, *itertools.accumulate(timing["steps"] for timing in timings)]
+    return [
+        {**point, "step": point["step"] + start}
+        for points, start in zip(curves, before[:-1], strict=True)
+        for point in points
+    ]
 
 
 def _before_after(original: int, compressed: int) -> dict[str, float]:
