@@ -11,7 +11,7 @@ from safetensors import safe_open
 from lowrank.files import read_json
 from lowrank.networks import create_network
 from lowrank.networks.checkpoints import load_weights, read_weights
-from lowrank.params import load_params
+from lowrank.params import PretrainSettings, load_params
 
 FOLDER = ROOT / "data/checkpoints"
 SHIPPED = ("vgg16", "resnet20")
@@ -30,7 +30,7 @@ def test_weights_are_half_precision_and_fit_the_network(name: str):
 def test_provenance_states_the_recipe_of_params_yaml(name: str):
     provenance = read_json(FOLDER / f"{name}.json")
     recipe = load_params(ROOT / "params.yaml").pretrain[name]
-    assert provenance["recipe"] == recipe.model_dump(mode="json")
+    assert PretrainSettings.model_validate(provenance["recipe"]) == recipe
     assert set(provenance["accuracy"]) == {"validation", "test"}
     assert provenance["seconds"] > 0
     assert len(provenance["commit"]) == 40  # a clean working tree

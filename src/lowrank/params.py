@@ -88,6 +88,9 @@ class Augmentation(Section):
 
     pad_pixels: int = Field(4, ge=0, le=64, description="Largest random translation, in pixels.")
     flip: bool = Field(True, description="Mirror horizontally, every other epoch.")
+    cutout_pixels: int = Field(
+        0, ge=0, le=1024, description="Side of a square that is greyed out, in pixels; 0: none."
+    )
 
 
 class TrainingSettings(Section):
@@ -134,6 +137,14 @@ class TrainingSettings(Section):
                 f"`curve_every_steps` ({self.curve_every_steps})"
             )
         return self
+
+
+class PretrainSettings(TrainingSettings):
+    """A recipe for a checkpoint."""
+
+    start: str | None = Field(
+        None, description="Weights to go on from (a warm restart); null: random ones."
+    )
 
 
 class MethodSettings(Section):
@@ -189,7 +200,7 @@ class Params(Section):
     finetune: TrainingSettings
     export_onnx: ExportSettings = ExportSettings()
     benchmark: dict[Name, DeviceSettings]
-    pretrain: dict[Name, TrainingSettings] = Field(default_factory=dict)
+    pretrain: dict[Name, PretrainSettings] = Field(default_factory=dict)
 
     def finetune_of(self, method: str) -> TrainingSettings:
         """`finetune` with the entries that the method replaces; one budget replaces the other."""

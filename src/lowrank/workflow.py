@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json
-from lowrank.params import Params, TrainingSettings, load_params, parse_params
+from lowrank.params import Params, PretrainSettings, load_params, parse_params
 from lowrank.plan import LayerTable, assign_factorizations, rounds_of
 
 TABLES = Path("data/networks")
@@ -115,7 +115,11 @@ class Workflow:
             )
         return path
 
-    def pretrain(self, wildcards: Wildcards) -> TrainingSettings:
+    def start(self, wildcards: Wildcards) -> list[str]:
+        """The weights that a recipe goes on from; none where it starts at random."""
+        return list(filter(None, [self.pretrain(wildcards).start]))
+
+    def pretrain(self, wildcards: Wildcards) -> PretrainSettings:
         """The recipe of a model."""
         if wildcards.model not in self.params.pretrain:
             raise UserError(f"params.yaml: `pretrain` has no recipe for {wildcards.model}.")

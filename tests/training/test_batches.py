@@ -6,6 +6,7 @@ from torchvision import transforms
 
 from lowrank.errors import UserError
 from lowrank.networks import NetworkSpec
+from lowrank.params import Augmentation
 from lowrank.training.batches import AugmentedBatches, to_input
 from lowrank.training.datasets import Split
 
@@ -19,10 +20,9 @@ def split_of(count):
     return Split(images, np.arange(2 * count), np.arange(0, 2 * count, 2))
 
 
-def batches_of(split, batch_size=4, pad_pixels=2, flip=True, seed=0):
-    return AugmentedBatches(
-        split, SPEC, batch_size=batch_size, pad_pixels=pad_pixels, flip=flip, seed=seed
-    )
+def batches_of(split, batch_size=4, pad_pixels=2, flip=True, cutout_pixels=0, seed=0):
+    augment = Augmentation(pad_pixels=pad_pixels, flip=flip, cutout_pixels=cutout_pixels)
+    return AugmentedBatches(split, SPEC, batch_size=batch_size, augment=augment, seed=seed)
 
 
 def epoch_of(batches, epoch):
@@ -144,3 +144,21 @@ def crop_of(padded, top, left, mirrored):
 def test_too_few_images_for_a_batch():
     with pytest.raises(UserError, match="3 training images do not fill one batch of `batch_size`"):
         batches_of(split_of(3))
+
+
+def test_cutout_greys_out_one_square_and_changes_nothing_else():
+    split = split_of(40)
+    plain = epoch_of(batches_of(split), 0)
+    cut = epoch_of(batches_of(split, cutout_pixels=4), 0)
+    assert cut[1] == plain[1]
+    covered = cut[0] != plain[0]
+    assert (cut[0][covered] == 0).all()
+    whole = 0
+    for pixels in covered.any(1):  # (H, W)
+        rows, columns = pixels.any(1).nonzero().flatten(), pixels.any(0).nonzero().flatten()
+        height, width = (int(each[-1] - each[0]) + 1 for each in (rows, columns))
+        assert pixels.sum() == height * width  # one full rectangle
+        assert 2 <= height <= 4  # at a border part of it lies outside
+        assert 2 <= width <= 4
+        whole += (height, width) == (4, 4)
+    assert whole > 0

@@ -212,7 +212,7 @@ def test_points_of_the_curve(tiny_data):
 def test_the_first_loss_is_that_of_the_network_as_it_was(tiny_data):
     settings = settings_of(steps=1, curve_every_steps=1, label_smoothing=0.1)
     batches = loop.AugmentedBatches(
-        tiny_data.train, SPEC, batch_size=40, pad_pixels=4, flip=True, seed=0
+        tiny_data.train, SPEC, batch_size=40, augment=settings.augment, seed=0
     )
     images, labels = batches[0]
     with torch.inference_mode():

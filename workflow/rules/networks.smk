@@ -35,6 +35,7 @@ rule checkpoint:
 rule pretrain:
     input:
         dataset=GRAPH.dataset,
+        start=GRAPH.start,
     output:
         weights="build/pretrain/{model}.safetensors",
         provenance="build/pretrain/{model}.json",
@@ -46,5 +47,5 @@ rule pretrain:
     shell:
         "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
         " --network {wildcards.model} --dataset {input.dataset} --settings {params.settings:q}"
-        " --state build/resume/pretrain/{wildcards.model}.pt"
+        " --start '{input.start}' --state build/resume/pretrain/{wildcards.model}.pt"
         " --weights {output.weights} --provenance {output.provenance}"

@@ -1,4 +1,4 @@
-"""Train a network from scratch: how the shipped checkpoints were made."""
+"""Train a network from scratch, or on from earlier weights: how shipped checkpoints are made."""
 
 import platform
 import subprocess
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lowrank.files import read_json
 from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 
 
@@ -14,6 +15,7 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 @click.option("--network", required=True, help="Name in the registry.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--settings", type=Json(), required=True, help="pretrain.<network> of params.yaml.")
+@click.option("--start", default="", help="Weights to go on from; empty: random ones.")
 @click.option("--state", type=Path, required=True, help="Where to keep the state of training.")
 @click.option("--weights", type=Path, required=True, help="Output: half-precision safetensors.")
 @click.option("--provenance", type=Path, required=True, help="Output: how they were made, JSON.")
@@ -21,28 +23,33 @@ def pretrain(
     network: str,
     dataset: Path,
     settings: dict[str, Any],
+    start: str,
     state: Path,
     weights: Path,
     provenance: Path,
 ) -> None:
-    """Train a network from scratch."""
+    """Train a network from scratch, or on from earlier weights."""
     use_threads(settings["threads"])
     import torch
 
     from lowrank.files import sha256_of, write_json
     from lowrank.networks import create_network, network_spec
     from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
-    from lowrank.params import TrainingSettings
+    from lowrank.params import PretrainSettings
     from lowrank.training.datasets import open_dataset
     from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.loop import fingerprint_of, train
 
-    recipe = TrainingSettings.model_validate(settings)
+    recipe = PretrainSettings.model_validate(settings)
     spec, data = network_spec(network), open_dataset(dataset)
     commit = _commit()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     model = create_network(network)
+    earlier = {}
+    if start:
+        load_weights(model, read_weights(start), source=start)
+        earlier = {"weights_sha256": sha256_of(start), **_provenance_of(Path(start))}
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
             model,
@@ -50,7 +57,9 @@ def pretrain(
             data,
             recipe,
             state_path=state,
-            fingerprint=fingerprint_of(network, recipe, sha256_of(dataset / "dataset.json")),
+            fingerprint=fingerprint_of(
+                network, recipe, sha256_of(dataset / "dataset.json"), earlier
+            ),
             say=say,
         )
         write_weights(weights, model, dtype=torch.float16)
@@ -69,9 +78,16 @@ def pretrain(
             "seconds": round(report.seconds, 1),
             "accuracy": accuracy,
             "commit": commit,
+            **({"start": earlier} if start else {}),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         },
     )
+
+
+def _provenance_of(weights: Path) -> dict[str, Any]:
+    """How earlier weights were made, where the file beside them says so."""
+    beside = weights.with_suffix(".json")
+    return {"provenance": read_json(beside)} if beside.is_file() else {}
 
 
 def _commit() -> str | None:

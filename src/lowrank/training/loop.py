@@ -105,8 +105,7 @@ def train(
         data.train,
         spec,
         batch_size=settings.batch_size,
-        pad_pixels=settings.augment.pad_pixels,
-        flip=settings.augment.flip,
+        augment=settings.augment,
         seed=settings.seed,
     )
     steps = settings.steps
