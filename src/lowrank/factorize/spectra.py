@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Columns that are converted to float64 at a time, so that no float64 copy of a large matrix exists.
-_BLOCK_COLUMNS = 4096
+_BLOCK_COLUMNS = 8192
 
 # A row or column below this share of the largest one is dead: a filter that training switched off.
 _DEAD = 1e-6
@@ -83,7 +83,7 @@ def _gram(matrix: np.ndarray) -> np.ndarray:
         return matrix @ matrix.T
     total = np.zeros((rows, rows))
     for start in range(0, columns, _BLOCK_COLUMNS):
-        block = matrix[:, start : start + _BLOCK_COLUMNS].astype(np.float64)
+        block = matrix[:, start : start + _BLOCK_COLUMNS].astype(np.float64, copy=False)
         total += block @ block.T
     return total
 
