@@ -65,13 +65,15 @@ def test_weaken_is_not_misled_by_rounding():
     assert choose_ranks(layer, matrix, "svd", {"weaken": 0.1}).chosen == (6,)
 
 
-def test_noise_is_held_at_the_minimum_and_told():
+def test_a_layer_of_noise_stays_dense_and_says_so():
     kernel = np.random.default_rng(0).standard_normal((48, 32, 3, 3))
     planned = choose_ranks(conv(), kernel, "tucker2", {})
     assert planned.chosen == (0, 0)
-    assert planned.ranks == (1, 1)
-    assert planned.notes[0] == "input rank 0 changed to 1, the minimum"
-    assert choose_ranks(conv(), kernel, "tucker2", {"minimum": 5}).ranks == (5, 5)
+    assert planned.ranks == ()
+    assert planned.dense_because == "vbmf finds nothing but noise in its weights (rank 0)"
+    assert planned.macs[0] == planned.macs[1]
+    # With ranks part of the way back to full there is something to factor.
+    assert not choose_ranks(conv(), kernel, "tucker2", {"weaken": 0.1}).is_dense
 
 
 @pytest.mark.parametrize(

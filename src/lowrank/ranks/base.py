@@ -51,5 +51,5 @@ class RankSettings:
 
 
 # From a layer, its kernel (T, S / g, D_h, D_w), a factorization and the settings to the ranks of
-# one group. Ranks may be 0 or too high: what is admissible is seen to afterwards.
+# one group. A rank of 0 leaves the layer dense; ranks too high are seen to afterwards.
 RankRule = Callable[[Layer, np.ndarray, Factorization, RankSettings], tuple[int, ...]]

@@ -42,8 +42,8 @@ def choose_ranks(
     Returns
     -------
     PlannedLayer
-        Dense, without ranks, where the factorization does not take the layer; dense, with the
-        ranks that were found, where the factors would cost as many multiply-accumulates as the
+        Dense, without ranks, where the factorization does not take the layer or the rule finds a
+        rank of 0; dense, with the ranks that were found, where the factors would cost as many multiply-accumulates as the
         layer. A dense layer's costs are the same before and after.
 
     Raises
@@ -61,6 +61,10 @@ def choose_ranks(
         return _planned(layer, factorization, (), (), reason, ())
     kernel = kernel_of(layer, weight, name=layer.name)
     chosen = rule(layer, kernel, factorization, settings)
+    if 0 in chosen:
+        # At the least admissible rank instead, the layer would pass on next to nothing.
+        reason = f"{settings.select} finds nothing but noise in its weights (rank 0)"
+        return _planned(layer, factorization, (), chosen, reason, ())
     ranks, notes = _admissible(layer, factorization, chosen, settings)
     macs = sequence_macs(grouped_sequence(factorization, layer, ranks), layer.input_map)
     reason = None
