@@ -43,8 +43,8 @@ def choose_ranks(
     -------
     PlannedLayer
         Dense, without ranks, where the factorization does not take the layer or the rule finds a
-        rank of 0; dense, with the ranks that were found, where the factors would cost as many multiply-accumulates as the
-        layer. A dense layer's costs are the same before and after.
+        rank of 0; dense, with the ranks that were found, where the factors would cost as many
+        multiply-accumulates as the layer. A dense layer's costs are the same before and after.
 
     Raises
     ------
