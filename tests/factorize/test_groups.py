@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lowrank.factorize import reconstruct
+from lowrank.errors import UserError
+from lowrank.factorize import decompose, get_factorization, kernel_of, reconstruct
 from lowrank.plan import PlainLayer
 
 DEPTHWISE_BETWEEN = [
@@ -56,3 +57,24 @@ def test_two_windows_along_an_axis_are_refused():
     weights = [np.zeros(layer.weight_shape) for layer in sequence]
     with pytest.raises(ValueError, match="along axis 0"):
         reconstruct(sequence, weights)
+
+
+def test_a_linear_layer_after_a_flattened_map_is_a_window_of_its_size():
+    layer = PlainLayer(4, 6, kernel=(3, 5))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 4, 3, 5, generator=generator)
+    matrix = torch.randn(6, 4 * 3 * 5, generator=generator)
+    expected = torch.nn.functional.linear(images.flatten(1), matrix)
+
+    kernel = kernel_of(layer, matrix.numpy())
+
+    found = torch.nn.functional.conv2d(images, torch.from_numpy(kernel))
+    torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-4)
+    result = decompose(get_factorization("tucker2"), layer, matrix.numpy(), None, (4, 6))
+    assert result.relative_error < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(6, 59), (5, 60), (6, 60, 1), (60,)])
+def test_a_matrix_of_another_size_is_refused(shape):
+    with pytest.raises(UserError, match="the layer table says"):
+        kernel_of(PlainLayer(4, 6, kernel=(3, 5)), np.zeros(shape))

@@ -2,6 +2,10 @@
 
 from lowrank.errors import unknown_name
 from lowrank.factorize.base import Factorization
+from lowrank.factorize.block_term import BlockTerm
+from lowrank.factorize.cp4 import Cp4
+from lowrank.factorize.cp_als import CpAls
+from lowrank.factorize.cp_tpm import CpTpm
 from lowrank.factorize.groups import (
     Decomposition,
     decompose,
@@ -11,8 +15,9 @@ from lowrank.factorize.groups import (
     one_group,
     reconstruct,
 )
+from lowrank.factorize.spatial_svd import SpatialSvd
 from lowrank.factorize.spectra import Spectrum
-from lowrank.factorize.svd import Svd
+from lowrank.factorize.svd import ChannelSvd, Svd
 from lowrank.factorize.tucker1 import Tucker1
 from lowrank.factorize.tucker2 import Tucker2
 from lowrank.factorize.vbmf import evbmf_rank
@@ -33,7 +38,18 @@ __all__ = [
 ]
 
 FACTORIZATIONS: dict[str, Factorization] = {
-    factorization.name: factorization for factorization in (Tucker2(), Tucker1(), Svd())
+    factorization.name: factorization
+    for factorization in (
+        Tucker2(),
+        Tucker1(),
+        Svd(),
+        ChannelSvd(),
+        SpatialSvd(),
+        CpTpm(),
+        CpAls(),
+        Cp4(),
+        *(BlockTerm(blocks) for blocks in (2, 4, 8)),
+    )
 }
 
 

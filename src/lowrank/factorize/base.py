@@ -1,6 +1,7 @@
 """The interface that every factorization implements."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,10 +24,13 @@ class Factorization(ABC):
         What params.yaml calls it.
     rank_names
         One name for each rank, in the order in which ranks are passed.
+    rank_multiple
+        Ranks are multiples of this.
     """
 
     name: ClassVar[str]
     rank_names: ClassVar[tuple[str, ...]]
+    rank_multiple: int = 1
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """None where it takes layers of this shape, else the reason why not, for a user."""
@@ -37,12 +41,16 @@ class Factorization(ABC):
         """The largest useful ranks: with them the factors can equal the kernel."""
 
     def consistent(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """The ranks, lowered where another rank makes the surplus useless."""
+        """The ranks made multiples, and lowered where another rank makes the surplus useless."""
         return ranks
 
-    @abstractmethod
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
-        """The spectrum of the unfolding that belongs to each rank; the kernel is of any float."""
+        """The spectrum of the unfolding that belongs to each rank; the kernel is of any float.
+
+        Empty where no unfolding says how large a rank should be, as in the CP decomposition: then
+        rules that look at spectra (EVBMF, energy) do not go with the factorization.
+        """
+        return ()
 
     @abstractmethod
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
@@ -50,4 +58,36 @@ class Factorization(ABC):
 
     @abstractmethod
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """The kernels of those plain layers, in their order, from a kernel in float64."""
+        """The kernels of those plain layers, in their order.
+
+        The kernel is in float64, C-contiguous, and may be overwritten: large ones leave no room for
+        another copy.
+        """
+
+
+def windowed(
+    layer: PlainLayer, in_channels: int, out_channels: int, *, groups: int = 1
+) -> PlainLayer:
+    """A layer of other channels that carries the window, stride, padding and dilation; no bias."""
+    return replace(
+        layer, in_channels=in_channels, out_channels=out_channels, groups=groups, bias=False
+    )
+
+
+def along_axis(
+    layer: PlainLayer, axis: int, in_channels: int, out_channels: int, *, groups: int = 1
+) -> PlainLayer:
+    """As `windowed`, but along one axis alone: 0 for D_h x 1, 1 for 1 x D_w."""
+
+    def only(pair: tuple[int, int], otherwise: int) -> tuple[int, int]:
+        return (pair[0], otherwise) if axis == 0 else (otherwise, pair[1])
+
+    return PlainLayer(
+        in_channels,
+        out_channels,
+        kernel=only(layer.kernel, 1),
+        stride=only(layer.stride, 1),
+        padding=only(layer.padding, 0),
+        dilation=only(layer.dilation, 1),
+        groups=groups,
+    )

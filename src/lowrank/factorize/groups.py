@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
@@ -55,12 +55,17 @@ def one_group(layer: PlainLayer) -> PlainLayer:
 
 
 def kernel_of(layer: PlainLayer, weight: np.ndarray, *, name: str = "") -> np.ndarray:
-    """The weight as a kernel of the layer's `weight_shape`; (T, S) of a linear layer is taken too.
+    """The weight as a kernel of the layer's `weight_shape`.
+
+    A linear layer's weight of shape (T, S D_h D_w) is taken too: S x D_h x D_w is then the map that
+    was flattened in front of it, row by row, and 1 x 1 where none was.
 
     Raises UserError for another shape, or values that are not finite; `name` is the layer's.
     """
     subject = f"the weight of layer '{name}'" if name else "the weight"
-    kernel = weight[:, :, None, None] if weight.ndim == 2 else weight
+    kernel = weight
+    if weight.shape == (layer.out_channels, prod(layer.weight_shape[1:])):
+        kernel = weight.reshape(layer.weight_shape)
     if kernel.shape != layer.weight_shape:
         raise UserError(
             f"{subject} has shape {weight.shape}, where the layer table says "
@@ -111,7 +116,7 @@ def decompose(
     layer
         The layer, of any group count.
     weight
-        Shape (T, S / g, D_h, D_w), or (T, S) for a linear layer; any float type.
+        Shape (T, S / g, D_h, D_w), or (T, S D_h D_w) for a linear layer; any float type.
     bias
         Shape (T,), or None where the layer has none.
     ranks
@@ -218,4 +223,9 @@ def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[i
             raise UserError(
                 f"ranks: the {name} rank of {factorization.name} is {rank}, where 1 to {largest} "
                 "is possible for this layer. Give a number in that range."
+            )
+        if rank % factorization.rank_multiple:
+            raise UserError(
+                f"ranks: the {name} rank of {factorization.name} is {rank}, where a multiple of "
+                f"{factorization.rank_multiple} was expected. Give one."
             )

@@ -13,6 +13,9 @@ import numpy as np
 # Columns that are converted to float64 at a time, so that no float64 copy of a large matrix exists.
 _BLOCK_COLUMNS = 8192
 
+# Squared errors below this share of the squared norm are rounding.
+ROUNDING = 1e-14
+
 # A row or column below this share of the largest one is dead: a filter that training switched off.
 _DEAD = 1e-6
 
@@ -71,6 +74,33 @@ def leading_left_vectors(matrix: np.ndarray, rank: int) -> np.ndarray:
     return with_fixed_signs(np.linalg.qr(matrix @ right)[0])
 
 
+def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best approximation of that rank as a product of two factors that train alike.
+
+    The projection U (U^T W) has the accuracy of U's orthonormality, where a division by small
+    singular values would lose it. Each factor takes the square root of every singular value, so
+    that fine-tuning moves both at the same pace.
+
+    Parameters
+    ----------
+    matrix
+        Shape (L, M), float64.
+    rank
+        At most min(L, M).
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Shapes (L, rank) and (rank, M).
+    """
+    left = leading_left_vectors(matrix, rank)
+    right = left.T @ matrix  # (R, L) x (L, M) -> (R, M)
+    singular_values = np.linalg.norm(right, axis=1)
+    # A null direction keeps its unit vector on the left: two zeros would never train.
+    root = np.sqrt(np.where(singular_values > 0, singular_values, 1.0))
+    return left * root, right / root[:, None]
+
+
 def leading_eigenvectors(symmetric: np.ndarray, rank: int) -> np.ndarray:
     """Eigenvectors of the largest eigenvalues, shape (L, rank), signs as in the above."""
     return with_fixed_signs(np.linalg.eigh(symmetric)[1][:, ::-1][:, :rank])
@@ -97,4 +127,4 @@ def _alive(matrix: np.ndarray) -> int:
 def with_fixed_signs(vectors: np.ndarray) -> np.ndarray:
     """Make each column's entry of largest magnitude positive: LAPACK leaves the sign open."""
     largest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
+    return vectors * np.copysign(vectors.dtype.type(1), vectors[largest, np.arange(len(largest))])

@@ -1,0 +1,34 @@
+"""CP by the tensor power method: 1 x 1, a window for each channel alone, 1 x 1."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lowrank.factorize.cp import Cp
+from lowrank.factorize.cp_terms import Terms, power_terms
+
+
+@dataclass(frozen=True)
+class CpTpm(Cp):
+    """CP with terms that the tensor power method finds one after the other (Astrid & Lee 2017).
+
+    Each term lowers the error, and terms cannot grow against each other: the sum of their squared
+    norms and the squared error together are the kernel's squared norm.
+
+    Parameters
+    ----------
+    tolerance
+        A term is found when a sweep raises its squared norm by less than this share.
+    max_sweeps
+        Or after this many sweeps over the modes.
+    """
+
+    tolerance: float = 5e-4
+    max_sweeps: int = 100
+
+    name: ClassVar[str] = "cp_tpm"
+
+    def terms(self, kernel: np.ndarray, rank: int) -> Terms:
+        """Those of the power method."""
+        return power_terms(kernel, rank, tolerance=self.tolerance, max_sweeps=self.max_sweeps)
