@@ -1,3 +1,4 @@
+import mynet
 import numpy as np
 import onnxruntime
 import pytest
@@ -59,6 +60,64 @@ def test_the_export_runs(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     found = session.run(None, {"images": images.numpy()})[0]
     np.testing.assert_allclose(found, small.network(images).detach().numpy(), atol=1e-4)
+
+
+def test_a_linear_layer_behind_a_flattened_map():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 12 * 10, 24))
+    # Two directions in, two out: (24, 2) x (2, 2, 12, 10) x (2, 8) -> (24, 8, 12, 10)
+    mixed = torch.einsum(
+        "ta,abhw,bs->tshw", torch.randn(24, 2), torch.randn(2, 2, 12, 10), torch.randn(2, 8)
+    ).flatten(1)
+    with torch.no_grad():
+        network[2].weight.copy_(mixed + 0.01 * torch.randn_like(mixed))
+    small = lowrank.compress(network, (1, 14, 12), factorize={"flattened_linear": "tucker2"})
+    (linear,) = [layer for layer in small.layers if layer.name == "2"]
+    assert linear.ranks == (2, 2)
+    images = torch.randn(4, 1, 14, 12)
+    expected, found = network(images), small.network(images)
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert linear.parameters[1] == sum(p.numel() for p in small.network[2].parameters())
+
+
+def test_factors_have_the_type_of_the_layer():
+    small = lowrank.compress(trained_network().double(), (3, 16, 16))
+    assert {parameter.dtype for parameter in small.network.parameters()} == {torch.float64}
+
+
+def test_layers_that_no_factorization_takes_stay():
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(16, 4, 2)
+    )
+    ranks = {"select": "ratio", "ratio": 2.0}
+    small = lowrank.compress(nn.Sequential(network, nn.Flatten()), (3, 8, 8), ranks=ranks)
+    assert small.layers == ()
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(small.network(images), network(images).flatten(1))
+
+
+def test_a_users_own_network():
+    torch.manual_seed(0)
+    network = mynet.build().eval()
+    small = lowrank.compress(network, (3, 32, 32), ranks={"select": "ratio", "ratio": 2.0})
+    factored = [layer.name for layer in small.layers if not layer.is_dense]
+    assert factored == [
+        "stem",
+        "block.conv1",
+        "block.conv2",
+        "left",
+        "right",
+        "hidden",
+        "classifier",
+    ]
+    assert small.network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_an_input_shape_that_the_network_cannot_take():
+    with pytest.raises(
+        UserError, match=r"network 'Sequential' cannot take an image of .* \(1, 16, 16"
+    ):
+        lowrank.compress(trained_network(), (1, 16, 16))
 
 
 def test_an_unknown_factorization_is_named():

@@ -28,6 +28,7 @@ TUCKER = {
     "first_conv": "tucker1",
     "conv": "tucker2",
     "pointwise_conv": "svd",
+    "flattened_linear": "tucker2",
     "linear": "svd",
 }
 
@@ -58,9 +59,9 @@ def compress(
     Parameters
     ----------
     network
-        A trained network; it is left as it is.
+        A trained network that takes images; it is left as it is.
     input_shape
-        Of one image: (channels, height, width).
+        Of one image: (channels, height, width), of any size that the network takes.
     factorize
         Factorization by kind of layer, as `methods.<method>.factorize` in params.yaml.
     ranks
@@ -69,7 +70,8 @@ def compress(
     Raises
     ------
     UserError
-        For an unknown name, a setting out of range, or weights that are not finite.
+        For an unknown name, a setting out of range, weights that are not finite, or an input
+        shape that the network cannot take.
     """
     small = copy.deepcopy(network)
     table = find_layers(small, input_shape, type(network).__name__)
@@ -83,7 +85,6 @@ def compress(
         if not chosen.is_dense:
             method = get_factorization(factorization)
             result = decompose(method, table[name], weight, bias, chosen.ranks)
-            device = module.weight.device
             put_factors(small, name, result.sequence, result.tensors, source=name)
-            small.get_submodule(name).to(device).train(module.training)
+            small.get_submodule(name).to(module.weight).train(module.training)
     return Compressed(small, tuple(planned), tuple(input_shape))

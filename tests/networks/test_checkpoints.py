@@ -57,7 +57,7 @@ def test_missing_file(tmp_path):
 def test_unknown_suffix(tmp_path):
     path = tmp_path / "toy.onnx"
     path.touch()
-    assert "ends in .safetensors, .pth or .pt, not in '.onnx'" in error_of(path)
+    assert "ends in .safetensors, .pth, .pt or .caffemodel, not in '.onnx'" in error_of(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
@@ -108,10 +108,11 @@ def test_a_pickled_network_is_refused(tmp_path):
     assert "torch.save(network.state_dict()" in error_of(tmp_path / "toy.pth")
 
 
-def test_weights_nested_under_state_dict(tmp_path):
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+def test_weights_in_a_checkpoint_of_a_training_run(tmp_path, wrapper):
     path = tmp_path / "toy.pth"
     network = toy()
-    torch.save({"state_dict": network.state_dict(), "epoch": 7, "best": 91.5}, path)
+    torch.save({wrapper: network.state_dict(), "epoch": 7, "best": 91.5}, path)
     other = toy(seed=1)
     load_weights(other, read_weights(path), source=str(path))
     assert_same_weights(other, network)
@@ -208,11 +209,78 @@ def test_a_surplus_tensor_is_named():
     assert "holds a tensor 'conv9.weight' of shape (4, 2, 1, 1)" in refusal_of(weights)
 
 
-def test_a_prefix_of_data_parallel_is_told():
-    told = refusal_of(nn.DataParallel(toy()).state_dict())
-    assert "no tensor 'conv1.weight' of shape (8, 3, 3, 3)" in told
-    assert "'module.conv1.weight'" in told
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_training_tools(prefix):
+    network, other = toy(), toy(seed=1)
+    weights = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    load_weights(other, weights, source="toy.pth")
+    assert_same_weights(other, network)
+
+
+def test_a_network_whose_own_names_begin_so():
+    network, other = (nn.DataParallel(toy(seed)) for seed in (0, 1))
+    load_weights(other, network.state_dict(), source="toy.pth")
+    assert_same_weights(other, network)
 
 
 def test_no_weights_at_all():
     assert "no tensor 'conv1.weight'" in refusal_of({})
+
+
+def test_old_names_of_torchvisions_densenet():
+    layer = nn.Module()
+    layer.norm1, layer.conv2 = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3)
+    network = nn.ModuleDict({"denselayer1": layer})
+    weights = {
+        name.replace("norm1", "norm.1").replace("conv2", "conv.2"): tensor + 1
+        for name, tensor in network.state_dict().items()
+    }
+    assert "denselayer1.norm.1.weight" in weights
+    expected = weights["denselayer1.conv.2.weight"]
+    load_weights(network, weights, source="densenet.pth")
+    assert torch.equal(network["denselayer1"].conv2.weight, expected)
+
+
+def test_auxiliary_heads_of_the_file_are_left_out_where_the_network_has_none():
+    network = toy()
+    weights = network.state_dict() | {"AuxLogits.fc.weight": torch.ones(10, 8)}
+    assert "holds a tensor 'AuxLogits.fc.weight'" in refusal_of(weights)
+    network.aux_logits = False
+    load_weights(network, weights, source="inception.pth")
+
+
+def test_a_network_that_wants_to_know_the_version_of_its_weights():
+    class Versioned(nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+            assert local_metadata["version"] == 2
+
+    network = Versioned(2, 3)
+    load_weights(network, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, source="a.pth")
+    assert network.weight.sum() == 6
+
+
+def test_a_table_of_indices_stays_exact_in_half_precision(tmp_path):
+    network = nn.Linear(2, 2)
+    network.register_buffer("index", torch.tensor([4097, 2**40 + 1]))
+    write_weights(tmp_path / "half.safetensors", network, dtype=torch.float16)
+    assert read_weights(tmp_path / "half.safetensors")["index"].tolist() == [4097, 2**40 + 1]
+
+
+def test_a_caffemodel_is_named_by_the_network(tmp_path, monkeypatch):
+    # The file itself is read by lowrank.networks.caffe.
+    from lowrank.networks import caffe
+
+    path = tmp_path / "toy.caffemodel"
+    path.touch()
+    network = toy()
+    given = []
+    monkeypatch.setattr(caffe, "caffe_weights", lambda *known: given.append(known) or {})
+    assert read_weights(path, network) == {}
+    assert given == [(path, network)]
+
+
+def test_a_damaged_caffemodel(tmp_path):
+    path = tmp_path / "toy.caffemodel"
+    path.write_bytes(b"no protobuf")
+    with pytest.raises(UserError, match=r"toy\.caffemodel: "):
+        read_weights(path, toy())

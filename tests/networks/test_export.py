@@ -12,8 +12,11 @@ from small import SPEC, logits_of, small_network, with_used_statistics
 from torch import nn
 
 from lowrank.errors import UserError
-from lowrank.networks import create_network, network_spec
+from lowrank.networks import create_network, export, network_spec
 from lowrank.networks.export import export_onnx
+from lowrank.networks.onnx_counts import count
+from lowrank.networks.states import replace_layer
+from lowrank.plan import PlainLayer
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +111,121 @@ def test_resnet_holds_plain_operators_alone(tmp_path: Path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_network_that_looks_at_values_is_a_user_error(tmp_path: Path, capfd):
-    class Undecided(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+class Doing(nn.Module):
+    """A convolution, and what a function does with its output."""
 
-    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' cannot be expressed"):
-        export_onnx(Undecided(), SPEC, tmp_path / "bad.onnx")
+    def __init__(self, function):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.function(self.conv(images))
+
+
+def undecided(maps):
+    if maps.sum() > 0:
+        return maps.flatten(1)
+    return -maps.flatten(1)
+
+
+def singular_values(maps):
+    return torch.linalg.svd(maps)[1].flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation", "line"),
+    [
+        (undecided, "Could not guard on data-dependent expression", "if maps.sum() > 0:"),
+        (singular_values, "aten._linalg_svd", "return self.function(self.conv(images))"),
+    ],
+)
+def test_what_onnx_cannot_express_is_told_with_its_line(tmp_path, capfd, function, operation, line):
+    with pytest.raises(
+        UserError, match=r"bad\.onnx: network 'small' cannot be expressed"
+    ) as caught:
+        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+    assert operation in str(caught.value)
+    assert "test_export.py, line" in str(caught.value)
+    assert line in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda maps: torch.stack([each.flatten() for each in maps]),
+        lambda maps: maps.reshape(2, -1),
+    ],
+)
+def test_a_network_for_one_number_of_images(tmp_path: Path, function):
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' computes for one number of"):
+        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_several_outputs(tmp_path: Path):
+    network = Doing(lambda maps: (maps.flatten(1), maps.mean((2, 3))))
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' has 2 outputs"):
+        export_onnx(network, SPEC, tmp_path / "bad.onnx")
+
+
+class OnTokens(nn.Module):
+    """Linear layers on vectors of channels, then a mean over the map in channels-last order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(3, 6), nn.Linear(6, 4, bias=False)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.down(torch.relu(self.up(images.permute(0, 2, 3, 1))))
+        return self.head(torch.flatten(self.pool(tokens.permute(0, 3, 1, 2)), 1))
+
+
+def test_layers_on_tokens_become_plain_operators_with_their_names(tmp_path: Path):
+    torch.manual_seed(0)
+    network = OnTokens().eval()
+    export_onnx(network, SPEC, tmp_path / "tokens.onnx")
+    graph = onnx.load(tmp_path / "tokens.onnx").graph
+    assert Counter(node.op_type for node in graph.node) == {
+        "Transpose": 2, "MatMul": 2, "Add": 1, "Relu": 1, "ReduceMean": 1, "Reshape": 1, "Gemm": 1,
+    }  # fmt: skip
+    names = [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert names == ["up", "down", "head"]
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "tokens.onnx", images), expected, atol=1e-6)
+
+
+def test_factors_behind_a_flattened_map_become_plain_operators(tmp_path: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
+    sequence = (PlainLayer(4, 2), PlainLayer(2, 3, (6, 6)), PlainLayer(3, 5, bias=True))
+    replace_layer(network, "2", sequence)
+    export_onnx(network, SPEC, tmp_path / "map.onnx")
+    graph = onnx.load(tmp_path / "map.onnx").graph
+    assert {node.op_type for node in graph.node} == {"Conv", "Reshape"}
+    assert [n.name for n in graph.node if n.op_type == "Conv"] == ["0", "2.0", "2.1", "2.2"]
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "map.onnx", images), expected, atol=1e-6)
+
+
+def test_weights_too_many_for_one_file(exported: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(export, "_LARGEST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"the weights of network 'small' take .* Lower its ranks"):
+        export_onnx(small_network(), SPEC, tmp_path / "small.onnx")
+    assert list(tmp_path.iterdir()) == []
+    export_onnx(small_network(), SPEC, tmp_path / "small.onnx", external_data=True)
+    model, data = sorted(tmp_path.iterdir())
+    assert (model.name, data.name) == ("small.onnx", "small.onnx.data")
+    images = torch.randn(3, 3, 8, 8)
+    assert np.array_equal(logits_of(model, images), logits_of(exported, images))
+    assert b"site-packages" not in model.read_bytes()
+    in_one, in_two = count(exported), count(model)
+    assert (in_two.parameters, in_two.macs) == (in_one.parameters, in_one.macs)
+    assert in_two.size_bytes == model.stat().st_size + data.stat().st_size

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import torch
 from toy import toy
 
 from lowrank.errors import UserError
-from lowrank.networks import create_network, network_names, network_spec
+from lowrank.networks import NetworkSpec, create_network, network_names, network_spec
 
 
 def test_shipped_networks_are_registered():
@@ -35,3 +37,12 @@ def test_unknown_name():
     for look_up in (create_network, network_spec):
         with pytest.raises(UserError, match=r"unknown network 'resnet2'. Did you mean 'resnet20'"):
             look_up("resnet2")
+
+
+def test_a_specification_survives_json():
+    spec = NetworkSpec(
+        "mine", (3, 224, 224), 10, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), "bgr", 256, "bicubic"
+    )
+    document = json.loads(json.dumps(spec.to_json()))
+    assert NetworkSpec.from_json(document) == spec
+    assert document["input_shape"] == [3, 224, 224]

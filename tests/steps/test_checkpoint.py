@@ -1,9 +1,13 @@
+import json
+
+import mynet
 import pytest
 import torch
 from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
 from lowrank.files import read_json
+from lowrank.network_source import NetworkSource
 from lowrank.networks.states import read_state
 from lowrank.steps.checkpoint import checkpoint
 from lowrank.training.evaluate import top1_percent
@@ -14,10 +18,16 @@ def run(tmp_path, tiny_folder, register_network, restored_torch, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     register_network(toy, "toy")
 
-    def invoke(weights):
-        arguments = [f"--network=toy --weights={weights} --dataset={tiny_folder} --threads=1"]
-        outputs = f"--state={tmp_path}/model.safetensors --metrics={tmp_path}/metrics.json"
-        return CliRunner().invoke(checkpoint, " ".join([*arguments, outputs]).split())
+    def invoke(weights, network="toy"):
+        arguments = {
+            "network": network,
+            "weights": weights,
+            "dataset": tiny_folder,
+            "threads": 1,
+            "state": tmp_path / "model.safetensors",
+            "metrics": tmp_path / "metrics.json",
+        }
+        return CliRunner().invoke(checkpoint, [f"--{k}={v}" for k, v in arguments.items()])
 
     return invoke
 
@@ -42,3 +52,15 @@ def test_weights_of_another_architecture_leave_no_outputs(tmp_path, run):
     assert result.exit_code == 1
     assert "tensor 'conv1.weight' has shape (8, 3, 5, 5)" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["any.pth"]
+
+
+def test_a_users_own_network(tmp_path, run):
+    torch.manual_seed(0)
+    network = mynet.build(width=8)
+    torch.save({"model": network.state_dict()}, tmp_path / "any.pt")
+    source = {"factory": "mynet:build", "arguments": {"width": 8}, "input_shape": [3, 32, 32]}
+    result = run(tmp_path / "any.pt", json.dumps(source))
+    assert result.exit_code == 0, result.output
+    state = read_state(tmp_path / "model.safetensors")
+    assert state.source == NetworkSource.parse(source)
+    assert_same_weights(state.network, network)

@@ -33,8 +33,9 @@ class Counts:
 
     `parameters` are the elements of all floating-point tensors; scalars are not among them, for
     they are constants of an operator (the value that pads, a bound that clips). `macs` are the
-    multiply-accumulates of convolutions and matrix products for a batch of one. `layers` are in
-    the order of the graph.
+    multiply-accumulates of convolutions and matrix products for a batch of one. `size_bytes` is
+    the file's, with that of a second one that holds its weights. `layers` are in the order of the
+    graph.
     """
 
     parameters: int
@@ -64,14 +65,15 @@ def count(path: str | os.PathLike) -> Counts:
     return Counts(
         parameters=total,
         macs=sum(layer.macs for layer in layers),
-        size_bytes=path.stat().st_size,
+        size_bytes=path.stat().st_size + sum(f.stat().st_size for f in _data_files(model, path)),
         layers=layers,
     )
 
 
 def _load(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path)
+        # Values are not needed, and those in a file of their own may not fit into one message.
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such ONNX file.") from error
     except DecodeError as error:
@@ -79,6 +81,16 @@ def _load(path: Path) -> ModelProto:
     if not model.graph.node:
         raise UserError(_damaged(path))
     return model
+
+
+def _data_files(model: ModelProto, path: Path) -> set[Path]:
+    """The files that hold the weights of a model too large for one."""
+    return {
+        path.with_name(entry.value)
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
 
 
 def _damaged(path: Path) -> str:

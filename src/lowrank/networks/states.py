@@ -1,4 +1,4 @@
-"""A network as it passes between steps: its name, its weights, and which layers are factored."""
+"""A network as it passes between steps: its source, its weights, and which layers are factored."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,28 +6,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank.errors import UserError
+from lowrank.network_source import NetworkSource
 from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
-from lowrank.networks.registry import NetworkSpec, create_network, network_spec
+from lowrank.networks.registry import NetworkSpec
+from lowrank.networks.sources import build
 from lowrank.plan import Factored, PlainLayer
 from lowrank.stored import read_header
 
 
 @dataclass
 class State:
-    """A network in the middle of its compression; `factored` names the layers replaced so far."""
+    """A network in the middle of its compression.
+
+    `factored` names the layers replaced so far. `source` says how the dense network is built; by
+    default it is the registered one that `spec` names.
+    """
 
     spec: NetworkSpec
     network: nn.Module
     factored: dict[str, Factored]
+    source: NetworkSource | None = None
 
 
 def write_state(path: str | os.PathLike, state: State) -> None:
     """Write a state as safetensors with a header, whole or not at all."""
+    source = state.source or NetworkSource(network=state.spec.name)
     header = {
-        "network": state.spec.name,
+        "network": source.to_json(),
+        "spec": state.spec.to_json(),
         "factored": {name: factored.to_json() for name, factored in state.factored.items()},
     }
     write_weights(path, state.network, header=header)
@@ -36,32 +45,64 @@ def write_state(path: str | os.PathLike, state: State) -> None:
 def read_state(path: str | os.PathLike) -> State:
     """Build the network that a state file describes and load its weights.
 
-    Raises UserError when the file is missing, damaged, or does not fit the network it names.
+    A network by a factory is built by importing that factory: read only states of your own.
+
+    Raises UserError when the file is missing, damaged, or does not fit the network it names, or
+    that network cannot be built.
     """
     header = read_header(path)
-    spec = network_spec(header["network"])
-    network = create_network(spec.name)
+    if "network" not in header or "spec" not in header:
+        raise UserError(
+            f"{path}: not the state of a network, or one of an earlier version of lowrank. Delete "
+            "it and run the same command again."
+        )
+    source = NetworkSource.parse(header["network"])
+    spec = NetworkSpec.from_json(header["spec"])
+    network = build(source, spec.input_shape)
     factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
     for name, each in factored.items():
         replace_layer(network, name, each.sequence)
     load_weights(network, read_weights(path), source=str(path))
-    return State(spec, network, factored)
+    return State(spec, network, factored, source)
+
+
+class FactorsOnMap(nn.Sequential):
+    """Convolutions in the place of a linear layer, on the map that reaches it flattened.
+
+    Parameters
+    ----------
+    layers
+        The convolutions; the map that the last one leaves is of one pixel.
+    shape
+        Of the map: (C, H, W).
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], shape: tuple[int, int, int]) -> None:
+        super().__init__(*layers)
+        self.shape = shape
+
+    def forward(self, vectors: Tensor) -> Tensor:  # (N, C H W) -> (N, T)
+        return super().forward(vectors.unflatten(1, self.shape)).flatten(1)
 
 
 def replace_layer(network: nn.Module, name: str, sequence: Sequence[PlainLayer]) -> None:
     """Put a sequence of plain layers in the place of one layer, in place, with fresh weights.
 
+    The layer may be dense, or the factors of an earlier round. In the place of a linear layer
+    behind a flattened C x H x W map, plain layers of which the first has that map for its kernel
+    become linear layers, others work on the map. The tensors are named `0.weight`, `1.weight`, ...
+    in the order of the sequence in any case.
+
     Raises UserError when the network has no such layer.
     """
     try:
-        dense = network.get_submodule(name)
+        present = network.get_submodule(name)
     except AttributeError:
         raise UserError(
             f"{type(network).__name__} has no layer '{name}' to put factors into. Make its layer "
             "table anew: `lowrank inspect`."
         ) from None
-    build = _linear if isinstance(dense, nn.Linear) else _conv
-    network.set_submodule(name, nn.Sequential(*map(build, sequence)))
+    network.set_submodule(name, _built(sequence, in_place_of_linear=_is_linear(present)))
 
 
 def put_factors(
@@ -72,20 +113,40 @@ def put_factors(
     *,
     source: str,
 ) -> None:
-    """Replace one layer by its factors, in place.
+    """Replace one layer, or its factors of an earlier round, by factors, in place.
 
-    `tensors` are named as `decompose` writes them (`0.weight`, ..., the last one's bias) and come
-    from `source`, the file to blame. Raises UserError where they do not fit.
+    `tensors` are named as `decompose` writes them (`0.weight`, ..., the last one's bias), are the
+    plain layers' kernels, and come from `source`, the file to blame. Raises UserError where they
+    do not fit.
     """
     replace_layer(network, name, sequence)
     module = network.get_submodule(name)
     shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-    # A linear layer's factors are 1 x 1 kernels in the file.
-    fitting = {
-        key: torch.as_tensor(tensor).reshape(shapes.get(key, tensor.shape))
-        for key, tensor in tensors.items()
-    }
+    fitting = {key: torch.as_tensor(tensor) for key, tensor in tensors.items()}
+    for key, tensor in fitting.items():
+        # A linear layer's factors are kernels in the file, matrices in the network.
+        if key in shapes and tensor.numel() == shapes[key].numel():
+            fitting[key] = tensor.reshape(shapes[key])
     load_weights(module, fitting, source=source)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a layer, dense or factored, takes vectors rather than maps."""
+    if isinstance(module, nn.Sequential) and not isinstance(module, FactorsOnMap):
+        module = module[0]
+    return isinstance(module, nn.Linear | FactorsOnMap)
+
+
+def _built(sequence: Sequence[PlainLayer], *, in_place_of_linear: bool) -> nn.Module:
+    if not in_place_of_linear:
+        return nn.Sequential(*map(_conv, sequence))
+    # All windows together cover the map, without padding, and leave one pixel.
+    height, width = (1 + sum(layer.kernel[axis] - 1 for layer in sequence) for axis in (0, 1))
+    first, *others = sequence
+    if first.kernel == (height, width):
+        linear = nn.Linear(first.in_channels * height * width, first.out_channels, first.bias)
+        return nn.Sequential(linear, *map(_linear, others))
+    return FactorsOnMap([*map(_conv, sequence)], (first.in_channels, height, width))
 
 
 def _conv(layer: PlainLayer) -> nn.Module:

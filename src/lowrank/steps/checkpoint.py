@@ -8,8 +8,13 @@ from lowrank.steps.common import Step, say, use_threads
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="Name in the registry.")
-@click.option("--weights", type=Path, required=True, help="A .safetensors, .pth or .pt file.")
+@click.option("--network", required=True, help="A name, or a JSON document.")
+@click.option(
+    "--weights",
+    type=Path,
+    required=True,
+    help="A .safetensors, .pth, .pt or .caffemodel file.",
+)
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--threads", type=int, required=True)
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
@@ -22,20 +27,21 @@ def checkpoint(
     import torch
 
     from lowrank.files import write_json
-    from lowrank.networks import create_network, network_spec
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.checkpoints import load_weights, read_weights
+    from lowrank.networks.sources import create
     from lowrank.networks.states import State, write_state
     from lowrank.training.datasets import open_dataset
     from lowrank.training.evaluate import accuracy_percent
 
     torch.set_num_threads(threads)
-    spec = network_spec(network)
-    model = create_network(network)
-    load_weights(model, read_weights(weights), source=str(weights))
+    source = NetworkSource.parse(network)
+    spec, model = create(source)
+    load_weights(model, read_weights(weights, model), source=str(weights))
     data = open_dataset(dataset)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
-    write_state(state, State(spec, model, {}))
+    write_state(state, State(spec, model, {}, source))
     write_json(metrics, {"accuracy": accuracy})
 
 

@@ -9,15 +9,20 @@ from lowrank.steps.common import Step, say
 
 @click.command(cls=Step)
 @click.argument("network")
-@click.option("--output", type=Path, help="Default: data/networks/<network>.json.")
-def inspect(network: str, output: Path | None) -> None:
-    """Write the layer table of a network."""
+@click.option("--name", help="The table's. Default: the network's, the function's for a factory.")
+@click.option("--output", type=Path, help="Default: data/networks/<name>.json.")
+def inspect(network: str, name: str | None, output: Path | None) -> None:
+    """Write the layer table of NETWORK: a name, or a JSON document like {"factory": ...}."""
     from lowrank.files import write_json
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.layers import layer_table
 
-    table = layer_table(network)
-    output = output or Path("data/networks") / f"{network}.json"
-    write_json(output, table.to_json())
+    source = NetworkSource.parse(network)
+    name = name or source.short_name
+    table = layer_table(source, name)
+    output = output or Path("data/networks") / f"{name}.json"
+    # With its source, so that the workflow sees when the table is of another network.
+    write_json(output, table.to_json() | {"source": source.to_json()})
     macs = sum(layer.dense_macs for layer in table.layers)
     say(f"{output}: {len(table.layers)} layers, {macs / 1e6:.1f} M multiply-accumulates")
 

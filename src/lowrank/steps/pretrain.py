@@ -12,7 +12,7 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="Name in the registry.")
+@click.option("--network", required=True, help="A name, or a JSON document.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--settings", type=Json(), required=True, help="pretrain.<network> of params.yaml.")
 @click.option("--start", default="", help="Weights to go on from; empty: random ones.")
@@ -33,22 +33,25 @@ def pretrain(
     import torch
 
     from lowrank.files import sha256_of, write_json
-    from lowrank.networks import create_network, network_spec
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
+    from lowrank.networks.sources import create
     from lowrank.params import PretrainSettings
     from lowrank.training.datasets import open_dataset
     from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.loop import fingerprint_of, train
 
     recipe = PretrainSettings.model_validate(settings)
-    spec, data = network_spec(network), open_dataset(dataset)
+    data = open_dataset(dataset)
     commit = _commit()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    model = create_network(network)
+    source = NetworkSource.parse(network)
+    described = source.to_json()
+    spec, model = create(source)
     earlier = {}
     if start:
-        load_weights(model, read_weights(start), source=start)
+        load_weights(model, read_weights(start, model), source=start)
         earlier = {"weights_sha256": sha256_of(start), **_provenance_of(Path(start))}
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
@@ -70,7 +73,7 @@ def pretrain(
     write_json(
         provenance,
         {
-            "network": network,
+            "network": source.network if described.keys() == {"network"} else described,
             "dataset": data.name,
             "recipe": recipe.model_dump(mode="json"),
             "seed": recipe.seed,

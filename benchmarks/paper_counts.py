@@ -1,0 +1,85 @@
+"""Parameters and multiply-accumulates of the papers' four networks, from their ONNX files.
+
+    python benchmarks/paper_counts.py
+
+Each network is exported with random weights, counted in the graph, and compared with the sum over
+its own layers and with Kim et al. 2016. It needs about 5 GB of memory and 1 GB of disk.
+"""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from lowrank.networks import create_network, network_spec
+from lowrank.networks.export import export_onnx
+from lowrank.networks.layers import find_layers
+from lowrank.networks.onnx_counts import count
+
+RESULTS = Path(__file__).parent / "results" / "paper_counts.json"
+
+# Millions of weights and of multiply-accumulates, as the paper gives them.
+PAPER = {
+    "alexnet": (61, 725),
+    "vgg_s": (103, 2640),
+    "googlenet": (6.9, 1566),
+    "vgg16_imagenet": (138, 15484),
+}
+
+
+def main() -> None:
+    networks = {}
+    print(f"{'network':16} {'parameters':>12} {'paper':>8} {'MACs':>15} {'paper':>8} {'ORT':>9}")
+    for name, (paper_parameters, paper_macs) in PAPER.items():
+        found = networks[name] = measured(name)
+        found["parameters_over_paper"] = round(found["parameters"] / paper_parameters / 1e6, 4)
+        found["macs_over_paper"] = round(found["macs"] / paper_macs / 1e6, 4)
+        print(
+            f"{name:16} {found['parameters']:12,} {found['parameters_over_paper']:8.4f} "
+            f"{found['macs']:15,} {found['macs_over_paper']:8.4f} "
+            f"{found['onnx_runtime_difference']:9.1e}"
+        )
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps({"torch": torch.__version__, "networks": networks}, indent=2) + "\n"
+    )
+
+
+def measured(name: str) -> dict[str, float]:
+    """Counts of the exported graph, and how far ONNX Runtime is from PyTorch on a random image.
+
+    The difference is the largest of the logits, over their range.
+    """
+    torch.manual_seed(0)
+    network, spec = create_network(name).eval(), network_spec(name)
+    images = 60 * torch.randn(1, *spec.input_shape)
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.onnx"
+        start = time.monotonic()
+        export_onnx(network, spec, path)
+        seconds = time.monotonic() - start
+        counts = count(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        logits = session.run(["logits"], {"images": images.numpy()})[0]
+    layers = find_layers(network, spec.input_shape, name).layers
+    assert counts.parameters == sum(p.numel() for p in network.parameters())
+    assert [layer.macs for layer in counts.layers] == [layer.dense_macs for layer in layers]
+    return {
+        "parameters": counts.parameters,
+        "macs": counts.macs,
+        "size_bytes": counts.size_bytes,
+        "onnx_runtime_difference": float(np.abs(logits - expected).max() / np.ptp(expected)),
+        "export_seconds": round(seconds, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
