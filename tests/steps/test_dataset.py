@@ -1,11 +1,18 @@
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from photos import write_photos
+from pydantic import ValidationError
 
 from lowrank.errors import UserError
+from lowrank.params import DatasetSettings
 from lowrank.steps.dataset import dataset
 from lowrank.training import sources
 from lowrank.training.datasets import open_dataset
+
+CLASSES = sources.CIFAR10_CLASSES
 
 
 @pytest.fixture
@@ -33,7 +40,8 @@ def run(*arguments):
 
 def test_stores_what_open_dataset_reads(known, tmp_path):
     output, log = tmp_path / "datasets" / "cifar10", tmp_path / "log"
-    result = run("--name", "cifar10", "--output", output, "--search", tmp_path, "--log", log)
+    settings = f'{{"search": "{tmp_path}"}}'
+    result = run("--name", "cifar10", "--output", output, "--settings", settings, "--log", log)
     assert result.exit_code == 0, result.output
     data = open_dataset(output)
     assert (data.name, data.classes) == ("cifar10", sources.CIFAR10_CLASSES)
@@ -43,11 +51,83 @@ def test_stores_what_open_dataset_reads(known, tmp_path):
     assert "20 training and 4 test images" in log.read_text()
 
 
-def test_unknown_name_suggests_the_known_one(tmp_path):
+def test_entry_of_another_name(known, tmp_path):
+    settings = {"kind": "cifar10", "outputs": {c: 99 - n for n, c in enumerate(CLASSES)}}
+    result = run(
+        "--name", "mine", "--output", tmp_path / "mine", "--settings", json.dumps(settings)
+    )
+    assert result.exit_code == 0, result.output
+    data = open_dataset(tmp_path / "mine")
+    assert (data.name, data.classes) == ("mine", CLASSES)
+    assert data.test.outputs == tuple(range(99, 89, -1))
+
+
+def test_entry_whose_name_is_no_kind(tmp_path):
     result = run("--name", "cifar", "--output", tmp_path / "made")
     assert result.exit_code == 1
-    assert "--name: unknown dataset 'cifar'. Did you mean 'cifar10'?" in result.output
+    assert "`dataset.cifar.kind` is missing; it is one of cifar10, fashion_mnist" in result.output
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("imagefolder", {}, "of kind imagefolder needs `train` and `validation`"),
+        (
+            "cifar10",
+            {"train": "here", "validation": "there"},
+            "of kind cifar10 takes no `train` and `validation`",
+        ),
+    ],
+)
+def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
+    arguments = ("--output", tmp_path / "made", "--settings", json.dumps(settings))
+    result = run("--name", name, *arguments)
+    assert result.exit_code == 1
+    assert f"`dataset.{name}` {reason}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"train": "here"}, "`train` and `validation` come together"),
+        ({"outputs": {"a": 1, "b": 1}}, "`outputs` gives output 1 to two classes"),
+    ],
+)
+def test_entries_that_contradict_themselves(settings, reason):
+    with pytest.raises(ValidationError, match=reason):
+        DatasetSettings.model_validate(settings)
+
+
+def test_mapping_of_other_classes_is_told_before_anything_is_fetched(known, tmp_path):
+    settings = '{"outputs": {"cat": 5}}'
+    result = run("--name", "cifar10", "--output", tmp_path / "made", "--settings", settings)
+    assert result.exit_code == 1
+    assert "dataset.cifar10.outputs: the dataset and the mapping have differ" in result.output
+    assert known == []
+
+
+def test_image_folders(tmp_path):
+    write_photos(tmp_path / "train", {"red": 10, "blue": 5})
+    write_photos(tmp_path / "val", {"red": 2, "blue": 2})
+    settings = {
+        "kind": "imagefolder",
+        "train": str(tmp_path / "train"),
+        "validation": str(tmp_path / "val"),
+    }
+    output, log = tmp_path / "made", tmp_path / "log"
+    arguments = ("--output", output, "--settings", json.dumps(settings), "--log", log)
+    result = run("--name", "photos", *arguments)
+    assert result.exit_code == 0, result.output
+    data = open_dataset(output)
+    assert (data.name, data.classes) == ("photos", ("blue", "red"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (14, 1, 4)
+    assert "15 training and 4 test images stored in" in log.read_text()
+    (tmp_path / "val/red/000.png").write_bytes(b"")
+    result = run("--name", "photos", *arguments)
+    assert result.exit_code == 1
+    assert "val/red/000.png" in result.output
+    assert len(open_dataset(output).test) == 4
 
 
 def test_foreign_output_is_refused_before_anything_is_fetched(known, tmp_path):

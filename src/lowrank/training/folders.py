@@ -1,0 +1,283 @@
+"""Folders of image files, one sub-folder for each class, and how they are stored.
+
+The layout of ImageNet, Imagenette and torchvision's `ImageFolder`, which gives the same classes and
+the same order of images; read without it, because importing torchvision takes seconds and an error
+here should name what to mend.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lowrank.errors import UserError
+from lowrank.params import DatasetSettings
+from lowrank.training.background import in_background
+from lowrank.training.images import decode, stored_size
+from lowrank.training.obtaining import Say, one_line, sha256_of_array
+from lowrank.training.sources import replaced_folder, write_array, write_index
+
+# What torchvision's ImageFolder takes for an image.
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+_GIB = 2**30
+_REPORT_EVERY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Image files below a folder: paths (posix, relative) and classes (by number), in order."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One file: its image, its length in bytes and SHA-256; or why it is not readable."""
+
+    name: str
+    image: NDArray[np.uint8] | None = None
+    length: int = 0
+    sha256: str = ""
+    unreadable: str = ""
+
+
+def scan(root: Path, place: str) -> ImageFolder:
+    """List the images below `root`, whose sub-folders are the classes.
+
+    Classes are sorted by name, and within one the files by path. Hidden files and folders are
+    left out, and so is what is no image by its suffix. `place` is the parameter to blame.
+
+    Raises
+    ------
+    UserError
+        When the folder is missing, has no sub-folders, or one of them holds no image.
+    """
+    if not root.is_dir():
+        raise UserError(f"{place}: {root} is no folder. Name one with a sub-folder for each class.")
+    classes = sorted(each.name for each in root.iterdir() if each.is_dir() and _visible(each.name))
+    if not classes:
+        raise UserError(
+            f"{place}: {root} has no sub-folders. One for each class was expected, with its images."
+        )
+    by_class = {name: sorted(_images_below(root, name)) for name in classes}
+    require_images(place, root, {name: len(found) for name, found in by_class.items()})
+    return ImageFolder(
+        root,
+        tuple(classes),
+        tuple(name for found in by_class.values() for name in found),
+        tuple(label for label, found in enumerate(by_class.values()) for _ in found),
+    )
+
+
+def require_images(place: str, root: Path, counts: Mapping[str, int]) -> None:
+    """Raise UserError when a class, by name, has no image."""
+    if empty := [name for name, count in counts.items() if not count]:
+        raise UserError(
+            f"{place}: {root} has {len(empty)} of {len(counts)} classes without an image that can "
+            f"be read: {_some(empty)}. Images end in {', '.join(sorted(_SUFFIXES))}. Put some "
+            "there, or remove the sub-folder."
+        )
+
+
+def outputs_of(
+    classes: tuple[str, ...], outputs: Mapping[str, int] | None, place: str
+) -> tuple[int, ...] | None:
+    """The mapping's outputs in the order of the classes. Raises UserError when the names differ."""
+    if outputs is None:
+        return None
+    _require_same(place, ("the dataset", set(classes)), ("the mapping", set(outputs)))
+    return tuple(outputs[name] for name in classes)
+
+
+def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) -> None:
+    """Store two folders of images as `lowrank.training.datasets.open_dataset` reads them.
+
+    Every image is decoded once, to know that it can be. Decoded images are kept where both
+    folders fit into `settings.cache_gib`; else the index says where the files are. Both give the
+    same images.
+
+    Raises
+    ------
+    UserError
+        When a folder or a class is missing or empty, the classes of the folders differ, a file is
+        no image and `settings.skip_unreadable` is not set, or `output` cannot be written.
+    """
+    place = f"dataset.{name}"
+    parts = {
+        "train": scan(Path(settings.train), f"{place}.train"),
+        "test": scan(Path(settings.validation), f"{place}.validation"),
+    }
+    classes = parts["train"].classes
+    _require_same(place, *((str(part.root), set(part.classes)) for part in parts.values()))
+    outputs = outputs_of(classes, settings.outputs, f"{place}.outputs")
+    gib = sum(_decoded_bytes(part, settings) for part in parts.values()) / _GIB
+    decoded = gib <= settings.cache_gib
+    say(
+        f"{' and '.join(str(len(part.files)) for part in parts.values())} image files, "
+        f"{gib:.2f} GiB when decoded: "
+        + ("stored" if decoded else f"more than `cache_gib` {settings.cache_gib:g}, left as files")
+    )
+    with replaced_folder(output) as new:
+        stored = {
+            key: _store_part(new, key, part, settings, f"{place}.{role}", say, decoded=decoded)
+            for (key, part), role in zip(parts.items(), ("train", "validation"), strict=True)
+        }
+        where = {} if decoded else {"folders": {k: str(p.root) for k, p in parts.items()}}
+        rest = {
+            "form": "pixels" if decoded else "files",
+            "store_pixels": settings.store_pixels,
+            "reduced": any(reduced for _, reduced in stored.values()),
+            **where,
+            "splits": {key: split for key, (split, _) in stored.items()},
+        }
+        write_index(new, name, classes, outputs, rest)
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _images_below(root: Path, name: str) -> Iterator[str]:
+    for folder, below, files in os.walk(root / name, followlinks=True):
+        below[:] = filter(_visible, below)
+        for file in files:
+            if _visible(file) and Path(file).suffix.lower() in _SUFFIXES:
+                yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _require_same(place: str, one: tuple[str, set[str]], other: tuple[str, set[str]]) -> None:
+    if one[1] == other[1]:
+        return
+    only = [
+        f"only {here} has {_some(sorted(names - others))}"
+        for (here, names), (_, others) in ((one, other), (other, one))
+        if names - others
+    ]
+    raise UserError(
+        f"{place}: {one[0]} and {other[0]} have different classes: {'; '.join(only)}. Make them "
+        "the same."
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _decoded_bytes(part: ImageFolder, settings: DatasetSettings) -> int:
+    """Bytes of all images, from the sizes that their files state; 0 for one that states none."""
+
+    def of(name: str) -> int:
+        try:
+            with Image.open(part.root / name) as file:
+                size = (file.height, file.width)
+        except Exception:  # Told later, when the whole file is read.
+            return 0
+        height, width = stored_size(size, settings.store_pixels)
+        return 3 * height * width
+
+    return sum(in_background(of, part.files, settings.threads))
+
+
+def _store_part(
+    folder: Path,
+    key: str,
+    part: ImageFolder,
+    settings: DatasetSettings,
+    place: str,
+    say: Say,
+    *,
+    decoded: bool,
+) -> tuple[dict, bool]:
+    """Write one part; what the index says of it, and whether an image may have been reduced."""
+
+    def read(name: str) -> _Read:
+        path = part.root / name
+        try:
+            content = path.read_bytes()
+            image = decode(content, settings.store_pixels)
+        except Exception as error:  # Pillow raises nearly anything on a damaged file.
+            return _Read(name, unreadable=f"{path} ({one_line(str(error))})")
+        return _Read(name, image, len(content), hashlib.sha256(content).hexdigest())
+
+    labels, sizes, files, unreadable = [], [], [], []
+    listing, reduced, said = hashlib.sha256(), False, time.monotonic()
+    with _pixels_file(folder / f"{key}_pixels.npy" if decoded else None) as append:
+        for number, (each, label) in enumerate(
+            zip(in_background(read, part.files, settings.threads), part.labels, strict=True), 1
+        ):
+            if time.monotonic() - said > _REPORT_EVERY_SECONDS:
+                said = time.monotonic()
+                say(f"{key}: {number} of {len(part.files)} read")
+            if each.image is None:
+                if not settings.skip_unreadable:
+                    raise UserError(
+                        f"{place}: {each.unreadable}: cannot be read as an image. Replace or "
+                        f"remove the file, or leave such files out by `skip_unreadable: true`."
+                    )
+                unreadable.append(each.unreadable)
+                continue
+            labels.append(label)
+            sizes.append(each.image.shape[:2])
+            files.append((each.name, each.length))
+            # As `sha256sum` lists files.
+            listing.update(f"{each.sha256}  {each.name}\n".encode())
+            reduced |= min(each.image.shape[:2]) == settings.store_pixels
+            append(each.image)
+    if unreadable:
+        say(
+            f"{key}: {len(unreadable)} files cannot be read and are left out: "
+            + "; ".join(unreadable)
+        )
+    counts = np.bincount(labels, minlength=len(part.classes))
+    require_images(place, part.root, dict(zip(part.classes, counts, strict=True)))
+    label_array = np.array(labels, np.int32)
+    write_array(folder / f"{key}_labels.npy", label_array)
+    if decoded:
+        write_array(folder / f"{key}_sizes.npy", np.array(sizes, np.int32))
+    else:
+        (folder / f"{key}_files.json").write_text(json.dumps(files))
+    split = {
+        "images": len(labels),
+        "sha256": {"images": listing.hexdigest(), "labels": sha256_of_array(label_array)},
+    }
+    return split, reduced
+
+
+@contextmanager
+def _pixels_file(path: Path | None) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """Yield what appends an image to a flat .npy file; where `path` is None, what drops it."""
+    length = 0
+
+    def append(image: NDArray[np.uint8]) -> None:
+        nonlocal length
+        file.write(image.data)
+        length += image.size
+
+    def write_header() -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    if path is None:
+        yield lambda image: None
+        return
+    with path.open("wb") as file:
+        write_header()
+        yield append
+        # NumPy leaves room in a header for any length of the first axis: it stays as long.
+        file.seek(0)
+        write_header()
+        file.flush()
+        os.fsync(file.fileno())

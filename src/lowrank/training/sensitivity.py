@@ -1,0 +1,44 @@
+"""How much a network loses by the decomposition of one layer alone."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from lowrank.factorize import Decomposition
+from lowrank.networks.registry import NetworkSpec
+from lowrank.networks.states import put_factors
+from lowrank.training.datasets import Split
+from lowrank.training.evaluate import mean_loss
+
+
+def losses_by_layer(
+    network: nn.Module,
+    spec: NetworkSpec,
+    images: Split,
+    replacements: Iterable[tuple[str, Decomposition]],
+    *,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Mean cross-entropy with one layer at a time replaced, by the name of that layer.
+
+    The network is left as it was. `replacements` are a layer's name and its factors; an iterator
+    that makes them one after the other saves memory.
+    """
+    losses = {}
+    for name, factors in replacements:
+        dense = network.get_submodule(name)
+        put_factors(network, name, factors.sequence, factors.tensors, source=name)
+        try:
+            losses[name] = mean_loss(network, images, spec)
+        finally:
+            network.set_submodule(name, dense)
+        say(f"{name} alone: loss {losses[name]:.4f}")
+    return losses
+
+
+def sample(split: Split, count: int, seed: int = 0) -> Split:
+    """So many images of a split, drawn without order by seed alone; all where it has no more."""
+    rows = np.random.default_rng(seed).permutation(split.rows)[:count]
+    return replace(split, rows=np.sort(rows))

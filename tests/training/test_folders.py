@@ -1,0 +1,243 @@
+import errno
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+from photos import COLOURS, photo, write_photos
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from lowrank.errors import UserError
+from lowrank.params import DatasetSettings
+from lowrank.training.datasets import open_dataset
+from lowrank.training.folders import scan, store_folders
+from lowrank.training.images import ImageFiles, StoredImages
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten training images and four validation images a class, in two folders."""
+    write_photos(tmp_path / "train", dict.fromkeys(COLOURS, 10))
+    write_photos(tmp_path / "val", dict.fromkeys(COLOURS, 4), seed=1)
+    return tmp_path
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+def settings_of(photos, **changes):
+    folders = {"train": str(photos / "train"), "validation": str(photos / "val")}
+    return DatasetSettings(kind="imagefolder", **{"store_pixels": 40, **folders, **changes})
+
+
+def store(photos, name="made", say=lambda line: None, **changes):
+    store_folders(photos / name, "photos", settings_of(photos, **changes), say)
+    return photos / name
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_classes_and_images_are_torchvisions(photos):
+    (photos / "train/red/deep/er").mkdir(parents=True)
+    Image.fromarray(photo(9, 9)).save(photos / "train/red/deep/er/one.JPG", "JPEG")
+    (photos / "train/red/notes.txt").write_text("no image")
+    expected = ImageFolder(photos / "train")
+    found = scan(photos / "train", "here")
+    assert list(found.classes) == expected.classes
+    assert [str(photos / "train" / name) for name in found.files] == [
+        path for path, _ in expected.samples
+    ]
+    assert list(found.labels) == expected.targets
+
+
+def test_hidden_files_and_folders_are_left_out(photos):
+    expected = scan(photos / "train", "here")
+    (photos / "train/.checkpoints").mkdir()
+    (photos / "train/red/._000.png").write_bytes(b"left over by a desktop")
+    assert scan(photos / "train", "here") == expected
+
+
+def test_stored_folders_open_as_a_dataset(photos):
+    data = open_dataset(store(photos))
+    assert (data.name, data.classes) == ("photos", ("blue", "green", "red"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 12)
+    assert sorted([*data.train.rows, *data.validation.rows]) == list(range(30))
+    assert isinstance(data.train.images, StoredImages)
+    assert isinstance(data.train.images.pixels, np.memmap)
+    for split, root, count in ((data.train, "train", 30), (data.test, "val", 12)):
+        expected = ImageFolder(photos / root)
+        assert len(split.images) == count
+        for number, (picture, label) in enumerate(expected):
+            image = split.images[number]
+            assert min(image.shape[:2]) == min(40, *picture.size)
+            if min(picture.size) <= 40:
+                np.testing.assert_array_equal(image, np.asarray(picture))
+            assert split.labels[number] == label
+
+
+def test_left_as_files_where_they_do_not_fit_and_the_same_images(photos, lines):
+    stored = open_dataset(store(photos))
+    files = open_dataset(store(photos, "files", lines.append, cache_gib=0))
+    assert "30 and 12 image files" in lines[0]
+    assert "more than `cache_gib` 0" in lines[0]
+    assert isinstance(files.test.images, ImageFiles)
+    assert files.reduced_to == stored.reduced_to == 40
+    for one, other in ((files.train, stored.train), (files.test, stored.test)):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.rows, other.rows)
+        for number in range(len(one.images)):
+            np.testing.assert_array_equal(one.images[number], other.images[number])
+    assert sum(path.stat().st_size for path in (photos / "files").iterdir()) < 10_000
+
+
+def test_room_that_images_take_is_known_before_they_are_stored(photos):
+    pixels = [np.load(path).size for path in store(photos).glob("*_pixels.npy")]
+    assert len(pixels) == 2
+    store(photos, cache_gib=sum(pixels) / 2**30)
+    assert (photos / "made/train_pixels.npy").exists()
+    store(photos, cache_gib=(sum(pixels) - 1) / 2**30)
+    assert not (photos / "made/train_pixels.npy").exists()
+
+
+def test_the_same_images_give_the_same_bytes_for_any_number_of_threads(photos):
+    assert content_of(store(photos, threads=1)) == content_of(store(photos, "other", threads=3))
+    parts = [f"{part}_{what}.npy" for part in ("test", "train")
+             for what in ("labels", "pixels", "sizes")]  # fmt: skip
+    assert list(content_of(photos / "made")) == ["dataset.json", *parts]
+
+
+def test_the_index_holds_a_digest_of_the_files(photos):
+    index = json.loads((store(photos) / "dataset.json").read_text())
+    listing = "".join(
+        f"{hashlib.sha256((photos / 'val' / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in scan(photos / "val", "here").files
+    )
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    assert index["splits"]["test"]["sha256"]["images"] == digest
+    assert "folders" not in index
+    Image.fromarray(photo(31, 32)).save(photos / "val/red/000.png")
+    changed = json.loads((store(photos) / "dataset.json").read_text())
+    assert changed["splits"]["test"]["sha256"]["images"] != digest
+    assert changed["splits"]["train"] == index["splits"]["train"]
+
+
+def test_where_no_image_is_large_none_was_reduced(photos):
+    assert open_dataset(store(photos)).reduced_to == 40
+    assert open_dataset(store(photos, store_pixels=60)).reduced_to is None
+
+
+def test_missing_folder_is_named(photos):
+    (photos / "val").rename(photos / "elsewhere")
+    with pytest.raises(UserError, match=r"dataset\.photos\.validation: .*val is no folder"):
+        store(photos)
+
+
+def test_folder_without_classes(photos):
+    for path in (photos / "train").glob("*/*"):
+        path.unlink()
+    for path in (photos / "train").iterdir():
+        path.rmdir()
+    Image.fromarray(photo(9, 9)).save(photos / "train/one.png")
+    with pytest.raises(
+        UserError, match=r"photos\.train: .*train has no sub-folders\. One for each"
+    ):
+        store(photos)
+
+
+def test_empty_class_is_named(photos):
+    for path in (photos / "train/green").iterdir():
+        path.unlink()
+    (photos / "train/green/notes.txt").touch()
+    with pytest.raises(UserError, match=r"train has 1 of 3 classes without an image .*: green\."):
+        store(photos)
+
+
+def test_classes_of_the_two_folders_differ(photos):
+    (photos / "val/red").rename(photos / "val/rouge")
+    with pytest.raises(
+        UserError,
+        match=r"dataset\.photos: .*train and .*val have different classes: only .*train has red; "
+        r"only .*val has rouge\.",
+    ):
+        store(photos)
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+@pytest.mark.parametrize("kept", [0, 20, 500])
+def test_unreadable_image_is_named(photos, kept, cache_gib):
+    path = photos / "train/green/003.png"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(
+        UserError, match=r"photos\.train: .*train/green/003\.png .*cannot be read as an image"
+    ):
+        store(photos, cache_gib=cache_gib)
+    assert not (photos / "made").exists()
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_unreadable_images_are_left_out_when_asked_for(photos, lines, cache_gib):
+    left_out = [photos / "train" / name for name in ("blue/001.png", "green/003.png")]
+    for path in left_out:
+        path.write_bytes(b"no image at all")
+    folder = store(photos, say=lines.append, skip_unreadable=True, cache_gib=cache_gib)
+    data = open_dataset(folder)
+    assert len(data.train) + len(data.validation) == 28
+    assert np.bincount(data.train.labels).tolist() == [9, 9, 10]
+    expected = ImageFolder(photos / "train", is_valid_file=lambda p: p not in map(str, left_out))
+    assert len(expected) == len(data.train.images)
+    for number, (picture, _) in enumerate(expected):
+        image = data.train.images[number]
+        assert min(image.shape[:2]) == min(40, *picture.size)
+        assert image.mean((0, 1)) == pytest.approx(np.asarray(picture).mean((0, 1)), abs=2)
+    [line] = [line for line in lines if "left out" in line]
+    assert "2 files cannot be read" in line
+    assert all(str(path) in line for path in left_out)
+
+
+def test_class_of_unreadable_images_alone_is_empty(photos):
+    for path in (photos / "val/red").iterdir():
+        path.write_bytes(b"no image at all")
+    with pytest.raises(UserError, match=r"validation: .*1 of 3 classes without an image.*: red"):
+        store(photos, skip_unreadable=True)
+
+
+def test_outputs_of_the_network_by_class(photos):
+    data = open_dataset(store(photos, outputs={"red": 7, "blue": 900, "green": 0}))
+    for split in (data.train, data.validation, data.test):
+        assert split.outputs == (900, 0, 7)
+    assert open_dataset(store(photos)).test.outputs is None
+
+
+def test_outputs_that_name_other_classes(photos):
+    with pytest.raises(
+        UserError,
+        match=r"dataset\.photos\.outputs: the dataset and the mapping have different classes: "
+        r"only the dataset has green; only the mapping has gren\.",
+    ):
+        store(photos, outputs={"red": 7, "blue": 900, "gren": 0})
+
+
+def test_full_disk_leaves_everything_as_it_was(photos, monkeypatch):
+    before = content_of(store(photos))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="made: cannot be written: No space left"):
+        store(photos, store_pixels=30)
+    assert content_of(photos / "made") == before
+    assert sorted(path.name for path in photos.iterdir()) == ["made", "train", "val"]
+
+
+def test_truncated_pixels_are_found_out(photos):
+    path = store(photos) / "test_pixels.npy"
+    np.save(path, np.load(path)[:-3])
+    with pytest.raises(UserError, match=r"test_pixels\.npy: holds \d+ bytes, its images take"):
+        open_dataset(photos / "made")
