@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test env record adopt lint format clean FORCE
+.PHONY: all test study coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -27,6 +27,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# The comparisons under `studies` in params.yaml; over an hour on two cores.
+study: $(INSTALLED)
+	snakemake --cores $(CORES) studies
+
+# Every classifier of torchvision through the whole line; writes docs/coverage.md.
+coverage: $(INSTALLED)
+	python benchmarks/coverage.py
 
 # Snakemake built it: record it in dvc.lock.
 record: $(INSTALLED)

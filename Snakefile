@@ -15,6 +15,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/compress.smk"
 include: "workflow/rules/deliver.smk"
+include: "workflow/rules/studies.smk"
 
 
 rule all:

@@ -107,6 +107,7 @@ def make_project(folder: Path) -> Project:
         checkpoint__resnet20__threads=1,
         export_onnx__threads=1,
         benchmark__local={"repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
+        studies={},
     )
     # DVC follows every entry of `checkpoint`.
     params = yaml.safe_load((folder / "params.yaml").read_text())

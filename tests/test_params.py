@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from lowrank.errors import UserError
-from lowrank.params import Section, load_params, parse_params, schema
+from lowrank.factorize import FACTORIZATIONS
+from lowrank.params import FactorizeSettings, Section, load_params, parse_params, schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,7 +139,9 @@ def test_unknown_factorization(document, kind):
 def test_one_budget(document, budget):
     del document["finetune"]["steps"]
     document["finetune"] |= budget
-    assert "`finetune`: give the budget either as `steps` or as `epochs`" in message(document)
+    told = message(document)
+    assert "`finetune`: give the budget as one of `steps`, `epochs`, `total_steps`; found" in told
+    assert ("steps and epochs" if budget else "none") in told
 
 
 def test_validation_falls_on_points_of_the_curve(document):
@@ -156,7 +159,7 @@ def test_original_is_no_name_for_a_method(document):
 def test_a_method_replaces_entries_of_finetune(document):
     document["methods"]["tucker"]["finetune"] = {"learning_rate": 0.5, "schedule": "linear"}
     params = parse_params(document)
-    merged = params.finetune_of("tucker")
+    merged = params.finetune_of("vgg16", "tucker")
     assert (merged.learning_rate, merged.schedule) == (0.5, "linear")
     unchanged = {"learning_rate", "schedule"}
     assert merged.model_dump(exclude=unchanged) == params.finetune.model_dump(exclude=unchanged)
@@ -164,12 +167,12 @@ def test_a_method_replaces_entries_of_finetune(document):
 
 def test_a_method_without_entries_gets_finetune(document):
     params = parse_params(document)
-    assert params.finetune_of("tucker") == params.finetune
+    assert params.finetune_of("vgg16", "tucker") == params.finetune
 
 
 def test_a_method_may_change_the_kind_of_budget(document):
     document["methods"]["tucker"]["finetune"] = {"steps": None, "epochs": 2}
-    merged = parse_params(document).finetune_of("tucker")
+    merged = parse_params(document).finetune_of("vgg16", "tucker")
     assert (merged.steps, merged.epochs) == (None, 2)
 
 
@@ -198,7 +201,7 @@ def test_unreadable_file(tmp_path, content, told):
 
 def test_a_method_may_give_its_budget_in_epochs(document):
     document["methods"]["tucker"]["finetune"] = {"epochs": 2}
-    merged = parse_params(document).finetune_of("tucker")
+    merged = parse_params(document).finetune_of("vgg16", "tucker")
     assert (merged.steps, merged.epochs) == (None, 2)
 
 
@@ -207,3 +210,102 @@ def test_two_variants_with_one_result_are_refused(document):
     document["checkpoint"] |= {"vgg16_a": checkpoint}
     document["methods"] |= {"a_tucker": document["methods"]["tucker"]}
     assert "vgg16_a_tucker" in message(document)
+
+
+def test_a_network_may_differ(document):
+    document["methods"]["tucker"] |= {
+        "ranks": {"weaken": 0.1, "multiple_of": 8, "models": {"resnet20": {"weaken": 0.6}}},
+        "finetune": {"learning_rate": 0.5, "models": {"resnet20": {"epochs": 3}}},
+    }
+    params = parse_params(document)
+    general, special = (params.ranks_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    assert (general.weaken, general.multiple_of) == (0.1, 8)
+    assert (special.weaken, special.multiple_of) == (0.6, 8)
+    general, special = (params.finetune_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    assert (general.learning_rate, general.steps) == (0.5, params.finetune.steps)
+    assert (special.learning_rate, special.steps, special.epochs) == (0.5, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "entries", "told"),
+    [
+        ("ranks", {"weakn": 1}, "unknown parameter `methods.tucker.ranks.models.resnet20.weakn`"),
+        ("ranks", {"weaken": 2}, "`methods.tucker.ranks.models.resnet20.weaken` is 2"),
+        ("finetune", {"seed": -1}, "`methods.tucker.finetune.models.resnet20.seed` is -1"),
+    ],
+)
+def test_what_differs_for_a_network_is_checked(document, section, entries, told):
+    place = f"methods/tucker/{section}"
+    assert told in message(changed(document, place, {"models": {"resnet20": entries}}))
+
+
+@pytest.mark.parametrize("section", ["ranks", "finetune"])
+def test_a_network_that_differs_must_be_known(document, section):
+    place = f"methods/tucker/{section}"
+    told = message(changed(document, place, {"models": {"resnet2": {}}}))
+    assert f"`methods.tucker.{section}.models` names 'resnet2'" in told
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"), [(1, [100]), (3, [20, 20, 60]), (4, [13, 13, 14, 60])]
+)
+def test_a_budget_for_all_rounds_is_shared_out(document, rounds, expected):
+    document["methods"]["tucker"]["finetune"] = {"total_steps": 100, "last_share": 0.6}
+    settings = parse_params(document).finetune_of("vgg16", "tucker")
+    steps = [settings.of_round(number, rounds).steps for number in range(1, rounds + 1)]
+    assert steps == expected
+
+
+def test_a_budget_for_each_round_is_not(document):
+    settings = parse_params(document).finetune_of("vgg16", "tucker")
+    assert settings.of_round(2, 3).steps == document["finetune"]["steps"]
+
+
+def test_factorizations_are_those_that_there_are():
+    kinds = [
+        kind
+        for kind in FactorizeSettings.model_json_schema()["properties"].items()
+        if kind[0] not in ("include", "exclude")
+    ]
+    named = {name for _, field in kinds for name in field["anyOf"][0].get("enum", ["svd"])}
+    assert named == set(FACTORIZATIONS)
+
+
+STUDY = {
+    "title": "A study",
+    "models": ["vgg16"],
+    "base": {"factorize": {"conv": "tucker2", "linear": "svd"}, "ranks": {"select": "ratio"}},
+    "variants": {
+        "cp4": {"factorize": {"conv": "cp4"}},
+        "control": {"factorize": None, "finetune": {"steps": 3}},
+    },
+}
+
+
+def test_variants_of_a_study_are_methods(document):
+    document["studies"] = {"shapes": STUDY}
+    params = parse_params(document)
+    cp4, control = params.methods["shapes_cp4"], params.methods["shapes_control"]
+    assert (cp4.factorize.conv, cp4.factorize.linear, cp4.ranks.select) == ("cp4", "svd", "ratio")
+    assert not any(control.factorize.by_kind().values())
+    assert params.finetune_of("vgg16", "shapes_control").steps == 3
+    assert set(document["methods"]) < set(params.methods)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (
+            "studies/shapes/variants/cp4",
+            {"factorize": {"conv": "cp5"}},
+            "shapes_cp4.factorize.conv",
+        ),
+        ("studies/shapes/models", ["vgg61"], "`studies.shapes.models` names 'vgg61'"),
+        ("studies/shapes/titel", "x", "unknown parameter `studies.shapes.titel`"),
+        ("studies/shapes/variants", {}, "`studies.shapes.variants`"),
+        ("studies", ["shapes"], "`studies` is ['shapes']"),
+    ],
+)
+def test_mistakes_in_a_study_are_told(document, place, value, told):
+    document["studies"] = {"shapes": STUDY}
+    assert told in message(changed(document, place, value))

@@ -110,17 +110,31 @@ def test_transposed_convolution_costs_its_kernel_at_each_input():
     assert layer.dense_macs == outputs.sum()
 
 
+LAYERS = [Layer(8, 8, (3, 3), name=name) for name in "abc"] + [
+    Layer(8, 8, name=name, kind="linear") for name in "de"
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "group", "rounds"),
+    ("schedule", "rounds"),
     [
-        ("one_shot", 1, [["a", "b", "c", "d", "e"]]),
-        ("iterative", 1, [["a"], ["b"], ["c"], ["d"], ["e"]]),
-        ("iterative", 2, [["a", "b"], ["c", "d"], ["e"]]),
-        ("iterative", 9, [["a", "b", "c", "d", "e"]]),
+        ({"kind": "one_shot"}, ["abcde"]),
+        ({"kind": "iterative"}, ["a", "b", "c", "d", "e"]),
+        ({"kind": "iterative", "group": 2}, ["ab", "cd", "e"]),
+        ({"kind": "iterative", "group": 9}, ["abcde"]),
+        ({"kind": "iterative", "group": 2, "order": "reverse"}, ["ed", "cb", "a"]),
+        ({"kind": "iterative", "group": 2, "order": ("d", "b")}, ["db", "ac", "e"]),
+        ({"kind": "hybrid"}, ["a", "b", "c", "de"]),
+        ({"kind": "hybrid", "group": 2, "order": ("e", "c")}, ["ca", "b", "ed"]),
+        ({"kind": "multi_stage", "stages": 3}, ["abcde", "abcde", "abcde"]),
     ],
 )
-def test_rounds(kind, group, rounds):
-    assert rounds_of(list("abcde"), kind=kind, group=group) == rounds
+def test_rounds(schedule, rounds):
+    assert rounds_of(LAYERS, **schedule) == [list(names) for names in rounds]
+
+
+def test_hybrid_without_linear_layers_has_no_empty_round():
+    assert rounds_of(LAYERS[:2], kind="hybrid") == [["a"], ["b"]]
 
 
 TABLE = LayerTable(
@@ -132,6 +146,7 @@ TABLE = LayerTable(
         Layer(8, 8, (3, 3), groups=8, name="depthwise", not_factored="depthwise"),
         Layer(8, 8, (1, 1), name="pointwise"),
         Layer(8, 8, (1, 3), name="flat"),
+        Layer(8, 10, (4, 4), name="behind_a_map", kind="linear", input_map=(4, 4)),
         Layer(8, 10, name="last", kind="linear"),
     ),
 )
@@ -145,16 +160,37 @@ def test_each_kind_of_layer_gets_its_factorization():
         ("middle", "B"),
         ("pointwise", "C"),
         ("flat", "B"),
+        ("behind_a_map", "D"),
         ("last", "D"),
     ]
+
+
+def test_a_linear_layer_behind_a_map_may_get_its_own():
+    assigned = assign_factorizations(TABLE, KINDS | {"flattened_linear": "E"})
+    assert (assigned["behind_a_map"], assigned["last"]) == ("E", "D")
+    assigned = assign_factorizations(TABLE, {"flattened_linear": "E"})
+    assert assigned == {"behind_a_map": "E"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "taken"),
+    [
+        ({"include": ["f*"]}, ["first", "flat"]),
+        ({"exclude": ["f*", "*t"]}, ["middle", "pointwise", "behind_a_map"]),
+        ({"include": ["*t"], "exclude": ["f?r*"]}, ["flat", "last"]),
+        ({"include": []}, []),
+    ],
+)
+def test_layers_are_narrowed_by_name(patterns, taken):
+    assert list(assign_factorizations(TABLE, KINDS, **patterns)) == taken
 
 
 @pytest.mark.parametrize(
     ("kind", "left"),
     [
-        ("first_conv", ["middle", "pointwise", "flat", "last"]),
-        ("conv", ["first", "pointwise", "last"]),
-        ("pointwise_conv", ["first", "middle", "flat", "last"]),
+        ("first_conv", ["middle", "pointwise", "flat", "behind_a_map", "last"]),
+        ("conv", ["first", "pointwise", "behind_a_map", "last"]),
+        ("pointwise_conv", ["first", "middle", "flat", "behind_a_map", "last"]),
         ("linear", ["first", "middle", "pointwise", "flat"]),
     ],
 )

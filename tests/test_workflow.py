@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from lowrank.cli import main
 from lowrank.errors import UserError
+from lowrank.params import parse_params
 from lowrank.plan import Layer, LayerTable
 from lowrank.workflow import Workflow
 
@@ -40,12 +42,21 @@ def tables(tmp_path):
 @pytest.fixture
 def graph(tables):
     document = copy.deepcopy(DOCUMENT)
+    document["studies"] = {}
     document["checkpoint"] = {"net": {"dataset": "cifar10", "weights": str(tables / "net.pth")}}
     document["matrix"] |= {"models": ["net"], "methods": ["at_once"]}
     document["methods"] = {
         "at_once": {"factorize": TUCKER},
         "in_turn": {"factorize": TUCKER, "schedule": {"kind": "iterative", "group": 2}},
         "nothing": {"factorize": {"pointwise_conv": "svd"}},
+        "control": {"factorize": {}},
+        "hybrid": {
+            "factorize": TUCKER | {"exclude": ["c"]},
+            "schedule": {"kind": "hybrid", "order": ["d"]},
+            "ranks": {"select": "sensitivity"},
+            "finetune": {"total_steps": 60, "models": {"net": {"last_share": 0.8}}},
+        },
+        "staged": {"factorize": TUCKER, "schedule": {"kind": "multi_stage", "stages": 3}},
     }
     workflow = Workflow.from_document(document)
     return Workflow(workflow.params, tables)
@@ -68,6 +79,76 @@ def test_iterative_takes_groups_in_network_order(graph):
 def test_a_method_that_takes_no_layer_is_refused(graph):
     with pytest.raises(UserError, match=r"methods\.nothing\.factorize` takes no layer of net"):
         graph.rounds("net", "nothing")
+
+
+def test_a_method_without_factorizations_is_a_control(graph):
+    assert graph.rounds("net", "control") == [{}]
+    asked = wildcards(model="net", method="control", round="1")
+    assert graph.factors(asked) == []
+
+
+def test_hybrid_takes_linear_layers_together_and_last(graph):
+    assert graph.rounds("net", "hybrid") == [
+        {"d": "tucker2"},
+        {"a": "tucker1"},
+        {"b": "tucker2"},
+        {"e": "svd"},
+    ]
+
+
+def test_what_a_rule_needs_that_shares_out_ranks(graph):
+    first = wildcards(model="net", method="hybrid", at="first")
+    later = wildcards(model="net", method="hybrid", at="rounds/2")
+    assert graph.measured_on(first) == ["data/datasets/cifar10"]
+    assert graph.first_plan(first) == []
+    assert graph.measured_on(later) == []
+    assert graph.first_plan(later) == ["build/net/hybrid/first/ranks.json"]
+    every = {"a": "tucker1", "b": "tucker2", "d": "tucker2", "e": "svd"}
+    assert json.loads(graph.all_layers_json(first)) == every
+
+
+def test_a_rule_that_looks_at_one_layer_needs_nothing_more(graph):
+    for at in ("first", "rounds/2"):
+        asked = wildcards(model="net", method="in_turn", at=at)
+        assert graph.measured_on(asked) == graph.first_plan(asked) == []
+        assert graph.all_layers_json(asked) == "{}"
+
+
+def test_stages_count_down(graph):
+    left = [
+        graph.stages_left(wildcards(model="net", method="staged", at=at))
+        for at in ("first", "rounds/2", "rounds/3")
+    ]
+    assert left == [3, 2, 1]
+    assert graph.stages_left(wildcards(model="net", method="in_turn", at="rounds/2")) == 1
+
+
+def test_a_budget_is_shared_out_over_the_rounds(graph):
+    numbers = "1234"
+    asked = [wildcards(model="net", method="hybrid", round=number) for number in numbers]
+    assert [graph.finetune(each).steps for each in asked] == [4, 4, 4, 48]
+    assert [graph.is_last(each) for each in asked] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (
+            {"ranks": {"select": "fixed", "table": {"bb": [1, 1]}}},
+            r"`methods\.wrong\.ranks\.table`: unknown layer of net 'bb'",
+        ),
+        ({"schedule": {"order": ["a", "x"]}}, r"methods\.wrong\.schedule\.order`: unknown layer"),
+        (
+            {"factorize": {"conv": "tucker2", "exclude": ["feat*"]}},
+            r"methods\.wrong\.factorize\.exclude`: no layer of net is named like 'feat\*'",
+        ),
+    ],
+)
+def test_layers_that_do_not_exist_are_told(graph, tables, entries, told):
+    document = graph.params.model_dump(exclude_unset=True)
+    document["methods"]["wrong"] = {"factorize": TUCKER} | entries
+    with pytest.raises(UserError, match=told):
+        Workflow(parse_params(document), tables).rounds("net", "wrong")
 
 
 def test_rounds_of_the_shipped_networks():
@@ -207,6 +288,50 @@ def test_a_table_is_made_on_first_use(tmp_path, run_in_process):
     shipped = ROOT / "data/networks/resnet20.json"
     assert (tmp_path / "resnet20.json").read_bytes() == shipped.read_bytes()
     assert len(rounds[0]) == 20
+
+
+def test_a_table_of_another_network_is_made_anew(tmp_path, run_in_process):
+    document = copy.deepcopy(DOCUMENT)
+    document["studies"] = {}
+    document["checkpoint"]["vgg16"] |= {"network": "resnet20"}
+    shutil.copy(ROOT / "data/networks/vgg16.json", tmp_path)
+    graph = Workflow(Workflow.from_document(document).params, tmp_path)
+    assert len(graph.rounds("vgg16", "tucker")[0]) == 20
+    table = json.loads((tmp_path / "vgg16.json").read_text())
+    assert table["source"] == {"network": "resnet20"}
+    assert json.loads(graph.network_json(wildcards(model="vgg16"))) == {"network": "resnet20"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"network": "alexnet"}, "Put bvlc_alexnet.caffemodel from the BVLC model zoo"),
+        ({"network": "resnet18"}, "name its weights as `torchvision_weights`"),
+    ],
+)
+def test_missing_weights_are_told_with_where_they_may_come_from(entries, told):
+    document = copy.deepcopy(DOCUMENT)
+    document["checkpoint"]["net"] = {"dataset": "cifar10", "weights": "net.pth"} | entries
+    with pytest.raises(UserError, match=f"net.pth: no such checkpoint.*{told}"):
+        Workflow.from_document(document).weights(wildcards(model="net"))
+
+
+def test_weights_of_torchvision_need_not_be_there(tmp_path):
+    document = copy.deepcopy(DOCUMENT)
+    entry = {"network": "resnet18", "torchvision_weights": "DEFAULT", "dataset": "cifar10"}
+    document["checkpoint"]["net"] = entry | {"weights": "data/weights/net.pth"}
+    graph = Workflow.from_document(document)
+    assert graph.weights(wildcards(model="net")) == "data/weights/net.pth"
+    document["checkpoint"]["net"]["weights"] = "elsewhere.pth"
+    with pytest.raises(UserError, match=r"elsewhere\.pth: no such checkpoint"):
+        Workflow.from_document(document).weights(wildcards(model="net"))
+
+
+def test_results_of_a_study(graph):
+    document = copy.deepcopy(DOCUMENT)
+    names = Workflow.from_document(document).study_results(wildcards(study="budgets"))
+    assert "results/resnet20_budgets_control_100.json" in names
+    assert len(names) == 16
 
 
 def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):

@@ -7,6 +7,7 @@ import click
 
 _STEPS = (
     "dataset",
+    "fetch_weights",
     "checkpoint",
     "pretrain",
     "inspect",
@@ -16,6 +17,7 @@ _STEPS = (
     "export_onnx",
     "benchmark",
     "summarize",
+    "study",
     "record",
     "adopt",
 )

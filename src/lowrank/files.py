@@ -47,8 +47,13 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 def write_json(path: str | os.PathLike, document: Any) -> None:
     """Write a JSON document whole, indented, with a final newline."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file whole."""
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        partial.write_text(text)
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lowrank.errors import UserError
+from lowrank.network_source import NetworkSource
 
 Threads = Annotated[
     int,
@@ -37,50 +39,164 @@ class Matrix(Section):
 
 
 class DatasetSettings(Section):
-    """Where a dataset may be found before anything is downloaded."""
+    """Labelled images: a dataset that is known by name, or folders of image files."""
 
+    kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
+        None, description="What it is; null: what the entry's own name says."
+    )
     search: str = Field("data", description="Folder for files that you fetched by hand.")
+    train: str | None = Field(
+        None, description="Of `imagefolder`: a folder with a sub-folder of images for each class."
+    )
+    validation: str | None = Field(
+        None, description="Of `imagefolder`: such a folder of images that are only reported."
+    )
+    skip_unreadable: bool = Field(
+        False, description="Leave out (and name) image files that cannot be decoded."
+    )
+    store_pixels: int = Field(
+        256, ge=1, le=8192, description="Larger images are stored with this shorter side."
+    )
+    cache_gib: float = Field(
+        8.0, ge=0, description="Decoded images are stored where they take no more GiB than this."
+    )
+    outputs: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="The network's output for each class; null: its outputs are the classes."
+    )
+    threads: int = Field(
+        2, ge=1, le=1024, description="CPU threads that decode images; any number gives the same."
+    )
+
+    def kind_of(self, name: str) -> str:
+        """The kind of the entry `name`. Raises ValueError where it lacks one, or its folders."""
+        kind = self.kind or name
+        known = ("cifar10", "fashion_mnist", "imagefolder")
+        if kind not in known:
+            raise ValueError(f"`dataset.{name}.kind` is missing; it is one of {', '.join(known)}")
+        if (kind == "imagefolder") != (self.train is not None):
+            verb = "needs" if kind == "imagefolder" else "takes no"
+            raise ValueError(f"`dataset.{name}` of kind {kind} {verb} `train` and `validation`")
+        return kind
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DatasetSettings":
+        if (self.train is None) != (self.validation is None):
+            raise ValueError("`train` and `validation` come together")
+        taken = list((self.outputs or {}).values())
+        if twice := [output for output in taken if taken.count(output) > 1]:
+            raise ValueError(f"`outputs` gives output {twice[0]} to two classes")
+        return self
 
 
-class CheckpointSettings(Section):
-    """A trained network."""
+class CheckpointSettings(NetworkSource, Section):
+    """A trained network: how it is built, its weights, and the images that it is for."""
 
     dataset: Name = Field(description="A name under `dataset`.")
-    weights: str = Field(description="File of trained weights: .safetensors, .pth or .pt.")
+    weights: str = Field(
+        description="File of trained weights: .safetensors, .pth, .pt or .caffemodel. With "
+        "`torchvision_weights`, data/weights/<model>.pth is downloaded when it is missing."
+    )
     threads: Threads = 2
 
 
 class RankSettings(Section):
-    """How ranks are chosen."""
+    """How ranks are chosen, and what they are held to afterwards."""
 
-    select: Literal["vbmf"] = Field("vbmf", description="Rule: a file in src/lowrank/ranks/.")
+    select: Literal["vbmf", "energy", "ratio", "sensitivity", "fixed"] = Field(
+        "vbmf", description="Rule: a file in src/lowrank/ranks/."
+    )
+    energy: float = Field(
+        0.9, gt=0, le=1, description="For `energy`: share of the squared norm that is kept."
+    )
+    ratio: float = Field(
+        4.0, gt=1, description="For `ratio` and `sensitivity`: original cost / cost of the factors."
+    )
+    cost: Literal["macs", "parameters"] = Field("macs", description="What `ratio` counts.")
+    trial_ratio: float = Field(
+        4.0, gt=1, description="For `sensitivity`: ratio at which a layer is tried alone."
+    )
+    images: int = Field(
+        1000, ge=1, description="For `sensitivity`: validation images that the loss is measured on."
+    )
+    table: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(
+        default_factory=dict, description="For `fixed`: ranks (of one group) by layer."
+    )
     weaken: float = Field(
         0.0, ge=0, le=1, description="Share of the way from the rule's rank back to full rank."
     )
     multiple_of: int = Field(1, ge=1, le=256, description="Round each rank to a multiple of this.")
     minimum: int = Field(1, ge=1, description="No rank below this, unless full rank is.")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "RankSettings":
+        if self.select == "fixed" and not self.table:
+            raise ValueError("`select: fixed` needs `table`, ranks by layer")
+        if self.table and self.select != "fixed":
+            raise ValueError(f"`table` belongs to `select: fixed`, not to '{self.select}'")
+        return self
+
+
+class MethodRankSettings(RankSettings):
+    """How a method chooses ranks, and what differs for one network."""
+
+    models: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="For one network, entries that replace the others: `resnet20: {weaken: 0.5}`.",
+    )
+
+    def of(self, model: str) -> RankSettings:
+        """How the ranks of one network are chosen."""
+        general = self.model_dump(exclude_unset=True, exclude={"models"})
+        return RankSettings.model_validate(general | self.models.get(model, {}))
+
+
+_CONVOLUTION = (
+    "tucker1", "tucker2", "cp_tpm", "cp_als", "cp4", "svd", "channel_svd", "spatial_svd",
+    "block_term2", "block_term4", "block_term8",
+)  # fmt: skip
+_Convolution = Literal[_CONVOLUTION]  # type: ignore[valid-type]
+
 
 class FactorizeSettings(Section):
     """Which factorization each kind of layer gets; null leaves the kind dense."""
 
-    first_conv: Literal["tucker1", "tucker2"] | None = Field(
+    first_conv: _Convolution | None = Field(
         None, description="The network's first convolution, which has few input channels."
     )
-    conv: Literal["tucker1", "tucker2"] | None = Field(
+    conv: _Convolution | None = Field(
         None, description="The other convolutions, of any kernel but 1 x 1."
     )
     pointwise_conv: Literal["svd"] | None = Field(None, description="Convolutions of 1 x 1.")
+    flattened_linear: _Convolution | None = Field(
+        None,
+        description="A linear layer behind a flattened map, seen as a convolution over that map; "
+        "null: as `linear`.",
+    )
     linear: Literal["svd"] | None = Field(None, description="Linear layers.")
+    include: tuple[str, ...] = Field(
+        ("*",), description="Take layers whose name fits one of these; as in a shell: `*`, `?`."
+    )
+    exclude: tuple[str, ...] = Field((), description="But none whose name fits one of these.")
+
+    def by_kind(self) -> dict[str, str | None]:
+        """Factorization by kind of layer."""
+        return self.model_dump(exclude={"include", "exclude"})
 
 
 class ScheduleSettings(Section):
     """Which layers each round takes."""
 
-    kind: Literal["one_shot", "iterative"] = Field(
-        "one_shot", description="One round with every layer, or a round for every `group` layers."
+    kind: Literal["one_shot", "iterative", "hybrid", "multi_stage"] = Field(
+        "one_shot",
+        description="`one_shot`: one round with every layer. `iterative`: a round for every "
+        "`group` layers. `hybrid`: convolutions so, then all linear layers in one round. "
+        "`multi_stage`: `stages` rounds with every layer, at falling ranks.",
     )
-    group: int = Field(1, ge=1, description="Layers in one round of `iterative`.")
+    group: int = Field(1, ge=1, description="Layers in one round of `iterative` and `hybrid`.")
+    order: Literal["network", "reverse"] | tuple[str, ...] = Field(
+        "network", description="First to last, last to first, or layers by name, these first."
+    )
+    stages: int = Field(1, ge=1, description="Rounds of `multi_stage`.")
 
 
 class Augmentation(Section):
@@ -91,6 +207,24 @@ class Augmentation(Section):
     cutout_pixels: int = Field(
         0, ge=0, le=1024, description="Side of a square that is greyed out, in pixels; 0: none."
     )
+    resized_crop: tuple[float, float] | None = Field(
+        None,
+        description="Bounds of a random crop's share of the image's area, instead of translation; "
+        "null: none.",
+    )
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> "Augmentation":
+        if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
+            raise ValueError(
+                f"`resized_crop` is {list(self.resized_crop)}; two shares in ascending order, "
+                "above 0 and at most 1, were expected"
+            )
+        return self
+
+
+# A budget of training can be given in any of these.
+BUDGETS = {"steps", "epochs", "total_steps"}
 
 
 class TrainingSettings(Section):
@@ -127,16 +261,55 @@ class TrainingSettings(Section):
         None, ge=1, description="A validation accuracy on the curve; a multiple of the above."
     )
 
+    @property
+    def _budgets(self) -> list[str]:
+        return ["steps", "epochs"]
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingSettings":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give the budget either as `steps` or as `epochs`")
+        given = [name for name in self._budgets if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give the budget as one of {', '.join(f'`{name}`' for name in self._budgets)}; "
+                f"found {' and '.join(given) or 'none'}"
+            )
         if self.validate_every_steps and self.validate_every_steps % self.curve_every_steps:
             raise ValueError(
                 f"`validate_every_steps` ({self.validate_every_steps}) must be a multiple of "
                 f"`curve_every_steps` ({self.curve_every_steps})"
             )
         return self
+
+
+class FinetuneSettings(TrainingSettings):
+    """Training after each round; the budget is one round's, or that of all rounds together."""
+
+    total_steps: int | None = Field(
+        None, ge=0, description="Budget of all rounds together, in steps."
+    )
+    last_share: float = Field(
+        0.5, gt=0, le=1, description="Share of `total_steps` that the last of several rounds gets."
+    )
+
+    def of_round(self, number: int, rounds: int) -> TrainingSettings:
+        """The training of round `number` (from 1).
+
+        Of `total_steps` the last round gets its share, and the others divide the rest evenly.
+        """
+        settings = self.model_dump(exclude={"total_steps", "last_share"})
+        if self.total_steps is not None:
+            last = round(self.last_share * self.total_steps) if rounds > 1 else self.total_steps
+            before = self.total_steps - last
+            settings["steps"] = (
+                last
+                if number == rounds
+                else before * number // (rounds - 1) - before * (number - 1) // (rounds - 1)
+            )
+        return TrainingSettings.model_validate(settings)
+
+    @property
+    def _budgets(self) -> list[str]:
+        return [*super()._budgets, "total_steps"]
 
 
 class PretrainSettings(TrainingSettings):
@@ -151,11 +324,40 @@ class MethodSettings(Section):
     """A method is only data: factorizations, rank rule, schedule, and its own fine-tuning."""
 
     factorize: FactorizeSettings
-    ranks: RankSettings = RankSettings()
+    ranks: MethodRankSettings = MethodRankSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     finetune: dict[str, Any] = Field(
-        default_factory=dict, description="Entries that replace those of `finetune`."
+        default_factory=dict,
+        description="Entries that replace those of `finetune`; under `models`, for one network.",
     )
+
+    def of_models(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What differs for one network, by section and network."""
+        return {"ranks": self.ranks.models, "finetune": self.finetune.get("models") or {}}
+
+
+class StudySettings(Section):
+    """A comparison: methods that differ in one thing, on the same networks.
+
+    Each variant is the base with entries replaced, section by section; null clears a section.
+    """
+
+    title: str = Field(description="Heading of the table and of the picture.")
+    models: tuple[Name, ...] = Field(min_length=1, description="Names under `checkpoint`.")
+    x: Literal["variant", "steps"] = Field(
+        "variant", description="Axis of the picture: a bar for each variant, or steps of training."
+    )
+    base: dict[str, Any] = Field(description="A method, as under `methods`.")
+    variants: dict[Name, dict[str, Any]] = Field(
+        min_length=1, description="What each variant replaces of the base."
+    )
+
+    def methods(self, study: str) -> dict[str, dict[str, Any]]:
+        """The variants as entries of `methods`, named by the study and themselves."""
+        return {
+            f"{study}_{variant}": _replaced(self.base, entries)
+            for variant, entries in self.variants.items()
+        }
 
 
 class SelectRanksSettings(Section):
@@ -197,29 +399,51 @@ class Params(Section):
     methods: dict[Name, MethodSettings]
     select_ranks: SelectRanksSettings = SelectRanksSettings()
     decompose: DecomposeSettings = DecomposeSettings()
-    finetune: TrainingSettings
+    finetune: FinetuneSettings
     export_onnx: ExportSettings = ExportSettings()
     benchmark: dict[Name, DeviceSettings]
     pretrain: dict[Name, PretrainSettings] = Field(default_factory=dict)
+    studies: dict[Name, StudySettings] = Field(default_factory=dict)
 
-    def finetune_of(self, method: str) -> TrainingSettings:
-        """`finetune` with the entries that the method replaces; one budget replaces the other."""
-        replaced = self.methods[method].finetune
-        common = self.finetune.model_dump(exclude_unset=True)
-        for budget, other in (("steps", "epochs"), ("epochs", "steps")):
-            if budget in replaced:
-                common.pop(other, None)
-        return TrainingSettings.model_validate(common | replaced)
+    def ranks_of(self, model: str, method: str) -> RankSettings:
+        """How a method chooses the ranks of one network."""
+        return self.methods[method].ranks.of(model)
+
+    def finetune_of(self, model: str, method: str) -> FinetuneSettings:
+        """`finetune` with the entries that the method replaces, in general and for one network.
+
+        A budget replaces the one that stood there before, however it is given.
+        """
+        settings = self.finetune.model_dump(exclude_unset=True)
+        of_method = dict(self.methods[method].finetune)
+        of_model = of_method.pop("models", {}).get(model, {})
+        for replaced in (of_method, of_model):
+            if BUDGETS & replaced.keys():
+                settings = {key: value for key, value in settings.items() if key not in BUDGETS}
+            settings |= replaced
+        return FinetuneSettings.model_validate(settings)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
+        for name, settings in self.dataset.items():
+            settings.kind_of(name)
         references = [
             ("matrix.models", self.matrix.models, "checkpoint", self.checkpoint),
             ("matrix.methods", self.matrix.methods, "methods", self.methods),
             ("matrix.devices", self.matrix.devices, "benchmark", self.benchmark),
-        ] + [
+        ]
+        references += [
             (f"checkpoint.{name}.dataset", (settings.dataset,), "dataset", self.dataset)
             for name, settings in self.checkpoint.items()
+        ]
+        references += [
+            (f"studies.{name}.models", settings.models, "checkpoint", self.checkpoint)
+            for name, settings in self.studies.items()
+        ]
+        references += [
+            (f"methods.{name}.{section}.models", tuple(models), "checkpoint", self.checkpoint)
+            for name, settings in self.methods.items()
+            for section, models in settings.of_models().items()
         ]
         for place, names, section, known in references:
             for name in names:
@@ -242,14 +466,27 @@ def parse_params(document: Mapping[str, Any], *, source: str = "params.yaml") ->
     """Check a configuration. Raises UserError that names each wrong parameter and its bounds."""
     try:
         params = Params.model_validate(document)
+        variants = {
+            name: method
+            for study, settings in params.studies.items()
+            for name, method in settings.methods(study).items()
+        }
+        if variants:
+            methods = variants | document["methods"]
+            params = Params.model_validate({**document, "methods": methods})
     except ValidationError as error:
-        raise UserError(f"{source}: {_described(error, Params)}") from error
-    for method in params.methods:
-        try:
-            params.finetune_of(method)
-        except ValidationError as error:
-            place = f"methods.{method}.finetune"
-            raise UserError(f"{source}: {_described(error, TrainingSettings, place)}") from error
+        raise UserError(f"{source}: {described(error, Params)}") from error
+    for method, settings in params.methods.items():
+        for section, model_type, resolve in (
+            ("ranks", RankSettings, params.ranks_of),
+            ("finetune", FinetuneSettings, params.finetune_of),
+        ):
+            for model in ("", *settings.of_models()[section]):
+                try:
+                    resolve(model, method)
+                except ValidationError as error:
+                    place = f"methods.{method}.{section}" + (f".models.{model}" if model else "")
+                    raise UserError(f"{source}: {described(error, model_type, place)}") from error
     return params
 
 
@@ -273,7 +510,20 @@ def schema() -> str:
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"
 
 
-def _described(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+def _replaced(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with entries replaced, section by section; null clears a section."""
+    result = dict(base)
+    for key, value in entries.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = _replaced(result[key], value)
+        elif value is None and isinstance(result.get(key), Mapping):
+            result[key] = {}
+        else:
+            result[key] = value
+    return result
+
+
+def described(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """One clause for each mistake: the parameter, what was found, what is allowed."""
     clauses = []
     for mistake in error.errors(include_url=False):
@@ -293,6 +543,8 @@ def _described(error: ValidationError, model: type[BaseModel], prefix: str = "")
                 clauses.append(f"in `{name}`: {found}" if name else found)
             case _:
                 expected = mistake["msg"].partition(" should ")[2]
+                if isinstance(mistake["input"], str):
+                    expected += _nearest(mistake["input"], re.findall(r"'(\w+)'", expected))
                 bounds = _bounds(model, place)
                 clauses.append(f"`{name}` is {mistake['input']!r}, it should {expected}{bounds}")
     return "; ".join(clauses) + "."

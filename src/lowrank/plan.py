@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 Pair = tuple[int, int]
@@ -57,8 +58,9 @@ class PlainLayer:
 class Layer(PlainLayer):
     """A layer of a network, as the layer table in `data/networks/` holds it.
 
-    A linear layer is a 1 x 1 convolution on a 1 x 1 map. `not_factored` says why no factorization
-    takes this layer; None for one that can be taken.
+    A linear layer is a 1 x 1 convolution on a 1 x 1 map; behind a flattened C x H x W map it is a
+    convolution from C channels whose kernel is the whole map (Kim et al. 2016, section 3.1).
+    `not_factored` says why no factorization takes this layer; None for one that can be taken.
     """
 
     name: str = ""
@@ -120,7 +122,7 @@ class LayerTable:
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """What a round does to one layer: the factorization and its ranks, or why it stays dense.
+    """What a round does to one layer: the factorization and its ranks, or why it stays as it is.
 
     `ranks` are those of one group, in the order of the factorization's `rank_names`; `chosen` are
     those that the rule gave before they were clamped and rounded, `notes` say what was changed.
@@ -143,21 +145,42 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class Plan:
-    """The ranks of one round, as `select_ranks` writes them."""
+    """The ranks of one round, as `select_ranks` writes them.
+
+    Parameters
+    ----------
+    layers
+        What the round does to each of its layers.
+    sensitivity
+        Where the rule measured it: each layer's share of the loss, of every layer of the method.
+    shares
+        Where the rule shares out ranks before the first round: those of every layer of the method.
+    """
 
     layers: tuple[PlannedLayer, ...]
+    sensitivity: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> PlannedLayer:
         return next(layer for layer in self.layers if layer.name == name)
 
     def to_json(self) -> dict[str, Any]:
         """The document; pairs are (before, after)."""
-        return {"layers": [_listed(asdict(layer)) for layer in self.layers]}
+        document = {"layers": [_listed(asdict(layer)) for layer in self.layers]}
+        if self.sensitivity:
+            document["sensitivity"] = self.sensitivity
+        if self.shares:
+            document["shares"] = _listed(self.shares)
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
         """The inverse of `to_json`."""
-        return cls(tuple(PlannedLayer(**_tupled(layer)) for layer in document["layers"]))
+        return cls(
+            layers=tuple(PlannedLayer(**_tupled(layer)) for layer in document["layers"]),
+            sensitivity=document.get("sensitivity", {}),
+            shares=_tupled(document.get("shares", {})),
+        )
 
 
 @dataclass(frozen=True)
@@ -182,19 +205,57 @@ class Factored:
         return cls(**(_tupled(document) | {"sequence": plain}))
 
 
-def rounds_of(names: Sequence[str], *, kind: str, group: int = 1) -> list[list[str]]:
-    """The layers that each round takes, in network order.
+def rounds_of(
+    layers: Sequence[Layer],
+    *,
+    kind: str = "one_shot",
+    group: int = 1,
+    order: str | Sequence[str] = "network",
+    stages: int = 1,
+) -> list[list[str]]:
+    """The names of the layers that each round takes.
 
     Parameters
     ----------
-    names
-        The layers of a method, in network order.
+    layers
+        The layers that a method takes, in network order.
     kind
         `one_shot`: one round with every layer (Kim et al. 2016). `iterative`: a round for every
-        `group` layers, first to last (Astrid & Lee 2017).
+        `group` layers (Astrid & Lee 2017). `hybrid`: convolutions as in `iterative`, then all
+        linear layers in one round (our reading of Astrid & Lee 2018). `multi_stage`: `stages`
+        rounds with every layer (Gusak et al. 2019).
+    group
+        Layers in one round of `iterative` and `hybrid`.
+    order
+        `network`: first to last; `reverse`: last to first; or names, which come first in the
+        order given. Layers that are not named follow in network order.
+    stages
+        Rounds of `multi_stage`.
     """
-    if kind == "one_shot":
-        return [list(names)]
+    ordered = _ordered(layers, order)
+    names = [layer.name for layer in ordered]
+    match kind:
+        case "one_shot":
+            return [names]
+        case "multi_stage":
+            return [names] * stages
+        case "iterative":
+            return _in_groups(names, group)
+    linear = [layer.name for layer in ordered if layer.kind == "linear"]
+    convolutions = [name for name in names if name not in linear]
+    return _in_groups(convolutions, group) + ([linear] if linear else [])
+
+
+def _ordered(layers: Sequence[Layer], order: str | Sequence[str]) -> list[Layer]:
+    if order == "network":
+        return list(layers)
+    if order == "reverse":
+        return list(reversed(layers))
+    place = {name: index for index, name in enumerate(order)}
+    return sorted(layers, key=lambda layer: place.get(layer.name, len(place)))
+
+
+def _in_groups(names: Sequence[str], group: int) -> list[list[str]]:
     return [list(names[start : start + group]) for start in range(0, len(names), group)]
 
 
@@ -210,22 +271,38 @@ def _listed(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def assign_factorizations(table: LayerTable, factorize: Mapping[str, str | None]) -> dict[str, str]:
+def assign_factorizations(
+    table: LayerTable,
+    factorize: Mapping[str, str | None],
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> dict[str, str]:
     """The factorization of each layer that a method takes, by name, in network order.
 
-    `factorize` maps a kind (`first_conv`, `conv`, `pointwise_conv`, `linear`) to the name of a
-    factorization, or to None where the kind is left dense. Layers that no factorization can take
-    (`Layer.not_factored`) are left out.
+    `factorize` maps a kind (`first_conv`, `conv`, `pointwise_conv`, `flattened_linear`, `linear`)
+    to the name of a factorization, or to None where the kind is left dense; a linear layer behind
+    a flattened map is taken as `linear` where `flattened_linear` is None. Layers that no
+    factorization can take (`Layer.not_factored`) are left out, and so are those whose name fits
+    none of the patterns of `include`, or one of `exclude` (`*`, `?` and `[...]` as in a shell).
     """
     assigned = {}
     first_conv = next((layer.name for layer in table.layers if layer.kind == "conv"), None)
     for layer in table.layers:
+        if layer.not_factored or not fits(layer.name, include) or fits(layer.name, exclude):
+            continue
+        pointwise = layer.kernel == (1, 1)
         if layer.kind == "linear":
-            kind = "linear"
+            kinds = ["linear"] if pointwise else ["flattened_linear", "linear"]
         elif layer.name == first_conv:
-            kind = "first_conv"
+            kinds = ["first_conv"]
         else:
-            kind = "pointwise_conv" if layer.kernel == (1, 1) else "conv"
-        if factorize.get(kind) and not layer.not_factored:
-            assigned[layer.name] = factorize[kind]
+            kinds = ["pointwise_conv"] if pointwise else ["conv"]
+        if factorization := next(filter(None, map(factorize.get, kinds)), None):
+            assigned[layer.name] = factorization
     return assigned
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a layer's name fits one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -17,11 +17,27 @@ from typing import Any, Protocol
 
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json
-from lowrank.params import Params, PretrainSettings, load_params, parse_params
-from lowrank.plan import LayerTable, assign_factorizations, rounds_of
+from lowrank.network_source import NetworkSource
+from lowrank.params import (
+    Params,
+    PretrainSettings,
+    TrainingSettings,
+    load_params,
+    parse_params,
+)
+from lowrank.plan import LayerTable, assign_factorizations, fits, rounds_of
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
+
+# Trained weights that others publish, for networks that lowrank defines and no registry offers.
+WEIGHTS_ELSEWHERE = {
+    "alexnet": "bvlc_alexnet.caffemodel from the BVLC model zoo of Caffe",
+    "googlenet": "bvlc_googlenet.caffemodel from the BVLC model zoo of Caffe",
+    "vgg_s": "VGG_CNN_S.caffemodel from the Visual Geometry Group, Oxford (deep_eval)",
+    "vgg16_imagenet": "VGG_ILSVRC_16_layers.caffemodel from the Visual Geometry Group, Oxford",
+    "squeezenet": "squeezenet_v1.1.caffemodel from the authors' repository (SqueezeNet_v1.1)",
+}
 
 
 def prefer_this_environment() -> None:
@@ -37,6 +53,7 @@ class Wildcards(Protocol):
     method: str
     at: str
     round: str
+    study: str
 
 
 class Workflow:
@@ -86,34 +103,122 @@ class Workflow:
 
     @functools.cache  # noqa: B019  (one graph a process)
     def rounds(self, model: str, method: str) -> list[dict[str, str]]:
-        """For each round its layers, in network order, with their factorizations."""
+        """For each round its layers, in the order of the schedule, with their factorizations.
+
+        A method that names no factorization at all has one round without layers: the network is
+        fine-tuned as it is, for comparison.
+        """
         settings = self.params.methods[method]
-        assigned = assign_factorizations(self._table(model), settings.factorize.model_dump())
-        if not assigned:
+        table, by_kind = self._table(model), settings.factorize.by_kind()
+        self._check_names(model, method, table)
+        assigned = assign_factorizations(
+            table, by_kind, include=settings.factorize.include, exclude=settings.factorize.exclude
+        )
+        if not assigned and any(by_kind.values()):
             raise UserError(
                 f"params.yaml: `methods.{method}.factorize` takes no layer of {model}. Name a "
-                "factorization for at least one kind of layer that the network has."
+                "factorization for at least one kind of layer that the network has, and let "
+                "`include` and `exclude` leave some."
             )
-        names = rounds_of(
-            list(assigned), kind=settings.schedule.kind, group=settings.schedule.group
+        taken = [layer for layer in table.layers if layer.name in assigned]
+        schedule = settings.schedule
+        rounds = rounds_of(
+            taken,
+            kind=schedule.kind,
+            group=schedule.group,
+            order=schedule.order,
+            stages=schedule.stages,
         )
-        return [{name: assigned[name] for name in layers} for layers in names]
+        return [{name: assigned[name] for name in layers} for layers in rounds]
+
+    def all_layers_json(self, wildcards: Wildcards) -> str:
+        """The layers of every round with their factorizations, as JSON, where the rule needs them.
+
+        Empty for a rule that looks at one layer at a time.
+        """
+        if not self._shares_out(wildcards):
+            return "{}"
+        rounds = self.rounds(wildcards.model, wildcards.method)
+        return json.dumps({name: each for layers in rounds for name, each in layers.items()})
+
+    def measured_on(self, wildcards: Wildcards) -> list[str]:
+        """The dataset for a rule that measures losses before the first round; else none."""
+        first = self._round(wildcards) == 1
+        return [self.dataset(wildcards)] if first and self._shares_out(wildcards) else []
+
+    def first_plan(self, wildcards: Wildcards) -> list[str]:
+        """The plan of the first round, for a rule that shared out all ranks there; else none."""
+        if self._round(wildcards) == 1 or not self._shares_out(wildcards):
+            return []
+        return [f"{self._folder(wildcards)}/first/ranks.json"]
+
+    def stages_left(self, wildcards: Wildcards) -> int:
+        """Rounds, this one included, in which a layer comes down to the rule's ranks."""
+        schedule = self.params.methods[wildcards.method].schedule
+        if schedule.kind != "multi_stage":
+            return 1
+        return schedule.stages - self._round(wildcards) + 1
+
+    def ranks_json(self, wildcards: Wildcards) -> str:
+        """How the ranks of a variant are chosen, as JSON."""
+        return self.params.ranks_of(wildcards.model, wildcards.method).model_dump_json()
+
+    def finetune(self, wildcards: Wildcards) -> TrainingSettings:
+        """How a round is trained: the budget of a whole schedule is shared out over its rounds."""
+        settings = self.params.finetune_of(wildcards.model, wildcards.method)
+        rounds = self.rounds(wildcards.model, wildcards.method)
+        return settings.of_round(self._round(wildcards), len(rounds))
+
+    def is_last(self, wildcards: Wildcards) -> bool:
+        """Whether a round is the last of its schedule."""
+        return self._round(wildcards) == len(self.rounds(wildcards.model, wildcards.method))
 
     def dataset(self, wildcards: Wildcards) -> str:
         """The folder of the dataset that a model is trained on."""
         return f"data/datasets/{self.params.checkpoint[wildcards.model].dataset}"
 
+    def network_json(self, wildcards: Wildcards) -> str:
+        """How a model's network is built, as JSON."""
+        return json.dumps(self._source(wildcards.model).to_json())
+
     def weights(self, wildcards: Wildcards) -> str:
         """The file of a model's trained weights. Raises UserError where nothing can provide it."""
-        path = self.params.checkpoint[wildcards.model].weights
-        made_here = path.startswith("build/pretrain/")
+        model = wildcards.model
+        settings = self.params.checkpoint[model]
+        path = settings.weights
+        made_here = path == f"build/pretrain/{model}.safetensors" or (
+            settings.torchvision_weights and path == self.downloaded(model)
+        )
         if not made_here and not Path(path).is_file():
             raise UserError(
-                f"{path}: no such checkpoint (`checkpoint.{wildcards.model}.weights` in "
-                "params.yaml). Put the trained weights there, name another file, or train them: "
-                f"`snakemake --cores 2 build/pretrain/{wildcards.model}.safetensors`."
+                f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
+                f"{self._advice(model)}"
             )
         return path
+
+    @staticmethod
+    def downloaded(model: str) -> str:
+        """Where weights from torchvision are kept."""
+        return f"data/weights/{model}.pth"
+
+    def _advice(self, model: str) -> str:
+        """Where a model's weights may come from."""
+        network = self._source(model).network
+        if network in WEIGHTS_ELSEWHERE:
+            return f"Put {WEIGHTS_ELSEWHERE[network]} there, or name another file."
+        if model in self.params.pretrain:
+            return (
+                "Put the trained weights there, name another file, or train them: "
+                f"`snakemake --cores 2 build/pretrain/{model}.safetensors`."
+            )
+        return (
+            "Put the trained weights there, or name another file; for a network of torchvision's, "
+            f"name its weights as `torchvision_weights` and {self.downloaded(model)} as `weights`, "
+            "and they are downloaded."
+        )
+
+    def _source(self, model: str) -> NetworkSource:
+        return self.params.checkpoint[model].named(model)
 
     def start(self, wildcards: Wildcards) -> list[str]:
         """The weights that a recipe goes on from; none where it starts at random."""
@@ -186,6 +291,15 @@ class Workflow:
         """Raise UserError for a result whose model or method is not in params.yaml."""
         return list(self.variants([wildcards.variant]))
 
+    def study_results(self, wildcards: Wildcards) -> list[str]:
+        """The results of every variant of a study, on each of its networks."""
+        study = self.params.studies[wildcards.study]
+        return [
+            f"results/{model}_{method}.json"
+            for model in study.models
+            for method in study.methods(wildcards.study)
+        ]
+
     def _layers(self, wildcards: Wildcards) -> dict[str, str]:
         rounds = self.rounds(wildcards.model, wildcards.method)
         number = self._round(wildcards)
@@ -196,17 +310,48 @@ class Workflow:
             )
         return rounds[number - 1]
 
+    def _shares_out(self, wildcards: Wildcards) -> bool:
+        ranks = self.params.ranks_of(wildcards.model, wildcards.method)
+        return ranks.select == "sensitivity"
+
+    def _check_names(self, model: str, method: str, table: LayerTable) -> None:
+        """Raise UserError for a layer that the method names and the network has not."""
+        known = [layer.name for layer in table.layers]
+        settings = self.params.methods[method]
+        order = settings.schedule.order
+        named = {
+            "ranks.table": self.params.ranks_of(model, method).table,
+            "schedule.order": () if isinstance(order, str) else order,
+        }
+        for place, names in named.items():
+            for name in names:
+                if name not in known:
+                    where = f"params.yaml: `methods.{method}.{place}`"
+                    raise unknown_name(f"layer of {model}", name, known, where=where)
+        patterns = {"include": settings.factorize.include, "exclude": settings.factorize.exclude}
+        for place, each in patterns.items():
+            for pattern in each:
+                if not any(fits(name, [pattern]) for name in known):
+                    raise UserError(
+                        f"params.yaml: `methods.{method}.factorize.{place}`: no layer of {model} "
+                        f"is named like '{pattern}'. Its layers: {', '.join(known)}."
+                    )
+
     def _numbers(self, wildcards: Wildcards) -> range:
         return range(1, len(self.rounds(wildcards.model, wildcards.method)) + 1)
 
     def _table(self, model: str) -> LayerTable:
-        path = self._tables / f"{model}.json"
-        if not path.exists():
+        path, source = self._tables / f"{model}.json", self._source(model).to_json()
+        # A table of the network as it was described before is no use.
+        if not path.exists() or read_json(path).get("source", source) != source:
             # In a process of its own: the graph must not wait for PyTorch every time.
-            command = [sys.executable, "-m", "lowrank.cli", "inspect", model, "--output", str(path)]
+            command = [sys.executable, "-m", "lowrank.cli", "inspect", json.dumps(source)]
+            command += ["--name", model, "--output", str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise UserError(done.stderr.strip().splitlines()[-1])
+                raise UserError(
+                    done.stderr.strip().splitlines()[-1].removeprefix("[inspect] error: ")
+                )
         return LayerTable.from_json(read_json(path))
 
     @staticmethod

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.factorize import get_factorization, grouped_sequence
-from lowrank.plan import Layer, sequence_macs, sequence_parameters
+from lowrank.factorize import decompose, get_factorization, grouped_sequence, reconstruct
+from lowrank.plan import Factored, Layer, sequence_macs, sequence_parameters
 from lowrank.ranks import choose_ranks
 
 
@@ -121,8 +121,9 @@ def test_a_layer_whose_factors_cost_more_stays_dense():
 
 
 def test_a_layer_that_is_not_taken_stays_dense_with_the_reason():
-    planned = choose_ranks(conv(), np.zeros((48, 32, 3, 3)), "svd", {})
-    assert planned.dense_because.startswith("its kernel is 3 x 3")
+    pointwise = conv(kernel=(1, 1), padding=(0, 0))
+    planned = choose_ranks(pointwise, np.zeros((48, 32, 1, 1)), "tucker2", {})
+    assert planned.dense_because.startswith("its kernel is 1 x 1")
     assert planned.ranks == ()
     # The weight of a transposed convolution has its channels the other way round.
     transposed = conv(kind="transposed_conv", not_factored="it is transposed")
@@ -144,10 +145,13 @@ def test_linear_layers_take_matrices():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"select": "vmbf"}, "unknown rule 'vmbf'. Did you mean 'vbmf'"),
-        ({"weaken": 1.5}, "weaken: found 1.5"),
-        ({"multiple_of": 0}, "multiple_of: found 0"),
-        ({"minimum": 0}, "minimum: found 0"),
+        ({"select": "vmbf"}, r"ranks: `select` is 'vmbf', .* \(did you mean 'vbmf'\?\)"),
+        ({"weaken": 1.5}, "ranks: `weaken` is 1.5, it should be less than or equal to 1"),
+        ({"multiple_of": 0}, "ranks: `multiple_of` is 0"),
+        ({"minimum": 0}, "ranks: `minimum` is 0"),
+        ({"enrgy": 0.5}, r"unknown parameter `enrgy` \(did you mean 'energy'\?\)"),
+        ({"select": "fixed"}, "`select: fixed` needs `table`"),
+        ({"table": {"conv": (1, 1)}}, "`table` belongs to `select: fixed`, not to 'vbmf'"),
     ],
 )
 def test_settings_out_of_range_are_told(settings, message):
@@ -158,3 +162,50 @@ def test_settings_out_of_range_are_told(settings, message):
 def test_weights_that_are_not_finite_name_the_layer():
     with pytest.raises(UserError, match="layer 'conv' holds NaN"):
         choose_ranks(conv(), np.full((48, 32, 3, 3), np.nan), "tucker2", {})
+
+
+@pytest.mark.parametrize("rule", ["energy", "ratio", "fixed"])
+def test_stages_come_down_by_equal_factors(rule):
+    settings = {"select": rule} | {"fixed": {"table": {"conv": (4, 8)}}}.get(rule, {})
+    kernel = planted_kernel(48, 32, 7, 4)
+    at_once = choose_ranks(conv(), kernel, "tucker2", settings)
+    first = choose_ranks(conv(), kernel, "tucker2", settings, stages_left=2)
+    for target, rank, full in zip(at_once.ranks, first.ranks, (32, 48), strict=True):
+        assert rank == round((target * full) ** 0.5)
+
+
+def factored_at(ranks, kernel, layer):
+    method = get_factorization("tucker2")
+    result = decompose(method, layer, kernel, None, ranks)
+    factored = Factored("tucker2", ranks, result.relative_error, result.sequence)
+    return factored, reconstruct(result.sequence, result.weights)
+
+
+def test_a_factored_layer_goes_on_from_the_ranks_that_it_has():
+    layer = conv()
+    factored, kernel = factored_at((20, 30), planted_kernel(48, 32, 7, 4), layer)
+    # A quarter of the way back from (4, 7) to (20, 30), not to (32, 48).
+    planned = choose_ranks(layer, kernel, "tucker2", {"weaken": 0.25}, factored=factored)
+    assert planned.chosen == (8, 13)
+    assert planned.macs[0] == layer.dense_macs
+    full = choose_ranks(
+        layer, kernel, "tucker2", {"select": "energy", "energy": 1}, factored=factored
+    )
+    assert full.is_dense
+    assert full.macs[1] == sequence_macs(factored.sequence, layer.input_map)
+    assert full.parameters[1] == sequence_parameters(factored.sequence)
+
+
+def test_the_noise_left_in_a_core_is_still_found():
+    # The product of the factors has no noise outside the core: looked at whole, nothing but
+    # signal would be left.
+    layer = conv()
+    factored, kernel = factored_at((20, 30), planted_kernel(48, 32, 7, 4, noise=0.5), layer)
+    assert choose_ranks(layer, kernel, "tucker2", {}, factored=factored).chosen == (4, 7)
+    assert choose_ranks(layer, kernel, "tucker2", {}).chosen == (20, 30)
+
+
+def test_another_factorization_of_a_factored_layer_is_refused():
+    factored, kernel = factored_at((20, 30), planted_kernel(48, 32, 7, 4), conv())
+    with pytest.raises(UserError, match="'conv' is factored by tucker2 and cannot"):
+        choose_ranks(conv(), kernel, "tucker1", {}, factored=factored)

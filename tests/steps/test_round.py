@@ -70,7 +70,7 @@ def decompose(folder, plan):
         )
 
 
-def finetune(folder, dataset, outputs="after", round_=1, **changes):
+def finetune(folder, dataset, outputs="after", round_=1, test=True, **changes):
     return lowrank(
         "finetune",
         *("--previous", folder / "original.safetensors"),
@@ -84,6 +84,7 @@ def finetune(folder, dataset, outputs="after", round_=1, **changes):
         *("--metrics", folder / outputs / "metrics.json"),
         *("--curve", folder / outputs / "curve.json"),
         *("--timing", folder / outputs / "timing.json"),
+        "--test" if test else "--no-test",
     )
 
 
@@ -208,9 +209,54 @@ def test_a_missing_file_of_factors_is_named(folder, tiny_folder):
         finetune(folder, tiny_folder)
 
 
-def test_a_layer_that_is_factored_already_has_no_kernel(folder, tiny_folder):
+def test_a_factored_layer_is_factored_further(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder, steps=0)
     (folder / "after/model.safetensors").replace(folder / "original.safetensors")
-    with pytest.raises(AssertionError, match="holds no weights of a dense layer 'conv2'"):
-        decompose(folder, plan_with({"conv2": (2, 2)}))
+    decompose(folder, plan_with(FULL_RANKS | RANKS))
+    # At the ranks that the layers have, nothing more is lost.
+    for layer in LAYERS:
+        header = read_header(folder / f"factors/{layer}.safetensors")
+        assert header["relative_error"] < 1e-5
+    decompose(folder, plan_with({"conv2": (2, 2), "classifier": (1,)}))
+    for layer in ("conv2", "classifier"):
+        assert read_header(folder / f"factors/{layer}.safetensors")["relative_error"] > 0.1
+    finetune(folder, tiny_folder, steps=0)
+    after = read_state(folder / "after/model.safetensors")
+    assert after.factored["conv2"].ranks == (2, 2)
+    assert after.factored["classifier"].ranks == (1,)
+
+
+def test_rounds_before_the_last_leave_the_test_images_alone(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    finetune(folder, tiny_folder, test=False)
+    accuracy = read_json(folder / "after/metrics.json")["accuracy"]
+    assert set(accuracy["decomposed"]) == set(accuracy["finetuned"]) == {"validation"}
+
+
+def select(folder, settings, dataset="", first="", layers=None, plan="ranks.json"):
+    return lowrank(
+        "select_ranks",
+        *("--state", folder / "original.safetensors"),
+        *("--table", folder / "table.json"),
+        *("--layers", json.dumps(layers or LAYERS)),
+        *("--all-layers", json.dumps(LAYERS)),
+        *("--settings", json.dumps(settings)),
+        *("--dataset", dataset, "--first", first),
+        *("--threads", 1),
+        *("--plan", folder / plan),
+    )
+
+
+def test_ranks_by_sensitivity_are_shared_out_once(folder, tiny_folder):
+    settings = {"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 20}
+    done = select(folder, settings, dataset=tiny_folder)
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    assert set(plan.sensitivity) == set(plan.shares) == set(LAYERS)
+    order = ", ".join(sorted(plan.sensitivity, key=plan.sensitivity.get, reverse=True))
+    assert f"most sensitive first: [{order}]" in done.stderr
+    some = {"conv2": LAYERS["conv2"]}
+    select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
+    later = Plan.from_json(read_json(folder / "later.json"))
+    assert later["conv2"].chosen == plan.shares["conv2"] == plan["conv2"].chosen
+    assert not later.sensitivity

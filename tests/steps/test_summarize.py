@@ -28,7 +28,10 @@ PLANS = [
     Plan(()),
 ]
 FACTORED = Factored(
-    "tucker2", (2, 3), 0.123456789, (PlainLayer(8, 2), PlainLayer(2, 3, (3, 3)), PlainLayer(3, 8))
+    "tucker2",
+    (2, 3),
+    0.123456789,
+    (PlainLayer(8, 2), PlainLayer(2, 3, (3, 3), padding=(1, 1)), PlainLayer(3, 8)),
 )
 
 
@@ -43,7 +46,11 @@ def accuracies(**values):
 def export(scale, accuracy):
     return {
         "counts": {"parameters": 1000 * scale, "macs": 50_000 * scale, "size_bytes": 4000 * scale},
-        "check": {"accuracy_percent": accuracy, "max_abs_error": 1e-6 * scale},
+        "check": {
+            "accuracy_percent": accuracy,
+            "max_abs_error": 1e-6 * scale,
+            "relative_error": 1e-7 * scale,
+        },
     }
 
 
@@ -145,7 +152,7 @@ def test_totals_over_rounds(outputs):
     assert result["rounds"] == 2
     assert result["finetune"]["steps"] == 30
     assert result["finetune"]["seconds"] == pytest.approx(3.75, abs=0.06)
-    assert result["export"] == {"max_abs_error": 1e-6}
+    assert result["export"] == {"max_abs_error": 1e-6, "relative_error": 1e-7}
     assert outputs["curve"] == [
         {"round": 1, "step": 10, "loss": 0.5},
         {"round": 2, "step": 20, "loss": 0.25},  # counted through all rounds
@@ -169,7 +176,7 @@ def test_a_record_for_every_layer(outputs):
     assert len({tuple(record) for record in outputs["layers"]}) == 1
     assert (first["form"], first["notes"]) == ("dense", "no gain")
     assert (third["form"], third["notes"]) == ("dense", "depthwise")
-    assert "leaves this kind of layer dense" in last["notes"]
+    assert "the method leaves this layer dense" in last["notes"]
     assert second == {
         "layer": "second",
         "form": "tucker2",

@@ -20,6 +20,7 @@ wildcard_constraints:
     method=GRAPH.one_of("methods"),
     dataset=GRAPH.one_of("dataset"),
     device=GRAPH.one_of("benchmark"),
+    study=GRAPH.one_of("studies") or "none",
     # A layer's name in its network: `features.conv1_1`.
     layer=r"[A-Za-z0-9_.]+",
     # Rounds count from 1.

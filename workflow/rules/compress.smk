@@ -6,6 +6,9 @@ rule select_ranks:
     input:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
+        # For a rule that measures what each layer is worth before the first round.
+        dataset=GRAPH.measured_on,
+        first=GRAPH.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
     log:
@@ -13,12 +16,16 @@ rule select_ranks:
     threads: PARAMS.select_ranks.threads
     params:
         layers=GRAPH.layers_json,
-        settings=lambda wildcards: PARAMS.methods[wildcards.method].ranks.model_dump_json(),
+        all_layers=GRAPH.all_layers_json,
+        settings=GRAPH.ranks_json,
+        stages_left=GRAPH.stages_left,
         threads=PARAMS.select_ranks.threads,
     shell:
         "lowrank select_ranks --log {log} --label 'select_ranks {wildcards.model}'"
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
-        " --settings {params.settings:q} --threads {params.threads} --plan {output}"
+        " --settings {params.settings:q} --stages-left {params.stages_left}"
+        " --all-layers {params.all_layers:q} --dataset '{input.dataset}' --first '{input.first}'"
+        " --threads {params.threads} --plan {output}"
 
 
 rule decompose:
@@ -51,11 +58,13 @@ rule finetune:
         timing="build/{model}/{method}/rounds/{round}/timing.json",
     log:
         "logs/finetune/{model}/{method}/{round}.log",
-    threads: lambda wildcards: PARAMS.finetune_of(wildcards.method).threads
+    threads: lambda wildcards: GRAPH.finetune(wildcards).threads
     params:
         layers=GRAPH.layers_json,
-        settings=lambda wildcards: PARAMS.finetune_of(wildcards.method).model_dump_json(),
+        settings=lambda wildcards: GRAPH.finetune(wildcards).model_dump_json(),
         factors=GRAPH.factors_folder,
+        # The test split is only ever reported, so the rounds before the last leave it alone.
+        test=lambda wildcards: "--test" if GRAPH.is_last(wildcards) else "--no-test",
     shell:
         "lowrank finetune --log {log}"
         " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"
@@ -63,4 +72,4 @@ rule finetune:
         " --round {wildcards.round} --dataset {input.dataset} --settings {params.settings:q}"
         " --resume build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt"
         " --state {output.state} --metrics {output.metrics} --curve {output.curve}"
-        " --timing {output.timing}"
+        " --timing {output.timing} {params.test}"

@@ -6,11 +6,24 @@ rule dataset:
         directory("data/datasets/{dataset}"),
     log:
         "logs/dataset/{dataset}.log",
+    threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
     params:
-        search=lambda wildcards: PARAMS.dataset[wildcards.dataset].search,
+        settings=lambda wildcards: PARAMS.dataset[wildcards.dataset].model_dump_json(),
     shell:
-        "lowrank dataset --log {log} --name {wildcards.dataset} --search {params.search:q}"
+        "lowrank dataset --log {log} --name {wildcards.dataset} --settings {params.settings:q}"
         " --output {output}"
+
+
+rule fetch_weights:
+    output:
+        GRAPH.downloaded("{model}"),
+    log:
+        "logs/fetch_weights/{model}.log",
+    params:
+        network=GRAPH.network_json,
+    shell:
+        "lowrank fetch_weights --log {log} --label 'fetch_weights {wildcards.model}'"
+        " --network {params.network:q} --output {output}"
 
 
 rule checkpoint:
@@ -24,10 +37,11 @@ rule checkpoint:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
     params:
+        network=GRAPH.network_json,
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
-        " --network {wildcards.model} --weights {input.weights:q} --dataset {input.dataset}"
+        " --network {params.network:q} --weights {input.weights:q} --dataset {input.dataset}"
         " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
 
 
@@ -43,9 +57,10 @@ rule pretrain:
         "logs/pretrain/{model}.log",
     threads: lambda wildcards: GRAPH.pretrain(wildcards).threads
     params:
+        network=GRAPH.network_json,
         settings=lambda wildcards: GRAPH.pretrain(wildcards).model_dump_json(),
     shell:
         "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
-        " --network {wildcards.model} --dataset {input.dataset} --settings {params.settings:q}"
+        " --network {params.network:q} --dataset {input.dataset} --settings {params.settings:q}"
         " --start '{input.start}' --state build/resume/pretrain/{wildcards.model}.pt"
         " --weights {output.weights} --provenance {output.provenance}"

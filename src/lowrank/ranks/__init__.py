@@ -1,6 +1,16 @@
 """One file for each way of choosing ranks."""
 
-from lowrank.ranks.base import RankRule, RankSettings
+from lowrank.ranks.base import Candidate, RankRule, RankSettings
+from lowrank.ranks.scale import ranks_within
 from lowrank.ranks.select import RULES, choose_ranks
+from lowrank.ranks.sensitivity import shared_out
 
-__all__ = ["RULES", "RankRule", "RankSettings", "choose_ranks"]
+__all__ = [
+    "RULES",
+    "Candidate",
+    "RankRule",
+    "RankSettings",
+    "choose_ranks",
+    "ranks_within",
+    "shared_out",
+]

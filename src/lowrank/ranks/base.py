@@ -1,55 +1,54 @@
 """What the ways of choosing ranks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization
+from lowrank.params import RankSettings, described
 from lowrank.plan import Layer
 
 
 @dataclass(frozen=True)
-class RankSettings:
-    """How ranks are chosen, and what they are held to afterwards.
+class Candidate:
+    """A layer whose ranks are to be chosen.
 
     Parameters
     ----------
-    select
-        The rule: a name in `lowrank.ranks.RULES`.
-    weaken
-        How far to go from the rule's ranks (0, as in the paper) towards the full ranks (1).
-    multiple_of
-        Ranks are multiples of this, for the vector width of a device.
-    minimum
-        No rank is below this.
-
-    Raises
-    ------
-    UserError
-        For a number out of its range.
+    layer
+        As the layer table holds it.
+    kernel
+        Shape (T, S / g, D_h, D_w), any float type, finite.
+    factorization
+        What it is to be factored by.
+    full_ranks
+        The largest ranks of one group that are of use: those of the factorization, or, of a layer
+        that is factored already, the ranks that it has.
+    is_factored
+        Whether the kernel is the product of factors that the layer has been replaced by.
     """
 
-    select: str = "vbmf"
-    weaken: float = 0.0
-    multiple_of: int = 1
-    minimum: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weaken <= 1:
-            raise UserError(
-                f"weaken: found {self.weaken}, expected a number from 0 (the rule's own ranks) to "
-                "1 (full ranks). Give one in that range."
-            )
-        for name in ("multiple_of", "minimum"):
-            if (found := getattr(self, name)) < 1:
-                raise UserError(
-                    f"{name}: found {found}, expected a whole number from 1. Give 1 to switch it "
-                    "off."
-                )
+    layer: Layer
+    kernel: np.ndarray
+    factorization: Factorization
+    full_ranks: tuple[int, ...]
+    is_factored: bool = False
 
 
-# From a layer, its kernel (T, S / g, D_h, D_w), a factorization and the settings to the ranks of
-# one group. A rank of 0 leaves the layer dense; ranks too high are seen to afterwards.
-RankRule = Callable[[Layer, np.ndarray, Factorization, RankSettings], tuple[int, ...]]
+# To the ranks of one group. A rank of 0 leaves the layer as it is; None where the rule has no
+# ranks for it. Ranks too high are seen to afterwards.
+RankRule = Callable[[Candidate, RankSettings], tuple[int, ...] | None]
+
+
+def rank_settings(settings: RankSettings | Mapping[str, Any]) -> RankSettings:
+    """The settings, checked. Raises UserError for an unknown one, or one out of its range."""
+    if isinstance(settings, RankSettings):
+        return settings
+    try:
+        return RankSettings.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"ranks: {described(error, RankSettings)}") from error

@@ -1,11 +1,12 @@
 """From a layer and its weights to a line of the plan."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lowrank.errors import unknown_name
+from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,
     get_factorization,
@@ -13,11 +14,24 @@ from lowrank.factorize import (
     kernel_of,
     one_group,
 )
-from lowrank.plan import Layer, PlannedLayer, sequence_macs, sequence_parameters
-from lowrank.ranks.base import RankRule, RankSettings
+from lowrank.plan import Factored, Layer, PlannedLayer, sequence_macs, sequence_parameters
+from lowrank.ranks.base import Candidate, RankRule, RankSettings, rank_settings
+from lowrank.ranks.energy import energy
+from lowrank.ranks.fixed import fixed
+from lowrank.ranks.ratio import ratio
+from lowrank.ranks.sensitivity import sensitivity
 from lowrank.ranks.vbmf import vbmf
 
-RULES: dict[str, RankRule] = {"vbmf": vbmf}
+RULES: dict[str, RankRule] = {
+    "vbmf": vbmf,
+    "energy": energy,
+    "ratio": ratio,
+    "sensitivity": sensitivity,
+    "fixed": fixed,
+}
+
+# Rules whose ranks are a place to arrive at. EVBMF instead looks anew at what each stage left.
+_ARRIVE = ("energy", "ratio", "sensitivity", "fixed")
 
 
 def choose_ranks(
@@ -25,26 +39,35 @@ def choose_ranks(
     weight: np.ndarray,
     factorization: Factorization | str,
     settings: RankSettings | Mapping[str, Any],
+    *,
+    factored: Factored | None = None,
+    stages_left: int = 1,
 ) -> PlannedLayer:
-    """Choose a layer's ranks, or say why it stays dense.
+    """Choose a layer's ranks, or say why it stays as it is.
 
     Parameters
     ----------
     layer
         The layer, as the layer table holds it.
     weight
-        Shape (T, S / g, D_h, D_w), or (T, S) for a linear layer; any float type.
+        Shape (T, S / g, D_h, D_w), or (T, S D_h D_w) for a linear layer; any float type. Of a
+        factored layer, the kernel that its factors amount to.
     factorization
         A factorization, or its name.
     settings
         A RankSettings, or its fields.
+    factored
+        What the layer has been replaced by; its ranks are then the largest possible ones.
+    stages_left
+        Rounds in which to come down to the ranks of the rule, this one included. All but EVBMF's
+        fall by the same factor in each.
 
     Returns
     -------
     PlannedLayer
-        Dense, without ranks, where the factorization does not take the layer or the rule finds a
-        rank of 0; dense, with the ranks that were found, where the factors would cost as many
-        multiply-accumulates as the layer. A dense layer's costs are the same before and after.
+        As it is, without ranks, where the factorization does not take the layer or the rule finds
+        a rank of 0; as it is, with the ranks that were found, where the factors would cost as many
+        multiply-accumulates as it does. A dense layer's costs are the same before and after.
 
     Raises
     ------
@@ -54,61 +77,104 @@ def choose_ranks(
     """
     if isinstance(factorization, str):
         factorization = get_factorization(factorization)
-    if not isinstance(settings, RankSettings):
-        settings = RankSettings(**settings)
-    rule = _rule(settings.select)
+    settings = rank_settings(settings)
+    outcome = _Outcome(layer, factorization, factored)
     if reason := layer.not_factored or factorization.applies_to(layer):
-        return _planned(layer, factorization, (), (), reason, ())
+        return outcome.kept(reason)
+    if factored and factored.factorization != factorization.name:
+        raise UserError(
+            f"layer '{layer.name}' is factored by {factored.factorization} and cannot be factored "
+            f"further by {factorization.name}. Name the same factorization for it in every stage."
+        )
     kernel = kernel_of(layer, weight, name=layer.name)
-    chosen = rule(layer, kernel, factorization, settings)
+    full_ranks = factored.ranks if factored else factorization.full_ranks(one_group(layer))
+    candidate = Candidate(layer, kernel, factorization, full_ranks, factored is not None)
+    chosen = RULES[settings.select](candidate, settings)
+    if chosen is None:
+        return outcome.kept("the table of ranks does not name it")
+    if settings.select in _ARRIVE and stages_left > 1:
+        chosen = tuple(
+            full if rank > full else round(full * (rank / full) ** (1 / stages_left))
+            for rank, full in zip(chosen, full_ranks, strict=True)
+        )
+    chosen = tuple(
+        _weakened(rank, full, settings.weaken)
+        for rank, full in zip(chosen, full_ranks, strict=True)
+    )
     if 0 in chosen:
         # At the least admissible rank instead, the layer would pass on next to nothing.
         reason = f"{settings.select} finds nothing but noise in its weights (rank 0)"
-        return _planned(layer, factorization, (), chosen, reason, ())
-    ranks, notes = _admissible(layer, factorization, chosen, settings)
+        return outcome.kept(reason, chosen=chosen)
+    ranks, notes = _admissible(candidate, chosen, settings)
     macs = sequence_macs(grouped_sequence(factorization, layer, ranks), layer.input_map)
-    reason = None
-    if macs >= layer.dense_macs:
+    if macs >= outcome.macs_now:
         reason = (
             f"its factors at ranks ({', '.join(map(str, ranks))}) would take {macs:,} MACs, "
-            f"the layer takes {layer.dense_macs:,}"
+            f"the layer takes {outcome.macs_now:,}"
         )
-    return _planned(layer, factorization, ranks, chosen, reason, notes)
+        return outcome.kept(reason, chosen=chosen, ranks=ranks, notes=notes)
+    return outcome.factored_at(ranks, chosen, notes)
 
 
-def _rule(name: str) -> RankRule:
-    try:
-        return RULES[name]
-    except KeyError:
-        raise unknown_name("rule", name, RULES, where="select") from None
+def _weakened(rank: int, full: int, weaken: float) -> int:
+    # Rounded first: 0.1 x 30 is a little more than 3 in floating point, and not to become 4.
+    return rank + math.ceil(round(weaken * (full - rank), 9))
 
 
-def _planned(
-    layer: Layer,
-    factorization: Factorization,
-    ranks: tuple[int, ...],
-    chosen: tuple[int, ...],
-    dense_because: str | None,
-    notes: tuple[str, ...],
-) -> PlannedLayer:
-    parameters, macs = layer.parameters, layer.dense_macs
-    if not dense_because:
-        sequence = grouped_sequence(factorization, layer, ranks)
-        parameters, macs = sequence_parameters(sequence), sequence_macs(sequence, layer.input_map)
-    return PlannedLayer(
-        name=layer.name,
-        factorization=factorization.name,
-        ranks=ranks,
-        chosen=chosen,
-        parameters=(layer.parameters, parameters),
-        macs=(layer.dense_macs, macs),
-        dense_because=dense_because,
-        notes=notes,
-    )
+class _Outcome:
+    """Builds the line of the plan: the costs are those of the dense layer, before, and after."""
+
+    def __init__(
+        self, layer: Layer, factorization: Factorization, factored: Factored | None
+    ) -> None:
+        self._layer, self._factorization = layer, factorization
+        self._parameters_now, self.macs_now = layer.parameters, layer.dense_macs
+        if factored:
+            self._parameters_now = sequence_parameters(factored.sequence)
+            self.macs_now = sequence_macs(factored.sequence, layer.input_map)
+
+    def kept(
+        self,
+        reason: str,
+        *,
+        chosen: tuple[int, ...] = (),
+        ranks: tuple[int, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> PlannedLayer:
+        """The layer stays as it is."""
+        costs = self._parameters_now, self.macs_now
+        return self._line(ranks, chosen, notes, costs, reason)
+
+    def factored_at(
+        self, ranks: tuple[int, ...], chosen: tuple[int, ...], notes: tuple[str, ...]
+    ) -> PlannedLayer:
+        """The layer is replaced by factors of those ranks."""
+        sequence = grouped_sequence(self._factorization, self._layer, ranks)
+        costs = sequence_parameters(sequence), sequence_macs(sequence, self._layer.input_map)
+        return self._line(ranks, chosen, notes, costs, None)
+
+    def _line(
+        self,
+        ranks: tuple[int, ...],
+        chosen: tuple[int, ...],
+        notes: tuple[str, ...],
+        costs: tuple[int, int],
+        dense_because: str | None,
+    ) -> PlannedLayer:
+        return PlannedLayer(
+            name=self._layer.name,
+            factorization=self._factorization.name,
+            ranks=ranks,
+            chosen=chosen,
+            parameters=(self._layer.parameters, costs[0]),
+            macs=(self._layer.dense_macs, costs[1]),
+            dense_because=dense_because,
+            notes=notes,
+        )
 
 
 def _admissible(
-    layer: Layer, factorization: Factorization, chosen: tuple[int, ...], settings: RankSettings
+    candidate: Candidate, chosen: tuple[int, ...], settings: RankSettings
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Ranks that the factorization can take, and a sentence for every change.
 
@@ -117,24 +183,25 @@ def _admissible(
     factorization's other ranks.
     """
     ranks, notes = [], []
-    full_ranks = factorization.full_ranks(one_group(layer))
-    for name, rank, full in zip(factorization.rank_names, chosen, full_ranks, strict=True):
+    factorization = candidate.factorization
+    multiple = math.lcm(settings.multiple_of, factorization.rank_multiple)
+    for name, rank, full in zip(
+        factorization.rank_names, chosen, candidate.full_ranks, strict=True
+    ):
         minimum = min(settings.minimum, full)
         clamped = min(max(rank, minimum), full)
         if clamped != rank:
             bound = "minimum" if clamped > rank else "full rank"
             notes.append(f"{name} rank {rank} changed to {clamped}, the {bound}")
-        rounded = _nearest_multiple(clamped, settings.multiple_of, minimum, full)
+        rounded = _nearest_multiple(clamped, multiple, minimum, full)
         if rounded != clamped:
-            notes.append(
-                f"{name} rank {clamped} rounded to {rounded}, a multiple of {settings.multiple_of}"
-            )
+            notes.append(f"{name} rank {clamped} rounded to {rounded}, a multiple of {multiple}")
         ranks.append(rounded)
-    consistent = factorization.consistent(one_group(layer), tuple(ranks))
+    consistent = factorization.consistent(one_group(candidate.layer), tuple(ranks))
     for name, rank, lowered in zip(factorization.rank_names, ranks, consistent, strict=True):
         if lowered != rank:
             notes.append(
-                f"{name} rank {rank} lowered to {lowered}, all that the other rank can use"
+                f"{name} rank {rank} changed to {lowered}, which {factorization.name} can use"
             )
     return consistent, tuple(notes)
 

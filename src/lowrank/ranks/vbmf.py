@@ -1,33 +1,47 @@
 """Ranks by variational Bayesian matrix factorization, as in Kim et al. 2016."""
 
-import math
-
 import numpy as np
 
-from lowrank.factorize import Factorization, evbmf_rank, group_kernels, one_group
-from lowrank.plan import Layer
-from lowrank.ranks.base import RankSettings
+from lowrank.factorize import evbmf_rank, group_kernels
+from lowrank.factorize.spectra import leading_left_vectors, spectrum_of
+from lowrank.params import RankSettings
+from lowrank.ranks.base import Candidate
+from lowrank.ranks.spectra import spectra_of
+
+# Singular values below this share of the largest one are rounding of float32.
+_ROUNDING = 1e-5
 
 
-def vbmf(
-    layer: Layer, kernel: np.ndarray, factorization: Factorization, settings: RankSettings
-) -> tuple[int, ...]:
+def vbmf(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
     """EVBMF on the unfolding that belongs to each rank (Kim et al. 2016, section 3.2).
 
     A grouped layer takes the largest rank over its groups, so that its factors stay plain grouped
-    convolutions. `weaken` w then gives r + w (full rank - r), rounded up.
+    convolutions. Of a layer that is factored already the core is looked at, as in MUSCO (Gusak et
+    al. 2019): of the whole kernel, whose other singular values are 0, it would find every rank to
+    be free of noise. Raises UserError for a factorization without unfoldings.
     """
+    kernels = group_kernels(candidate.layer, candidate.kernel)
+    if candidate.is_factored:
+        kernels = [condensed(kernel) for kernel in kernels]
     ranks_of_groups = [
-        [evbmf_rank(spectrum)[0] for spectrum in factorization.spectra(group)]
-        for group in group_kernels(layer, kernel)
+        [evbmf_rank(spectrum)[0] for spectrum in spectra_of(candidate, kernel, "vbmf")]
+        for kernel in kernels
     ]
-    found = [max(ranks) for ranks in zip(*ranks_of_groups, strict=True)]
-    full = factorization.full_ranks(one_group(layer))
-    return tuple(
-        _weakened(rank, largest, settings.weaken) for rank, largest in zip(found, full, strict=True)
-    )
+    return tuple(max(ranks) for ranks in zip(*ranks_of_groups, strict=True))
 
 
-def _weakened(rank: int, full: int, weaken: float) -> int:
-    # Rounded first: 0.1 x 30 is a little more than 3 in floating point, and not to become 4.
-    return rank + math.ceil(round(weaken * (full - rank), 9))
+def condensed(kernel: np.ndarray) -> np.ndarray:
+    """A kernel in bases of its own channel spaces: (T, S, D_h, D_w) -> (T', S', D_h, D_w).
+
+    T' and S' are the ranks of its unfoldings by output and by input channels. Turning the bases
+    changes no singular value.
+    """
+    for axis in (0, 1):
+        first = np.moveaxis(kernel, axis, 0)
+        unfolding = first.reshape(first.shape[0], -1)
+        singular_values = spectrum_of(unfolding).singular_values
+        rank = max(1, int(np.count_nonzero(singular_values > _ROUNDING * singular_values.max())))
+        # (C, C') x (C, M) -> (C', M)
+        turned = leading_left_vectors(unfolding, rank).T @ unfolding
+        kernel = np.moveaxis(turned.reshape(rank, *first.shape[1:]), 0, axis)
+    return kernel

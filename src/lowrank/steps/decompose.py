@@ -28,9 +28,9 @@ def decompose(
 
     planned = Plan.from_json(read_json(plan))[layer]
     if planned.is_dense:
-        # The graph is known before the ranks are, so a dense layer has its file too.
+        # The graph is known before the ranks are, so a layer that is left alone has its file too.
         write_tensors(factors, {}, {"dense_because": planned.dense_because})
-        say(f"stays dense: {planned.dense_because}")
+        say(f"stays as it is: {planned.dense_because}")
         return
     result = decomposed(
         get_factorization(planned.factorization),

@@ -20,6 +20,7 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 @click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
 @click.option("--curve", type=Path, required=True, help="Output: the training curve, JSON.")
 @click.option("--timing", type=Path, required=True, help="Output: steps and seconds, JSON.")
+@click.option("--test/--no-test", default=True, help="Measure on the test split, too.")
 def finetune(
     previous: Path,
     factors: Path,
@@ -32,6 +33,7 @@ def finetune(
     metrics: Path,
     curve: Path,
     timing: Path,
+    test: bool,
 ) -> None:
     """Put a round's factors into the network and train it."""
     use_threads(settings["threads"])
@@ -67,8 +69,9 @@ def finetune(
     network, spec = compressed.network, compressed.spec
     network.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json"]
+    splits = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
-        decomposed = accuracy_percent(network, data, spec)
+        decomposed = accuracy_percent(network, data, spec, splits)
         say(_line("decomposed", decomposed))
         report = train(
             network,
@@ -79,7 +82,7 @@ def finetune(
             fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
             say=say,
         )
-        finetuned = accuracy_percent(network, data, spec)
+        finetuned = accuracy_percent(network, data, spec, splits)
         say(_line("fine-tuned", finetuned))
         write_state(state, compressed)
         write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})
@@ -88,7 +91,8 @@ def finetune(
 
 
 def _line(what: str, accuracy: dict[str, float]) -> str:
-    return f"{what}: validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %"
+    measured = (f"{name.replace('_', ' ')} {value:.2f} %" for name, value in accuracy.items())
+    return f"{what}: {', '.join(measured)}"
 
 
 if __name__ == "__main__":

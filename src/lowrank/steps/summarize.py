@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from lowrank.files import read_json, write_json
-from lowrank.plan import LayerTable, Plan, PlannedLayer
+from lowrank.plan import (
+    Factored,
+    Layer,
+    LayerTable,
+    Plan,
+    PlannedLayer,
+    sequence_macs,
+    sequence_parameters,
+)
 from lowrank.steps.common import Paths, Step, say
 from lowrank.stored import read_header
 
@@ -41,17 +49,18 @@ def summarize(
     metrics, curves, timings = ([read_json(path) for path in rounds[i::3]] for i in range(3))
     before, after = (read_json(path) for path in exports)
     measured = {path.stem: read_json(path) for path in benchmarks}
+    # Of several rounds the last: before its training, and after.
+    measured_accuracy = {
+        "original": read_json(original)["accuracy"],
+        "decomposed": metrics[-1]["accuracy"]["decomposed"],
+        "finetuned": metrics[-1]["accuracy"]["finetuned"],
+    }
     document = {
         "accuracy": {
-            "original": read_json(original)["accuracy"]["test"],
-            "decomposed": metrics[-1]["accuracy"]["decomposed"]["test"],
-            "finetuned": metrics[-1]["accuracy"]["finetuned"]["test"],
+            **_accuracy(measured_accuracy, "test"),
             "exported": after["check"]["accuracy_percent"],
-            "validation": {
-                "original": read_json(original)["accuracy"]["validation"],
-                "decomposed": metrics[-1]["accuracy"]["decomposed"]["validation"],
-                "finetuned": metrics[-1]["accuracy"]["finetuned"]["validation"],
-            },
+            "validation": _accuracy(measured_accuracy, "validation"),
+            **_top5(measured_accuracy, after["check"]),
         },
         **{
             quantity: _before_after(before["counts"][quantity], after["counts"][quantity])
@@ -72,24 +81,22 @@ def summarize(
             "steps": sum(timing["steps"] for timing in timings),
             "seconds": round(sum(timing["seconds"] for timing in timings), 1),
         },
-        "export": {"max_abs_error": after["check"]["max_abs_error"]},
+        "export": {
+            "max_abs_error": after["check"]["max_abs_error"],
+            "relative_error": after["check"]["relative_error"],
+        },
     }
     network = LayerTable.from_json(read_json(table))
     planned = {
         layer.name: layer for path in plans for layer in Plan.from_json(read_json(path)).layers
     }
-    factored = read_header(state)["factored"]
+    factored = {
+        name: Factored.from_json(each) for name, each in read_header(state)["factored"].items()
+    }
     write_json(
         layers,
         [
-            _layer_record(
-                layer.name,
-                layer.parameters,
-                layer.dense_macs,
-                layer.not_factored,
-                planned.get(layer.name),
-                factored.get(layer.name),
-            )
+            _layer_record(layer, planned.get(layer.name), factored.get(layer.name))
             for layer in network.layers
         ],
     )
@@ -101,6 +108,24 @@ def summarize(
         f"{document['macs']['ratio']:.2f}x fewer MACs, {document['size_bytes']['ratio']:.2f}x "
         "smaller, " + ", ".join(f"{v['speedup']:.2f}x faster on {d}" for d, v in measured.items())
     )
+
+
+def _accuracy(measured: dict[str, dict[str, float]], split: str) -> dict[str, float]:
+    """Accuracy on one split, by what was measured."""
+    return {what: accuracy[split] for what, accuracy in measured.items()}
+
+
+def _top5(measured: dict[str, dict[str, float]], check: dict[str, Any]) -> dict[str, Any]:
+    """Top-5 on both splits, where there are over ten classes."""
+    if "top5_percent" not in check:
+        return {}
+    return {
+        "top5": {
+            **_accuracy(measured, "test_top5"),
+            "exported": check["top5_percent"],
+            "validation": _accuracy(measured, "validation_top5"),
+        }
+    }
 
 
 def _joined(
@@ -128,32 +153,27 @@ def _percentiles(latency: dict[str, float]) -> dict[str, float]:
 
 
 def _layer_record(
-    name: str,
-    parameters: int,
-    macs: int,
-    not_factored: str | None,
-    planned: PlannedLayer | None,
-    factored: dict[str, Any] | None,
+    layer: Layer, planned: PlannedLayer | None, factored: Factored | None
 ) -> dict[str, Any]:
     """One row of the layer table: the same scalar columns for every layer, dense or not."""
     if planned is None:
-        because = not_factored or "the method leaves this kind of layer dense"
+        because = layer.not_factored or "the method leaves this layer dense"
     else:
         because = planned.dense_because
-    kept = factored is None
-    after = (
-        (parameters, macs) if kept or planned is None else (planned.parameters[1], planned.macs[1])
-    )
+    parameters, macs = layer.parameters, layer.dense_macs
+    if factored:
+        parameters = sequence_parameters(factored.sequence)
+        macs = sequence_macs(factored.sequence, layer.input_map)
     return {
-        "layer": name,
-        "form": "dense" if kept else factored["factorization"],
-        "ranks": "" if kept else " x ".join(map(str, factored["ranks"])),
-        "parameters_original": parameters,
-        "parameters_compressed": after[0],
-        "macs_original": macs,
-        "macs_compressed": after[1],
-        "macs_ratio": round(macs / after[1], 4),
-        "relative_error": 0.0 if kept else round(factored["relative_error"], 6),
+        "layer": layer.name,
+        "form": factored.factorization if factored else "dense",
+        "ranks": " x ".join(map(str, factored.ranks)) if factored else "",
+        "parameters_original": layer.parameters,
+        "parameters_compressed": parameters,
+        "macs_original": layer.dense_macs,
+        "macs_compressed": macs,
+        "macs_ratio": round(layer.dense_macs / macs, 4),
+        "relative_error": round(factored.relative_error, 6) if factored else 0.0,
         "notes": "; ".join([*([because] if because else []), *(planned.notes if planned else ())]),
     }
 

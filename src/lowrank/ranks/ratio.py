@@ -1,0 +1,20 @@
+"""The same saving in every layer."""
+
+from lowrank.params import RankSettings
+from lowrank.ranks.base import Candidate
+from lowrank.ranks.scale import dense_cost, ranks_within
+
+
+def ratio(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
+    """The largest ranks whose factors cost at most the layer's cost / `ratio`.
+
+    Several ranks are in proportion to the full ones.
+    """
+    layer = candidate.layer
+    return ranks_within(
+        layer,
+        candidate.factorization,
+        candidate.full_ranks,
+        limit=dense_cost(layer, settings.cost) / settings.ratio,
+        cost=settings.cost,
+    )

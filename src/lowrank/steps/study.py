@@ -1,0 +1,90 @@
+"""Bring the variants of a study together: records, a table, a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.files import read_json, write_json, write_text
+from lowrank.steps.common import Json, Step, say
+
+
+@click.command(cls=Step)
+@click.option("--name", required=True, help="Its name under `studies` in params.yaml.")
+@click.option("--settings", type=Json(), required=True, help="studies.<name>, JSON.")
+@click.option("--results", type=Path, required=True, help="Folder of the variants' results.")
+@click.option("--records", type=Path, required=True, help="Output: a record a variant, JSON.")
+@click.option("--table", type=Path, required=True, help="Output: the same as Markdown.")
+@click.option("--picture", type=Path, required=True, help="Output: SVG.")
+def study(
+    name: str, settings: dict[str, Any], results: Path, records: Path, table: Path, picture: Path
+) -> None:
+    """Bring the variants of a study together."""
+    from lowrank.pictures import study_picture
+
+    rows = [
+        _record(model, variant, read_json(results / f"{model}_{name}_{variant}.json"))
+        for model in settings["models"]
+        for variant in settings["variants"]
+    ]
+    write_json(records, rows)
+    write_text(table, _markdown(settings["title"], rows))
+    study_picture(picture, rows, title=settings["title"], x=settings["x"])
+    say(f"{len(rows)} variants: {table}, {picture}")
+
+
+def _record(model: str, variant: str, result: dict[str, Any]) -> dict[str, Any]:
+    device, latency = next(iter(result["latency_ms"].items()))
+    accuracy = result["accuracy"]
+    return {
+        "model": model,
+        "variant": variant,
+        "original_percent": accuracy["original"],
+        "decomposed_validation_percent": accuracy["validation"]["decomposed"],
+        "finetuned_validation_percent": accuracy["validation"]["finetuned"],
+        "test_percent": accuracy["exported"],
+        "macs_ratio": result["macs"]["ratio"],
+        "parameters_ratio": result["parameters"]["ratio"],
+        "device": device,
+        "speedup": round(latency["speedup"], 3),
+        "rounds": result["rounds"],
+        "steps": result["finetune"]["steps"],
+        "seconds": result["finetune"]["seconds"],
+    }
+
+
+_COLUMNS = {
+    "model": ("network", "{}"),
+    "variant": ("variant", "{}"),
+    "decomposed_validation_percent": ("before fine-tuning, validation %", "{:.2f}"),
+    "finetuned_validation_percent": ("after, validation %", "{:.2f}"),
+    "test_percent": ("after, test %", "{:.2f}"),
+    "macs_ratio": ("fewer MACs", "{:.2f}x"),
+    "parameters_ratio": ("fewer parameters", "{:.2f}x"),
+    "speedup": ("faster", "{:.2f}x"),
+    "rounds": ("rounds", "{}"),
+    "steps": ("steps", "{}"),
+    "seconds": ("training, s", "{:.0f}"),
+}
+
+
+def _markdown(title: str, rows: list[dict[str, Any]]) -> str:
+    """A Markdown table, a line for each variant."""
+    originals = {row["model"]: row["original_percent"] for row in rows}
+    stated = ", ".join(f"{model} {percent:.2f} %" for model, percent in originals.items())
+    lines = [
+        f"# {title}",
+        "",
+        f"Originals on the test images: {stated}.",
+        "",
+        "| " + " | ".join(heading for heading, _ in _COLUMNS.values()) + " |",
+        "|" + "---|" * len(_COLUMNS),
+    ]
+    for row in rows:
+        cells = [form.format(row[key]) for key, (_, form) in _COLUMNS.items()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    study()

@@ -1,0 +1,23 @@
+# Comparisons of methods that differ in one thing. On demand: `make study`.
+
+
+rule study:
+    input:
+        GRAPH.study_results,
+    output:
+        records="results/studies/{study}.json",
+        table="results/studies/{study}.md",
+        picture="results/studies/{study}.svg",
+    log:
+        "logs/study/{study}.log",
+    params:
+        settings=lambda wildcards: PARAMS.studies[wildcards.study].model_dump_json(),
+    shell:
+        "lowrank study --log {log} --label 'study {wildcards.study}' --name {wildcards.study}"
+        " --settings {params.settings:q} --results results --records {output.records}"
+        " --table {output.table} --picture {output.picture}"
+
+
+rule studies:
+    input:
+        expand("results/studies/{study}.svg", study=PARAMS.studies),
