@@ -57,6 +57,7 @@ def graph(tables):
             "finetune": {"total_steps": 60, "models": {"net": {"last_share": 0.8}}},
         },
         "staged": {"factorize": TUCKER, "schedule": {"kind": "multi_stage", "stages": 3}},
+        "taught": {"factorize": TUCKER, "finetune": {"distill": {"weight": 0.5}}},
     }
     workflow = Workflow.from_document(document)
     return Workflow(workflow.params, tables)
@@ -128,6 +129,14 @@ def test_a_budget_is_shared_out_over_the_rounds(graph):
     asked = [wildcards(model="net", method="hybrid", round=number) for number in numbers]
     assert [graph.finetune(each).steps for each in asked] == [4, 4, 4, 48]
     assert [graph.is_last(each) for each in asked] == [False, False, False, True]
+
+
+def test_the_original_is_needed_where_a_round_learns_from_it(graph):
+    needed = [
+        graph.teacher(wildcards(model="net", method=method, round="1"))
+        for method in ("at_once", "taught")
+    ]
+    assert needed == [[], ["build/net/original/model.safetensors"]]
 
 
 @pytest.mark.parametrize(

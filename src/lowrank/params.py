@@ -125,6 +125,9 @@ class RankSettings(Section):
         0.0, ge=0, le=1, description="Share of the way from the rule's rank back to full rank."
     )
     multiple_of: int = Field(1, ge=1, le=256, description="Round each rank to a multiple of this.")
+    rounding: Literal["nearest", "down", "up"] = Field(
+        "nearest", description="Which multiple; never below `minimum` or above full rank."
+    )
     minimum: int = Field(1, ge=1, description="No rank below this, unless full rank is.")
 
     @model_validator(mode="after")
@@ -246,6 +249,9 @@ class TrainingSettings(Section):
     step_factor: float = Field(0.1, gt=0, lt=1, description="For `schedule: step`: by how much.")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the budget.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread out.")
+    average_last: float = Field(
+        0.0, ge=0, le=1, description="Share of the steps whose weights are averaged; 0: the last's."
+    )
     clip_norm: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     augment: Augmentation = Augmentation()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -281,7 +287,24 @@ class TrainingSettings(Section):
         return self
 
 
-class FinetuneSettings(TrainingSettings):
+class Distillation(Section):
+    """Learning from the original network's outputs; a step then costs its forward pass, too."""
+
+    weight: float = Field(
+        0.0, ge=0, le=1, description="Share of the loss; 0: labels alone, 1: no labels at all."
+    )
+    temperature: float = Field(
+        4.0, gt=0, le=100, description="Outputs are divided by it before they are compared."
+    )
+
+
+class RoundSettings(TrainingSettings):
+    """Training after one round."""
+
+    distill: Distillation = Distillation()
+
+
+class FinetuneSettings(RoundSettings):
     """Training after each round; the budget is one round's, or that of all rounds together."""
 
     total_steps: int | None = Field(
@@ -291,7 +314,7 @@ class FinetuneSettings(TrainingSettings):
         0.5, gt=0, le=1, description="Share of `total_steps` that the last of several rounds gets."
     )
 
-    def of_round(self, number: int, rounds: int) -> TrainingSettings:
+    def of_round(self, number: int, rounds: int) -> RoundSettings:
         """The training of round `number` (from 1).
 
         Of `total_steps` the last round gets its share, and the others divide the rest evenly.
@@ -305,7 +328,7 @@ class FinetuneSettings(TrainingSettings):
                 if number == rounds
                 else before * number // (rounds - 1) - before * (number - 1) // (rounds - 1)
             )
-        return TrainingSettings.model_validate(settings)
+        return RoundSettings.model_validate(settings)
 
     @property
     def _budgets(self) -> list[str]:

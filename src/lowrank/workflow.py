@@ -21,7 +21,7 @@ from lowrank.network_source import NetworkSource
 from lowrank.params import (
     Params,
     PretrainSettings,
-    TrainingSettings,
+    RoundSettings,
     load_params,
     parse_params,
 )
@@ -163,11 +163,17 @@ class Workflow:
         """How the ranks of a variant are chosen, as JSON."""
         return self.params.ranks_of(wildcards.model, wildcards.method).model_dump_json()
 
-    def finetune(self, wildcards: Wildcards) -> TrainingSettings:
+    def finetune(self, wildcards: Wildcards) -> RoundSettings:
         """How a round is trained: the budget of a whole schedule is shared out over its rounds."""
         settings = self.params.finetune_of(wildcards.model, wildcards.method)
         rounds = self.rounds(wildcards.model, wildcards.method)
         return settings.of_round(self._round(wildcards), len(rounds))
+
+    def teacher(self, wildcards: Wildcards) -> list[str]:
+        """The original network where a round learns from its outputs; else none."""
+        if not self.finetune(wildcards).distill.weight:
+            return []
+        return [f"build/{wildcards.model}/original/model.safetensors"]
 
     def is_last(self, wildcards: Wildcards) -> bool:
         """Whether a round is the last of its schedule."""

@@ -92,6 +92,13 @@ def test_rounding_never_exceeds_the_full_rank():
     )
     assert planned.ranks == (20, 40)
     assert "input rank 32 rounded to 20, a multiple of 20" in planned.notes
+    svd = choose_ranks(
+        Layer(40, 48, name="fc", kind="linear"),
+        np.random.default_rng(0).standard_normal((48, 40)),
+        "svd",
+        {"select": "fixed", "table": {"fc": [7]}, "multiple_of": 4},
+    )
+    assert svd.notes == ("rank 7 rounded to 8, a multiple of 4",)
 
 
 def test_ranks_beyond_the_use_of_the_other_are_lowered():

@@ -70,7 +70,7 @@ def decompose(folder, plan):
         )
 
 
-def finetune(folder, dataset, outputs="after", round_=1, test=True, **changes):
+def finetune(folder, dataset, outputs="after", round_=1, test=True, teacher="", **changes):
     return lowrank(
         "finetune",
         *("--previous", folder / "original.safetensors"),
@@ -79,6 +79,7 @@ def finetune(folder, dataset, outputs="after", round_=1, test=True, **changes):
         *("--round", round_),
         *("--dataset", dataset),
         *("--settings", json.dumps(RECIPE | changes)),
+        *("--teacher", teacher),
         *("--resume", folder / "resume" / "state.pt"),
         *("--state", folder / outputs / "model.safetensors"),
         *("--metrics", folder / outputs / "metrics.json"),
@@ -161,6 +162,20 @@ def test_rounds_see_images_in_another_order(folder, tiny_folder):
         for name in ("one", "two")
     ]
     assert losses[0] != losses[1]
+
+
+def test_a_round_learns_from_the_original(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    original, weight = folder / "original.safetensors", {"weight": 1.0}
+    finetune(folder, tiny_folder, "labels")
+    finetune(folder, tiny_folder, "taught", distill=weight, teacher=original)
+    losses = [
+        read_json(folder / name / "curve.json")[-1]["loss"] for name in ("labels", "taught")
+    ]
+    assert losses[1] < losses[0]
+    for settings in ({"distill": weight}, {"teacher": original}):
+        with pytest.raises(AssertionError, match=r"`distill\.weight` is [01] and --teacher is"):
+            finetune(folder, tiny_folder, **settings)
 
 
 def test_no_steps_only_measure(folder, tiny_folder):

@@ -11,6 +11,7 @@ from lowrank.errors import UserError
 from lowrank.networks import NetworkSpec
 from lowrank.params import DatasetSettings, TrainingSettings
 from lowrank.training import loop
+from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import open_dataset
 from lowrank.training.evaluate import top1_percent
 from lowrank.training.folders import store_folders
@@ -86,9 +87,13 @@ def test_learns(tiny_data):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_killed_and_resumed_is_as_if_undisturbed(tiny_data, killed_run, optimizer, dropout):
-    settings = settings_of(optimizer=optimizer, learning_rate=0.01, validate_every_steps=8)
+@pytest.mark.parametrize(("dropout", "average_last"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.75)])
+def test_killed_and_resumed_is_as_if_undisturbed(
+    tiny_data, killed_run, optimizer, dropout, average_last
+):
+    settings = settings_of(
+        optimizer=optimizer, learning_rate=0.01, validate_every_steps=8, average_last=average_last
+    )
     undisturbed = toy(dropout=dropout)
     expected = train(undisturbed, SPEC, tiny_data, settings, say=quiet)
 
@@ -102,6 +107,30 @@ def test_killed_and_resumed_is_as_if_undisturbed(tiny_data, killed_run, optimize
     assert report.curve == expected.curve
     assert [point.step for point in report.curve] == [4, 8, 12]
     assert not path.exists()
+
+
+def test_the_weights_of_the_last_steps_are_averaged(tiny_data):
+    alike = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.01}
+    after = {}
+    for steps in (3, 4):
+        after[steps] = toy()
+        train(after[steps], SPEC, tiny_data, settings_of(steps=steps, **alike), say=quiet)
+    network = toy()
+    settings = settings_of(steps=4, average_last=0.5, **alike)
+    train(network, SPEC, tiny_data, settings, say=quiet)
+    for name, found in network.named_parameters():
+        one, other = (dict(after[steps].named_parameters())[name] for steps in (3, 4))
+        torch.testing.assert_close(found, (one + other) / 2)
+    # The running statistics are those of the averaged weights, of many batches alike.
+    assert network.norm1.num_batches_tracked == 64
+    batches = AugmentedBatches(
+        tiny_data.train, SPEC, batch_size=40, augment=settings.augment, seed=settings.seed
+    )
+    seen = torch.cat([batches[index][0] for index in range(4, 68)])
+    with torch.no_grad():
+        features = network.conv1(seen)
+    expected = features.mean((0, 2, 3))
+    torch.testing.assert_close(network.norm1.running_mean, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_runs_that_are_not_resumed_repeat_themselves(tiny_data):

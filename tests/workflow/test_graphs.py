@@ -73,7 +73,10 @@ def at_the_grain_of_dvc(
 
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative"])
 def test_both_engines_make_and_need_the_same_files(project: Project, schedule: str):
-    project.change_params(methods__tucker__schedule={"kind": schedule})
+    project.change_params(
+        methods__tucker__schedule={"kind": schedule},
+        methods__tucker__finetune={"distill": {"weight": 0.5}},
+    )
     stages = dvc_graph(project)
     rules = at_the_grain_of_dvc(snakemake_graph(project), stages)
     assert rules.keys() == stages.keys()

@@ -51,6 +51,7 @@ rule finetune:
         previous=GRAPH.state_before,
         factors=GRAPH.factors,
         dataset=GRAPH.dataset,
+        teacher=GRAPH.teacher,
     output:
         state="build/{model}/{method}/rounds/{round}/model.safetensors",
         metrics="build/{model}/{method}/rounds/{round}/metrics.json",
@@ -70,6 +71,7 @@ rule finetune:
         " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"
         " --previous {input.previous} --factors {params.factors} --layers {params.layers:q}"
         " --round {wildcards.round} --dataset {input.dataset} --settings {params.settings:q}"
+        " --teacher '{input.teacher}'"
         " --resume build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt"
         " --state {output.state} --metrics {output.metrics} --curve {output.curve}"
         " --timing {output.timing} {params.test}"

@@ -178,8 +178,8 @@ def _admissible(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Ranks that the factorization can take, and a sentence for every change.
 
-    In this order: between the minimum and the full rank (the full rank wins); the nearest multiple
-    of `multiple_of` in that range, unchanged where the range holds none; consistent with the
+    In this order: between the minimum and the full rank (the full rank wins); a multiple of
+    `multiple_of` in that range, unchanged where the range holds none; consistent with the
     factorization's other ranks.
     """
     ranks, notes = [], []
@@ -192,24 +192,33 @@ def _admissible(
         clamped = min(max(rank, minimum), full)
         if clamped != rank:
             bound = "minimum" if clamped > rank else "full rank"
-            notes.append(f"{name} rank {rank} changed to {clamped}, the {bound}")
-        rounded = _nearest_multiple(clamped, multiple, minimum, full)
+            notes.append(f"{_called(name)} {rank} changed to {clamped}, the {bound}")
+        rounded = _multiple(clamped, multiple, minimum, full, settings.rounding)
         if rounded != clamped:
-            notes.append(f"{name} rank {clamped} rounded to {rounded}, a multiple of {multiple}")
+            notes.append(f"{_called(name)} {clamped} rounded to {rounded}, a multiple of {multiple}")
         ranks.append(rounded)
     consistent = factorization.consistent(one_group(candidate.layer), tuple(ranks))
     for name, rank, lowered in zip(factorization.rank_names, ranks, consistent, strict=True):
         if lowered != rank:
             notes.append(
-                f"{name} rank {rank} changed to {lowered}, which {factorization.name} can use"
+                f"{_called(name)} {rank} changed to {lowered}, which {factorization.name} can use"
             )
     return consistent, tuple(notes)
 
 
-def _nearest_multiple(rank: int, multiple: int, minimum: int, maximum: int) -> int:
-    """The multiple nearest to the rank in [minimum, maximum], the higher of two; or the rank."""
+def _called(name: str) -> str:
+    """A rank by its name; where a factorization has but one, that is "rank"."""
+    return name if name == "rank" else f"{name} rank"
+
+
+def _multiple(rank: int, multiple: int, minimum: int, maximum: int, rounding: str) -> int:
+    """A multiple in [minimum, maximum], or the rank where there is none.
+
+    `nearest` takes the higher of two that are as near.
+    """
     lowest, highest = -(-minimum // multiple), maximum // multiple
     if lowest > highest:
         return rank
-    nearest = (2 * rank + multiple) // (2 * multiple)
-    return multiple * min(max(nearest, lowest), highest)
+    added = {"down": 0, "nearest": multiple / 2, "up": multiple - 1}[rounding]
+    found = int((rank + added) // multiple)
+    return multiple * min(max(found, lowest), highest)

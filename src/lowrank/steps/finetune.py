@@ -15,6 +15,7 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 @click.option("--round", "round_", type=int, required=True, help="From 1.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
+@click.option("--teacher", default="", help="The original network, for `distill`; else empty.")
 @click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
 @click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
@@ -28,6 +29,7 @@ def finetune(
     round_: int,
     dataset: Path,
     settings: dict[str, Any],
+    teacher: str,
     resume: Path,
     state: Path,
     metrics: Path,
@@ -41,16 +43,23 @@ def finetune(
 
     import torch
 
+    from lowrank.errors import UserError
     from lowrank.files import sha256_of, write_json
     from lowrank.networks.states import put_factors, read_state, write_state
-    from lowrank.params import TrainingSettings
+    from lowrank.params import RoundSettings
     from lowrank.plan import Factored
     from lowrank.stored import read_header, read_tensors
     from lowrank.training.datasets import open_dataset
+    from lowrank.training.distillation import Teacher
     from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.loop import fingerprint_of, pick_device, train
 
-    recipe = TrainingSettings.model_validate(settings)
+    recipe = RoundSettings.model_validate(settings)
+    if bool(teacher) != bool(recipe.distill.weight):
+        raise UserError(
+            f"`distill.weight` is {recipe.distill.weight:g} and --teacher is "
+            f"'{teacher}': give the original network where, and only where, the weight is above 0."
+        )
     # Rounds that shared a seed would all see the same images in the same order.
     recipe = recipe.model_copy(update={"seed": recipe.seed + round_ - 1})
     torch.set_num_threads(recipe.threads)
@@ -68,7 +77,7 @@ def finetune(
         )
     network, spec = compressed.network, compressed.spec
     network.to(pick_device(recipe.device))
-    inputs = [previous, *files, dataset / "dataset.json"]
+    inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]
     splits = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
         decomposed = accuracy_percent(network, data, spec, splits)
@@ -78,6 +87,7 @@ def finetune(
             spec,
             data,
             recipe,
+            teacher=Teacher(read_state(teacher).network, recipe.distill) if teacher else None,
             state_path=resume,
             fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
             say=say,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import swa_utils
 
 from lowrank.errors import UserError
 from lowrank.files import written_whole
@@ -21,11 +22,14 @@ from lowrank.params import TrainingSettings
 from lowrank.training.background import in_background
 from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import Dataset, require_match
+from lowrank.training.distillation import Teacher
 from lowrank.training.evaluate import top1_percent
 from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
 _REPORT_EVERY_SECONDS = 5.0
+# For the running statistics of batch normalisation under averaged weights.
+_BATCHES_OF_STATISTICS = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def train(
     data: Dataset,
     settings: TrainingSettings,
     *,
+    teacher: Teacher | None = None,
     state_path: Path | None = None,
     fingerprint: str = "",
     say: Callable[[str], None] = print,
@@ -89,6 +94,8 @@ def train(
 
     Parameters
     ----------
+    teacher
+        A network whose outputs are learnt as well as the labels, or instead of them.
     state_path
         Where the state is kept every half minute; a run that finds the state of the same
         `fingerprint` there goes on from it, to the same final weights. Removed at the end.
@@ -106,6 +113,8 @@ def train(
     precision = pick_precision(settings.precision, device)
     memory_format = memory_format_of(network.to(device), spec)
     network.to(memory_format=memory_format).train()
+    if teacher:
+        teacher.network.to(device, memory_format=memory_format)
     batches = AugmentedBatches(
         data.train,
         spec,
@@ -120,6 +129,8 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, settings)
     )
+    averaged = swa_utils.AveragedModel(network) if settings.average_last else None
+    average_from = steps - math.ceil(settings.average_last * steps)
     curve: list[CurvePoint] = []
     first, seconds_before = 0, 0.0
     saved = _saved_state(state_path, fingerprint)
@@ -127,6 +138,8 @@ def train(
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
+        if averaged:
+            averaged.load_state_dict(saved["averaged"])
         first, seconds_before = saved["step"], saved["seconds"]
         curve = [CurvePoint(**point) for point in saved["curve"]]
         say(f"resumed from the state saved at step {first} of {steps}")
@@ -153,6 +166,9 @@ def train(
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=settings.label_smoothing
             )
+            if teacher:
+                outputs = data.train.of_classes(teacher.outputs(images))
+                loss = teacher.mixed(loss, logits.float(), outputs.float())
         loss.backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
@@ -160,6 +176,8 @@ def train(
         optimizer.zero_grad()
         learning_rate = schedule.get_last_lr()[0]
         schedule.step()
+        if averaged and step >= average_from:
+            averaged.update_parameters(network)
         window.add(loss.detach(), logits.detach(), labels)
         done, now = step + 1, time.monotonic()
 
@@ -189,6 +207,7 @@ def train(
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
+                "averaged": averaged.state_dict() if averaged else None,
                 "window": window.sums(),
                 "curve": [asdict(point) for point in curve],
             }
@@ -198,6 +217,20 @@ def train(
             with written_whole(state_path) as partial:
                 partial.write_bytes(buffer.getbuffer())
             kept = time.monotonic()
+    if averaged and steps:
+        network.load_state_dict(averaged.module.state_dict())
+        # Other weights, other statistics (Izmailov et al. 2018, section 3.2).
+        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+            more = range(steps, steps + _BATCHES_OF_STATISTICS)
+            swa_utils.update_bn(
+                (
+                    images.to(device, memory_format=memory_format)
+                    for images, _ in in_background(
+                        batches.__getitem__, more, torch.get_num_threads()
+                    )
+                ),
+                network,
+            )
     network.eval()
     if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise _diverged("a weight", steps, settings.learning_rate)
