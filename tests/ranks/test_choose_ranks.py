@@ -86,6 +86,21 @@ def test_ranks_are_rounded_to_multiples(multiple_of, minimum, expected):
     assert planned.ranks == expected
 
 
+@pytest.mark.parametrize(
+    ("rounding", "expected"), [("down", (4, 4)), ("nearest", (4, 8)), ("up", (4, 8))]
+)
+def test_ranks_are_rounded_either_way(rounding, expected):
+    settings = {"multiple_of": 4, "rounding": rounding}
+    planned = choose_ranks(conv(), planted_kernel(48, 32, 7, 4), "tucker2", settings)
+    assert planned.ranks == expected
+    # Neither below the minimum nor above full rank, whichever way.
+    settings = {"select": "fixed", "table": {"conv": [1, 47]}, "multiple_of": 16, "minimum": 3}
+    planned = choose_ranks(
+        conv(), planted_kernel(48, 32, 7, 4), "tucker2", settings | {"rounding": rounding}
+    )
+    assert planned.ranks == (16, 32 if rounding == "down" else 48)
+
+
 def test_rounding_never_exceeds_the_full_rank():
     planned = choose_ranks(
         conv(), planted_kernel(48, 32, 7, 4), "tucker2", {"weaken": 1, "multiple_of": 20}

@@ -169,9 +169,7 @@ def test_a_round_learns_from_the_original(folder, tiny_folder):
     original, weight = folder / "original.safetensors", {"weight": 1.0}
     finetune(folder, tiny_folder, "labels")
     finetune(folder, tiny_folder, "taught", distill=weight, teacher=original)
-    losses = [
-        read_json(folder / name / "curve.json")[-1]["loss"] for name in ("labels", "taught")
-    ]
+    losses = [read_json(folder / name / "curve.json")[-1]["loss"] for name in ("labels", "taught")]
     assert losses[1] < losses[0]
     for settings in ({"distill": weight}, {"teacher": original}):
         with pytest.raises(AssertionError, match=r"`distill\.weight` is [01] and --teacher is"):

@@ -2,9 +2,9 @@ import copy
 
 import pytest
 import torch
-from toy import assert_same_weights, toy
 from torch import nn
 from torch.nn import functional
+from toy import assert_same_weights, toy
 
 from lowrank.networks import NetworkSpec
 from lowrank.params import Distillation, RoundSettings

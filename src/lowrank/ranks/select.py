@@ -185,24 +185,21 @@ def _admissible(
     ranks, notes = [], []
     factorization = candidate.factorization
     multiple = math.lcm(settings.multiple_of, factorization.rank_multiple)
-    for name, rank, full in zip(
-        factorization.rank_names, chosen, candidate.full_ranks, strict=True
-    ):
+    names = [_called(name) for name in factorization.rank_names]
+    for name, rank, full in zip(names, chosen, candidate.full_ranks, strict=True):
         minimum = min(settings.minimum, full)
         clamped = min(max(rank, minimum), full)
         if clamped != rank:
             bound = "minimum" if clamped > rank else "full rank"
-            notes.append(f"{_called(name)} {rank} changed to {clamped}, the {bound}")
+            notes.append(f"{name} {rank} changed to {clamped}, the {bound}")
         rounded = _multiple(clamped, multiple, minimum, full, settings.rounding)
         if rounded != clamped:
-            notes.append(f"{_called(name)} {clamped} rounded to {rounded}, a multiple of {multiple}")
+            notes.append(f"{name} {clamped} rounded to {rounded}, a multiple of {multiple}")
         ranks.append(rounded)
     consistent = factorization.consistent(one_group(candidate.layer), tuple(ranks))
-    for name, rank, lowered in zip(factorization.rank_names, ranks, consistent, strict=True):
+    for name, rank, lowered in zip(names, ranks, consistent, strict=True):
         if lowered != rank:
-            notes.append(
-                f"{_called(name)} {rank} changed to {lowered}, which {factorization.name} can use"
-            )
+            notes.append(f"{name} {rank} changed to {lowered}, which {factorization.name} can use")
     return consistent, tuple(notes)
 
 

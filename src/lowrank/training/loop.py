@@ -28,7 +28,7 @@ from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
 _REPORT_EVERY_SECONDS = 5.0
-# For the running statistics of batch normalisation under averaged weights.
+# For the running statistics of batch normalisation under averaged weights; no more than steps.
 _BATCHES_OF_STATISTICS = 64
 
 
@@ -221,7 +221,7 @@ def train(
         network.load_state_dict(averaged.module.state_dict())
         # Other weights, other statistics (Izmailov et al. 2018, section 3.2).
         with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-            more = range(steps, steps + _BATCHES_OF_STATISTICS)
+            more = range(steps, steps + min(steps, _BATCHES_OF_STATISTICS))
             swa_utils.update_bn(
                 (
                     images.to(device, memory_format=memory_format)
