@@ -34,7 +34,10 @@ _BATCHES_OF_STATISTICS = 64
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One row of the training curve: means since the row before it."""
+    """One row of the training curve: means since the row before it.
+
+    Accuracies are those of the weights as they are at that step, before any averaging.
+    """
 
     step: int
     learning_rate: float
