@@ -1,4 +1,6 @@
-"""What precision and memory order cost in training: the reason for `precision: auto`.
+"""What precision, memory order and the C library's allocator cost in training.
+
+The reason for `precision: auto`, for channels last, and for `reuse_memory`.
 
     python benchmarks/training_speed.py [--threads 2] [--repeats 5]
 
@@ -7,6 +9,7 @@ shows medians in milliseconds an image and the ratio to float32 in PyTorch's own
 """
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -20,6 +23,7 @@ from torch.nn import functional
 
 from lowrank.networks import create_network, network_spec
 from lowrank.networks.states import read_state
+from lowrank.steps.common import reuse_memory
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 BATCH_SIZE = 128
@@ -52,7 +56,7 @@ def main() -> None:
     for name, times in report["milliseconds_per_image"].items():
         for combination, milliseconds in times.items():
             ratio = times["float32, contiguous"] / milliseconds
-            print(f"{name:20} {combination:26} {milliseconds:7.3f} ms {ratio:6.2f}x")
+            print(f"{name:20} {combination:28} {milliseconds:7.3f} ms {ratio:6.2f}x")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -65,14 +69,24 @@ def measure(build, repeats: int) -> dict[str, float]:
         f"{precision}, {order}": trainer(build(), precisions[precision], formats[order])
         for precision, order in itertools.product(precisions, formats)
     }
+    fastest = runs["bfloat16, channels_last"]
+    runs["the same, memory not reused"] = fastest
     times = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
+            allocate_as_glibc_does() if name.endswith("not reused") else reuse_memory()
             started = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - started) / STEPS / BATCH_SIZE)
     # The first round fills caches.
     return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def allocate_as_glibc_does() -> None:
+    """Undo `reuse_memory`: M_MMAP_MAX and M_TRIM_THRESHOLD as in glibc's malloc.h."""
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(-4, 65536)
+    mallopt(-1, 128 * 1024)
 
 
 def trainer(network, precision: torch.dtype, order: torch.memory_format):

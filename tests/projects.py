@@ -105,6 +105,7 @@ def make_project(folder: Path) -> Project:
         finetune__threads=1,
         finetune__curve_every_steps=2,
         checkpoint__resnet20__threads=1,
+        teacher_outputs__threads=1,
         export_onnx__threads=1,
         benchmark__local={"repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
         studies={},

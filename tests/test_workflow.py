@@ -46,7 +46,7 @@ def graph(tables):
     document["checkpoint"] = {"net": {"dataset": "cifar10", "weights": str(tables / "net.pth")}}
     document["matrix"] |= {"models": ["net"], "methods": ["at_once"]}
     document["methods"] = {
-        "at_once": {"factorize": TUCKER},
+        "at_once": {"factorize": TUCKER, "finetune": {"distill": {"weight": 0.0}}},
         "in_turn": {"factorize": TUCKER, "schedule": {"kind": "iterative", "group": 2}},
         "nothing": {"factorize": {"pointwise_conv": "svd"}},
         "control": {"factorize": {}},
@@ -58,6 +58,10 @@ def graph(tables):
         },
         "staged": {"factorize": TUCKER, "schedule": {"kind": "multi_stage", "stages": 3}},
         "taught": {"factorize": TUCKER, "finetune": {"distill": {"weight": 0.5}}},
+        "shown": {
+            "factorize": TUCKER,
+            "finetune": {"distill": {"weight": 0.5, "images": "augmented"}},
+        },
     }
     workflow = Workflow.from_document(document)
     return Workflow(workflow.params, tables)
@@ -134,9 +138,13 @@ def test_a_budget_is_shared_out_over_the_rounds(graph):
 def test_the_original_is_needed_where_a_round_learns_from_it(graph):
     needed = [
         graph.teacher(wildcards(model="net", method=method, round="1"))
-        for method in ("at_once", "taught")
+        for method in ("at_once", "taught", "shown")
     ]
-    assert needed == [[], ["build/net/original/model.safetensors"]]
+    assert needed == [
+        [],
+        ["build/net/original/outputs.safetensors"],
+        ["build/net/original/model.safetensors"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ _STEPS = (
     "inspect",
     "select_ranks",
     "decompose",
+    "teacher_outputs",
     "finetune",
     "export_onnx",
     "benchmark",

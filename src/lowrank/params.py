@@ -21,6 +21,11 @@ Threads = Annotated[
         description="CPU threads of the step, whatever --cores is: others round differently.",
     ),
 ]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Field(description="bfloat16 autocast where the hardware has it, by `auto`."),
+]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="A GPU, by `auto`.")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -226,6 +231,15 @@ class Augmentation(Section):
         return self
 
 
+class Freezing(Section):
+    """Leaving the first layers as they are for the rest of the steps, which then cost less."""
+
+    layers: float = Field(
+        0.0, ge=0, lt=1, description="Share of the layers, the first to run; 0: none."
+    )
+    after: float = Field(0.3, ge=0, lt=1, description="Share of the steps that train them all.")
+
+
 # A budget of training can be given in any of these.
 BUDGETS = {"steps", "epochs", "total_steps"}
 
@@ -252,12 +266,11 @@ class TrainingSettings(Section):
     average_last: float = Field(
         0.0, ge=0, le=1, description="Share of the steps whose weights are averaged; 0: the last's."
     )
+    freeze: Freezing = Freezing()
     clip_norm: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     augment: Augmentation = Augmentation()
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="bfloat16 autocast where the hardware has it, by `auto`."
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="A GPU, by `auto`.")
+    precision: Precision = "auto"
+    device: Device = "auto"
     threads: Threads = 2
     seed: int = Field(
         0, ge=0, lt=2**32, description="Of the weights, the order and the augmentation."
@@ -288,13 +301,18 @@ class TrainingSettings(Section):
 
 
 class Distillation(Section):
-    """Learning from the original network's outputs; a step then costs its forward pass, too."""
+    """Learning from the original network's outputs."""
 
     weight: float = Field(
         0.0, ge=0, le=1, description="Share of the loss; 0: labels alone, 1: no labels at all."
     )
     temperature: float = Field(
         4.0, gt=0, le=100, description="Outputs are divided by it before they are compared."
+    )
+    images: Literal["plain", "augmented"] = Field(
+        "plain",
+        description="Its outputs for the images as they are, computed once; or as augmented, "
+        "anew in each step, which then costs its forward pass, too.",
     )
 
 
@@ -395,10 +413,21 @@ class DecomposeSettings(Section):
     threads: Threads = 1
 
 
+class TeacherOutputsSettings(Section):
+    """Of the original's outputs for the training images, for `distill`."""
+
+    precision: Precision = "auto"
+    device: Device = "auto"
+    threads: Threads = 2
+
+
 class ExportSettings(Section):
-    """Of the ONNX file."""
+    """Of the ONNX file, and of its check against PyTorch on real images."""
 
     threads: Threads = 2
+    images: int = Field(
+        2000, gt=0, description="Images of the test split that both run, to compare their logits."
+    )
 
 
 class DeviceSettings(Section):
@@ -422,6 +451,7 @@ class Params(Section):
     methods: dict[Name, MethodSettings]
     select_ranks: SelectRanksSettings = SelectRanksSettings()
     decompose: DecomposeSettings = DecomposeSettings()
+    teacher_outputs: TeacherOutputsSettings = TeacherOutputsSettings()
     finetune: FinetuneSettings
     export_onnx: ExportSettings = ExportSettings()
     benchmark: dict[Name, DeviceSettings]

@@ -170,10 +170,12 @@ class Workflow:
         return settings.of_round(self._round(wildcards), len(rounds))
 
     def teacher(self, wildcards: Wildcards) -> list[str]:
-        """The original network where a round learns from its outputs; else none."""
-        if not self.finetune(wildcards).distill.weight:
+        """The original network, or its outputs, where a round learns from them; else none."""
+        distill = self.finetune(wildcards).distill
+        if not distill.weight:
             return []
-        return [f"build/{wildcards.model}/original/model.safetensors"]
+        file = "outputs" if distill.images == "plain" else "model"
+        return [f"build/{wildcards.model}/original/{file}.safetensors"]
 
     def is_last(self, wildcards: Wildcards) -> bool:
         """Whether a round is the last of its schedule."""

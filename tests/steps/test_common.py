@@ -136,6 +136,30 @@ def test_threads_of_the_linear_algebra(monkeypatch):
     assert [os.environ[variable] for variable in variables] == ["3", "3", "3"]
 
 
+FREED_AND_TAKEN_AGAIN = """
+import resource, sys
+from lowrank.steps.common import reuse_memory
+if sys.argv[1] == "reused":
+    reuse_memory()
+count = 2**26
+for _ in range(3):
+    b"1" * count
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    b"1" * count
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's setting")
+def test_freed_memory_is_used_again():
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", FREED_AND_TAKEN_AGAIN, how]))
+        for how in ("as it is", "reused")
+    ]
+    assert faults[1] < 0.1 * faults[0]
+
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -168,9 +168,23 @@ def test_a_round_learns_from_the_original(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     original, weight = folder / "original.safetensors", {"weight": 1.0}
     finetune(folder, tiny_folder, "labels")
-    finetune(folder, tiny_folder, "taught", distill=weight, teacher=original)
-    losses = [read_json(folder / name / "curve.json")[-1]["loss"] for name in ("labels", "taught")]
-    assert losses[1] < losses[0]
+    outputs = folder / "outputs.safetensors"
+    lowrank(
+        "teacher_outputs",
+        *("--state", original),
+        *("--dataset", tiny_folder),
+        *("--settings", json.dumps({"threads": 1, "device": "cpu", "precision": "float32"})),
+        *("--output", outputs),
+    )
+    finetune(folder, tiny_folder, "plain", distill=weight, teacher=outputs)
+    anew = weight | {"images": "augmented"}
+    finetune(folder, tiny_folder, "augmented", distill=anew, teacher=original)
+    labels, plain, augmented = (
+        read_json(folder / name / "curve.json")[-1]["loss"]
+        for name in ("labels", "plain", "augmented")
+    )
+    assert max(plain, augmented) < labels
+    assert plain != augmented
     for settings in ({"distill": weight}, {"teacher": original}):
         with pytest.raises(AssertionError, match=r"`distill\.weight` is [01] and --teacher is"):
             finetune(folder, tiny_folder, **settings)

@@ -47,10 +47,10 @@ def export(scale, accuracy):
     return {
         "counts": {"parameters": 1000 * scale, "macs": 50_000 * scale, "size_bytes": 4000 * scale},
         "check": {
-            "accuracy_percent": accuracy,
             "max_abs_error": 1e-6 * scale,
             "relative_error": 1e-7 * scale,
         },
+        "accuracy": {"top1": accuracy},
     }
 
 

@@ -40,10 +40,14 @@ def test_opens_at_once_and_always_divides_alike(folder):
     np.testing.assert_array_equal(first.validation.rows, open_dataset(folder).validation.rows)
 
 
-def test_take_keeps_the_first_images(folder):
+def test_a_sample_depends_on_its_seed_alone(folder):
     test = open_dataset(folder).test
-    np.testing.assert_array_equal(test.take(7).rows, test.rows[:7])
-    assert len(test.take(1000)) == 100
+    first = test.sample(10)
+    np.testing.assert_array_equal(first.rows, test.sample(10).rows)
+    assert len(first) == 10
+    assert set(first.rows) < set(test.rows)
+    assert not np.array_equal(first.rows, test.sample(10, seed=1).rows)
+    assert len(test.sample(1000)) == 100
 
 
 def test_classes_can_be_told_apart(folder):
@@ -91,6 +95,6 @@ def test_a_split_keeps_its_outputs(folder):
     index = json.loads((folder / "dataset.json").read_text())
     index["outputs"] = list(range(20, 10, -1))
     (folder / "dataset.json").write_text(json.dumps(index))
-    test = open_dataset(folder).test.take(3)
+    test = open_dataset(folder).test.sample(3)
     logits = np.arange(2 * 30).reshape(2, 30)
     np.testing.assert_array_equal(test.of_classes(logits), logits[:, 20:10:-1])

@@ -1,21 +1,29 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from toy import assert_same_weights, toy
 
+from lowrank.errors import UserError
 from lowrank.networks import NetworkSpec
-from lowrank.params import Distillation, RoundSettings
-from lowrank.training.distillation import Teacher
+from lowrank.params import Augmentation, Distillation, RoundSettings
+from lowrank.training.batches import AugmentedBatches
+from lowrank.training.distillation import (
+    AugmentedTeacher,
+    PlainTeacher,
+    read_outputs,
+    write_outputs,
+)
 from lowrank.training.loop import train
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 
 
 def teacher_of(network, weight=0.5, temperature=4.0):
-    return Teacher(network, Distillation(weight=weight, temperature=temperature))
+    return AugmentedTeacher(network, Distillation(weight=weight, temperature=temperature))
 
 
 def recipe(weight, steps=60):
@@ -77,3 +85,50 @@ def test_a_teacher_of_no_weight_changes_nothing(tiny_data):
     train(alone, SPEC, tiny_data, recipe(0.0, 5), say=str)
     train(taught, SPEC, tiny_data, recipe(0.0, 5), teacher=teacher_of(toy(seed=5), 0.0), say=str)
     assert_same_weights(alone, taught)
+
+
+@pytest.fixture
+def stored(tmp_path, tiny_data):
+    """A teacher, and the file of its outputs for the training images."""
+    original = toy(seed=5)
+    with torch.no_grad():
+        original.classifier.weight.mul_(8.0)
+    path = tmp_path / "outputs.safetensors"
+    write_outputs(path, original, tiny_data.train, SPEC)
+    return original, path
+
+
+def test_stored_outputs_are_those_of_the_images_of_a_batch(stored, tiny_data):
+    original, path = stored
+    plain = Augmentation(pad_pixels=0, flip=False)
+    batches = AugmentedBatches(tiny_data.train, SPEC, batch_size=40, augment=plain, seed=3)
+    teachers = (
+        PlainTeacher(read_outputs(path, tiny_data.train), Distillation(weight=1.0)),
+        teacher_of(original),
+    )
+    for step in (0, batches.batches_per_epoch):
+        images, _ = batches[step]
+        known, anew = (t.outputs(images, batches.rows(step)) for t in teachers)
+        torch.testing.assert_close(known, anew)
+
+
+def test_a_network_learns_from_stored_outputs_as_well(stored, tiny_data):
+    original, path = stored
+    network, settings = toy(seed=1), Distillation(weight=1.0)
+    before = gap(network, original, tiny_data)
+    teacher = PlainTeacher(read_outputs(path, tiny_data.train), settings)
+    train(network, SPEC, tiny_data, recipe(1.0, 150), teacher=teacher, say=str)
+    assert gap(network, original, tiny_data) < 0.5 * before
+
+
+def test_outputs_of_other_images_are_refused(stored, tiny_data):
+    _, path = stored
+    with pytest.raises(UserError, match=r"outputs\.safetensors: holds logits of \d+ images, where"):
+        read_outputs(path, tiny_data.test)
+
+
+def test_equal_outputs_are_equal_bytes(stored, tmp_path, tiny_data):
+    original, path = stored
+    write_outputs(tmp_path / "again.safetensors", original, tiny_data.train, SPEC)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    assert np.isfinite(read_outputs(path, tiny_data.train).numpy()).all()

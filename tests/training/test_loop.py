@@ -15,13 +15,7 @@ from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import open_dataset
 from lowrank.training.evaluate import top1_percent
 from lowrank.training.folders import store_folders
-from lowrank.training.loop import (
-    fingerprint_of,
-    learning_rate_factor,
-    pick_device,
-    pick_precision,
-    train,
-)
+from lowrank.training.loop import fingerprint_of, learning_rate_factor, train
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 QUICK = {
@@ -87,12 +81,21 @@ def test_learns(tiny_data):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize(("dropout", "average_last"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.75)])
+@pytest.mark.parametrize(
+    ("dropout", "changes"),
+    [
+        (0.0, {}),
+        (0.5, {}),
+        (0.0, {"average_last": 0.75}),
+        (0.0, {"freeze": {"layers": 0.34, "after": 0.25}}),  # Before the run is killed,
+        (0.0, {"freeze": {"layers": 0.34, "after": 0.75}}),  # after it.
+    ],
+)
 def test_killed_and_resumed_is_as_if_undisturbed(
-    tiny_data, killed_run, optimizer, dropout, average_last
+    tiny_data, killed_run, optimizer, dropout, changes
 ):
     settings = settings_of(
-        optimizer=optimizer, learning_rate=0.01, validate_every_steps=8, average_last=average_last
+        optimizer=optimizer, learning_rate=0.01, validate_every_steps=8, **changes
     )
     undisturbed = toy(dropout=dropout)
     expected = train(undisturbed, SPEC, tiny_data, settings, say=quiet)
@@ -351,31 +354,6 @@ def test_learning_rates_by_formula(steps, schedule):
         else:
             expected = 1
         assert found == pytest.approx(expected), step
-
-
-def test_absent_devices_are_told(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-    for name in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"'{name}' was asked for"):
-            pick_device(name)
-
-
-def test_a_device_of_another_kind_is_told(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    with pytest.raises(UserError, match="'mps' was asked for"):
-        pick_device("mps")
-
-
-def test_precision(monkeypatch):
-    cpu = torch.device("cpu")
-    assert pick_precision("float32", cpu) is torch.float32
-    assert pick_precision("bfloat16", cpu) is torch.bfloat16
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda n=native: n)
-        assert pick_precision("auto", cpu) is expected
 
 
 def test_trains_in_bfloat16_and_keeps_float32_weights(tiny_data):

@@ -1,6 +1,5 @@
 """The loss of a network with one layer decomposed at a time."""
 
-import numpy as np
 import pytest
 import torch
 from toy import assert_same_weights, toy
@@ -10,7 +9,7 @@ from lowrank.networks import NetworkSpec
 from lowrank.networks.layers import find_layers
 from lowrank.training.datasets import open_dataset
 from lowrank.training.evaluate import mean_loss
-from lowrank.training.sensitivity import losses_by_layer, sample
+from lowrank.training.sensitivity import losses_by_layer
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 
@@ -63,12 +62,3 @@ def test_mean_loss_is_the_cross_entropy(validation):
     labels = torch.from_numpy(validation.labels[validation.rows])
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
     assert mean_loss(network, validation, SPEC) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_sample_depends_on_its_seed_alone(validation):
-    first, again = sample(validation, 10), sample(validation, 10)
-    assert np.array_equal(first.rows, again.rows)
-    assert len(first) == 10
-    assert set(first.rows) < set(validation.rows)
-    assert not np.array_equal(first.rows, sample(validation, 10, seed=1).rows)
-    assert len(sample(validation, 10**6)) == len(validation)

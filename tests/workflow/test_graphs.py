@@ -149,6 +149,7 @@ LATER = {"export_onnx", "benchmark", "summarize"}
             {"select_ranks", "decompose", "finetune"} | LATER,
         ),
         ({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
+        ({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
         ({"export_onnx__threads": 2}, {"export_original"} | LATER),
         ({"pretrain__resnet20__epochs": 3}, set()),
     ],

@@ -46,6 +46,24 @@ rule decompose:
         " --layer {wildcards.layer} --threads {params.threads} --factors {output}"
 
 
+# Once for a model, where one of its methods has `distill` for plain images.
+rule teacher_outputs:
+    input:
+        state="build/{model}/original/model.safetensors",
+        dataset=GRAPH.dataset,
+    output:
+        "build/{model}/original/outputs.safetensors",
+    log:
+        "logs/teacher_outputs/{model}.log",
+    threads: PARAMS.teacher_outputs.threads
+    params:
+        settings=PARAMS.teacher_outputs.model_dump_json(),
+    shell:
+        "lowrank teacher_outputs --log {log} --label 'teacher_outputs {wildcards.model}'"
+        " --state {input.state} --dataset {input.dataset} --settings {params.settings:q}"
+        " --output {output}"
+
+
 rule finetune:
     input:
         previous=GRAPH.state_before,

@@ -13,9 +13,12 @@ rule export_onnx:
     threads: PARAMS.export_onnx.threads
     params:
         threads=PARAMS.export_onnx.threads,
+        images=PARAMS.export_onnx.images,
+        accuracy="--accuracy",
     shell:
         "lowrank export_onnx --log {log} --label 'export_onnx {wildcards.model}'"
         " --state {input.state} --dataset {input.dataset} --threads {params.threads}"
+        " --images {params.images} {params.accuracy}"
         " --model {output.model} --report {output.report}"
 
 
@@ -28,6 +31,11 @@ use rule export_onnx as export_original with:
         report="build/{model}/original/export.json",
     log:
         "logs/export_original/{model}.log",
+    # The original's accuracy is the checkpoint's: that this file computes the same is checked.
+    params:
+        threads=PARAMS.export_onnx.threads,
+        images=PARAMS.export_onnx.images,
+        accuracy="--no-accuracy",
 
 
 rule benchmark:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.common import Step, reuse_memory, say, use_threads
 
 
 @click.command(cls=Step)
@@ -24,6 +24,7 @@ def checkpoint(
 ) -> None:
     """Bring trained weights into one form, and measure them."""
     use_threads(threads)
+    reuse_memory()
     import torch
 
     from lowrank.files import write_json

@@ -1,5 +1,6 @@
 """What every step's command line shares: options, the log, and how a mistake is told."""
 
+import ctypes
 import fcntl
 import json
 import logging
@@ -103,6 +104,22 @@ def use_threads(count: int) -> None:
     """
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(count)
+
+
+def reuse_memory() -> None:
+    """Keep what is freed for the next allocation, where the C library can be told to.
+
+    A training step allocates and frees about a gigabyte of feature maps. Given back to the kernel
+    each time, as glibc does with large blocks, every page of it must be mapped and cleared anew;
+    `benchmarks/training_speed.py` measures what that costs.
+    """
+    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # Another C library.
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
+from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
 
 
 @click.command(cls=Step)
@@ -15,7 +15,7 @@ from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
 @click.option("--round", "round_", type=int, required=True, help="From 1.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
-@click.option("--teacher", default="", help="The original network, for `distill`; else empty.")
+@click.option("--teacher", default="", help="The original, or its outputs, for `distill`.")
 @click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
 @click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
@@ -39,6 +39,7 @@ def finetune(
 ) -> None:
     """Put a round's factors into the network and train it."""
     use_threads(settings["threads"])
+    reuse_memory()
     from dataclasses import asdict
 
     import torch
@@ -50,20 +51,23 @@ def finetune(
     from lowrank.plan import Factored
     from lowrank.stored import read_header, read_tensors
     from lowrank.training.datasets import open_dataset
-    from lowrank.training.distillation import Teacher
+    from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, read_outputs
     from lowrank.training.evaluate import accuracy_percent
-    from lowrank.training.loop import fingerprint_of, pick_device, train
+    from lowrank.training.hardware import pick_device
+    from lowrank.training.loop import fingerprint_of, train
 
     recipe = RoundSettings.model_validate(settings)
     if bool(teacher) != bool(recipe.distill.weight):
         raise UserError(
             f"`distill.weight` is {recipe.distill.weight:g} and --teacher is "
-            f"'{teacher}': give the original network where, and only where, the weight is above 0."
+            f"'{teacher}': give the original where, and only where, the weight is above 0."
         )
     # Rounds that shared a seed would all see the same images in the same order.
     recipe = recipe.model_copy(update={"seed": recipe.seed + round_ - 1})
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic mode also fills all new memory, for code that reads what it never wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     data = open_dataset(dataset)
     compressed = read_state(previous)
     files = [factors / f"{layer}.safetensors" for layer in layers]
@@ -75,6 +79,11 @@ def finetune(
         put_factors(
             compressed.network, layer, factored.sequence, read_tensors(file), source=str(file)
         )
+    learnt_from = None
+    if teacher and recipe.distill.images == "plain":
+        learnt_from = PlainTeacher(read_outputs(teacher, data.train), recipe.distill)
+    elif teacher:
+        learnt_from = AugmentedTeacher(read_state(teacher).network, recipe.distill)
     network, spec = compressed.network, compressed.spec
     network.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]
@@ -87,7 +96,7 @@ def finetune(
             spec,
             data,
             recipe,
-            teacher=Teacher(read_state(teacher).network, recipe.distill) if teacher else None,
+            teacher=learnt_from,
             state_path=resume,
             fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
             say=say,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lowrank.files import read_json
-from lowrank.steps.common import Json, Step, say, sole_builder_of, use_threads
+from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
 
 
 @click.command(cls=Step)
@@ -30,6 +30,7 @@ def pretrain(
 ) -> None:
     """Train a network from scratch, or on from earlier weights."""
     use_threads(settings["threads"])
+    reuse_memory()
     import torch
 
     from lowrank.files import sha256_of, write_json

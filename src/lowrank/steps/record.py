@@ -17,7 +17,10 @@ def record(results: tuple[str, ...]) -> None:
     from lowrank.workflow import Workflow
 
     variants = Workflow.load().variants(results)
-    run("snakemake", "--cores", "all", *(f"results/{name}.json" for name in variants))
+    # DVC has what networks learn from as a stage, whether or not a method has `distill`.
+    learnt_from = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}
+    asked = [*(f"results/{name}.json" for name in variants), *sorted(learnt_from)]
+    run("snakemake", "--cores", "all", *asked)
     for model, method in variants.values():
         say(f"recording {model}_{method}")
         run("dvc", "commit", "--force", "--with-deps", f"summarize@{model}-{method}")

@@ -106,7 +106,7 @@ def _shared_out(
     from lowrank.ranks.scale import dense_cost
     from lowrank.steps.weights import layer_bias, layer_weight
     from lowrank.training.datasets import open_dataset
-    from lowrank.training.sensitivity import losses_by_layer, sample
+    from lowrank.training.sensitivity import losses_by_layer
 
     candidates = [
         (table[name], method, method.full_ranks(one_group(table[name])))
@@ -123,7 +123,7 @@ def _shared_out(
 
     torch.set_num_threads(threads)
     original = read_state(state)
-    images = sample(open_dataset(dataset).validation, rule.images)
+    images = open_dataset(dataset).validation.sample(rule.images)
     losses = losses_by_layer(original.network, original.spec, images, replacements(), say=say)
     sensitivity, shares = shared_out(candidates, losses, rule)
     order = sorted(sensitivity, key=sensitivity.get, reverse=True)

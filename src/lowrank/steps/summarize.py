@@ -58,9 +58,9 @@ def summarize(
     document = {
         "accuracy": {
             **_accuracy(measured_accuracy, "test"),
-            "exported": after["check"]["accuracy_percent"],
+            "exported": after["accuracy"]["top1"],
             "validation": _accuracy(measured_accuracy, "validation"),
-            **_top5(measured_accuracy, after["check"]),
+            **_top5(measured_accuracy, after["accuracy"]),
         },
         **{
             quantity: _before_after(before["counts"][quantity], after["counts"][quantity])
@@ -115,14 +115,14 @@ def _accuracy(measured: dict[str, dict[str, float]], split: str) -> dict[str, fl
     return {what: accuracy[split] for what, accuracy in measured.items()}
 
 
-def _top5(measured: dict[str, dict[str, float]], check: dict[str, Any]) -> dict[str, Any]:
+def _top5(measured: dict[str, dict[str, float]], exported: dict[str, float]) -> dict[str, Any]:
     """Top-5 on both splits, where there are over ten classes."""
-    if "top5_percent" not in check:
+    if "top5" not in exported:
         return {}
     return {
         "top5": {
             **_accuracy(measured, "test_top5"),
-            "exported": check["top5_percent"],
+            "exported": exported["top5"],
             "validation": _accuracy(measured, "validation_top5"),
         }
     }

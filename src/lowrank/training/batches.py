@@ -91,11 +91,15 @@ class AugmentedBatches:
         self._labels = split.labels[split.rows]
         self._flip_at_start = np.random.default_rng([seed, 0]).random(len(split)) < 0.5
 
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Which images of the split are in the batch of one step, counted from its first."""
+        epoch, which = self._place(step)
+        return self._epoch_plan(epoch)[0][which]
+
     def __getitem__(self, step: int) -> Batch:
         """Images (N, C, H, W) and labels (N,) of one step."""
-        epoch, position = divmod(step, self.batches_per_epoch)
+        epoch, which = self._place(step)
         order, tops, lefts, holes = self._epoch_plan(epoch)
-        which = slice(position * self._batch_size, (position + 1) * self._batch_size)
         rows = order[which]
         flipped = (self._flip_at_start[rows] ^ bool(epoch % 2)) & self._augment.flip
         if self._padded is not None:
@@ -109,6 +113,11 @@ class AugmentedBatches:
             # The mean colour. By way of NumPy, which shares the memory and starts no threads.
             inputs.permute(0, 2, 3, 1).numpy()[self._cut_out(holes[:, which])] = 0.0
         return inputs, torch.from_numpy(self._labels[rows])
+
+    def _place(self, step: int) -> tuple[int, slice]:
+        """The epoch of a step, and where in the epoch's order its images are."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        return epoch, slice(position * self._batch_size, (position + 1) * self._batch_size)
 
     def _translated(
         self, rows: NDArray, tops: NDArray, lefts: NDArray, flipped: NDArray

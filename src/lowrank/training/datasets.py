@@ -38,9 +38,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, count: int) -> "Split":
-        """The first `count` images of the split (all of them when it has fewer)."""
-        return replace(self, rows=self.rows[:count])
+    def sample(self, count: int, seed: int = 0) -> "Split":
+        """So many images, drawn without order by `seed` alone; all where it has no more."""
+        rows = np.random.default_rng(seed).permutation(self.rows)[:count]
+        return replace(self, rows=np.sort(rows))
 
     def of_classes(self, logits: Logits) -> Logits:
         """Restrict logits (N, outputs) of the network to those of the classes, (N, classes)."""

@@ -50,8 +50,8 @@ def topk_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> dict[st
         `top1` and, where the split has over ten classes, `top5`.
     """
     hits = Hits()
-    for logits, labels in _class_logits(network, split, spec):
-        hits.add(logits, labels)
+    for logits, labels in outputs_of(network, split, spec):
+        hits.add(split.of_classes(logits), labels)
     return hits.percent()
 
 
@@ -60,11 +60,12 @@ def top1_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
     return topk_percent(network, split, spec)["top1"]
 
 
+@torch.inference_mode()
 def mean_loss(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
     """Mean cross-entropy of the images of a split, measured as `topk_percent` measures."""
     total = sum(
-        float(functional.cross_entropy(logits, labels, reduction="sum"))
-        for logits, labels in _class_logits(network, split, spec)
+        float(functional.cross_entropy(split.of_classes(logits), labels, reduction="sum"))
+        for logits, labels in outputs_of(network, split, spec)
     )
     return total / len(split)
 
@@ -96,10 +97,13 @@ def accuracy_percent(
 
 
 @torch.inference_mode()
-def _class_logits(
+def outputs_of(
     network: nn.Module, split: Split, spec: NetworkSpec
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits of the classes (N, classes) and labels (N,) of each batch, on the network's device."""
+    """Logits (N, outputs) and labels (N,) of each batch, on the network's device.
+
+    In evaluation mode, and in the precision of the autocast that it is used under.
+    """
     device, memory_format = next(network.parameters()).device, memory_format_of(network, spec)
     batches = EvaluationBatches(split, spec)
     with evaluation_mode(network):
@@ -107,4 +111,4 @@ def _class_logits(
             batches.__getitem__, range(len(batches)), torch.get_num_threads()
         ):
             inputs = images.to(device, memory_format=memory_format)
-            yield split.of_classes(network(inputs)), labels.to(device)
+            yield network(inputs), labels.to(device)

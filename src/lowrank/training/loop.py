@@ -24,6 +24,8 @@ from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import Dataset, require_match
 from lowrank.training.distillation import Teacher
 from lowrank.training.evaluate import top1_percent
+from lowrank.training.freezing import freeze_first
+from lowrank.training.hardware import autocast, pick_device, pick_precision
 from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
@@ -53,33 +55,6 @@ class TrainingReport:
     steps: int
     seconds: float
     curve: list[CurvePoint]
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU when PyTorch sees one. Raises UserError for a device that is absent."""
-    available = torch.accelerator.is_available()
-    if name == "auto":
-        name = torch.accelerator.current_accelerator().type if available else "cpu"
-    elif name != "cpu" and not (available and torch.accelerator.current_accelerator().type == name):
-        raise UserError(
-            f"device: '{name}' was asked for, but PyTorch sees none here. Use 'auto' or 'cpu'."
-        )
-    return torch.device(name)
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere.
-
-    A capability, not a timing, decides: a stopwatch would make runs irreproducible.
-    `benchmarks/training_speed.py` measures what either costs.
-    """
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def train(
@@ -117,7 +92,7 @@ def train(
     memory_format = memory_format_of(network.to(device), spec)
     network.to(memory_format=memory_format).train()
     if teacher:
-        teacher.network.to(device, memory_format=memory_format)
+        teacher.to(device, memory_format)
     batches = AugmentedBatches(
         data.train,
         spec,
@@ -134,6 +109,8 @@ def train(
     )
     averaged = swa_utils.AveragedModel(network) if settings.average_last else None
     average_from = steps - math.ceil(settings.average_last * steps)
+    freeze_at = round(settings.freeze.after * steps) if settings.freeze.layers else steps
+    frozen: list[nn.Parameter] = []
     curve: list[CurvePoint] = []
     first, seconds_before = 0, 0.0
     saved = _saved_state(state_path, fingerprint)
@@ -160,17 +137,19 @@ def train(
         in_background(batches.__getitem__, remaining, torch.get_num_threads()),
         strict=True,
     ):
+        if step == max(first, freeze_at):
+            frozen = freeze_first(network, spec, settings.freeze.layers)
         # Dropout and its like, too, depend on seed and step alone: a resumed run repeats them.
         torch.manual_seed(settings.seed + step)
         images, labels = (part.to(device, non_blocking=True) for part in batch)
         images = images.contiguous(memory_format=memory_format)
-        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+        with autocast(device, precision):
             logits = data.train.of_classes(_logits(network, images))
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=settings.label_smoothing
             )
             if teacher:
-                outputs = data.train.of_classes(teacher.outputs(images))
+                outputs = data.train.of_classes(teacher.outputs(images, batches.rows(step)))
                 loss = teacher.mixed(loss, logits.float(), outputs.float())
         loss.backward()
         if settings.clip_norm:
@@ -220,10 +199,12 @@ def train(
             with written_whole(state_path) as partial:
                 partial.write_bytes(buffer.getbuffer())
             kept = time.monotonic()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     if averaged and steps:
         network.load_state_dict(averaged.module.state_dict())
         # Other weights, other statistics (Izmailov et al. 2018, section 3.2).
-        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+        with autocast(device, precision):
             more = range(steps, steps + min(steps, _BATCHES_OF_STATISTICS))
             swa_utils.update_bn(
                 (

@@ -1,9 +1,7 @@
 """How much a network loses by the decomposition of one layer alone."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
-import numpy as np
 from torch import nn
 
 from lowrank.factorize import Decomposition
@@ -36,9 +34,3 @@ def losses_by_layer(
             network.set_submodule(name, dense)
         say(f"{name} alone: loss {losses[name]:.4f}")
     return losses
-
-
-def sample(split: Split, count: int, seed: int = 0) -> Split:
-    """So many images of a split, drawn without order by seed alone; all where it has no more."""
-    rows = np.random.default_rng(seed).permutation(split.rows)[:count]
-    return replace(split, rows=np.sort(rows))

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from toy import toy
+
+from lowrank.networks import NetworkSpec
+from lowrank.params import TrainingSettings
+from lowrank.training.freezing import freeze_first
+from lowrank.training.loop import train
+
+SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+
+
+class Backwards(nn.Module):
+    """Has its layers in another order than it runs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(8, 10)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(images)))))
+        return self.classifier(features.mean((2, 3)))
+
+
+def names(network, parameters):
+    found = [
+        name for name, each in network.named_parameters() if any(each is p for p in parameters)
+    ]
+    return {name.partition(".")[0] for name in found}
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.0, set()),
+        (0.1, set()),
+        (0.34, {"conv1", "norm1"}),
+        (0.67, {"conv1", "norm1", "conv2", "norm2"}),
+        (0.99, {"conv1", "norm1", "conv2", "norm2"}),  # Something is left to train.
+    ],
+)
+def test_the_first_layers_to_run_are_frozen(share, expected):
+    network = Backwards().train()
+    frozen = freeze_first(network, SPEC, share)
+    assert names(network, frozen) == expected
+    assert names(network, [p for p in network.parameters() if not p.requires_grad]) == expected
+    for name, module in network.named_children():
+        assert module.training == (name not in expected), name
+
+
+def test_what_was_frozen_before_is_not_counted_as_frozen_here():
+    network = Backwards()
+    network.conv1.requires_grad_(False)
+    assert names(network, freeze_first(network, SPEC, 0.34)) == {"norm1"}
+
+
+def trained(data, steps, **changes):
+    network = toy()
+    settings = {
+        "steps": steps,
+        "batch_size": 40,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "precision": "float32",
+        "device": "cpu",
+    }
+    train(network, SPEC, data, TrainingSettings.model_validate(settings | changes), say=str)
+    return network
+
+
+def test_frozen_layers_stay_as_they_were_and_the_others_go_on(tiny_data):
+    half = trained(tiny_data, 4)
+    whole = trained(tiny_data, 8, freeze={"layers": 0.34, "after": 0.5})
+    untouched = trained(tiny_data, 8)
+    for name, tensor in half.state_dict().items():
+        early = name.startswith(("conv1", "norm1"))
+        assert torch.equal(whole.state_dict()[name], tensor) == early, name
+        assert not torch.equal(untouched.state_dict()[name], tensor), name
+    assert all(parameter.requires_grad for parameter in whole.parameters())

@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from lowrank.errors import UserError
+from lowrank.training.hardware import autocast, pick_device, pick_precision
+
+
+def test_absent_devices_are_told(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"'{name}' was asked for"):
+            pick_device(name)
+
+
+def test_a_device_of_another_kind_is_told(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    with pytest.raises(UserError, match="'mps' was asked for"):
+        pick_device("mps")
+
+
+def test_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert pick_precision("float32", cpu) is torch.float32
+    assert pick_precision("bfloat16", cpu) is torch.bfloat16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda n=native: n)
+        assert pick_precision("auto", cpu) is expected
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_products_are_in_the_precision(precision):
+    matrix = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), precision):
+        assert (matrix @ matrix).dtype is precision
