@@ -9,13 +9,15 @@ shows medians in milliseconds an image and the ratio to float32 in PyTorch's own
 """
 
 import argparse
-import ctypes
+import functools
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from torch.nn import functional
 from lowrank.networks import create_network, network_spec
 from lowrank.networks.states import read_state
 from lowrank.steps.common import reuse_memory
+from lowrank.training.hardware import autocast
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 BATCH_SIZE = 128
@@ -36,69 +39,81 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    networks = {
-        "vgg16": lambda: create_network("vgg16"),
-        "resnet20": lambda: create_network("resnet20"),
-    }
-    if COMPRESSED.exists():
-        networks["vgg16, compressed"] = lambda: read_state(COMPRESSED).network
+    networks = ["vgg16", "resnet20", *(["vgg16, compressed"] if COMPRESSED.exists() else [])]
+    load = round(os.getloadavg()[0], 2)
+    # An allocator that has once kept memory does not forget it: a process for either way.
+    with (
+        worker(options.threads, reuse=True) as reusing,
+        worker(options.threads, reuse=False) as returning,
+    ):
+        times = {name: measure(reusing, returning, name, options.repeats) for name in networks}
     report = {
         "threads": options.threads,
         "batch_size": BATCH_SIZE,
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": load,
         "torch": torch.__version__,
         "processor": platform.machine(),
-        "milliseconds_per_image": {
-            name: measure(build, options.repeats) for name, build in networks.items()
-        },
+        "milliseconds_per_image": times,
     }
-    for name, times in report["milliseconds_per_image"].items():
-        for combination, milliseconds in times.items():
-            ratio = times["float32, contiguous"] / milliseconds
+    for name, each in times.items():
+        for combination, milliseconds in each.items():
+            ratio = each["float32, contiguous"] / milliseconds
             print(f"{name:20} {combination:28} {milliseconds:7.3f} ms {ratio:6.2f}x")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def measure(build, repeats: int) -> dict[str, float]:
+def worker(threads: int, *, reuse: bool) -> ProcessPoolExecutor:
+    """A process to train in."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(threads, reuse))
+
+
+def prepare(threads: int, reuse: bool) -> None:
+    torch.set_num_threads(threads)
+    if reuse:
+        reuse_memory()
+
+
+def measure(
+    reusing: ProcessPoolExecutor, returning: ProcessPoolExecutor, network: str, repeats: int
+) -> dict[str, float]:
     """Median milliseconds an image of each combination."""
-    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    runs = {
-        f"{precision}, {order}": trainer(build(), precisions[precision], formats[order])
-        for precision, order in itertools.product(precisions, formats)
-    }
-    fastest = runs["bfloat16, channels_last"]
-    runs["the same, memory not reused"] = fastest
+    ways = itertools.product(("float32", "bfloat16"), ("contiguous", "channels_last"))
+    runs = {", ".join(way): (reusing, way) for way in ways}
+    runs["the same, memory not reused"] = (returning, ("bfloat16", "channels_last"))
     times = {name: [] for name in runs}
     for _ in range(repeats + 1):
-        for name, run in runs.items():
-            allocate_as_glibc_does() if name.endswith("not reused") else reuse_memory()
-            started = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - started) / STEPS / BATCH_SIZE)
+        for name, (process, way) in runs.items():
+            times[name].append(process.submit(milliseconds_an_image, network, *way).result())
     # The first round fills caches.
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
-def allocate_as_glibc_does() -> None:
-    """Undo `reuse_memory`: M_MMAP_MAX and M_TRIM_THRESHOLD as in glibc's malloc.h."""
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(-4, 65536)
-    mallopt(-1, 128 * 1024)
+def milliseconds_an_image(network: str, precision: str, order: str) -> float:
+    run = trainer(network, precision, order)
+    started = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - started) / STEPS / BATCH_SIZE
 
 
-def trainer(network, precision: torch.dtype, order: torch.memory_format):
+@functools.cache
+def trainer(name: str, precision: str, order: str):
     """A function that trains a few steps."""
-    network.train().to(memory_format=order)
+    network = read_state(COMPRESSED).network if "compressed" in name else create_network(name)
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    memory_format = formats[order]
+    network.train().to(memory_format=memory_format)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    images = torch.randn(BATCH_SIZE, *network_spec("vgg16").input_shape).to(memory_format=order)
+    images = torch.randn(BATCH_SIZE, *network_spec("vgg16").input_shape).to(
+        memory_format=memory_format
+    )
     labels = torch.randint(0, 10, (BATCH_SIZE,))
 
     def run() -> None:
         for _ in range(STEPS):
-            with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            with autocast(torch.device("cpu"), types[precision]):
                 logits = network(images)
             functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
