@@ -44,6 +44,6 @@ def test_checkpoints_stay_small_enough_for_git():
 def test_the_default_matrix_is_what_the_readme_says():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert params["matrix"]["models"] == ["vgg16", "resnet20"]
-    assert params["matrix"]["methods"] == ["tucker"]
+    assert params["matrix"]["methods"] == ["tucker", "cpsvd", "spatial_svd"]
     for name in params["matrix"]["models"]:
         assert (ROOT / Path(params["checkpoint"][name]["weights"])).is_file()

@@ -346,9 +346,16 @@ def test_weights_of_torchvision_need_not_be_there(tmp_path):
 
 def test_results_of_a_study(graph):
     document = copy.deepcopy(DOCUMENT)
+    study = document["studies"]["budgets"]
+    study["models"] = ["vgg16", "resnet20"]
+    study["variants"] = {"tucker_9": {}, "control_9": {"factorize": None}}
     names = Workflow.from_document(document).study_results(wildcards(study="budgets"))
-    assert "results/resnet20_budgets_control_100.json" in names
-    assert len(names) == 16
+    assert sorted(names) == [
+        "results/resnet20_budgets_control_9.json",
+        "results/resnet20_budgets_tucker_9.json",
+        "results/vgg16_budgets_control_9.json",
+        "results/vgg16_budgets_tucker_9.json",
+    ]
 
 
 def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):

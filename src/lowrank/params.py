@@ -134,6 +134,13 @@ class RankSettings(Section):
         "nearest", description="Which multiple; never below `minimum` or above full rank."
     )
     minimum: int = Field(1, ge=1, description="No rank below this, unless full rank is.")
+    negligible: float = Field(
+        0.005,
+        ge=0,
+        lt=1,
+        description="The cheapest layers stay dense that together have at most this share of the "
+        "network's MACs and of its parameters; not for `fixed`, whose table names its layers.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "RankSettings":

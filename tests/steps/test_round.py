@@ -287,3 +287,20 @@ def test_ranks_by_sensitivity_are_shared_out_once(folder, tiny_folder):
     later = Plan.from_json(read_json(folder / "later.json"))
     assert later["conv2"].chosen == plan.shares["conv2"] == plan["conv2"].chosen
     assert not later.sensitivity
+
+
+def test_negligible_layers_stay_dense_and_get_no_share(folder, tiny_folder):
+    settings = {"select": "sensitivity", "ratio": 1.5, "images": 20, "negligible": 0.3}
+    select(folder, settings, dataset=tiny_folder)
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    left = [layer.name for layer in plan.layers if "nothing to gain" in (layer.dense_because or "")]
+    assert left
+    assert set(plan.shares) == set(LAYERS) - set(left)
+
+
+def test_a_table_of_ranks_overrides_what_is_negligible(folder):
+    table = {"classifier": [3]}
+    select(folder, {"select": "fixed", "table": table, "negligible": 0.9})
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    assert plan["classifier"].ranks == (3,)
+    assert not any("nothing to gain" in (layer.dense_because or "") for layer in plan.layers)

@@ -1,6 +1,7 @@
 """One file for each way of choosing ranks."""
 
 from lowrank.ranks.base import Candidate, RankRule, RankSettings
+from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.scale import ranks_within
 from lowrank.ranks.select import RULES, choose_ranks
 from lowrank.ranks.sensitivity import shared_out
@@ -11,6 +12,7 @@ __all__ = [
     "RankRule",
     "RankSettings",
     "choose_ranks",
+    "leave_negligible",
     "ranks_within",
     "shared_out",
 ]

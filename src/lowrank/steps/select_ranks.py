@@ -50,12 +50,14 @@ def select_ranks(
     use_threads(threads)
     from lowrank.factorize import get_factorization
     from lowrank.files import read_json, write_json
-    from lowrank.ranks import choose_ranks
+    from lowrank.ranks import choose_ranks, leave_negligible
     from lowrank.ranks.base import rank_settings
     from lowrank.steps.weights import layer_factored, layer_weight
 
     network = LayerTable.from_json(read_json(table))
     rule = rank_settings(settings)
+    if rule.select != "fixed":
+        network = leave_negligible(network, rule.negligible)
     sensitivity, shares = {}, {}
     if rule.select == "sensitivity":
         if first:
@@ -111,7 +113,7 @@ def _shared_out(
     candidates = [
         (table[name], method, method.full_ranks(one_group(table[name])))
         for name, method in ((name, get_factorization(each)) for name, each in layers.items())
-        if not method.applies_to(table[name])
+        if not (table[name].not_factored or method.applies_to(table[name]))
     ]
 
     def replacements() -> Iterator[tuple[str, Decomposition]]:
