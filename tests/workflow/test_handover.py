@@ -54,13 +54,16 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3, "diff": -1}
 
 
-def test_dvc_builds_from_nothing_and_experiments(project: Project):
+def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
+    project.change_params(methods__tucker__schedule={"kind": "iterative"})
     project.run("dvc", "commit", "--force", "dataset")
     project.run("dvc", "repro")
     assert "up to date" in project.run("dvc", "status").stdout
+    assert json.loads((project.folder / RESULT).read_text())["rounds"] == 2
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "built")
     project.run("dvc", "exp", "run", "--set-param", "finetune.steps=2")
-    assert json.loads((project.folder / RESULT).read_text())["finetune"]["steps"] == 2
+    # Of each round.
+    assert json.loads((project.folder / RESULT).read_text())["finetune"]["steps"] == 4
     project.run("dvc", "plots", "show", "--out", "plots")
     assert "resnet20_tucker_curve_json" in (project.folder / "plots/index.html").read_text()
