@@ -44,6 +44,20 @@ def test_a_network_becomes_smaller_and_computes_nearly_the_same():
     assert all(torch.equal(network.state_dict()[name], before[name]) for name in before)
 
 
+def test_images_keep_the_outputs():
+    network = trained_network()
+    # Bright in one colour: what the weights do with the others matters little.
+    tint = torch.tensor([1.0, 0.1, 0.1])[:, None, None]
+    ranks = {"select": "ratio", "ratio": 4}
+    images = [tint * (1 + torch.randn(32, 3, 16, 16)) for _ in range(4)]
+    blind = lowrank.compress(network, (3, 16, 16), ranks=ranks)
+    aware = lowrank.compress(network, (3, 16, 16), ranks=ranks, images=iter(images[:3]))
+    assert [each.ranks for each in aware.layers] == [each.ranks for each in blind.layers]
+    expected = network(images[3])
+    errors = [(small.network(images[3]) - expected).norm() for small in (aware, blind)]
+    assert errors[0] < 0.7 * errors[1]
+
+
 def test_full_ranks_change_nothing():
     network = trained_network()
     small = lowrank.compress(network, (3, 16, 16), ranks={"weaken": 1.0})

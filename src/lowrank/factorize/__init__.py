@@ -13,8 +13,9 @@ from lowrank.factorize.groups import (
     grouped_sequence,
     kernel_of,
     one_group,
-    reconstruct,
 )
+from lowrank.factorize.moments import Moments
+from lowrank.factorize.reconstruction import reconstruct
 from lowrank.factorize.spatial_svd import SpatialSvd
 from lowrank.factorize.spectra import Spectrum
 from lowrank.factorize.svd import ChannelSvd, Svd
@@ -26,6 +27,7 @@ __all__ = [
     "FACTORIZATIONS",
     "Decomposition",
     "Factorization",
+    "Moments",
     "Spectrum",
     "decompose",
     "evbmf_rank",

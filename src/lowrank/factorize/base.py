@@ -1,5 +1,7 @@
 """The interface that every factorization implements."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
@@ -55,6 +57,15 @@ class Factorization(ABC):
     @abstractmethod
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """The plain layers that replace the layer; the last one carries its bias."""
+
+    def tail(
+        self, layer: PlainLayer, ranks: tuple[int, ...]
+    ) -> tuple[Factorization, PlainLayer, tuple[int, ...]] | None:
+        """What the layers behind the first one are, if they are a factorization themselves.
+
+        That factorization, the layer that it would decompose, and its ranks.
+        """
+        return None
 
     @abstractmethod
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:

@@ -1,13 +1,15 @@
-"""Factorizations of whole layers: groups, checks, the error, and the way back to a kernel."""
+"""Factorizations of whole layers: groups, checks, the error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 
 import numpy as np
 
 from lowrank.errors import UserError
 from lowrank.factorize.base import Factorization
+from lowrank.factorize.moments import Moments, output_error_squared, weighted_factors
+from lowrank.factorize.reconstruction import reconstruct
 from lowrank.plan import PlainLayer
 
 
@@ -25,12 +27,15 @@ class Decomposition:
         That of the last plain layer, float32 of shape (T,), or None.
     relative_error
         ||W - W~|| / ||W|| in the Frobenius norm; 0 for a kernel of zeros.
+    output_error
+        The same of the layer's outputs on the images of the moments; None without moments.
     """
 
     sequence: tuple[PlainLayer, ...]
     weights: tuple[np.ndarray, ...]
     bias: np.ndarray | None
     relative_error: float
+    output_error: float | None = None
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -106,8 +111,12 @@ def decompose(
     weight: np.ndarray,
     bias: np.ndarray | None,
     ranks: Sequence[int],
+    moments: Moments | None = None,
 ) -> Decomposition:
     """Factor every group of a layer at the same ranks.
+
+    With the moments of its inputs, the factors keep the layer's outputs rather than its weights
+    (`lowrank.factorize.moments`), and a bias takes up the mean error.
 
     Parameters
     ----------
@@ -121,6 +130,8 @@ def decompose(
         Shape (T,), or None where the layer has none.
     ranks
         The ranks of one group, in the order of the factorization's `rank_names`.
+    moments
+        Of each group's inputs.
 
     Raises
     ------
@@ -134,70 +145,32 @@ def decompose(
     _check_ranks(factorization, layer, ranks)
     kernel = kernel_of(layer, weight)
     # Groups lie one after the other along the output channels: so do their factors.
-    factors_of_groups = [
-        factorization.factors(group.astype(np.float64), ranks)
-        for group in group_kernels(layer, kernel)
-    ]
+    kernels = (group.astype(np.float64) for group in group_kernels(layer, kernel))
+    if moments is None:
+        factors_of_groups = [factorization.factors(group, ranks) for group in kernels]
+    else:
+        factors_of_groups = [
+            weighted_factors(factorization, one_group(layer), group, ranks, second)
+            for group, second in zip(kernels, moments.second, strict=True)
+        ]
     weights = tuple(
         np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
         for factors in zip(*factors_of_groups, strict=True)
     )
     sequence = grouped_sequence(factorization, layer, ranks)
+    approximation = reconstruct(sequence, weights)
+    output_error = None
+    if moments is not None:
+        output_error = _output_error(layer, kernel, approximation, moments)
+        if bias is not None:
+            bias = bias + _mean_error(layer, kernel, approximation, moments)
     return Decomposition(
         sequence=sequence,
         weights=weights,
         bias=None if bias is None else np.ascontiguousarray(bias, dtype=np.float32),
-        relative_error=_relative_error(kernel, reconstruct(sequence, weights)),
+        relative_error=_relative_error(kernel, approximation),
+        output_error=output_error,
     )
-
-
-def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """The kernel of the one convolution that a sequence of plain layers amounts to.
-
-    Returns
-    -------
-    np.ndarray
-        Shape (T, S / g, D_h, D_w), of the weights' type, where g is the greatest common divisor
-        of the layers' group counts.
-
-    Raises
-    ------
-    ValueError
-        When two layers have a window along the same axis: with strides between them, they need
-        not amount to one convolution of the layer's geometry.
-    """
-    for axis in (0, 1):
-        if sum(layer.kernel[axis] > 1 for layer in sequence) > 1:
-            raise ValueError(f"more than one layer has a window along axis {axis}: {sequence}")
-    groups = gcd(*(layer.groups for layer in sequence))
-    first, *rest = zip(sequence, weights, strict=True)
-    if first[0].groups == groups:
-        composed = first[1]
-    else:
-        channels = first[0].in_channels // groups
-        identity = np.eye(channels, dtype=first[1].dtype)
-        composed = np.tile(identity, (groups, 1))[:, :, None, None]
-        rest = [first, *rest]
-    for layer, weight in rest:
-        composed = _composed(composed, weight, layer.groups)
-    return composed
-
-
-def _composed(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
-    """One kernel for two convolutions, the second of which has `groups` groups.
-
-    (M, S, D_h, D_w) and (N, M / groups, E_h, E_w) -> (N, S, D_h E_h, D_w E_w); along each axis
-    D or E is 1, so that every tap of the result comes from one pair of taps.
-    """
-    (_, inputs, *window), (outputs, middle, *next_window) = before.shape, after.shape
-    # (groups, N / groups * E^2, M / groups) x (groups, M / groups, S D^2)
-    #     -> (groups, N / groups * E^2, S D^2)
-    taps_last = after.transpose(0, 2, 3, 1).reshape(groups, -1, middle)
-    product = taps_last @ before.reshape(groups, middle, -1)
-    # (N, E_h, E_w, S, D_h, D_w) -> (N, S, D_h, E_h, D_w, E_w)
-    apart = product.reshape(outputs, *next_window, inputs, *window).transpose(0, 3, 4, 1, 5, 2)
-    height, width = (d * e for d, e in zip(window, next_window, strict=True))
-    return apart.reshape(outputs, inputs, height, width)
 
 
 def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
@@ -209,6 +182,32 @@ def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
         norm_squared += float(np.vdot(exact, exact))
         error_squared += float(np.vdot(difference, difference))
     return float(np.sqrt(error_squared / norm_squared)) if norm_squared > 0 else 0.0
+
+
+def _output_error(
+    layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
+) -> float:
+    error_squared = norm_squared = 0.0
+    for exact, approximate, second in zip(
+        group_kernels(layer, kernel),
+        group_kernels(layer, approximation),
+        moments.second,
+        strict=True,
+    ):
+        error_squared += output_error_squared(exact - approximate, second)
+        norm_squared += output_error_squared(exact, second)
+    return float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
+
+
+def _mean_error(
+    layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
+) -> np.ndarray:
+    """What the approximation's outputs lack on average, (T,)."""
+    difference = group_kernels(layer, kernel) - group_kernels(layer, approximation)
+    if moments.mean.shape[1] == difference.shape[2]:
+        difference = difference.sum(axis=(3, 4))
+    flat = difference.reshape(layer.groups, -1, moments.mean.shape[1])
+    return np.einsum("gtn,gn->gt", flat, moments.mean).ravel()
 
 
 def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[int, ...]) -> None:

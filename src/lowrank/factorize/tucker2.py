@@ -14,6 +14,7 @@ from lowrank.factorize.spectra import (
     spectrum_of,
     with_fixed_signs,
 )
+from lowrank.factorize.tucker1 import Tucker1
 from lowrank.plan import PlainLayer
 
 # How far each sweep is extended beyond the last one, and how often the vectors of the last one are
@@ -78,6 +79,13 @@ class Tucker2(Factorization):
             windowed(layer, input_rank, output_rank),
             PlainLayer(output_rank, layer.out_channels, bias=layer.bias),
         )
+
+    def tail(
+        self, layer: PlainLayer, ranks: tuple[int, ...]
+    ) -> tuple[Factorization, PlainLayer, tuple[int, ...]]:
+        """Core and output factor are the Tucker-1 decomposition of a kernel with R3 inputs."""
+        input_rank, output_rank = ranks
+        return Tucker1(), windowed(layer, input_rank, layer.out_channels), (output_rank,)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Kernels of shapes (R3, S, 1, 1), (R4, R3, D_h, D_w) and (T, R4, 1, 1)."""

@@ -1,0 +1,104 @@
+"""Tucker-2 by what the weights are, and by what the layers do on images; no fine-tuning.
+
+    python benchmarks/data_aware.py [--images 1000] [--threads 2]
+
+The shipped networks at the same ranks both ways: each 3 x 3 convolution of ResNet-20 with 16 or
+more inputs at a share of both channel counts, and VGG-16 at the ranks of EVBMF. Accuracy is that on
+the 10,000 test images. Needs the data: `snakemake data/datasets/cifar10`.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lowrank
+from lowrank.files import write_json
+from lowrank.networks import create_network, network_spec
+from lowrank.networks.checkpoints import load_weights, read_weights
+from lowrank.networks.layers import find_layers
+from lowrank.networks.registry import NetworkSpec
+from lowrank.training.batches import EvaluationBatches
+from lowrank.training.datasets import Dataset, Split, open_dataset
+from lowrank.training.evaluate import top1_percent
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "data_aware.json"
+SHARES = (0.75, 0.6, 0.5, 0.4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = open_dataset(ROOT / "data/datasets/cifar10")
+    rows = []
+    for share in SHARES:
+        network, spec = shipped("resnet20")
+        method = {"factorize": {"conv": "tucker2"}, "ranks": at_share(network, spec, share)}
+        rows.append(
+            {"ranks": f"{share} of the channels"} | compare(network, spec, method, data, options)
+        )
+    network, spec = shipped("vgg16")
+    method = {"factorize": {"conv": "tucker2"}, "ranks": {"select": "vbmf"}}
+    rows.append({"ranks": "EVBMF"} | compare(network, spec, method, data, options))
+    write_json(RESULTS, {"images": options.images, "threads": options.threads, "rows": rows})
+
+
+def compare(
+    network: nn.Module, spec: NetworkSpec, method: dict[str, Any], data: Dataset, options: Any
+) -> dict[str, Any]:
+    """Accuracy and seconds both ways."""
+    row: dict[str, Any] = {"network": spec.name}
+    for norm in ("weight", "activation"):
+        images = inputs(data.train.sample(options.images), spec) if norm == "activation" else None
+        start = time.perf_counter()
+        small = lowrank.compress(network, spec.input_shape, images=images, **method)
+        row[f"{norm}_seconds"] = round(time.perf_counter() - start, 1)
+        row[f"{norm}_percent"] = round(top1_percent(small.network, data.test, spec), 2)
+        row["macs_ratio"] = round(macs_ratio(network, spec, small), 2)
+    print(row, flush=True)
+    return row
+
+
+def shipped(name: str) -> tuple[nn.Module, NetworkSpec]:
+    network, spec = create_network(name), network_spec(name)
+    path = ROOT / f"data/checkpoints/{name}.safetensors"
+    load_weights(network, read_weights(path, network), source=str(path))
+    return network.eval(), spec
+
+
+def at_share(network: nn.Module, spec: NetworkSpec, share: float) -> dict[str, Any]:
+    """Ranks of every 3 x 3 convolution but the first."""
+    layers = find_layers(network, spec.input_shape, spec.name).layers
+    return {
+        "select": "fixed",
+        "table": {
+            layer.name: [round(share * layer.in_channels), round(share * layer.out_channels)]
+            for layer in layers
+            if layer.kernel == (3, 3) and layer.in_channels >= 16
+        },
+    }
+
+
+def macs_ratio(network: nn.Module, spec: NetworkSpec, small: lowrank.Compressed) -> float:
+    """Of the whole networks."""
+    before = sum(x.dense_macs for x in find_layers(network, spec.input_shape, spec.name).layers)
+    saved = sum(layer.macs[0] - layer.macs[1] for layer in small.layers)
+    return before / (before - saved)
+
+
+def inputs(images: Split, spec: NetworkSpec) -> Iterator[Tensor]:
+    """Batches as the network takes them."""
+    batches = EvaluationBatches(images, spec)
+    return (batches[number][0] for number in range(len(batches)))
+
+
+if __name__ == "__main__":
+    main()

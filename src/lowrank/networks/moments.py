@@ -1,0 +1,108 @@
+"""The moments of layers' inputs on real images."""
+
+from collections.abc import Iterable
+from math import ceil, prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lowrank.errors import UserError
+from lowrank.factorize import Moments
+from lowrank.networks.forward import evaluation_mode
+from lowrank.plan import Layer
+
+# Places of a map along each axis that an image adds to the moment: neighbours say nearly the same.
+_PLACES = 8
+
+# Larger patches are not followed: the moment of the channels alone takes their place. In float64,
+# one of this size takes 170 MB.
+_LARGEST_PATCH = 4608
+
+
+@torch.no_grad()
+def input_moments(
+    network: nn.Module, layers: Iterable[Layer], batches: Iterable[Tensor]
+) -> dict[str, Moments]:
+    """Mean and second moment of the inputs of each layer, by name.
+
+    Parameters
+    ----------
+    network
+        Run in evaluation mode, and left in the mode it was in.
+    layers
+        Layers of its table that its forward pass calls.
+    batches
+        Images as the network takes them, (N, C, H, W). Labels are not needed.
+
+    Raises
+    ------
+    UserError
+        Without a single image.
+    """
+    sums = {layer.name: _Sums(layer) for layer in layers}
+    hooks = [
+        network.get_submodule(name).register_forward_pre_hook(each.add)
+        for name, each in sums.items()
+    ]
+    try:
+        with evaluation_mode(network):
+            for images in batches:
+                network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: each.moments() for name, each in sums.items()}
+
+
+class _Sums:
+    """The sums of one layer's input patches and of their products."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        channels = layer.in_channels // layer.groups
+        patch = channels * prod(layer.kernel)
+        self._has_patches = patch <= _LARGEST_PATCH
+        size = patch if self._has_patches else channels
+        self._count = 0
+        self._first = torch.zeros(layer.groups, size, dtype=torch.float64)
+        self._second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
+
+    def add(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        """What the layer is about to be called with."""
+        layer, inputs = self._layer, arguments[0].float()
+        if layer.kind == "linear":
+            # Of a flattened map, the map is the patch. Tokens in front of the channels are samples.
+            inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
+        # (N, g, S / g D^2, places), or D^2 places for each of the channels alone
+        patches = _patches(inputs, layer).unflatten(1, (layer.groups, -1))
+        if not self._has_patches:
+            patches = patches.unflatten(2, (-1, prod(layer.kernel))).flatten(3)
+        samples = patches.permute(1, 0, 3, 2).flatten(1, 2)  # (g, N places, n)
+        self._count += samples.shape[1]
+        self._first += samples.sum(1).cpu()
+        self._second += (samples.mT @ samples).cpu()
+
+    def moments(self) -> Moments:
+        """Over all that was seen."""
+        if not self._count:
+            raise UserError(
+                f"no image reached layer '{self._layer.name}': moments need at least one image."
+            )
+        return Moments((self._first / self._count).numpy(), (self._second / self._count).numpy())
+
+
+def _patches(inputs: Tensor, layer: Layer) -> Tensor:
+    """What the window sees at places spread over the map: (N, S, H, W) -> (N, S D^2, places)."""
+    if layer.kind == "linear":
+        return inputs.flatten(1)[:, :, None]
+    # Every q-th place along each axis, from the middle of the first q on: were it the first, the
+    # map's edges would count for more than they are.
+    every = [ceil(size / _PLACES) for size in layer.output_map(tuple(inputs.shape[2:]))]
+    vertical, horizontal = layer.padding
+    inputs = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
+    strides = [stride * q for stride, q in zip(layer.stride, every, strict=True)]
+    top, left = (stride * (q // 2) for stride, q in zip(layer.stride, every, strict=True))
+    return functional.unfold(
+        inputs[:, :, top:, left:], layer.kernel, layer.dilation, stride=strides
+    )
