@@ -9,7 +9,9 @@ from lowrank.stored import read_header
 
 # Three layers of twenty: a first convolution, one in the middle, the linear layer.
 TAKEN = ["conv", "blocks.3.conv2", "classifier"]
-PLENTY = {"select": "ratio", "ratio": 1.5}
+# So small a classifier would stay dense.
+ALL = {"negligible": 0}
+PLENTY = ALL | {"select": "ratio", "ratio": 1.5}
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def document(project: Project, path: str):
 
 def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
     project = with_method(
-        ranks={"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 10},
+        ranks=ALL | {"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 10},
         schedule={"kind": "hybrid", "order": ["blocks.3.conv2"]},
         finetune={"total_steps": 4, "last_share": 0.5},
     )
@@ -78,7 +80,7 @@ def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
 
 def test_stages_factor_the_same_layers_further(with_method):
     project = with_method(
-        ranks={"select": "ratio", "ratio": 3.0},
+        ranks=ALL | {"select": "ratio", "ratio": 3.0},
         schedule={"kind": "multi_stage", "stages": 2},
         finetune={"total_steps": 2},
     )
