@@ -111,7 +111,7 @@ def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) ->
     axes.set_xscale("symlog", linthresh=max(1, min(filter(None, steps), default=1) / 2))
     axes.set_xticks(steps, labels=[f"{count:,}" for count in steps], minor=False)
     axes.minorticks_off()
-    axes.set_xlim(left=-0.1 * max(1, min(filter(None, steps), default=1)))
+    axes.set_xlim(-0.1 * max(1, min(filter(None, steps), default=1)), 1.2 * max(1, steps[-1]))
     axes.set_title(model, fontsize=10)
     axes.set_xlabel("steps of fine-tuning")
     axes.set_ylabel("top-1 on the test images, %")
