@@ -74,7 +74,7 @@ def test_tokens_are_samples():
             self.linear = nn.Linear(4, 5)
 
         def forward(self, images):
-            return self.linear(images.flatten(2).mT).mean(1)
+            return self.linear(input=images.flatten(2).mT).mean(1)
 
     found = moments_of(Tokens(), images())["linear"]
     mean, second = by_definition(images().flatten(2).mT.reshape(1, -1, 4))

@@ -8,7 +8,12 @@ import numpy as np
 
 from lowrank.errors import UserError
 from lowrank.factorize.base import Factorization
-from lowrank.factorize.moments import Moments, output_error_squared, weighted_factors
+from lowrank.factorize.moments import (
+    Moments,
+    output_error_squared,
+    regularised,
+    weighted_factors,
+)
 from lowrank.factorize.reconstruction import reconstruct
 from lowrank.plan import PlainLayer
 
@@ -150,7 +155,7 @@ def decompose(
         factors_of_groups = [factorization.factors(group, ranks) for group in kernels]
     else:
         factors_of_groups = [
-            weighted_factors(factorization, one_group(layer), group, ranks, second)
+            weighted_factors(factorization, one_group(layer), group, ranks, regularised(second))
             for group, second in zip(kernels, moments.second, strict=True)
         ]
     weights = tuple(

@@ -72,28 +72,9 @@ def weighted_factors(
     ranks
         In the order of the factorization's `rank_names`.
     second
-        Shape (S D_h D_w, S D_h D_w), the patches' second moment, or (S, S), the channels'.
+        Shape (S D_h D_w, S D_h D_w), the patches' second moment, or (S, S), the channels'; positive
+        definite, as `regularised` makes it.
     """
-    return _weighted(factorization, layer, kernel, ranks, _with_ridge(second))
-
-
-def output_error_squared(difference: np.ndarray, second: np.ndarray) -> float:
-    """E||D x||^2 for a kernel D, (T, S, D_h, D_w), and the second moment of patches or channels."""
-    if len(second) == difference.shape[1]:
-        # Taps as if they had nothing to do with each other: their errors add up.
-        flat = difference.swapaxes(1, -1).reshape(-1, len(second))
-    else:
-        flat = difference.reshape(len(difference), -1)
-    return float(np.vdot(flat @ second, flat))
-
-
-def _weighted(
-    factorization: Factorization,
-    layer: PlainLayer,
-    kernel: np.ndarray,
-    ranks: tuple[int, ...],
-    second: np.ndarray,
-) -> tuple[np.ndarray, ...]:
     first, *others = factorization.sequence(layer, ranks)
     taps = prod(layer.kernel)
     knows_patches = len(second) == kernel.shape[1] * taps
@@ -121,13 +102,23 @@ def _weighted(
         encoder = _encoder([head], [first], its_layer.kernel)
         target, encoded = _least_squares(kernel, second, encoder)
         target = target.reshape(len(kernel), len(head), *layer.kernel)
-        return head, *_weighted(method, its_layer, target, its_ranks, encoded)
+        return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
     encoder = _encoder([head, *rest[:-1]], [first, *others[:-1]], others[-1].kernel)
     last, _ = _least_squares(kernel, second, encoder)
     return head, *rest[:-1], last.reshape(rest[-1].shape)
 
 
-def _with_ridge(second: np.ndarray) -> np.ndarray:
+def output_error_squared(difference: np.ndarray, second: np.ndarray) -> float:
+    """E||D x||^2 for a kernel D, (T, S, D_h, D_w), and the second moment of patches or channels."""
+    if len(second) == difference.shape[1]:
+        # Taps as if they had nothing to do with each other: their errors add up.
+        flat = difference.swapaxes(1, -1).reshape(-1, len(second))
+    else:
+        flat = difference.reshape(len(difference), -1)
+    return float(np.vdot(flat @ second, flat))
+
+
+def regularised(second: np.ndarray) -> np.ndarray:
     """The moment, symmetric and safely positive definite, in float64."""
     second = second.astype(np.float64)
     mean = float(np.trace(second)) / len(second)

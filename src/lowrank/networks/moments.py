@@ -42,7 +42,7 @@ def input_moments(
     """
     sums = {layer.name: _Sums(layer) for layer in layers}
     hooks = [
-        network.get_submodule(name).register_forward_pre_hook(each.add)
+        network.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True)
         for name, each in sums.items()
     ]
     try:
@@ -68,9 +68,12 @@ class _Sums:
         self._first = torch.zeros(layer.groups, size, dtype=torch.float64)
         self._second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
 
-    def add(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def add(
+        self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
+    ) -> None:
         """What the layer is about to be called with."""
-        layer, inputs = self._layer, arguments[0].float()
+        layer = self._layer
+        inputs = (arguments[0] if arguments else keywords["input"]).float()
         if layer.kind == "linear":
             # Of a flattened map, the map is the patch. Tokens in front of the channels are samples.
             inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
