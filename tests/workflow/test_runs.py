@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -54,6 +55,12 @@ def test_layer_table_and_curve_are_records_of_scalars(built_once: Project):
 
 def test_again_there_is_nothing_to_do(built: Project):
     assert "Nothing to be done" in built.snakemake(RESULT)
+
+
+def test_no_more_cores_are_used_than_there_are(built: Project):
+    output = built.snakemake("--forcerun", "summarize", "--", RESULT, cores=1000)
+    machine = int(re.search(r"--cores 1000: this machine has (\d+); no more", output)[1])
+    assert re.search(rf"Provided cores: {machine}\b", output)
 
 
 def test_results_that_git_brought_are_built_all_the_same(project: Project):

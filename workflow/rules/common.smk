@@ -1,11 +1,21 @@
 # Checks the configuration, names the wildcards, and answers what depends on both. The answers
 # come from lowrank.workflow, where they can be tested.
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
 from lowrank.workflow import Workflow, prefer_this_environment
 
 prefer_this_environment()
+
+# Steps that train side by side on the same cores take many times as long as one after the other:
+# the threads of each wait for one another. Not where a cluster's nodes run the jobs.
+if workflow.nodes is None and (workflow.resource_settings.cores or 0) > available_cpu_count():
+    logger.warning(
+        f"--cores {workflow.cores}: this machine has {available_cpu_count()}; no more are used."
+    )
+    workflow.register_resource("_cores", available_cpu_count())
 
 try:
     GRAPH = Workflow.from_document(config)
