@@ -1,6 +1,7 @@
 """A small project in a folder of its own, on which both engines really run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,14 @@ class Project:
         """A copy with the same file times, as if it had been built there."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
+
+
+def job_counts(dry_run: str) -> dict[str, int]:
+    """Jobs of each rule, from the table that a dry run prints."""
+    if "Nothing to be done" in dry_run:
+        return {}
+    table = dry_run[dry_run.index("Job stats:") :].split("total")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
 def environment() -> dict[str, str]:

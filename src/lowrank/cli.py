@@ -12,6 +12,7 @@ _STEPS = (
     "pretrain",
     "inspect",
     "select_ranks",
+    "calibrate",
     "decompose",
     "teacher_outputs",
     "finetune",

@@ -188,6 +188,14 @@ class FactorizeSettings(Section):
         "null: as `linear`.",
     )
     linear: Literal["svd"] | None = Field(None, description="Linear layers.")
+    norm: Literal["weight", "activation"] = Field(
+        "weight",
+        description="What the factors keep at their ranks: `weight`, the kernel; `activation`, the "
+        "layer's outputs on training images.",
+    )
+    images: int = Field(
+        1000, ge=1, description="For `activation`: training images; their labels are not used."
+    )
     include: tuple[str, ...] = Field(
         ("*",), description="Take layers whose name fits one of these; as in a shell: `*`, `?`."
     )
@@ -195,7 +203,7 @@ class FactorizeSettings(Section):
 
     def by_kind(self) -> dict[str, str | None]:
         """Factorization by kind of layer."""
-        return self.model_dump(exclude={"include", "exclude"})
+        return self.model_dump(exclude={"norm", "images", "include", "exclude"})
 
 
 class ScheduleSettings(Section):
@@ -414,6 +422,12 @@ class SelectRanksSettings(Section):
     threads: Threads = 1
 
 
+class CalibrateSettings(Section):
+    """Of the layers' inputs on training images, for `norm: activation`."""
+
+    threads: Threads = 2
+
+
 class DecomposeSettings(Section):
     """Of each layer's job; the jobs run side by side under --cores."""
 
@@ -457,6 +471,7 @@ class Params(Section):
     checkpoint: dict[Name, CheckpointSettings]
     methods: dict[Name, MethodSettings]
     select_ranks: SelectRanksSettings = SelectRanksSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     decompose: DecomposeSettings = DecomposeSettings()
     teacher_outputs: TeacherOutputsSettings = TeacherOutputsSettings()
     finetune: FinetuneSettings

@@ -152,6 +152,25 @@ class Workflow:
             return []
         return [f"{self._folder(wildcards)}/first/ranks.json"]
 
+    def moments(self, wildcards: Wildcards) -> list[str]:
+        """The moments of a round's layers, for a method that keeps their outputs; else none."""
+        if not self._keeps_outputs(wildcards):
+            return []
+        at = _at(self._round(wildcards))
+        return [f"build/moments/{wildcards.model}/{wildcards.method}/{at}.safetensors"]
+
+    def calibration_json(self, wildcards: Wildcards) -> str:
+        """How those are made, as JSON; empty where there are none."""
+        if not self._keeps_outputs(wildcards):
+            return "{}"
+        return json.dumps(
+            {"images": self.images(wildcards)} | self.params.calibrate.model_dump(mode="json")
+        )
+
+    def images(self, wildcards: Wildcards) -> int:
+        """On how many training images a method's layers keep their outputs."""
+        return self.params.methods[wildcards.method].factorize.images
+
     def stages_left(self, wildcards: Wildcards) -> int:
         """Rounds, this one included, in which a layer comes down to the rule's ranks."""
         schedule = self.params.methods[wildcards.method].schedule
@@ -317,6 +336,9 @@ class Workflow:
                 f"there is no round {number}."
             )
         return rounds[number - 1]
+
+    def _keeps_outputs(self, wildcards: Wildcards) -> bool:
+        return self.params.methods[wildcards.method].factorize.norm == "activation"
 
     def _shares_out(self, wildcards: Wildcards) -> bool:
         ranks = self.params.ranks_of(wildcards.model, wildcards.method)

@@ -39,7 +39,8 @@ def moments_for(layer, *, patches=True, seed=1):
         scales = np.exp(-np.arange(size) / (size / 6))
         samples.append(0.3 + (generator.standard_normal((4 * size, size)) * scales) @ directions)
     samples = np.stack(samples)
-    return Moments(samples.mean(1), samples.swapaxes(1, 2) @ samples / samples.shape[1])
+    count = samples.shape[1]
+    return Moments(samples.mean(1), samples.swapaxes(1, 2) @ samples / count, count)
 
 
 def ranks_at(name, layer, share=0.5):
@@ -110,7 +111,7 @@ def test_the_optimum_is_reached(name):
 @pytest.mark.parametrize("name", ALL)
 def test_white_inputs_give_the_error_of_the_weights(name):
     layer = layer_for()
-    white = Moments(np.zeros((1, 72)), np.eye(72)[None])
+    white = Moments(np.zeros((1, 72)), np.eye(72)[None], 1000)
     aware, blind = decomposed(name, layer, white), decomposed(name, layer, None)
     assert aware.relative_error <= blind.relative_error * (1 + 1e-4)
     assert aware.output_error == pytest.approx(aware.relative_error, rel=1e-5)
@@ -130,6 +131,16 @@ def test_the_last_layers_are_the_best_for_the_first(name):
         weights = (*result.weights[:-1], moved.astype(np.float32))
         other = type(result)(result.sequence, weights, None, 0.0)
         assert error_on(layer, other, moments) > best * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("patches", [True, False])
+def test_the_outer_factors_of_tucker2_are_orthonormal(patches):
+    """As those of the weights alone: training suffers where rows differ in size manyfold."""
+    layer = layer_for()
+    first, _, last = decomposed("tucker2", layer, moments_for(layer, patches=patches)).weights
+    first, last = first.reshape(len(first), -1), last.reshape(len(last), -1)
+    np.testing.assert_allclose(first @ first.T, np.eye(len(first)), atol=1e-5)
+    np.testing.assert_allclose(last.T @ last, np.eye(last.shape[1]), atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -153,7 +164,7 @@ def test_a_bias_takes_up_the_mean_error(groups, patches):
 def test_moments_of_low_rank_give_finite_factors(name, second):
     """A dead layer, inputs that are all alike, tiny ones."""
     layer = layer_for()
-    result = decomposed(name, layer, Moments(np.zeros((1, 72)), second[None]))
+    result = decomposed(name, layer, Moments(np.zeros((1, 72)), second[None], 1000))
     assert all(np.isfinite(weight).all() for weight in result.weights)
     assert result.relative_error < 1.5
 

@@ -13,7 +13,10 @@ from lowrank.files import read_json, write_json
 from lowrank.networks.layers import layer_table
 from lowrank.networks.states import State, read_state, write_state
 from lowrank.plan import Plan, PlannedLayer
+from lowrank.steps.moments import write_moments
 from lowrank.stored import read_header, write_tensors
+from lowrank.training.batches import EvaluationBatches
+from lowrank.training.datasets import open_dataset
 
 LAYERS = {"conv1": "tucker1", "conv2": "tucker2", "classifier": "svd"}
 FULL_RANKS = {"conv1": (8,), "conv2": (8, 8), "classifier": (8,)}
@@ -56,11 +59,25 @@ def plan_with(ranks):
     )
 
 
-def decompose(folder, plan):
+def calibrate(folder, dataset, images=40):
+    return lowrank(
+        "calibrate",
+        *("--state", folder / "original.safetensors"),
+        *("--table", folder / "table.json"),
+        *("--layers", json.dumps(LAYERS)),
+        *("--dataset", dataset),
+        *("--images", images),
+        *("--threads", 1),
+        *("--moments", folder / "moments.safetensors"),
+    )
+
+
+def decompose(folder, plan, moments=""):
     write_json(folder / "ranks.json", plan.to_json())
     for layer in plan.layers:
         lowrank(
             "decompose",
+            *("--moments", moments),
             *("--state", folder / "original.safetensors"),
             *("--table", folder / "table.json"),
             *("--plan", folder / "ranks.json"),
@@ -70,12 +87,14 @@ def decompose(folder, plan):
         )
 
 
-def finetune(folder, dataset, outputs="after", round_=1, test=True, teacher="", **changes):
+def finetune(
+    folder, dataset, outputs="after", round_=1, test=True, teacher="", layers=LAYERS, **changes
+):
     return lowrank(
         "finetune",
         *("--previous", folder / "original.safetensors"),
         *("--factors", folder / "factors"),
-        *("--layers", json.dumps(LAYERS)),
+        *("--layers", json.dumps(layers)),
         *("--round", round_),
         *("--dataset", dataset),
         *("--settings", json.dumps(RECIPE | changes)),
@@ -126,6 +145,38 @@ def test_the_error_in_the_header_is_that_of_the_factors(folder):
     expected = np.sqrt((singular[3:] ** 2).sum() / (singular**2).sum())
     header = read_header(folder / "factors/classifier.safetensors")
     assert header["relative_error"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_factors_keep_the_outputs_on_images(folder, tiny_folder):
+    calibrate(folder, tiny_folder)
+    original = read_state(folder / "original.safetensors").network.eval()
+    data = open_dataset(tiny_folder)
+    images = EvaluationBatches(data.train, read_state(folder / "original.safetensors").spec)[0][0]
+    seen, errors = {}, {}
+    original.conv2.register_forward_pre_hook(lambda _, given: seen.setdefault("inputs", given[0]))
+    with torch.inference_mode():
+        original(images)
+        expected = original.conv2(seen["inputs"])
+    for norm, moments in (("weight", ""), ("activation", folder / "moments.safetensors")):
+        decompose(folder, plan_with({"conv2": (5, 6)}), moments)
+        finetune(folder, tiny_folder, norm, layers={"conv2": "tucker2"}, steps=0)
+        small = read_state(folder / norm / "model.safetensors").network.eval()
+        with torch.inference_mode():
+            errors[norm] = float((small.conv2(seen["inputs"]) - expected).norm())
+    assert errors["activation"] < 0.95 * errors["weight"]
+
+
+def test_too_few_images_are_told(folder, tiny_folder):
+    assert "warning" not in calibrate(folder, tiny_folder).output
+    told = calibrate(folder, tiny_folder, images=1).output
+    assert "warning: classifier: 1 samples for a moment of" in told
+    assert "moments of 3 layers on 1 training images" in told
+
+
+def test_moments_of_another_round_are_told(folder, tiny_folder):
+    write_moments(folder / "moments.safetensors", {})
+    with pytest.raises(AssertionError, match="holds no moments of layer 'conv2'"):
+        decompose(folder, plan_with({"conv2": (5, 6)}), folder / "moments.safetensors")
 
 
 def test_outputs_of_finetune(folder, tiny_folder):

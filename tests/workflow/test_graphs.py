@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from projects import BUILD, RESULT, Project
+from projects import BUILD, RESULT, Project, job_counts
 
 # Made by the first run in a clone so that Snakemake builds results that Git brought.
 KNOWN_TO_SNAKEMAKE_ALONE = {"build/first_run"}
@@ -89,6 +89,23 @@ def test_both_engines_make_and_need_the_same_files(project: Project, schedule: s
         assert stages["finetune"]["deps"] <= inside | rules["decompose"]["deps"]
 
 
+def test_moments_are_made_within_the_stage_that_needs_them(project: Project):
+    section = "methods__tucker__factorize"
+    chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation"}
+    project.change_params(**{section: chosen, "methods__tucker__schedule": {"kind": "iterative"}})
+    stages = dvc_graph(project)
+    rules = snakemake_graph(project)
+    moments = {f"build/moments/resnet20/tucker/{at}.safetensors" for at in ("first", "rounds/2")}
+    calibrate = rules.pop("calibrate")
+    assert calibrate["outs"] == moments
+    assert moments < rules["decompose"]["deps"]
+    assert "calibrate" not in stages
+    rules["decompose"]["deps"] |= calibrate["deps"]
+    rules["decompose"]["deps"] -= moments
+    coarse = at_the_grain_of_dvc(rules, stages)["decompose"]
+    assert coarse["deps"] <= stages["decompose"]["deps"]
+
+
 def test_a_dry_run_shows_every_layer_and_round(project: Project):
     project.change_params(methods__tucker__schedule={"kind": "iterative"})
     graph = snakemake_graph(project)
@@ -110,14 +127,6 @@ def test_the_whole_of_vgg16_is_known_before_anything_runs(project: Project):
     )
     dry = project.snakemake("--dry-run", "results/vgg16_tucker.json")
     assert job_counts(dry)["decompose"] == 14
-
-
-def job_counts(dry_run: str) -> dict[str, int]:
-    """Jobs of each rule, from the table that a dry run prints."""
-    if "Nothing to be done" in dry_run:
-        return {}
-    table = dry_run[dry_run.index("Job stats:") :].split("total")[0]
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
 def stages_to_run(project: Project) -> set[str]:

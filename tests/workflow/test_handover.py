@@ -2,7 +2,7 @@
 
 import json
 
-from projects import RESULT, Project
+from projects import RESULT, Project, job_counts
 
 
 def test_what_snakemake_built_dvc_has_nothing_to_do_for(recorded: Project):
@@ -55,11 +55,22 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
 
 
 def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
-    project.change_params(methods__tucker__schedule={"kind": "iterative"})
+    # With the moments of each round's inputs, which are made on the way and not kept.
+    chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation", "images": 80}
+    project.change_params(
+        methods__tucker__schedule={"kind": "iterative"}, methods__tucker__factorize=chosen
+    )
     project.run("dvc", "commit", "--force", "dataset")
     project.run("dvc", "repro")
     assert "up to date" in project.run("dvc", "status").stdout
     assert json.loads((project.folder / RESULT).read_text())["rounds"] == 2
+    project.run("lowrank", "adopt")
+    assert "Nothing to be done" in project.snakemake("--dry-run", RESULT)
+    assert not list(project.folder.glob("build/moments/**/*.safetensors"))
+    project.change_params(methods__tucker__factorize=chosen | {"images": 90})
+    jobs = job_counts(project.snakemake("--dry-run", RESULT))
+    assert (jobs["calibrate"], jobs["decompose"]) == (2, 2)
+    project.change_params(methods__tucker__factorize=chosen)
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "built")
     project.run("dvc", "exp", "run", "--set-param", "finetune.steps=2")

@@ -28,11 +28,34 @@ rule select_ranks:
         " --threads {params.threads} --plan {output}"
 
 
+# For `norm: activation`. Large, quickly made anew, and needed by one round's `decompose` alone.
+rule calibrate:
+    input:
+        state=GRAPH.state_before,
+        table="data/networks/{model}.json",
+        dataset=GRAPH.dataset,
+    output:
+        temp("build/moments/{model}/{method}/{at}.safetensors"),
+    log:
+        "logs/calibrate/{model}/{method}/{at}.log",
+    threads: PARAMS.calibrate.threads
+    params:
+        layers=GRAPH.layers_json,
+        images=GRAPH.images,
+        threads=PARAMS.calibrate.threads,
+    shell:
+        "lowrank calibrate --log {log} --label 'calibrate {wildcards.model}'"
+        " --state {input.state} --table {input.table} --layers {params.layers:q}"
+        " --dataset {input.dataset} --images {params.images} --threads {params.threads}"
+        " --moments {output}"
+
+
 rule decompose:
     input:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
         plan="build/{model}/{method}/{at}/ranks.json",
+        moments=GRAPH.moments,
     output:
         "build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
@@ -40,10 +63,13 @@ rule decompose:
     threads: PARAMS.decompose.threads
     params:
         threads=PARAMS.decompose.threads,
+        # The moments are gone when these change, and so cannot tell.
+        calibration=GRAPH.calibration_json,
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
-        " --layer {wildcards.layer} --threads {params.threads} --factors {output}"
+        " --layer {wildcards.layer} --moments '{input.moments}' --threads {params.threads}"
+        " --factors {output}"
 
 
 # Once for a model, where one of its methods has `distill` for plain images.

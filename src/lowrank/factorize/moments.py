@@ -46,10 +46,13 @@ class Moments:
         order of the kernel's (S / g, D_h, D_w); or S / g, the channels alone.
     second
         Shape (g, N, N): E[x x^T], any float type.
+    samples
+        Over how many x. Fewer than N leave directions that only the ridge of `regularised` fills.
     """
 
     mean: np.ndarray
     second: np.ndarray
+    samples: int
 
 
 def weighted_factors(
@@ -95,9 +98,16 @@ def weighted_factors(
     by_channel = _divided(by_channel.reshape(-1, kernel.shape[1]), root)
     by_channel = by_channel.reshape(len(head), -1, kernel.shape[1])
     head = np.ascontiguousarray(np.moveaxis(by_channel, 2, 1)).reshape(len(head), -1, *window)
+    tail = factorization.tail(layer, ranks)
+    if tail:
+        # Any basis of what the head keeps will do. An orthonormal one, as the weights alone give,
+        # is trained best: rows divided by the root differ in size by a factor of up to a hundred.
+        basis, mixing = np.linalg.qr(head.reshape(len(head), -1).T)  # head^T = basis mixing
+        head = np.ascontiguousarray(basis.T).reshape(head.shape)
+        rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing)
     if not knows_patches:
         return head, *rest
-    if tail := factorization.tail(layer, ranks):
+    if tail:
         method, its_layer, its_ranks = tail
         encoder = _encoder([head], [first], its_layer.kernel)
         target, encoded = _least_squares(kernel, second, encoder)

@@ -92,7 +92,8 @@ class _Sums:
             raise UserError(
                 f"no image reached layer '{self._layer.name}': moments need at least one image."
             )
-        return Moments((self._first / self._count).numpy(), (self._second / self._count).numpy())
+        first, second = (sums.div_(self._count).numpy() for sums in (self._first, self._second))
+        return Moments(first, second, self._count)
 
 
 def _patches(inputs: Tensor, layer: Layer) -> Tensor:

@@ -1,0 +1,62 @@
+"""Run the network before a round over training images, and keep the moments of layers' inputs."""
+
+from pathlib import Path
+
+import click
+
+from lowrank.steps.common import Json, Step, reuse_memory, say, use_threads
+
+
+@click.command(cls=Step)
+@click.option("--state", type=Path, required=True, help="The network before the round.")
+@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
+@click.option("--layers", type=Json(), required=True, help="The round's layers, JSON.")
+@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--images", type=int, required=True, help="How many of its training images.")
+@click.option("--threads", type=int, required=True)
+@click.option("--moments", type=Path, required=True, help="Output: moments, safetensors.")
+def calibrate(
+    state: Path,
+    table: Path,
+    layers: dict[str, str],
+    dataset: Path,
+    images: int,
+    threads: int,
+    moments: Path,
+) -> None:
+    """Keep the moments of layers' inputs on training images."""
+    use_threads(threads)
+    reuse_memory()
+    import torch
+
+    from lowrank.files import read_json
+    from lowrank.networks.moments import input_moments
+    from lowrank.networks.states import read_state
+    from lowrank.plan import LayerTable
+    from lowrank.steps.moments import write_moments
+    from lowrank.training.batches import EvaluationBatches
+    from lowrank.training.datasets import open_dataset, require_match
+
+    torch.set_num_threads(threads)
+    data, before = open_dataset(dataset), read_state(state)
+    require_match(data, before.spec)
+    known = LayerTable.from_json(read_json(table))
+    sample = data.train.sample(images)
+    batches = EvaluationBatches(sample, before.spec)
+    found = input_moments(
+        before.network,
+        [known[name] for name in layers],
+        (batches[number][0] for number in range(len(batches))),
+    )
+    for name, each in found.items():
+        if each.samples < (size := each.second.shape[-1]):
+            say(
+                f"warning: {name}: {each.samples} samples for a moment of {size} entries; what "
+                "they do not show is decomposed by the weights. Raise `factorize.images`."
+            )
+    write_moments(moments, found)
+    say(f"moments of {len(found)} layers on {len(sample)} training images")
+
+
+if __name__ == "__main__":
+    calibrate()
