@@ -135,7 +135,7 @@ def test_the_last_layers_are_the_best_for_the_first(name):
 
 @pytest.mark.parametrize("patches", [True, False])
 def test_the_outer_factors_of_tucker2_are_orthonormal(patches):
-    """As those of the weights alone: training suffers where rows differ in size manyfold."""
+    """As those of the weights alone: training starts well conditioned."""
     layer = layer_for()
     first, _, last = decomposed("tucker2", layer, moments_for(layer, patches=patches)).weights
     first, last = first.reshape(len(first), -1), last.reshape(len(last), -1)

@@ -101,11 +101,12 @@ def weighted_factors(
     tail = factorization.tail(layer, ranks)
     if tail:
         # Any basis of what the head keeps will do. An orthonormal one, as the weights alone give,
-        # is trained best: rows divided by the root differ in size by a factor of up to a hundred.
+        # suits training: divided by the root, the head has condition numbers of up to a hundred.
         basis, mixing = np.linalg.qr(head.reshape(len(head), -1).T)  # head^T = basis mixing
         head = np.ascontiguousarray(basis.T).reshape(head.shape)
-        rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing)
     if not knows_patches:
+        if tail:
+            rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing, optimize=True)
         return head, *rest
     if tail:
         method, its_layer, its_ranks = tail

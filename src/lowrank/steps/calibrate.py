@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lowrank.steps.common import Json, Step, reuse_memory, say, use_threads
+from lowrank.steps.common import Json, Step, say, use_threads
 
 
 @click.command(cls=Step)
@@ -26,7 +26,6 @@ def calibrate(
 ) -> None:
     """Keep the moments of layers' inputs on training images."""
     use_threads(threads)
-    reuse_memory()
     import torch
 
     from lowrank.files import read_json
