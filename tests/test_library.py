@@ -58,6 +58,17 @@ def test_images_keep_the_outputs():
     assert errors[0] < 0.7 * errors[1]
 
 
+def test_a_target_is_met_with_images():
+    network = trained_network()
+    images = [torch.randn(16, 3, 16, 16) for _ in range(2)]
+    ranks = {"select": "budget", "target": {"macs": 0.4}}
+    small = lowrank.compress(network, (3, 16, 16), ranks=ranks, images=iter(images))
+    before, after = (sum(layer.macs[index] for layer in small.layers) for index in (0, 1))
+    assert 0.37 < after / before <= 0.4
+    with pytest.raises(UserError, match="'budget' needs losses"):
+        lowrank.compress(network, (3, 16, 16), ranks=ranks)
+
+
 def test_full_ranks_change_nothing():
     network = trained_network()
     small = lowrank.compress(network, (3, 16, 16), ranks={"weaken": 1.0})

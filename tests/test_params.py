@@ -239,6 +239,31 @@ def test_what_differs_for_a_network_is_checked(document, section, entries, told)
     assert told in message(changed(document, place, {"models": {"resnet20": entries}}))
 
 
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        ({"select": "budget"}, "`select: budget` needs `target`"),
+        ({"target": {"macs": 0.5}}, "`target` belongs to `select: budget`, not to 'vbmf'"),
+        ({"select": "budget", "target": {}}, "give `macs`, `parameters` or both"),
+        ({"select": "budget", "target": {"macs": 1}}, "`methods.tucker.ranks.target.macs` is 1"),
+        ({"select": "budget", "target": {"mac": 0.5}}, "did you mean 'macs'?"),
+        ({"select": "budget", "target": {"macs": 0.5}, "weaken": 0.5}, "would miss the target"),
+    ],
+)
+def test_mistakes_in_a_target_are_told(document, ranks, told):
+    assert told in message(changed(document, "methods/tucker/ranks", ranks))
+
+
+def test_alternatives_need_a_rule_that_compares(document):
+    place = "methods/tucker/factorize/alternatives"
+    document = changed(document, place, ["spatial_svd"])
+    assert "`factorize.alternatives` needs `ranks.select: budget`" in message(document)
+    ranks = {"select": "budget", "target": {"macs": 0.5, "parameters": 0.4}}
+    params = parse_params(changed(document, "methods/tucker/ranks", ranks))
+    target = params.ranks_of("vgg16", "tucker").target
+    assert target.entries() == [("macs", 0.5), ("parameters", 0.4)]
+
+
 @pytest.mark.parametrize("section", ["ranks", "finetune"])
 def test_a_network_that_differs_must_be_known(document, section):
     place = f"methods/tucker/{section}"
@@ -265,7 +290,7 @@ def test_factorizations_are_those_that_there_are():
     kinds = [
         kind
         for kind in FactorizeSettings.model_json_schema()["properties"].items()
-        if kind[0] not in ("norm", "images", "include", "exclude")
+        if kind[0] not in ("norm", "images", "alternatives", "include", "exclude")
     ]
     named = {name for _, field in kinds for name in field["anyOf"][0].get("enum", ["svd"])}
     assert named == set(FACTORIZATIONS)

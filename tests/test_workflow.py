@@ -56,6 +56,11 @@ def graph(tables):
             "ranks": {"select": "sensitivity"},
             "finetune": {"total_steps": 60, "models": {"net": {"last_share": 0.8}}},
         },
+        "for_target": {
+            "factorize": TUCKER | {"norm": "activation", "alternatives": ["spatial_svd"]},
+            "schedule": {"kind": "iterative", "group": 3},
+            "ranks": {"select": "budget", "target": {"macs": 0.5}},
+        },
         "staged": {"factorize": TUCKER, "schedule": {"kind": "multi_stage", "stages": 3}},
         "taught": {"factorize": TUCKER, "finetune": {"distill": {"weight": 0.5}}},
         "shown": {
@@ -112,10 +117,27 @@ def test_what_a_rule_needs_that_shares_out_ranks(graph):
     assert json.loads(graph.all_layers_json(first)) == every
 
 
+def test_what_a_rule_needs_that_tries_layers_on_images(graph):
+    first = wildcards(model="net", method="for_target", at="first")
+    later = wildcards(model="net", method="for_target", at="rounds/2")
+    folder = "build/moments/net/for_target"
+    assert graph.measured_moments(first) == graph.moments(first) == [f"{folder}/first.safetensors"]
+    assert graph.measured_moments(later) == []
+    assert graph.moments(later) == [f"{folder}/rounds/2.safetensors"]
+    # Before the first round those of every layer, and in later rounds of their own.
+    assert graph.calibrated_json(first) == graph.all_layers_json(first)
+    assert graph.calibrated_json(later) == graph.layers_json(later) != graph.layers_json(first)
+    assert graph.measured_calibration_json(first) == graph.calibration_json(first) != "{}"
+    assert graph.measured_calibration_json(later) == "{}"
+    assert json.loads(graph.alternatives_json(first)) == ["spatial_svd"]
+
+
 def test_a_rule_that_looks_at_one_layer_needs_nothing_more(graph):
     for at in ("first", "rounds/2"):
         asked = wildcards(model="net", method="in_turn", at=at)
         assert graph.measured_on(asked) == graph.first_plan(asked) == []
+        assert graph.measured_moments(asked) == []
+        assert graph.calibrated_json(asked) == graph.layers_json(asked)
         assert graph.all_layers_json(asked) == "{}"
 
 

@@ -9,21 +9,34 @@ small.layers           # ranks, MACs and parameters of each layer, before and af
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from lowrank.factorize import decompose, get_factorization
+from lowrank.factorize import (
+    Factorization,
+    Moments,
+    decompose,
+    get_factorization,
+    kernel_of,
+    one_group,
+)
+from lowrank.networks.divergence import Divergence
 from lowrank.networks.export import export_onnx
+from lowrank.networks.forward import evaluation_mode
 from lowrank.networks.layers import find_layers
 from lowrank.networks.moments import input_moments
 from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
-from lowrank.plan import PlannedLayer, assign_factorizations
-from lowrank.ranks import choose_ranks
+from lowrank.params import RankSettings
+from lowrank.plan import Layer, LayerTable, PlannedLayer, Share, assign_factorizations
+from lowrank.ranks import Candidate, Trial, choose_ranks, for_target
+from lowrank.ranks.base import rank_settings
 
 # Kim et al. 2016: as the method `tucker` of params.yaml.
 TUCKER = {
@@ -68,11 +81,13 @@ def compress(
     factorize
         Factorization by kind of layer, as `methods.<method>.factorize` in params.yaml.
     ranks
-        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF.
+        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF. With `images`,
+        `{"select": "budget", "target": {"macs": 0.25}}` asks for a cost instead.
     images
         Batches (N, channels, height, width) of a few hundred training images, as the network takes
         them; no labels. With them the factors keep the layers' outputs rather than their weights,
-        which loses far less before fine-tuning, and takes seconds to minutes.
+        which loses far less before fine-tuning, and takes seconds to minutes. They are kept in
+        memory.
 
     Raises
     ------
@@ -82,12 +97,21 @@ def compress(
     """
     small = copy.deepcopy(network)
     table = find_layers(small, input_shape, type(network).__name__)
-    planned = []
-    for name, factorization in assign_factorizations(table, factorize).items():
-        weight, _ = _parameters(small.get_submodule(name))
-        planned.append(choose_ranks(table[name], weight, factorization, ranks or {}))
-    taken = [table[chosen.name] for chosen in planned if not chosen.is_dense]
-    moments = {} if images is None else input_moments(small, taken, images)
+    rule = rank_settings(ranks or {})
+    assigned = assign_factorizations(table, factorize)
+    moments: dict[str, Moments] = {}
+    if images is not None:
+        images = list(images)
+        moments = input_moments(small, [table[name] for name in assigned], images)
+    if rule.select == "budget" and images is not None:
+        shares = _for_target(small, table, assigned, rule, images, moments)
+        rule = rule.model_copy(
+            update={"table": {name: share.ranks for name, share in shares.items()}}
+        )
+    planned = [
+        choose_ranks(table[name], _parameters(small.get_submodule(name))[0], factorization, rule)
+        for name, factorization in assigned.items()
+    ]
     for chosen in planned:
         if chosen.is_dense:
             continue
@@ -98,6 +122,33 @@ def compress(
         put_factors(small, name, result.sequence, result.tensors, source=name)
         small.get_submodule(name).to(module.weight).train(module.training)
     return Compressed(small, tuple(planned), tuple(input_shape))
+
+
+def _for_target(
+    network: nn.Module,
+    table: LayerTable,
+    assigned: Mapping[str, str],
+    rule: RankSettings,
+    images: Sequence[Tensor],
+    moments: Mapping[str, Moments],
+) -> dict[str, Share]:
+    """What each layer gets under the rule's target, by what the network loses on the images."""
+
+    def read(layer: Layer, method: Factorization) -> Trial:
+        weight, bias = _parameters(network.get_submodule(layer.name))
+        kernel = kernel_of(layer, weight, name=layer.name)
+        candidate = Candidate(layer, kernel, method, method.full_ranks(one_group(layer)))
+        return Trial(candidate, bias, moments[layer.name])
+
+    methods = {name: get_factorization(each) for name, each in assigned.items()}
+    trials = [
+        partial(read, table[name], method)
+        for name, method in methods.items()
+        if not method.applies_to(table[name])
+    ]
+    with evaluation_mode(network), torch.no_grad():
+        divergence = Divergence(network, lambda: map(network, images))
+        return for_target(table, trials, rule, divergence)
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

@@ -104,11 +104,31 @@ class CheckpointSettings(NetworkSource, Section):
     threads: Threads = 2
 
 
+class Target(Section):
+    """What the compressed network may cost, as shares of what the original costs."""
+
+    macs: float | None = Field(None, gt=0, lt=1, description="Multiply-accumulates of one image.")
+    parameters: float | None = Field(None, gt=0, lt=1, description="Weights and biases.")
+
+    def entries(self) -> list[tuple[Literal["macs", "parameters"], float]]:
+        """The shares that are given, by what they are of."""
+        return [(cost, share) for cost, share in self if share is not None]
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Target":
+        if not self.entries():
+            raise ValueError("give `macs`, `parameters` or both, as a share of the original's")
+        return self
+
+
 class RankSettings(Section):
     """How ranks are chosen, and what they are held to afterwards."""
 
-    select: Literal["vbmf", "energy", "ratio", "sensitivity", "fixed"] = Field(
+    select: Literal["vbmf", "energy", "ratio", "sensitivity", "budget", "fixed"] = Field(
         "vbmf", description="Rule: a file in src/lowrank/ranks/."
+    )
+    target: Target | None = Field(
+        None, description="For `budget`: what the network may cost, `{macs: 0.25}`."
     )
     energy: float = Field(
         0.9, gt=0, le=1, description="For `energy`: share of the squared norm that is kept."
@@ -121,7 +141,10 @@ class RankSettings(Section):
         4.0, gt=1, description="For `sensitivity`: ratio at which a layer is tried alone."
     )
     images: int = Field(
-        1000, ge=1, description="For `sensitivity`: validation images that the loss is measured on."
+        1000,
+        ge=1,
+        description="For `sensitivity` and `budget`: validation images that losses are measured "
+        "on.",
     )
     table: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(
         default_factory=dict, description="For `fixed`: ranks (of one group) by layer."
@@ -148,7 +171,18 @@ class RankSettings(Section):
             raise ValueError("`select: fixed` needs `table`, ranks by layer")
         if self.table and self.select != "fixed":
             raise ValueError(f"`table` belongs to `select: fixed`, not to '{self.select}'")
+        if self.select == "budget" and not self.target:
+            raise ValueError("`select: budget` needs `target`, such as `{macs: 0.25}`")
+        if self.target and self.select != "budget":
+            raise ValueError(f"`target` belongs to `select: budget`, not to '{self.select}'")
+        if self.select == "budget" and self.weaken:
+            raise ValueError("`weaken` would miss the target of `select: budget`; leave it out")
         return self
+
+    @property
+    def looks_at_all_layers(self) -> bool:
+        """Whether the ranks of every layer are shared out before the first round."""
+        return self.select in ("sensitivity", "budget")
 
 
 class MethodRankSettings(RankSettings):
@@ -196,6 +230,11 @@ class FactorizeSettings(Section):
     images: int = Field(
         1000, ge=1, description="For `activation`: training images; their labels are not used."
     )
+    alternatives: tuple[_Convolution, ...] = Field(
+        (),
+        description="For `select: budget`: further factorizations, of which a convolution larger "
+        "than 1 x 1 gets the one that loses least for its cost.",
+    )
     include: tuple[str, ...] = Field(
         ("*",), description="Take layers whose name fits one of these; as in a shell: `*`, `?`."
     )
@@ -203,7 +242,7 @@ class FactorizeSettings(Section):
 
     def by_kind(self) -> dict[str, str | None]:
         """Factorization by kind of layer."""
-        return self.model_dump(exclude={"norm", "images", "include", "exclude"})
+        return self.model_dump(exclude={"norm", "images", "alternatives", "include", "exclude"})
 
 
 class ScheduleSettings(Section):
@@ -386,6 +425,15 @@ class MethodSettings(Section):
         default_factory=dict,
         description="Entries that replace those of `finetune`; under `models`, for one network.",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MethodSettings":
+        rules = {self.ranks.select} | {
+            each["select"] for each in self.ranks.models.values() if "select" in each
+        }
+        if self.factorize.alternatives and rules != {"budget"}:
+            raise ValueError("`factorize.alternatives` needs `ranks.select: budget`")
+        return self
 
     def of_models(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What differs for one network, by section and network."""

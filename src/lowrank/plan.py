@@ -144,6 +144,19 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a rule that looks at all layers together gives one of them, before the first round.
+
+    No ranks: the layer stays as it is. `loss` is what the rule expects the network to lose by it,
+    in nats, where it predicts that.
+    """
+
+    factorization: str
+    ranks: tuple[int, ...]
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """The ranks of one round, as `select_ranks` writes them.
 
@@ -154,12 +167,12 @@ class Plan:
     sensitivity
         Where the rule measured it: each layer's share of the loss, of every layer of the method.
     shares
-        Where the rule shares out ranks before the first round: those of every layer of the method.
+        Where the rule shares out ranks before the first round: what every layer of the method gets.
     """
 
     layers: tuple[PlannedLayer, ...]
     sensitivity: dict[str, float] = field(default_factory=dict)
-    shares: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> PlannedLayer:
         return next(layer for layer in self.layers if layer.name == name)
@@ -170,7 +183,9 @@ class Plan:
         if self.sensitivity:
             document["sensitivity"] = self.sensitivity
         if self.shares:
-            document["shares"] = _listed(self.shares)
+            document["shares"] = {
+                name: _listed(asdict(share)) for name, share in self.shares.items()
+            }
         return document
 
     @classmethod
@@ -179,7 +194,9 @@ class Plan:
         return cls(
             layers=tuple(PlannedLayer(**_tupled(layer)) for layer in document["layers"]),
             sensitivity=document.get("sensitivity", {}),
-            shares=_tupled(document.get("shares", {})),
+            shares={
+                name: Share(**_tupled(share)) for name, share in document.get("shares", {}).items()
+            },
         )
 
 

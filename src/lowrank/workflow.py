@@ -141,10 +141,27 @@ class Workflow:
         rounds = self.rounds(wildcards.model, wildcards.method)
         return json.dumps({name: each for layers in rounds for name, each in layers.items()})
 
+    def alternatives_json(self, wildcards: Wildcards) -> str:
+        """Further factorizations that a rule may give to a layer, as JSON."""
+        return json.dumps(self.params.methods[wildcards.method].factorize.alternatives)
+
     def measured_on(self, wildcards: Wildcards) -> list[str]:
         """The dataset for a rule that measures losses before the first round; else none."""
-        first = self._round(wildcards) == 1
-        return [self.dataset(wildcards)] if first and self._shares_out(wildcards) else []
+        return [self.dataset(wildcards)] if self._measures(wildcards) else []
+
+    def measured_moments(self, wildcards: Wildcards) -> list[str]:
+        """The moments that such a rule tries layers with, for `norm: activation`; else none."""
+        return self.moments(wildcards) if self._measures(wildcards) else []
+
+    def measured_calibration_json(self, wildcards: Wildcards) -> str:
+        """How those are made, as JSON; empty where there are none."""
+        return self.calibration_json(wildcards) if self._measures(wildcards) else "{}"
+
+    def calibrated_json(self, wildcards: Wildcards) -> str:
+        """The layers whose moments a round needs, as JSON: its own, or those of every round."""
+        if self._measures(wildcards):
+            return self.all_layers_json(wildcards)
+        return self.layers_json(wildcards)
 
     def first_plan(self, wildcards: Wildcards) -> list[str]:
         """The plan of the first round, for a rule that shared out all ranks there; else none."""
@@ -341,8 +358,10 @@ class Workflow:
         return self.params.methods[wildcards.method].factorize.norm == "activation"
 
     def _shares_out(self, wildcards: Wildcards) -> bool:
-        ranks = self.params.ranks_of(wildcards.model, wildcards.method)
-        return ranks.select == "sensitivity"
+        return self.params.ranks_of(wildcards.model, wildcards.method).looks_at_all_layers
+
+    def _measures(self, wildcards: Wildcards) -> bool:
+        return self._round(wildcards) == 1 and self._shares_out(wildcards)
 
     def _check_names(self, model: str, method: str, table: LayerTable) -> None:
         """Raise UserError for a layer that the method names and the network has not."""

@@ -300,3 +300,29 @@ def test_costs_are_those_of_the_papers(name, groups):
     sequence = grouped_sequence(get_factorization(name), layer, ranks)
     assert sequence_parameters(sequence) == groups * weights
     assert sequence_macs(sequence, (8, 9)) == groups * macs
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_every_choice_of_ranks_keeps(name):
+    """Of the squared norm, without a decomposition for each: exact for the truncated SVD."""
+    factorization, layer = get_factorization(name), layer_for(inputs=7, outputs=9)
+    kernel = weight_for(layer)
+    kept = factorization.kept(kernel)
+    if name in [*CP, *BLOCKS]:
+        assert kept is None
+        return
+    norm_squared = np.square(kernel, dtype=np.float64).sum()
+    assert kept.shape == full_ranks(factorization, layer)
+    assert kept.flat[-1] == pytest.approx(norm_squared)
+    for ranks in itertools.product(*(range(1, full + 1, 2) for full in kept.shape)):
+        if factorization.consistent(layer, ranks) != ranks:
+            continue
+        error = decompose(factorization, layer, kernel, None, ranks).relative_error
+        expected = norm_squared * (1 - error**2)
+        found = kept[tuple(rank - 1 for rank in ranks)]
+        if name == "tucker2":
+            # The sweeps improve on the cut-off core by a little, even for noise.
+            assert found <= expected * (1 + 1e-6)
+            assert norm_squared - found < 1.3 * (norm_squared - expected) + 1e-6 * norm_squared
+        else:
+            assert found == pytest.approx(expected, rel=1e-5)

@@ -39,8 +39,9 @@ def moments_for(layer, *, patches=True, seed=1):
         scales = np.exp(-np.arange(size) / (size / 6))
         samples.append(0.3 + (generator.standard_normal((4 * size, size)) * scales) @ directions)
     samples = np.stack(samples)
-    count = samples.shape[1]
-    return Moments(samples.mean(1), samples.swapaxes(1, 2) @ samples / count, count)
+    count, mean = samples.shape[1], samples.mean(1)
+    samples -= mean[:, None]
+    return Moments(mean, samples.swapaxes(1, 2) @ samples / count, count)
 
 
 def ranks_at(name, layer, share=0.5):
@@ -55,10 +56,10 @@ def decomposed(name, layer, moments, ranks=None, bias=None):
 
 
 def error_on(layer, result, moments):
-    """The output's error by the definition, for the factors as they are stored."""
+    """The output's error by the definition, for the factors as they are stored and their bias."""
     difference = kernel_for(layer).astype(np.float64) - reconstruct(result.sequence, result.weights)
     by_group = difference.reshape(layer.groups, -1, *difference.shape[1:])
-    return sum(map(output_error_squared, by_group, moments.second))
+    return sum(map(output_error_squared, by_group, moments.covariance))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -72,7 +73,11 @@ def test_outputs_are_kept_better_than_by_the_weights_alone(name, groups, patches
     assert aware.relative_error > blind.relative_error
     assert blind.output_error is None
     of_zero = sum(
-        map(output_error_squared, kernel_for(layer).reshape(groups, 16, 12, 3, 2), moments.second)
+        map(
+            output_error_squared,
+            kernel_for(layer).reshape(groups, 16, 12, 3, 2),
+            moments.covariance,
+        )
     )
     stated = aware.output_error**2 * of_zero
     assert error_on(layer, aware, moments) == pytest.approx(stated, rel=1e-4)
@@ -101,7 +106,7 @@ def test_the_optimum_is_reached(name):
     layer, (rank,) = layer_for(), (5,)
     moments = moments_for(layer)
     result = decomposed(name, layer, moments, ranks=(rank,))
-    values, vectors = np.linalg.eigh(moments.second[0])
+    values, vectors = np.linalg.eigh(moments.covariance[0])
     root = vectors * np.sqrt(values)
     singular_values = np.linalg.svd(kernel_for(layer).reshape(16, -1) @ root, compute_uv=False)
     best = float(np.sum(singular_values[rank:] ** 2))
@@ -155,16 +160,18 @@ def test_a_bias_takes_up_the_mean_error(groups, patches):
     expected = np.einsum("gtn,gn->gt", lacking.reshape(groups, 16, 72), mean).ravel()
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(result.bias - bias, expected, atol=1e-4)
+    # A layer without a bias gets one.
     without = decomposed("tucker2", layer_for(groups), moments)
-    assert without.bias is None
+    np.testing.assert_allclose(without.bias, expected, atol=1e-4)
+    assert [plain.bias for plain in without.sequence] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("second", [np.zeros((72, 72)), np.ones((72, 72)), 1e-30 * np.eye(72)])
-def test_moments_of_low_rank_give_finite_factors(name, second):
+@pytest.mark.parametrize("covariance", [np.zeros((72, 72)), np.ones((72, 72)), 1e-30 * np.eye(72)])
+def test_moments_of_low_rank_give_finite_factors(name, covariance):
     """A dead layer, inputs that are all alike, tiny ones."""
     layer = layer_for()
-    result = decomposed(name, layer, Moments(np.zeros((1, 72)), second[None], 1000))
+    result = decomposed(name, layer, Moments(np.zeros((1, 72)), covariance[None], 1000))
     assert all(np.isfinite(weight).all() for weight in result.weights)
     assert result.relative_error < 1.5
 

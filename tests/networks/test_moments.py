@@ -18,9 +18,10 @@ def images(count=6, channels=4, side=8, seed=0):
 
 
 def by_definition(samples):
-    """Mean and second moment of (g, count, n)."""
+    """Mean and covariance of (g, count, n)."""
     samples = samples.double()
-    return samples.mean(1), samples.mT @ samples / samples.shape[1]
+    centred = samples - samples.mean(1, keepdim=True)
+    return samples.mean(1), centred.mT @ centred / samples.shape[1]
 
 
 def moments_of(network, *batches, shape=(4, 8, 8)):
@@ -43,28 +44,28 @@ def test_patches_are_those_that_the_window_sees(geometry):
     every = torch.cat([images(), images(seed=1)])
     patches = functional.unfold(every, 3, layer.dilation, layer.padding, layer.stride)
     by_group = patches.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
-    mean, second = by_definition(by_group)
+    mean, covariance = by_definition(by_group)
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
-    np.testing.assert_allclose(found.second, second, atol=1e-5)
+    np.testing.assert_allclose(found.covariance, covariance, atol=1e-5)
 
 
 def test_patches_and_kernels_have_one_order():
-    """So the layer's mean squared output follows from the kernel and the moment."""
+    """So the variance of the layer's output follows from the kernel and the covariance."""
     layer = nn.Conv2d(4, 6, (3, 2), groups=2, bias=False)
     found = moments_of(nn.Sequential(layer), images())["0"]
     kernel = layer.weight.detach().double().reshape(2, 3, -1).numpy()
-    squared = np.einsum("gtn,gnm,gtm->gt", kernel, found.second, kernel).ravel()
-    outputs = layer(images()).detach().square().mean((0, 2, 3))
+    squared = np.einsum("gtn,gnm,gtm->gt", kernel, found.covariance, kernel).ravel()
+    outputs = layer(images()).detach().transpose(0, 1).flatten(1).var(1, correction=0)
     np.testing.assert_allclose(squared, outputs, rtol=1e-4)
 
 
 def test_the_map_of_a_linear_layer_is_its_patch():
     network = nn.Sequential(nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(3 * 6 * 6, 5, bias=False))
     found = moments_of(network, images())["2"]
-    assert found.second.shape == (1, 108, 108)
+    assert found.covariance.shape == (1, 108, 108)
     matrix = network[2].weight.detach().numpy()
-    squared = np.einsum("tn,nm,tm->t", matrix, found.second[0], matrix)
-    np.testing.assert_allclose(squared, network(images()).detach().square().mean(0), rtol=1e-4)
+    squared = np.einsum("tn,nm,tm->t", matrix, found.covariance[0], matrix)
+    np.testing.assert_allclose(squared, network(images()).detach().var(0, correction=0), rtol=1e-4)
 
 
 def test_tokens_are_samples():
@@ -77,19 +78,19 @@ def test_tokens_are_samples():
             return self.linear(input=images.flatten(2).mT).mean(1)
 
     found = moments_of(Tokens(), images())["linear"]
-    mean, second = by_definition(images().flatten(2).mT.reshape(1, -1, 4))
+    mean, covariance = by_definition(images().flatten(2).mT.reshape(1, -1, 4))
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
-    np.testing.assert_allclose(found.second, second, atol=1e-5)
+    np.testing.assert_allclose(found.covariance, covariance, atol=1e-5)
 
 
-def test_large_patches_leave_the_moment_of_the_channels(monkeypatch):
+def test_large_patches_leave_the_covariance_of_the_channels(monkeypatch):
     monkeypatch.setattr(module, "_LARGEST_PATCH", 35)
     layer = nn.Conv2d(4, 6, 3)
     found = moments_of(nn.Sequential(layer), images())["0"]
     patches = functional.unfold(images(), 3).unflatten(1, (4, 9))  # (N, S, D^2, places)
-    mean, second = by_definition(patches.permute(0, 2, 3, 1).reshape(1, -1, 4))
+    mean, covariance = by_definition(patches.permute(0, 2, 3, 1).reshape(1, -1, 4))
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
-    np.testing.assert_allclose(found.second, second, atol=1e-5)
+    np.testing.assert_allclose(found.covariance, covariance, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -99,9 +100,9 @@ def test_places_of_a_large_map_are_spread_over_it(stride):
     ramp = torch.linspace(-1, 1, 64)
     image = (ramp[:, None] + ramp)[None, None]
     found = moments_of(nn.Sequential(layer), image, shape=(1, 64, 64))["0"]
-    mean, second = by_definition(functional.unfold(image, 3, 1, 1, stride).mT)
+    mean, covariance = by_definition(functional.unfold(image, 3, 1, 1, stride).mT)
     np.testing.assert_allclose(found.mean, mean, atol=0.08)
-    np.testing.assert_allclose(found.second, second, atol=0.08)
+    np.testing.assert_allclose(found.covariance, covariance, atol=0.08)
 
 
 def test_the_network_is_left_as_it_was():

@@ -169,7 +169,7 @@ def test_factors_keep_the_outputs_on_images(folder, tiny_folder):
 def test_too_few_images_are_told(folder, tiny_folder):
     assert "warning" not in calibrate(folder, tiny_folder).output
     told = calibrate(folder, tiny_folder, images=1).output
-    assert "warning: classifier: 1 samples for a moment of" in told
+    assert "warning: classifier: 1 samples for a covariance of" in told
     assert "moments of 3 layers on 1 training images" in told
 
 
@@ -312,7 +312,9 @@ def test_rounds_before_the_last_leave_the_test_images_alone(folder, tiny_folder)
     assert set(accuracy["decomposed"]) == set(accuracy["finetuned"]) == {"validation"}
 
 
-def select(folder, settings, dataset="", first="", layers=None, plan="ranks.json"):
+def select(
+    folder, settings, dataset="", first="", layers=None, plan="ranks.json", moments="", others=()
+):
     return lowrank(
         "select_ranks",
         *("--state", folder / "original.safetensors"),
@@ -320,10 +322,64 @@ def select(folder, settings, dataset="", first="", layers=None, plan="ranks.json
         *("--layers", json.dumps(layers or LAYERS)),
         *("--all-layers", json.dumps(LAYERS)),
         *("--settings", json.dumps(settings)),
-        *("--dataset", dataset, "--first", first),
+        *("--alternatives", json.dumps(others)),
+        *("--dataset", dataset, "--moments", moments, "--first", first),
         *("--threads", 1),
         *("--plan", folder / plan),
     )
+
+
+def share_of_macs(folder, plan):
+    """Of the whole network, as it is planned."""
+    total = sum(layer.dense_macs for layer in layer_table("toy").layers)
+    saved = sum(layer.macs[0] - layer.macs[1] for layer in plan.layers)
+    return 1 - saved / total
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_ranks_that_meet_a_target(folder, tiny_folder, aware):
+    settings = {"select": "budget", "target": {"macs": 0.5}, "images": 20, "negligible": 0}
+    moments = ""
+    if aware:
+        calibrate(folder, tiny_folder)
+        moments = folder / "moments.safetensors"
+    done = select(folder, settings, dataset=tiny_folder, moments=moments)
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    assert share_of_macs(folder, plan) <= 0.5
+    assert set(plan.shares) == set(LAYERS)
+    assert "conv2 alone by tucker2: loses" in done.stderr
+    assert "divergence of the answers by each layer alone, summed:" in done.stderr
+    some = {"conv2": LAYERS["conv2"]}
+    select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
+    later = Plan.from_json(read_json(folder / "later.json"))
+    assert later["conv2"].ranks == plan["conv2"].ranks == plan.shares["conv2"].ranks
+
+
+def test_a_layer_gets_the_factorization_that_loses_least(folder, tiny_folder):
+    """The second convolution is a product of columns and rows, which is what spatial SVD finds."""
+    before = read_state(folder / "original.safetensors")
+    shape = before.network.conv2.weight.shape
+    generator = torch.Generator().manual_seed(0)
+    columns, rows = (torch.randn(1, size, 3, generator=generator) for size in shape[:2])
+    with torch.no_grad():
+        before.network.conv2.weight.copy_(torch.einsum("rtj,rsi->tsij", columns, rows) / 3)
+    write_state(folder / "original.safetensors", before)
+    settings = {"select": "budget", "target": {"macs": 0.45}, "images": 20, "negligible": 0}
+    select(folder, settings, dataset=tiny_folder, others=["spatial_svd", "channel_svd"])
+    plan = Plan.from_json(read_json(folder / "ranks.json"))
+    assert plan["conv2"].factorization == "spatial_svd"
+    assert plan["classifier"].factorization == "svd"
+    decompose(folder, plan)
+    finetune(folder, tiny_folder, steps=0)
+    after = read_state(folder / "after/model.safetensors")
+    assert after.factored["conv2"].factorization == "spatial_svd"
+
+
+def test_a_target_out_of_reach_leaves_no_plan(folder, tiny_folder):
+    settings = {"select": "budget", "target": {"macs": 0.001}, "images": 20}
+    with pytest.raises(AssertionError, match=r"ranks\.target\.macs: 0\.001 of the network"):
+        select(folder, settings, dataset=tiny_folder)
+    assert not (folder / "ranks.json").exists()
 
 
 def test_ranks_by_sensitivity_are_shared_out_once(folder, tiny_folder):
@@ -336,7 +392,7 @@ def test_ranks_by_sensitivity_are_shared_out_once(folder, tiny_folder):
     some = {"conv2": LAYERS["conv2"]}
     select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
     later = Plan.from_json(read_json(folder / "later.json"))
-    assert later["conv2"].chosen == plan.shares["conv2"] == plan["conv2"].chosen
+    assert later["conv2"].chosen == plan.shares["conv2"].ranks == plan["conv2"].chosen
     assert not later.sensitivity
 
 

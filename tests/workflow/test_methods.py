@@ -5,6 +5,8 @@ import json
 import pytest
 from projects import BUILD, Project
 
+from lowrank.files import read_json
+from lowrank.plan import LayerTable
 from lowrank.stored import read_header
 
 # Three layers of twenty: a first convolution, one in the middle, the linear layer.
@@ -69,13 +71,35 @@ def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
     assert plan["sensitivity"]["classifier"] == 1
     assert plan["sensitivity"]["conv"] + plan["sensitivity"]["blocks.3.conv2"] == pytest.approx(1)
     later = document(project, "rounds/3/ranks.json")
-    assert later["layers"][0]["chosen"] == plan["shares"]["classifier"]
+    assert later["layers"][0]["chosen"] == plan["shares"]["classifier"]["ranks"]
     assert "sensitivity" not in later
     assert [document(project, f"rounds/{n}/timing.json")["steps"] for n in (1, 2, 3)] == [1, 1, 2]
     # The test images are looked at once, at the end.
     measured = [document(project, f"rounds/{n}/metrics.json")["accuracy"] for n in (1, 3)]
     assert set(measured[0]["finetuned"]) == {"validation"}
     assert set(measured[1]["finetuned"]) == {"validation", "test"}
+
+
+def test_a_target_is_met_by_layers_in_turn(with_method):
+    """The moments of all layers are there when ranks are shared out, before the first round."""
+    factorize = {"conv": "tucker2", "linear": "svd", "include": TAKEN[1:]}
+    project = with_method(
+        factorize=factorize | {"norm": "activation", "images": 20, "alternatives": ["spatial_svd"]},
+        ranks=ALL | {"select": "budget", "target": {"macs": 0.96}, "images": 10},
+        schedule={"kind": "iterative"},
+        finetune={"total_steps": 2},
+    )
+    taken = list(rounds_of(project).values())
+    assert set(taken[-1]) <= set(TAKEN[1:])
+    plan = document(project, "first/ranks.json")
+    assert set(plan["shares"]) == set(TAKEN[1:])
+    table = LayerTable.from_json(read_json(project.folder / "data/networks/resnet20.json"))
+    total = sum(layer.dense_macs for layer in table.layers)
+    planned = [
+        document(project, f"{at}/ranks.json")["layers"][0]["macs"] for at in ("first", "rounds/2")
+    ]
+    assert 0.94 <= 1 - sum(before - after for before, after in planned) / total <= 0.96
+    assert not project.snakemake("-n", f"{BUILD}/tucker/model.onnx").count("rule ")
 
 
 def test_stages_factor_the_same_layers_further(with_method):

@@ -8,6 +8,7 @@ rule select_ranks:
         table="data/networks/{model}.json",
         # For a rule that measures what each layer is worth before the first round.
         dataset=GRAPH.measured_on,
+        moments=GRAPH.measured_moments,
         first=GRAPH.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
@@ -17,18 +18,22 @@ rule select_ranks:
     params:
         layers=GRAPH.layers_json,
         all_layers=GRAPH.all_layers_json,
+        alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
         stages_left=GRAPH.stages_left,
         threads=PARAMS.select_ranks.threads,
+        # The moments are gone when these change, and so cannot tell.
+        calibration=GRAPH.measured_calibration_json,
     shell:
         "lowrank select_ranks --log {log} --label 'select_ranks {wildcards.model}'"
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
         " --settings {params.settings:q} --stages-left {params.stages_left}"
-        " --all-layers {params.all_layers:q} --dataset '{input.dataset}' --first '{input.first}'"
+        " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
+        " --dataset '{input.dataset}' --moments '{input.moments}' --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
 
 
-# For `norm: activation`. Large, quickly made anew, and needed by one round's `decompose` alone.
+# For `norm: activation`. Large, quickly made anew, and needed by one round alone.
 rule calibrate:
     input:
         state=GRAPH.state_before,
@@ -40,7 +45,7 @@ rule calibrate:
         "logs/calibrate/{model}/{method}/{at}.log",
     threads: PARAMS.calibrate.threads
     params:
-        layers=GRAPH.layers_json,
+        layers=GRAPH.calibrated_json,
         images=GRAPH.images,
         threads=PARAMS.calibrate.threads,
     shell:
@@ -63,7 +68,6 @@ rule decompose:
     threads: PARAMS.decompose.threads
     params:
         threads=PARAMS.decompose.threads,
-        # The moments are gone when these change, and so cannot tell.
         calibration=GRAPH.calibration_json,
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"

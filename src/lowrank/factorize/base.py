@@ -54,6 +54,28 @@ class Factorization(ABC):
         """
         return ()
 
+    def kept(self, kernel: np.ndarray) -> np.ndarray | None:
+        """The squared norm that the factors keep, at every choice of ranks.
+
+        Parameters
+        ----------
+        kernel
+            Shape (T, S, D_h, D_w), any float type.
+
+        Returns
+        -------
+        np.ndarray or None
+            Of the shape of the full ranks: entry [r - 1, ...] is for ranks (r, ...), and the last
+            one is the squared norm of the kernel. None where that takes a decomposition for each
+            choice.
+        """
+        spectra = self.spectra(kernel)
+        if len(spectra) != 1:
+            return None
+        (full,) = self.full_ranks(plain_layer(kernel))
+        values = np.square(spectra[0].singular_values)
+        return np.cumsum(np.pad(values, (0, full - len(values))))
+
     @abstractmethod
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """The plain layers that replace the layer; the last one carries its bias."""
@@ -74,6 +96,12 @@ class Factorization(ABC):
         The kernel is in float64, C-contiguous, and may be overwritten: large ones leave no room for
         another copy.
         """
+
+
+def plain_layer(kernel: np.ndarray) -> PlainLayer:
+    """A layer with that kernel, (T, S, D_h, D_w)."""
+    outputs, inputs, height, width = kernel.shape
+    return PlainLayer(inputs, outputs, kernel=(height, width))
 
 
 def windowed(

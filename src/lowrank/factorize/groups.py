@@ -33,7 +33,8 @@ class Decomposition:
     relative_error
         ||W - W~|| / ||W|| in the Frobenius norm; 0 for a kernel of zeros.
     output_error
-        The same of the layer's outputs on the images of the moments; None without moments.
+        The same of the layer's outputs around their mean, on the images of the moments; None
+        without moments.
     """
 
     sequence: tuple[PlainLayer, ...]
@@ -121,7 +122,7 @@ def decompose(
     """Factor every group of a layer at the same ranks.
 
     With the moments of its inputs, the factors keep the layer's outputs rather than its weights
-    (`lowrank.factorize.moments`), and a bias takes up the mean error.
+    (`lowrank.factorize.moments`), and a bias takes up the mean error; a layer without one gets one.
 
     Parameters
     ----------
@@ -149,14 +150,17 @@ def decompose(
     ranks = tuple(ranks)
     _check_ranks(factorization, layer, ranks)
     kernel = kernel_of(layer, weight)
+    if moments is not None and bias is None:
+        bias = np.zeros(layer.out_channels, np.float32)
+    layer = replace(layer, bias=bias is not None)
     # Groups lie one after the other along the output channels: so do their factors.
     kernels = (group.astype(np.float64) for group in group_kernels(layer, kernel))
     if moments is None:
         factors_of_groups = [factorization.factors(group, ranks) for group in kernels]
     else:
         factors_of_groups = [
-            weighted_factors(factorization, one_group(layer), group, ranks, regularised(second))
-            for group, second in zip(kernels, moments.second, strict=True)
+            weighted_factors(factorization, one_group(layer), group, ranks, regularised(each))
+            for group, each in zip(kernels, moments.covariance, strict=True)
         ]
     weights = tuple(
         np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
@@ -167,8 +171,7 @@ def decompose(
     output_error = None
     if moments is not None:
         output_error = _output_error(layer, kernel, approximation, moments)
-        if bias is not None:
-            bias = bias + _mean_error(layer, kernel, approximation, moments)
+        bias = bias + _mean_error(layer, kernel, approximation, moments)
     return Decomposition(
         sequence=sequence,
         weights=weights,
@@ -193,14 +196,14 @@ def _output_error(
     layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
 ) -> float:
     error_squared = norm_squared = 0.0
-    for exact, approximate, second in zip(
+    for exact, approximate, covariance in zip(
         group_kernels(layer, kernel),
         group_kernels(layer, approximation),
-        moments.second,
+        moments.covariance,
         strict=True,
     ):
-        error_squared += output_error_squared(exact - approximate, second)
-        norm_squared += output_error_squared(exact, second)
+        error_squared += output_error_squared(exact - approximate, covariance)
+        norm_squared += output_error_squared(exact, covariance)
     return float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
 
 

@@ -1,13 +1,15 @@
 """Factors that keep a layer's outputs on real inputs, rather than its weights.
 
-With the second moment M = E[x x^T] of a layer's input patches x, the mean squared error of its
-output is ||(W - W~) M^(1/2)||^2, where W is the kernel as a matrix T x (S D^2). Zhang et al. 2016,
-"Accelerating very deep convolutional networks for classification and detection", minimise it for
-their shape; here every factorization does, through the norm that it minimises anyway:
+With a bias that takes up the mean error, the mean squared error of a layer's output is
+||(W - W~) C^(1/2)||^2, where C is the covariance of its input patches and W the kernel as a matrix
+T x (S D^2). Zhang et al. 2016, "Accelerating very deep convolutional networks for classification
+and detection", minimise it for their shape; here every factorization does, through the norm that it
+minimises anyway:
 
-1. The kernel is multiplied by a square root of the moment of the channels, decomposed as usual, and
-   the first factor divided by that root: it is linear in the input channels. Where the first factor
-   holds the whole window, the moment of the patches takes that place, which is then the optimum.
+1. The kernel is multiplied by a square root of the covariance of the channels, decomposed as usual,
+   and the first factor divided by that root: it is linear in the input channels. Where the first
+   factor holds the whole window, the covariance of the patches takes that place, which is then the
+   optimum.
 2. The layers behind the first one see patches that it has encoded. Their best kernel for these is a
    linear least-squares problem, and where they are a factorization themselves (`tail`), they are
    decomposed in the norm of the encoded patches, which is the optimum again. Otherwise the last
@@ -44,14 +46,14 @@ class Moments:
     mean
         Shape (g, N): E[x] for each of the layer's g groups. N is S / g D_h D_w, the patch in the
         order of the kernel's (S / g, D_h, D_w); or S / g, the channels alone.
-    second
-        Shape (g, N, N): E[x x^T], any float type.
+    covariance
+        Shape (g, N, N): E[x x^T] - E[x] E[x]^T, any float type.
     samples
         Over how many x. Fewer than N leave directions that only the ridge of `regularised` fills.
     """
 
     mean: np.ndarray
-    second: np.ndarray
+    covariance: np.ndarray
     samples: int
 
 
@@ -60,7 +62,7 @@ def weighted_factors(
     layer: PlainLayer,
     kernel: np.ndarray,
     ranks: tuple[int, ...],
-    second: np.ndarray,
+    covariance: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """The factors of one group that keep its outputs, of the shapes that `factors` gives.
 
@@ -74,25 +76,18 @@ def weighted_factors(
         Shape (T, S, D_h, D_w), float64.
     ranks
         In the order of the factorization's `rank_names`.
-    second
-        Shape (S D_h D_w, S D_h D_w), the patches' second moment, or (S, S), the channels'; positive
-        definite, as `regularised` makes it.
+    covariance
+        Shape (S D_h D_w, S D_h D_w), the patches', or (S, S), the channels'; positive definite, as
+        `regularised` makes it.
     """
     first, *others = factorization.sequence(layer, ranks)
-    taps = prod(layer.kernel)
-    knows_patches = len(second) == kernel.shape[1] * taps
-    if knows_patches and first.kernel == layer.kernel:
-        # One "channel" for each entry of the patch: the window goes along.
-        root = np.linalg.cholesky(second)
-        whitened = (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape)
-        head, *rest = factorization.factors(whitened, ranks)
+    kernel_whitened, root = whitened(factorization, layer, kernel, covariance)
+    head, *rest = factorization.factors(kernel_whitened, ranks)
+    if len(root) > kernel.shape[1]:
+        # One "channel" for each entry of the patch: the window went along.
         head = _divided(head.reshape(len(head), -1), root).reshape(head.shape)
         return head, *rest
-    channels = _of_channels(second, taps) if knows_patches else second
-    root = np.linalg.cholesky(channels)
-    # (T, S, D^2) x (S, S) -> (T, S, D^2)
-    whitened = np.einsum("tsk,su->tuk", kernel.reshape(*kernel.shape[:2], -1), root, optimize=True)
-    head, *rest = factorization.factors(np.ascontiguousarray(whitened).reshape(kernel.shape), ranks)
+    knows_patches = len(covariance) > kernel.shape[1]
     window = head.shape[2:]
     by_channel = np.moveaxis(head.reshape(len(head), kernel.shape[1], -1), 1, 2)
     by_channel = _divided(by_channel.reshape(-1, kernel.shape[1]), root)
@@ -111,37 +106,68 @@ def weighted_factors(
     if tail:
         method, its_layer, its_ranks = tail
         encoder = _encoder([head], [first], its_layer.kernel)
-        target, encoded = _least_squares(kernel, second, encoder)
+        target, encoded = _least_squares(kernel, covariance, encoder)
         target = target.reshape(len(kernel), len(head), *layer.kernel)
         return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
     encoder = _encoder([head, *rest[:-1]], [first, *others[:-1]], others[-1].kernel)
-    last, _ = _least_squares(kernel, second, encoder)
+    last, _ = _least_squares(kernel, covariance, encoder)
     return head, *rest[:-1], last.reshape(rest[-1].shape)
 
 
-def output_error_squared(difference: np.ndarray, second: np.ndarray) -> float:
-    """E||D x||^2 for a kernel D, (T, S, D_h, D_w), and the second moment of patches or channels."""
-    if len(second) == difference.shape[1]:
+def whitened(
+    factorization: Factorization, layer: PlainLayer, kernel: np.ndarray, covariance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel times a root of the covariance: its norm is that of its outputs.
+
+    By the patches where the factorization's first layer holds the whole window, else by the
+    channels, as if the taps had nothing to do with each other. Arguments as for
+    `weighted_factors`.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        The kernel, of its shape, C-contiguous, and the root: lower triangular, (S D^2, S D^2) or
+        (S, S).
+    """
+    first, *_ = factorization.sequence(layer, factorization.full_ranks(layer))
+    taps = prod(layer.kernel)
+    if len(covariance) == kernel.shape[1] * taps:
+        if first.kernel == layer.kernel:
+            root = np.linalg.cholesky(covariance)
+            return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape), root
+        covariance = _of_channels(covariance, taps)
+    root = np.linalg.cholesky(covariance)
+    # (T, S, D^2) x (S, S) -> (T, S, D^2)
+    product = np.einsum("tsk,su->tuk", kernel.reshape(*kernel.shape[:2], -1), root, optimize=True)
+    return np.ascontiguousarray(product).reshape(kernel.shape), root
+
+
+def output_error_squared(difference: np.ndarray, covariance: np.ndarray) -> float:
+    """E||D (x - E[x])||^2 for a kernel D, (T, S, D_h, D_w).
+
+    By the covariance of the patches or of the channels alone.
+    """
+    if len(covariance) == difference.shape[1]:
         # Taps as if they had nothing to do with each other: their errors add up.
-        flat = difference.swapaxes(1, -1).reshape(-1, len(second))
+        flat = difference.swapaxes(1, -1).reshape(-1, len(covariance))
     else:
         flat = difference.reshape(len(difference), -1)
-    return float(np.vdot(flat @ second, flat))
+    return float(np.vdot(flat @ covariance, flat))
 
 
-def regularised(second: np.ndarray) -> np.ndarray:
-    """The moment, symmetric and safely positive definite, in float64."""
-    second = second.astype(np.float64)
-    mean = float(np.trace(second)) / len(second)
-    # An input that is always 0 says nothing: the norm is then that of the weights.
-    second.flat[:: len(second) + 1] += _RIDGE * mean if mean > 0 else 1.0
-    return second
+def regularised(covariance: np.ndarray) -> np.ndarray:
+    """The covariance, safely positive definite, in float64."""
+    covariance = covariance.astype(np.float64)
+    mean = float(np.trace(covariance)) / len(covariance)
+    # An input that never changes says nothing: the norm is then that of the weights.
+    covariance.flat[:: len(covariance) + 1] += _RIDGE * mean if mean > 0 else 1.0
+    return covariance
 
 
-def _of_channels(second: np.ndarray, taps: int) -> np.ndarray:
-    """(S D^2, S D^2) -> (S, S): the moment of the channels, the mean over the taps."""
-    channels = len(second) // taps
-    return np.einsum("skuk->su", second.reshape(channels, taps, channels, taps)) / taps
+def _of_channels(covariance: np.ndarray, taps: int) -> np.ndarray:
+    """(S D^2, S D^2) -> (S, S): the covariance of the channels, the mean over the taps."""
+    channels = len(covariance) // taps
+    return np.einsum("skuk->su", covariance.reshape(channels, taps, channels, taps)) / taps
 
 
 def _divided(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
@@ -177,13 +203,13 @@ def _encoder(
 
 
 def _least_squares(
-    kernel: np.ndarray, second: np.ndarray, encoder: np.ndarray
+    kernel: np.ndarray, covariance: np.ndarray, encoder: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel behind an encoder that keeps the outputs best, and the moment that it sees.
+    """The kernel behind an encoder that keeps the outputs best, and the covariance that it sees.
 
-    B = W M E^T (E M E^T)^-1 for the encoder E: shapes (T, R E^2) and (R E^2, R E^2).
+    B = W C E^T (E C E^T)^-1 for the encoder E: shapes (T, R E^2) and (R E^2, R E^2).
     """
-    seen = second @ encoder.T  # (S D^2, S D^2) x (S D^2, R E^2)
+    seen = covariance @ encoder.T  # (S D^2, S D^2) x (S D^2, R E^2)
     encoded = encoder @ seen
     # Encoded directions of next to nothing, as of a rank beyond the kernel's.
     encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded)

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import Factorization, windowed
+from lowrank.factorize.base import Factorization, plain_layer, windowed
 from lowrank.factorize.spectra import (
     ROUNDING,
     Spectrum,
     leading_eigenvectors,
+    leading_left_vectors,
     spectrum_of,
     with_fixed_signs,
 )
@@ -69,6 +70,20 @@ class Tucker2(Factorization):
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
         """Of the unfoldings S x (T D^2) and T x (S D^2)."""
         return spectrum_of(_by_input(kernel)), spectrum_of(_by_output(kernel))
+
+    def kept(self, kernel: np.ndarray) -> np.ndarray:
+        """Of the higher-order SVD (De Lathauwer et al. 2000), cut off; iteration keeps a bit more.
+
+        Its core's entries are those of the kernel in orthonormal bases of both channel modes, so
+        that any corner of it says what the ranks of that corner keep.
+        """
+        full = self.full_ranks(plain_layer(kernel))
+        inputs = leading_left_vectors(_by_input(kernel), full[0])
+        outputs = leading_left_vectors(_by_output(kernel), full[1])
+        core = outputs.T @ _by_output(kernel)  # (R4, T) x (T, S D^2) -> (R4, S D^2)
+        core = core.reshape(full[1], kernel.shape[1], -1)
+        core = np.einsum("tsk,sr->rtk", core, inputs, optimize=True)
+        return np.square(core).sum(2).cumsum(0).cumsum(1)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """1 x 1 from S to R3; the window from R3 to R4; 1 x 1 from R4 to T."""

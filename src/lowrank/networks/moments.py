@@ -1,4 +1,4 @@
-"""The moments of layers' inputs on real images."""
+"""Mean and covariance of layers' inputs on real images."""
 
 from collections.abc import Iterable
 from math import ceil, prod
@@ -24,7 +24,7 @@ _LARGEST_PATCH = 4608
 def input_moments(
     network: nn.Module, layers: Iterable[Layer], batches: Iterable[Tensor]
 ) -> dict[str, Moments]:
-    """Mean and second moment of the inputs of each layer, by name.
+    """Mean and covariance of the inputs of each layer, by name.
 
     Parameters
     ----------
@@ -92,8 +92,10 @@ class _Sums:
             raise UserError(
                 f"no image reached layer '{self._layer.name}': moments need at least one image."
             )
-        first, second = (sums.div_(self._count).numpy() for sums in (self._first, self._second))
-        return Moments(first, second, self._count)
+        mean, second = (sums.div_(self._count) for sums in (self._first, self._second))
+        # In place: of a wide layer there is no room for another one.
+        covariance = second.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        return Moments(mean.numpy(), covariance.numpy(), self._count)
 
 
 def _patches(inputs: Tensor, layer: Layer) -> Tensor:

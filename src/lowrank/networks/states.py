@@ -1,7 +1,8 @@
 """A network as it passes between steps: its source, its weights, and which layers are factored."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import UserError
+from lowrank.factorize import Decomposition
 from lowrank.network_source import NetworkSource
 from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
 from lowrank.networks.registry import NetworkSpec
@@ -128,6 +130,18 @@ def put_factors(
         if key in shapes and tensor.numel() == shapes[key].numel():
             fitting[key] = tensor.reshape(shapes[key])
     load_weights(module, fitting, source=source)
+
+
+@contextmanager
+def replaced(network: nn.Module, name: str, factors: Decomposition) -> Iterator[None]:
+    """Put factors in the place of one layer, and afterwards the layer back."""
+    present = network.get_submodule(name)
+    put_factors(network, name, factors.sequence, factors.tensors, source=name)
+    network.get_submodule(name).to(next(present.parameters()))
+    try:
+        yield
+    finally:
+        network.set_submodule(name, present)
 
 
 def _is_linear(module: nn.Module) -> bool:

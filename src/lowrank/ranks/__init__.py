@@ -1,6 +1,7 @@
 """One file for each way of choosing ranks."""
 
 from lowrank.ranks.base import Candidate, RankRule, RankSettings
+from lowrank.ranks.budget import Trial, for_target
 from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.scale import ranks_within
 from lowrank.ranks.select import RULES, choose_ranks
@@ -11,7 +12,9 @@ __all__ = [
     "Candidate",
     "RankRule",
     "RankSettings",
+    "Trial",
     "choose_ranks",
+    "for_target",
     "leave_negligible",
     "ranks_within",
     "shared_out",

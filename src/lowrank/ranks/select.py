@@ -16,6 +16,7 @@ from lowrank.factorize import (
 )
 from lowrank.plan import Factored, Layer, PlannedLayer, sequence_macs, sequence_parameters
 from lowrank.ranks.base import Candidate, RankRule, RankSettings, rank_settings
+from lowrank.ranks.budget import budget
 from lowrank.ranks.energy import energy
 from lowrank.ranks.fixed import fixed
 from lowrank.ranks.ratio import ratio
@@ -27,11 +28,18 @@ RULES: dict[str, RankRule] = {
     "energy": energy,
     "ratio": ratio,
     "sensitivity": sensitivity,
+    "budget": budget,
     "fixed": fixed,
 }
 
 # Rules whose ranks are a place to arrive at. EVBMF instead looks anew at what each stage left.
-_ARRIVE = ("energy", "ratio", "sensitivity", "fixed")
+_ARRIVE = ("energy", "ratio", "sensitivity", "budget", "fixed")
+
+# What it means that a rule has no ranks for a layer.
+_NO_RANKS = {
+    "fixed": "the table of ranks does not name it",
+    "budget": "the target is met best without factoring it",
+}
 
 
 def choose_ranks(
@@ -91,7 +99,7 @@ def choose_ranks(
     candidate = Candidate(layer, kernel, factorization, full_ranks, factored is not None)
     chosen = RULES[settings.select](candidate, settings)
     if chosen is None:
-        return outcome.kept("the table of ranks does not name it")
+        return outcome.kept(_NO_RANKS[settings.select])
     if settings.select in _ARRIVE and stages_left > 1:
         chosen = tuple(
             full if rank > full else round(full * (rank / full) ** (1 / stages_left))

@@ -48,9 +48,9 @@ def calibrate(
         (batches[number][0] for number in range(len(batches))),
     )
     for name, each in found.items():
-        if each.samples < (size := each.second.shape[-1]):
+        if each.samples < (size := each.covariance.shape[-1]):
             say(
-                f"warning: {name}: {each.samples} samples for a moment of {size} entries; what "
+                f"warning: {name}: {each.samples} samples for a covariance of {size} entries; what "
                 "they do not show is decomposed by the weights. Raise `factorize.images`."
             )
     write_moments(moments, found)

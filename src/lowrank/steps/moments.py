@@ -18,16 +18,16 @@ def write_moments(path: Path, moments: Mapping[str, Moments]) -> None:
     tensors = {
         f"{name}.{part}": getattr(each, part).astype(np.float32)
         for name, each in moments.items()
-        for part in ("mean", "second")
+        for part in ("mean", "covariance")
     }
     write_tensors(path, tensors, {name: each.samples for name, each in moments.items()})
 
 
 def layer_moments(path: Path, name: str) -> Moments:
     """The moments of one layer. Raises UserError where the file has none of it."""
-    mean, second = (read_tensor(path, f"{name}.{part}") for part in ("mean", "second"))
-    if mean is None or second is None:
+    mean, covariance = (read_tensor(path, f"{name}.{part}") for part in ("mean", "covariance"))
+    if mean is None or covariance is None:
         raise UserError(
             f"{path}: holds no moments of layer '{name}'. Delete it and run the same command again."
         )
-    return Moments(mean, second, read_header(path)[name])
+    return Moments(mean, covariance, read_header(path)[name])

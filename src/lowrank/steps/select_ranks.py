@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,14 @@ from lowrank.plan import LayerTable, Plan
 from lowrank.steps.common import Json, Step, say, use_threads
 
 if TYPE_CHECKING:
-    from lowrank.factorize import Decomposition
+    import numpy as np
+    from torch import Tensor
+
+    from lowrank.factorize import Decomposition, Factorization, Moments
+    from lowrank.networks.divergence import Divergence
     from lowrank.params import RankSettings
+    from lowrank.plan import Layer, Share
+    from lowrank.ranks import Trial
 
 
 @click.command(cls=Step)
@@ -30,7 +37,11 @@ if TYPE_CHECKING:
     default="{}",
     help="Factorization by layer of every round, JSON: for a rule that shares out ranks.",
 )
+@click.option(
+    "--alternatives", type=Json(), default="[]", help="For `budget`: further factorizations, JSON."
+)
 @click.option("--dataset", default="", help="For such a rule: folder of the dataset step.")
+@click.option("--moments", default="", help="For such a rule, with `norm: activation`: moments.")
 @click.option("--first", default="", help="For such a rule, after the first round: its plan.")
 @click.option("--threads", type=int, required=True)
 @click.option("--plan", type=Path, required=True, help="Output: the plan of the round, JSON.")
@@ -41,7 +52,9 @@ def select_ranks(
     settings: dict[str, Any],
     stages_left: int,
     all_layers: dict[str, str],
+    alternatives: list[str],
     dataset: str,
+    moments: str,
     first: str,
     threads: int,
     plan: Path,
@@ -59,14 +72,18 @@ def select_ranks(
     if rule.select != "fixed":
         network = leave_negligible(network, rule.negligible)
     sensitivity, shares = {}, {}
-    if rule.select == "sensitivity":
+    if rule.looks_at_all_layers:
         if first:
             shares = Plan.from_json(read_json(first)).shares
         else:
-            sensitivity, shares = _shared_out(
-                state, network, all_layers, rule, Path(dataset), threads
-            )
-        rule = rule.model_copy(update={"table": shares})
+            original = _Original(state, Path(dataset), rule, moments, threads)
+            if rule.select == "sensitivity":
+                sensitivity, shares = _by_sensitivity(original, network, all_layers, rule)
+            else:
+                shares = _for_target(original, network, all_layers, alternatives, rule)
+        table_of_ranks = {name: share.ranks for name, share in shares.items()}
+        rule = rule.model_copy(update={"table": table_of_ranks})
+        layers |= {name: shares[name].factorization for name in layers if name in shares}
     planned = []
     for name, factorization in layers.items():
         chosen = choose_ranks(
@@ -91,46 +108,125 @@ def select_ranks(
     write_json(plan, Plan(tuple(planned), sensitivity, shares).to_json())
 
 
-def _shared_out(
-    state: Path,
-    table: LayerTable,
-    layers: dict[str, str],
-    rule: RankSettings,
-    dataset: Path,
-    threads: int,
-) -> tuple[dict[str, float], dict[str, tuple[int, ...]]]:
-    """Measure what the network loses by each layer, and share out the ranks accordingly."""
-    import torch
+class _Original:
+    """The network before the first round, for rules that look at all of its layers."""
 
-    from lowrank.factorize import decompose, get_factorization, one_group
-    from lowrank.networks.states import read_state
+    def __init__(
+        self, state: Path, dataset: Path, rule: RankSettings, moments: str, threads: int
+    ) -> None:
+        import torch
+
+        from lowrank.networks.states import read_state
+        from lowrank.training.datasets import open_dataset
+
+        torch.set_num_threads(threads)
+        self._path, self._moments = state, moments
+        self._state = read_state(state)
+        self._images = open_dataset(dataset).validation.sample(rule.images)
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of one layer."""
+        from lowrank.steps.weights import layer_bias, layer_weight
+
+        return layer_weight(self._path, name), layer_bias(self._path, name)
+
+    def moments(self, name: str) -> Moments | None:
+        """Of one layer's inputs, for `norm: activation`."""
+        from lowrank.steps.moments import layer_moments
+
+        return layer_moments(Path(self._moments), name) if self._moments else None
+
+    def losses(self, replacements: Iterable[tuple[str, Decomposition]]) -> dict[str, float]:
+        """By labels, of the network with one layer at a time replaced."""
+        from lowrank.training.sensitivity import losses_by_layer
+
+        network, spec = self._state.network, self._state.spec
+        return losses_by_layer(network, spec, self._images, replacements, say=say)
+
+    def divergence(self) -> Divergence:
+        """Measures how far such replacements move the network's answers."""
+        from lowrank.networks.divergence import Divergence
+        from lowrank.training.evaluate import outputs_of
+
+        network, spec, images = self._state.network, self._state.spec, self._images
+
+        def logits() -> Iterator[Tensor]:
+            for batch, _ in outputs_of(network, images, spec):
+                yield images.of_classes(batch)
+
+        return Divergence(network, logits)
+
+
+def _by_sensitivity(
+    original: _Original, table: LayerTable, layers: dict[str, str], rule: RankSettings
+) -> tuple[dict[str, float], dict[str, Share]]:
+    """Measure what the network loses by each layer, and share out the ranks accordingly."""
+    from lowrank.factorize import decompose
+    from lowrank.plan import Share
     from lowrank.ranks import ranks_within, shared_out
     from lowrank.ranks.scale import dense_cost
-    from lowrank.steps.weights import layer_bias, layer_weight
-    from lowrank.training.datasets import open_dataset
-    from lowrank.training.sensitivity import losses_by_layer
 
-    candidates = [
-        (table[name], method, method.full_ranks(one_group(table[name])))
-        for name, method in ((name, get_factorization(each)) for name, each in layers.items())
-        if not (table[name].not_factored or method.applies_to(table[name]))
-    ]
+    taken = list(_taken(table, layers))
 
     def replacements() -> Iterator[tuple[str, Decomposition]]:
-        for layer, method, full_ranks in candidates:
+        for layer, method, full_ranks in taken:
             limit = dense_cost(layer, rule.cost) / rule.trial_ratio
             ranks = ranks_within(layer, method, full_ranks, limit=limit, cost=rule.cost)
-            weight, bias = layer_weight(state, layer.name), layer_bias(state, layer.name)
-            yield layer.name, decompose(method, layer, weight, bias, ranks)
+            moments = original.moments(layer.name)
+            weight, bias = original.weight_and_bias(layer.name)
+            yield layer.name, decompose(method, layer, weight, bias, ranks, moments)
 
-    torch.set_num_threads(threads)
-    original = read_state(state)
-    images = open_dataset(dataset).validation.sample(rule.images)
-    losses = losses_by_layer(original.network, original.spec, images, replacements(), say=say)
-    sensitivity, shares = shared_out(candidates, losses, rule)
+    sensitivity, ranks = shared_out(taken, original.losses(replacements()), rule)
     order = sorted(sensitivity, key=sensitivity.get, reverse=True)
     say(f"most sensitive first: [{', '.join(order)}]")
-    return sensitivity, shares
+    return sensitivity, {name: Share(layers[name], each) for name, each in ranks.items()}
+
+
+def _for_target(
+    original: _Original,
+    table: LayerTable,
+    layers: dict[str, str],
+    alternatives: list[str],
+    rule: RankSettings,
+) -> dict[str, Share]:
+    """Measure what the network loses by each layer, and choose ranks that meet the target."""
+    from lowrank.factorize import kernel_of
+    from lowrank.ranks import Candidate, Trial, for_target
+
+    def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
+        weight, bias = original.weight_and_bias(layer.name)
+        kernel = kernel_of(layer, weight, name=layer.name)
+        candidate = Candidate(layer, kernel, method, full_ranks)
+        return Trial(candidate, bias, original.moments(layer.name))
+
+    trials = [
+        partial(read, *each)
+        for name, first in layers.items()
+        for factorization in dict.fromkeys(
+            [first, *(alternatives if _has_window(table[name]) else [])]
+        )
+        for each in _taken(table, {name: factorization})
+    ]
+    shares = for_target(table, trials, rule, original.divergence(), say=say)
+    total = sum(share.loss for share in shares.values())
+    say(f"divergence of the answers by each layer alone, summed: {total:.2g} nats")
+    return shares
+
+
+def _has_window(layer: Layer) -> bool:
+    return layer.kernel != (1, 1)
+
+
+def _taken(
+    table: LayerTable, layers: dict[str, str]
+) -> Iterator[tuple[Layer, Factorization, tuple[int, ...]]]:
+    """The layers that their factorization takes, with it and its full ranks."""
+    from lowrank.factorize import get_factorization, one_group
+
+    for name, factorization in layers.items():
+        layer, method = table[name], get_factorization(factorization)
+        if not (layer.not_factored or method.applies_to(layer)):
+            yield layer, method, method.full_ranks(one_group(layer))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from torch import nn
 
 from lowrank.factorize import Decomposition
 from lowrank.networks.registry import NetworkSpec
-from lowrank.networks.states import put_factors
+from lowrank.networks.states import replaced
 from lowrank.training.datasets import Split
 from lowrank.training.evaluate import mean_loss
 
@@ -26,11 +26,7 @@ def losses_by_layer(
     """
     losses = {}
     for name, factors in replacements:
-        dense = network.get_submodule(name)
-        put_factors(network, name, factors.sequence, factors.tensors, source=name)
-        try:
+        with replaced(network, name, factors):
             losses[name] = mean_loss(network, images, spec)
-        finally:
-            network.set_submodule(name, dense)
         say(f"{name} alone: loss {losses[name]:.4f}")
     return losses
