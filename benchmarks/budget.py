@@ -41,7 +41,9 @@ from lowrank.params import RankSettings
 from lowrank.plan import Layer
 from lowrank.ranks import Candidate, choose_ranks, ranks_within, shared_out
 from lowrank.ranks.base import rank_settings
-from lowrank.ranks.budget import Curve, Trial, curve_of, for_target
+from lowrank.ranks.bounds import Bound, bounds_of
+from lowrank.ranks.budget import Trial, for_target
+from lowrank.ranks.curves import Curve, curve_of
 from lowrank.ranks.scale import cost_of
 from lowrank.training.datasets import Dataset, open_dataset
 from lowrank.training.evaluate import outputs_of, top1_percent
@@ -99,7 +101,9 @@ class Comparison:
                 yield self.row(rule, norm, ranks)
         for norm in NORMS:
             start = time.perf_counter()
-            shares = for_target(self.table, self.trials(norm), self.settings, self.divergence())
+            shares = for_target(
+                self.table, self.trials(norm), self.settings, self.bounds, self.divergence()
+            )
             seconds = time.perf_counter() - start
             ranks = {name: share.ranks for name, share in shares.items() if share.ranks}
             row = self.row("budget", norm, ranks) | {"seconds": round(seconds, 1)}
@@ -139,6 +143,10 @@ class Comparison:
 
     def moments_of(self, name: str, norm: str) -> Moments | None:
         return self.moments[name] if norm == "activation" else None
+
+    @property
+    def bounds(self) -> list[Bound]:
+        return bounds_of(self.settings, {})
 
     def compressed(self, ranks: Ranks, norm: str) -> nn.Module:
         small = copy.deepcopy(self.network)
@@ -228,8 +236,8 @@ class Comparison:
         measured = self.divergence()
         for read in self.trials(norm):
             trial = read()
-            if curve := curve_of(trial.candidate, self.settings, trial.moments):
-                ranks = curve.trials(self.settings)
+            if curve := curve_of(trial.candidate, self.settings, self.bounds, trial.moments):
+                ranks = curve.trials(self.bounds[0])
                 losses = measured(trial.at(each) for each in ranks)
                 yield curve, curve.losses(dict(zip(ranks, losses, strict=True)))
 

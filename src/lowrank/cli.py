@@ -13,6 +13,7 @@ _STEPS = (
     "inspect",
     "select_ranks",
     "calibrate",
+    "profile_layers",
     "decompose",
     "teacher_outputs",
     "finetune",

@@ -35,7 +35,7 @@ from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
 from lowrank.params import RankSettings
 from lowrank.plan import Layer, LayerTable, PlannedLayer, Share, assign_factorizations
-from lowrank.ranks import Candidate, Trial, choose_ranks, for_target
+from lowrank.ranks import Candidate, Trial, bounds_of, choose_ranks, for_target
 from lowrank.ranks.base import rank_settings
 
 # Kim et al. 2016: as the method `tucker` of params.yaml.
@@ -148,7 +148,7 @@ def _for_target(
     ]
     with evaluation_mode(network), torch.no_grad():
         divergence = Divergence(network, lambda: map(network, images))
-        return for_target(table, trials, rule, divergence)
+        return for_target(table, trials, rule, bounds_of(rule, {}), divergence)
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

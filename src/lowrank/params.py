@@ -109,15 +109,17 @@ class Target(Section):
 
     macs: float | None = Field(None, gt=0, lt=1, description="Multiply-accumulates of one image.")
     parameters: float | None = Field(None, gt=0, lt=1, description="Weights and biases.")
-
-    def entries(self) -> list[tuple[Literal["macs", "parameters"], float]]:
-        """The shares that are given, by what they are of."""
-        return [(cost, share) for cost, share in self if share is not None]
+    latency_ms: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict,
+        description="Milliseconds of one run, by the device's name under `benchmark`.",
+    )
 
     @model_validator(mode="after")
     def _not_empty(self) -> "Target":
-        if not self.entries():
-            raise ValueError("give `macs`, `parameters` or both, as a share of the original's")
+        if self.macs is None and self.parameters is None and not self.latency_ms:
+            raise ValueError(
+                "give `macs`, `parameters` or `latency_ms`, as shares of the original's"
+            )
         return self
 
 
@@ -178,6 +180,11 @@ class RankSettings(Section):
         if self.select == "budget" and self.weaken:
             raise ValueError("`weaken` would miss the target of `select: budget`; leave it out")
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices whose latencies the target bounds."""
+        return tuple(self.target.latency_ms) if self.target else ()
 
     @property
     def looks_at_all_layers(self) -> bool:

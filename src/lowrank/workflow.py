@@ -153,6 +153,20 @@ class Workflow:
         """The moments that such a rule tries layers with, for `norm: activation`; else none."""
         return self.moments(wildcards) if self._measures(wildcards) else []
 
+    def latencies(self, wildcards: Wildcards) -> list[str]:
+        """What layers take on each device whose latency the target bounds; else none.
+
+        Raises UserError for a device that is not known.
+        """
+        devices = self.params.ranks_of(wildcards.model, wildcards.method).devices
+        for device in devices:
+            if device not in self.params.benchmark:
+                where = f"params.yaml: `methods.{wildcards.method}.ranks.target.latency_ms`"
+                raise unknown_name("device", device, self.params.benchmark, where=where)
+        if not self._measures(wildcards):
+            return []
+        return [f"{self._folder(wildcards)}/latencies/{device}.json" for device in devices]
+
     def measured_calibration_json(self, wildcards: Wildcards) -> str:
         """How those are made, as JSON; empty where there are none."""
         return self.calibration_json(wildcards) if self._measures(wildcards) else "{}"

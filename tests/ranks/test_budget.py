@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.factorize import Moments, decompose, get_factorization, one_group
+from lowrank.factorize import (
+    Moments,
+    decompose,
+    get_factorization,
+    grouped_sequence,
+    one_group,
+)
+from lowrank.latency import Latencies, grids_for
 from lowrank.plan import Layer, LayerTable
 from lowrank.ranks import Candidate, Trial, choose_ranks, for_target
 from lowrank.ranks.base import rank_settings
-from lowrank.ranks.budget import Curve, curve_of, meet_target
+from lowrank.ranks.bounds import bounds_of
+from lowrank.ranks.budget import meet_target
+from lowrank.ranks.curves import Curve, curve_of
 from lowrank.ranks.scale import cost_of, dense_cost
 
 
@@ -41,6 +50,23 @@ def settings_for(target=None, **fields):
     return rank_settings({"select": "budget", "target": target or {"macs": 0.3}} | fields)
 
 
+def bounds_for(target):
+    return bounds_of(settings_for(target), {})
+
+
+def first_bound(target=None):
+    return bounds_for(target)[0]
+
+
+def curve_for(candidate, settings, moments=None):
+    return curve_of(candidate, settings, bounds_of(settings, {}), moments)
+
+
+def shares_for(table, candidates, settings, measured, **options):
+    trials = [partial(Trial, each) for each in candidates]
+    return for_target(table, trials, settings, bounds_of(settings, {}), measured, **options)
+
+
 def error_squared(candidate, ranks, moments=None):
     found = decompose(
         candidate.factorization, candidate.layer, candidate.kernel, None, ranks, moments
@@ -52,7 +78,7 @@ def error_squared(candidate, ranks, moments=None):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_what_is_left_out_is_the_error(factorization, groups):
     candidate = candidate_of(conv(inputs=32, outputs=16 * groups, groups=groups), factorization)
-    curve = curve_of(candidate, settings_for())
+    curve = curve_for(candidate, settings_for())
     for index in range(0, len(curve.ranks), 5):
         expected = error_squared(candidate, curve.ranks[index])
         assert np.exp(curve.left_out[index]) == pytest.approx(expected, rel=1e-4, abs=1e-9)
@@ -60,7 +86,7 @@ def test_what_is_left_out_is_the_error(factorization, groups):
 
 def test_iteration_leaves_out_a_little_less():
     candidate = candidate_of(conv())
-    curve = curve_of(candidate, settings_for(multiple_of=4))
+    curve = curve_for(candidate, settings_for(multiple_of=4))
     for index in range(0, len(curve.ranks), 7):
         found = error_squared(candidate, curve.ranks[index])
         assert 0.8 * np.exp(curve.left_out[index]) < found <= 1.0001 * np.exp(curve.left_out[index])
@@ -72,7 +98,7 @@ def test_with_moments_it_is_the_error_of_the_outputs(factorization):
     candidate = candidate_of(layer, factorization)
     patches = np.random.default_rng(1).standard_normal((2000, 32 * 9)) * np.geomspace(1, 0.1, 288)
     moments = Moments(patches.mean(0)[None], (patches.T @ patches / 2000)[None], 2000)
-    curve = curve_of(candidate, settings_for(multiple_of=4), moments)
+    curve = curve_for(candidate, settings_for(multiple_of=4), moments)
     errors = [error_squared(candidate, ranks, moments) for ranks in curve.ranks[::6]]
     found = np.exp(curve.left_out[::6])
     if factorization == "channel_svd":
@@ -82,7 +108,7 @@ def test_with_moments_it_is_the_error_of_the_outputs(factorization):
 
 
 def test_no_choice_is_pointless():
-    curve = curve_of(candidate_of(conv()), settings_for())
+    curve = curve_for(candidate_of(conv()), settings_for())
     assert (np.diff(curve.left_out) >= 0).all()
     assert (np.diff(curve.costs[:, 0]) < 0).all()
     layer, method = curve.layer, curve.factorization
@@ -95,19 +121,19 @@ def test_no_choice_is_pointless():
 @pytest.mark.parametrize("factorization", ["tucker2", "cp_tpm", "block_term4"])
 def test_ranks_are_the_multiples_asked_for(factorization):
     candidate = candidate_of(conv(inputs=64, outputs=64), factorization)
-    curve = curve_of(candidate, settings_for(multiple_of=8, minimum=10))
+    curve = curve_for(candidate, settings_for(multiple_of=8, minimum=10))
     assert {rank % 8 for ranks in curve.ranks for rank in ranks} == {0}
     assert min(min(ranks) for ranks in curve.ranks) == 16
 
 
 def test_a_layer_that_no_ranks_make_cheaper_has_no_curve():
-    assert curve_of(candidate_of(conv(inputs=2, outputs=2)), settings_for(minimum=2)) is None
+    assert curve_for(candidate_of(conv(inputs=2, outputs=2)), settings_for(minimum=2)) is None
 
 
 @pytest.mark.parametrize("factorization", ["tucker2", "cp4"])
 def test_trials_lie_around_the_target(factorization):
-    curve = curve_of(candidate_of(conv(inputs=64, outputs=64), factorization), settings_for())
-    trials = curve.trials(settings_for({"macs": 0.3}))
+    curve = curve_for(candidate_of(conv(inputs=64, outputs=64), factorization), settings_for())
+    trials = curve.trials(first_bound())
     assert len(trials) == 3
     shares = [
         cost_of(curve.layer, curve.factorization, ranks, "macs") / curve.layer.dense_macs
@@ -117,8 +143,8 @@ def test_trials_lie_around_the_target(factorization):
 
 
 def test_losses_go_through_what_was_measured_and_never_fall():
-    curve = curve_of(candidate_of(conv()), settings_for())
-    trials = curve.trials(settings_for())
+    curve = curve_for(candidate_of(conv()), settings_for())
+    trials = curve.trials(first_bound())
     losses = curve.losses(dict(zip(trials, (0.01, 0.1, 0.2), strict=True)))
     assert [losses[curve.ranks.index(ranks)] for ranks in trials] == pytest.approx([0.01, 0.1, 0.2])
     assert (np.diff(losses) >= 0).all()
@@ -128,7 +154,7 @@ def test_losses_go_through_what_was_measured_and_never_fall():
 
 
 def test_with_one_trial_losses_are_in_proportion_to_what_is_left_out():
-    curve = curve_of(candidate_of(conv()), settings_for())
+    curve = curve_for(candidate_of(conv()), settings_for())
     middle = len(curve.ranks) // 2
     losses = curve.losses({curve.ranks[middle]: 0.5})
     expected = 0.5 * np.exp(curve.left_out - curve.left_out[middle])
@@ -150,7 +176,7 @@ def test_the_choice_is_the_best_of_all(seed):
     table = LayerTable("net", (3, 8, 8), (*layers, linear()))
     curves = [random_curve(layer, generator) for layer in layers]
     share = float(generator.uniform(0.45, 0.8))
-    found = meet_target(table, curves, settings_for({"macs": share}))
+    found = meet_target(table, curves, bounds_for({"macs": share}))
     total = sum(dense_cost(layer, "macs") for layer in table.layers)
     options = [
         [(layer.dense_macs, 0.0), *zip(curve.costs[:, 0], losses, strict=True)]
@@ -162,10 +188,6 @@ def test_the_choice_is_the_best_of_all(seed):
         if sum(cost for cost, _ in choice) + linear().dense_macs <= share * total
     )
     assert sum(each.loss for each in found.values()) == pytest.approx(best, rel=1e-3)
-
-
-def reading(*candidates):
-    return [partial(Trial, each) for each in candidates]
 
 
 def quadratic(candidates, weights):
@@ -186,7 +208,7 @@ def test_the_target_is_met_and_hardly_undercut(share, cost):
     table = LayerTable("net", (3, 8, 8), tuple(each.layer for each in candidates))
     settings = settings_for({cost: share})
     measured = quadratic(candidates, {"a": 1.0, "b": 1.0, "c": 30.0})
-    shares = for_target(table, reading(*candidates), settings, measured)
+    shares = shares_for(table, candidates, settings, measured)
     rule = settings.model_copy(update={"table": {n: s.ranks for n, s in shares.items()}})
     planned = [choose_ranks(each.layer, each.kernel, "tucker2", rule) for each in candidates]
     reached = sum(getattr(each, cost)[1] for each in planned)
@@ -215,7 +237,7 @@ def test_a_layer_may_get_another_factorization():
     table = LayerTable("net", (3, 8, 8), (conv("a", 48, 48), conv("b", 48, 48)))
     measured = quadratic(candidates, {"a": 1.0, "b": 1.0})
     settings = settings_for({"macs": 0.08})
-    shares = for_target(table, reading(*candidates), settings, measured)
+    shares = shares_for(table, candidates, settings, measured)
     assert {name: share.factorization for name, share in shares.items()} == {
         "a": "spatial_svd",
         "b": "tucker2",
@@ -227,7 +249,7 @@ def test_a_layer_by_which_much_is_lost_stays_as_it_is():
     table = LayerTable("net", (3, 8, 8), tuple(each.layer for each in candidates))
     settings = settings_for({"macs": 0.7})
     measured = quadratic(candidates, {"a": 1e4, "b": 1e-3})
-    shares = for_target(table, reading(*candidates), settings, measured)
+    shares = shares_for(table, candidates, settings, measured)
     assert shares["a"].ranks == ()
     rule = settings.model_copy(update={"table": {n: s.ranks for n, s in shares.items()}})
     planned = choose_ranks(candidates[0].layer, candidates[0].kernel, "tucker2", rule)
@@ -241,7 +263,7 @@ def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
     settings = settings_for({"macs": 0.4})
     limit = min(
         error_squared(candidates[0], ranks)
-        for ranks in curve_of(candidates[0], settings).trials(settings)[-1:]
+        for ranks in curve_for(candidates[0], settings).trials(first_bound({"macs": 0.4}))[-1:]
     )
 
     def measured(replacements):
@@ -250,7 +272,7 @@ def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
             cliff = 100.0 if name == "a" and error > 1.2 * limit else 0.0
             yield {"a": 0.01, "b": 1.0}[name] * error + cliff
 
-    shares = for_target(table, reading(*candidates), settings, measured)
+    shares = shares_for(table, candidates, settings, measured)
     (found,) = measured([Trial(candidates[0]).at(shares["a"].ranks)])
     assert found == shares["a"].loss < 1
 
@@ -259,7 +281,7 @@ def test_what_was_measured_is_told():
     candidate, told = candidate_of(conv()), []
     table = LayerTable("net", (3, 8, 8), (candidate.layer,))
     measured = quadratic([candidate], {"conv": 1.0})
-    for_target(table, reading(candidate), settings_for(), measured, say=told.append)
+    shares_for(table, [candidate], settings_for(), measured, say=told.append)
     assert told[0].startswith("conv alone by tucker2: loses 0.")
     assert told[0].count(" at ") == 3
 
@@ -271,7 +293,7 @@ def test_a_target_out_of_reach_is_told_with_the_nearest():
     measured = quadratic([candidate], {"conv": 1.0})
     told = r"target\.macs: 0\.1 of .* the nearest that can is 0\.5\d+.*odd \(0\.5\d+, stays as it"
     with pytest.raises(UserError, match=told):
-        for_target(table, reading(candidate), settings_for({"macs": 0.1}), measured)
+        shares_for(table, [candidate], settings_for({"macs": 0.1}), measured)
 
 
 def test_targets_that_exclude_each_other_are_told():
@@ -283,9 +305,49 @@ def test_targets_that_exclude_each_other_are_told():
     )
     curve = Curve(layer, method, ((1,), (2,)), costs, np.log([0.1, 0.2]))
     table = LayerTable("net", (3, 8, 8), (layer,))
-    settings = settings_for({"macs": 0.5, "parameters": 0.5})
+    bounds = bounds_for({"macs": 0.5, "parameters": 0.5})
     with pytest.raises(UserError, match=r"macs 0\.5 and parameters 0\.5 cannot be met together"):
-        meet_target(table, [(curve, np.array([0.1, 0.2]))], settings)
+        meet_target(table, [(curve, np.array([0.1, 0.2]))], bounds)
+
+
+def milliseconds_that_make_some_ranks_cheap(layer):
+    """A device on which a window of 8 inputs or fewer takes next to nothing, and the rest alike."""
+    grids = grids_for(
+        [([layer], layer.input_map)]
+        + [
+            (grouped_sequence(get_factorization("tucker2"), layer, ranks), layer.input_map)
+            for ranks in ((1, 1), get_factorization("tucker2").full_ranks(layer))
+        ]
+    )
+
+    def measure(layers):
+        return [
+            0.01 if plain.kernel == (1, 1) or plain.in_channels <= 8 else 1.0 for plain, _ in layers
+        ]
+
+    return Latencies.measured(0.5, grids, measure)
+
+
+def test_a_target_of_milliseconds_asks_the_device():
+    candidate = candidate_of(conv(inputs=64, outputs=64))
+    table = LayerTable("net", (3, 8, 8), (candidate.layer,))
+    latencies = milliseconds_that_make_some_ranks_cheap(candidate.layer)
+    settings = settings_for({"latency_ms": {"board": 0.5}})
+    bounds = bounds_of(settings, {"board": latencies})
+    assert bounds[0].of_network(table) == pytest.approx(1.5)
+    measured = quadratic([candidate], {"conv": 1.0})
+    trials = [partial(Trial, candidate)]
+    (share,) = for_target(table, trials, settings, bounds, measured).values()
+    # 0.75 ms in all, half a millisecond of which no ranks change.
+    cost = bounds[0].of(candidate.layer, candidate.factorization, share.ranks)
+    assert 0.2 < cost <= 0.25
+    # A few inputs and all outputs: what is cheap there, and not by multiply-accumulates.
+    assert share.ranks[0] < 30 < share.ranks[1]
+
+
+def test_a_device_on_which_nothing_was_measured():
+    with pytest.raises(UserError, match=r"latency_ms\.board: nothing was measured on 'board'"):
+        bounds_for({"latency_ms": {"board": 0.5}})
 
 
 def test_without_images_the_rule_says_what_it_needs():

@@ -102,6 +102,33 @@ def test_a_target_is_met_by_layers_in_turn(with_method):
     assert not project.snakemake("-n", f"{BUILD}/tucker/model.onnx").count("rule ")
 
 
+def test_a_target_of_milliseconds_is_measured_here(with_method):
+    project = with_method(
+        factorize={"conv": "tucker2"},
+        ranks=ALL
+        | {"select": "budget", "target": {"latency_ms": {"local": 0.9}}, "images": 10}
+        | {"multiple_of": 8},
+    )
+    plan = f"{BUILD}/tucker/first/ranks.json"
+    assert "convolutions measured; the network as it is:" in project.snakemake(plan)
+    ranks = [layer["ranks"] for layer in document(project, "first/ranks.json")["layers"]]
+    assert any(ranks)
+    assert {rank % 8 for each in ranks for rank in each} == {0}
+    # What was measured is remembered, for every method.
+    latencies = project.folder / BUILD / "tucker/latencies/local.json"
+    before = latencies.read_bytes()
+    latencies.unlink()
+    assert "] 0 convolutions measured" in project.snakemake(f"{BUILD}/tucker/latencies/local.json")
+    assert json.loads(latencies.read_text())["grids"] == json.loads(before)["grids"]
+
+
+def test_a_target_on_an_unknown_device_is_refused(with_method):
+    project = with_method(ranks={"select": "budget", "target": {"latency_ms": {"lokal": 0.9}}})
+    done = project.run("snakemake", "--cores", "1", f"{BUILD}/tucker/model.onnx", check=False)
+    assert done.returncode
+    assert "unknown device 'lokal'. Did you mean 'local'?" in done.stdout
+
+
 def test_stages_factor_the_same_layers_further(with_method):
     project = with_method(
         ranks=ALL | {"select": "ratio", "ratio": 3.0},

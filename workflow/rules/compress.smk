@@ -9,6 +9,7 @@ rule select_ranks:
         # For a rule that measures what each layer is worth before the first round.
         dataset=GRAPH.measured_on,
         moments=GRAPH.measured_moments,
+        latencies=GRAPH.latencies,
         first=GRAPH.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
@@ -29,8 +30,33 @@ rule select_ranks:
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
         " --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
-        " --dataset '{input.dataset}' --moments '{input.moments}' --first '{input.first}'"
+        " --dataset '{input.dataset}' --moments '{input.moments}'"
+        " --latencies '{input.latencies}' --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
+
+
+# For a target of latencies. What was measured is remembered for every model and method.
+rule profile_layers:
+    input:
+        original="build/{model}/original/model.onnx",
+        table="data/networks/{model}.json",
+    output:
+        "build/{model}/{method}/latencies/{device}.json",
+    log:
+        "logs/profile_layers/{model}/{method}/{device}.log",
+    # All cores, so that no other job of this run disturbs the clock.
+    threads: workflow.cores
+    params:
+        layers=GRAPH.all_layers_json,
+        alternatives=GRAPH.alternatives_json,
+        settings=GRAPH.ranks_json,
+        device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
+    shell:
+        "lowrank profile_layers --log {log} --label 'profile_layers {wildcards.model}'"
+        " --original {input.original} --table {input.table} --layers {params.layers:q}"
+        " --alternatives {params.alternatives:q} --settings {params.settings:q}"
+        " --device {wildcards.device} --device-settings {params.device:q}"
+        " --cache build/latencies/{wildcards.device}.json --output {output}"
 
 
 # For `norm: activation`. Large, quickly made anew, and needed by one round alone.

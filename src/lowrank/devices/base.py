@@ -47,6 +47,23 @@ class Device(Protocol):
             When a model cannot be read or run, or a setting cannot be met.
         """
 
+    def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What latencies depend on: the runtime's version, the provider, threads, the processor."""
+
+    def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
+        """The time of each node of one ONNX model, by its name in the optimized graph.
+
+        `settings` as for `measure`; DeviceError likewise.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeTime:
+    """What a node takes: its operator, as ONNX Runtime calls it, and ms in one run."""
+
+    operator: str
+    milliseconds: float
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasureSettings:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.base import DeviceError, MeasureSettings, NodeTime
+from lowrank.devices.node_times import node_times
 from lowrank.devices.runtime import load_runner
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
@@ -43,14 +44,23 @@ class LocalDevice:
             "speedup": float(np.median(nanoseconds[:, 0] / nanoseconds[:, 1])),
             "repeats": len(nanoseconds),
             "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
-            "environment": {
-                "runtime_version": onnxruntime.__version__,
-                "provider": asked.provider,
-                "threads": asked.threads,
-                "cpu": _cpu_model(),
-                "machine": platform.machine(),
-            },
+            "environment": self.environment(settings),
         }
+
+    def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What latencies depend on here; see `Device.environment`."""
+        asked = MeasureSettings.of({**self._settings, **settings})
+        return {
+            "runtime_version": onnxruntime.__version__,
+            "provider": asked.provider,
+            "threads": asked.threads,
+            "cpu": _cpu_model(),
+            "machine": platform.machine(),
+        }
+
+    def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
+        """See `Device.node_times`."""
+        return node_times(Path(model), MeasureSettings.of({**self._settings, **settings}))
 
 
 def warm_up(

@@ -18,10 +18,25 @@ def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], object]:
     model that this version of ONNX Runtime reads, or when the model's input is not one batch of
     floating-point images of the size asked for.
     """
+    session = open_session(model, settings)
+    feed = {session.get_inputs()[0].name: _noise(model, session, settings.batch_size)}
+    return lambda: session.run(None, feed)
+
+
+def open_session(
+    model: Path, settings: MeasureSettings, *, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX model, of any inputs; raises DeviceError as `load_runner` does.
+
+    With `profile`, ONNX Runtime's own profile of each run goes to a file whose name begins so.
+    """
     _require_provider(settings.provider)
     if not model.is_file():
         raise DeviceError(f"{model}: no such model. Export it, then measure again.")
     options = onnxruntime.SessionOptions()
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -43,8 +58,7 @@ def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], object]:
             f"running are: {', '.join(session.get_providers())}. Check its drivers, or name one of "
             "these as `provider` in params.yaml."
         )
-    feed = {session.get_inputs()[0].name: _noise(model, session, settings.batch_size)}
-    return lambda: session.run(None, feed)
+    return session
 
 
 def _require_provider(provider: str) -> None:

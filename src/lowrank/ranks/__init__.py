@@ -1,7 +1,9 @@
 """One file for each way of choosing ranks."""
 
-from lowrank.ranks.base import Candidate, RankRule, RankSettings
+from lowrank.ranks.base import Candidate, RankRule, RankSettings, taken_layers
+from lowrank.ranks.bounds import bounds_of
 from lowrank.ranks.budget import Trial, for_target
+from lowrank.ranks.curves import rank_choices
 from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.scale import ranks_within
 from lowrank.ranks.select import RULES, choose_ranks
@@ -13,9 +15,12 @@ __all__ = [
     "RankRule",
     "RankSettings",
     "Trial",
+    "bounds_of",
     "choose_ranks",
     "for_target",
     "leave_negligible",
+    "rank_choices",
     "ranks_within",
     "shared_out",
+    "taken_layers",
 ]

@@ -1,6 +1,6 @@
 """What the ways of choosing ranks share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from lowrank.errors import UserError
-from lowrank.factorize import Factorization
+from lowrank.factorize import Factorization, get_factorization, one_group
 from lowrank.params import RankSettings, described
-from lowrank.plan import Layer
+from lowrank.plan import Layer, LayerTable
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,29 @@ class Candidate:
 # To the ranks of one group. A rank of 0 leaves the layer as it is; None where the rule has no
 # ranks for it. Ranks too high are seen to afterwards.
 RankRule = Callable[[Candidate, RankSettings], tuple[int, ...] | None]
+
+
+def taken_layers(
+    table: LayerTable, layers: Mapping[str, str], alternatives: Iterable[str] = ()
+) -> Iterator[tuple[Layer, Factorization, tuple[int, ...]]]:
+    """Each layer with each factorization that takes it, and its full ranks.
+
+    Parameters
+    ----------
+    table
+        Layers that it marks as not to be factored are left out.
+    layers
+        The factorization of each layer, by its name.
+    alternatives
+        Further ones, for layers with a window.
+    """
+    for name, first in layers.items():
+        layer = table[name]
+        others = alternatives if layer.kernel != (1, 1) else ()
+        for factorization in dict.fromkeys([first, *others]):
+            method = get_factorization(factorization)
+            if not (layer.not_factored or method.applies_to(layer)):
+                yield layer, method, method.full_ranks(one_group(layer))
 
 
 def rank_settings(settings: RankSettings | Mapping[str, Any]) -> RankSettings:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowrank.plan import LayerTable, Plan
-from lowrank.steps.common import Json, Step, say, use_threads
+from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 )
 @click.option("--dataset", default="", help="For such a rule: folder of the dataset step.")
 @click.option("--moments", default="", help="For such a rule, with `norm: activation`: moments.")
+@click.option(
+    "--latencies",
+    type=Paths(),
+    default="",
+    help="For a target of latencies: what layers take, JSON, for each of its devices.",
+)
 @click.option("--first", default="", help="For such a rule, after the first round: its plan.")
 @click.option("--threads", type=int, required=True)
 @click.option("--plan", type=Path, required=True, help="Output: the plan of the round, JSON.")
@@ -55,6 +61,7 @@ def select_ranks(
     alternatives: list[str],
     dataset: str,
     moments: str,
+    latencies: list[Path],
     first: str,
     threads: int,
     plan: Path,
@@ -80,7 +87,8 @@ def select_ranks(
             if rule.select == "sensitivity":
                 sensitivity, shares = _by_sensitivity(original, network, all_layers, rule)
             else:
-                shares = _for_target(original, network, all_layers, alternatives, rule)
+                by_device = dict(zip(rule.devices, latencies, strict=True))
+                shares = _for_target(original, network, all_layers, alternatives, by_device, rule)
         table_of_ranks = {name: share.ranks for name, share in shares.items()}
         rule = rule.model_copy(update={"table": table_of_ranks})
         layers |= {name: shares[name].factorization for name in layers if name in shares}
@@ -163,10 +171,10 @@ def _by_sensitivity(
     """Measure what the network loses by each layer, and share out the ranks accordingly."""
     from lowrank.factorize import decompose
     from lowrank.plan import Share
-    from lowrank.ranks import ranks_within, shared_out
+    from lowrank.ranks import ranks_within, shared_out, taken_layers
     from lowrank.ranks.scale import dense_cost
 
-    taken = list(_taken(table, layers))
+    taken = list(taken_layers(table, layers))
 
     def replacements() -> Iterator[tuple[str, Decomposition]]:
         for layer, method, full_ranks in taken:
@@ -187,11 +195,14 @@ def _for_target(
     table: LayerTable,
     layers: dict[str, str],
     alternatives: list[str],
+    latencies: dict[str, Path],
     rule: RankSettings,
 ) -> dict[str, Share]:
     """Measure what the network loses by each layer, and choose ranks that meet the target."""
     from lowrank.factorize import kernel_of
-    from lowrank.ranks import Candidate, Trial, for_target
+    from lowrank.files import read_json
+    from lowrank.latency import Latencies
+    from lowrank.ranks import Candidate, Trial, bounds_of, for_target, taken_layers
 
     def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
         weight, bias = original.weight_and_bias(layer.name)
@@ -199,34 +210,14 @@ def _for_target(
         candidate = Candidate(layer, kernel, method, full_ranks)
         return Trial(candidate, bias, original.moments(layer.name))
 
-    trials = [
-        partial(read, *each)
-        for name, first in layers.items()
-        for factorization in dict.fromkeys(
-            [first, *(alternatives if _has_window(table[name]) else [])]
-        )
-        for each in _taken(table, {name: factorization})
-    ]
-    shares = for_target(table, trials, rule, original.divergence(), say=say)
+    trials = [partial(read, *each) for each in taken_layers(table, layers, alternatives)]
+    bounds = bounds_of(
+        rule, {name: Latencies.from_json(read_json(path)) for name, path in latencies.items()}
+    )
+    shares = for_target(table, trials, rule, bounds, original.divergence(), say=say)
     total = sum(share.loss for share in shares.values())
     say(f"divergence of the answers by each layer alone, summed: {total:.2g} nats")
     return shares
-
-
-def _has_window(layer: Layer) -> bool:
-    return layer.kernel != (1, 1)
-
-
-def _taken(
-    table: LayerTable, layers: dict[str, str]
-) -> Iterator[tuple[Layer, Factorization, tuple[int, ...]]]:
-    """The layers that their factorization takes, with it and its full ranks."""
-    from lowrank.factorize import get_factorization, one_group
-
-    for name, factorization in layers.items():
-        layer, method = table[name], get_factorization(factorization)
-        if not (layer.not_factored or method.applies_to(layer)):
-            yield layer, method, method.full_ranks(one_group(layer))
 
 
 if __name__ == "__main__":
