@@ -106,12 +106,11 @@ def for_target(
         UserError as `meet_target` does.
     """
 
-    def told(curve: Curve, read: Callable[[], Trial], choices: Sequence[tuple[int, ...]]) -> None:
-        trial = read()
+    def try_alone(curve: Curve, trial: Trial, choices: Sequence[tuple[int, ...]]) -> None:
         found = dict(zip(choices, measured(trial.at(ranks) for ranks in choices), strict=True))
         losses[curve.key] |= found
-        each = (f"{loss:.2g} nats at {', '.join(map(str, ranks))}" for ranks, loss in found.items())
-        say(f"{curve.layer.name} alone by {curve.factorization.name}: loses {'; '.join(each)}")
+        told = (f"{loss:.2g} nats at {', '.join(map(str, ranks))}" for ranks, loss in found.items())
+        say(f"{curve.layer.name} alone by {curve.factorization.name}: loses {'; '.join(told)}")
 
     curves: dict[tuple[str, str], tuple[Curve, Callable[[], Trial]]] = {}
     losses: dict[tuple[str, str], dict[tuple[int, ...], float]] = {}
@@ -119,7 +118,7 @@ def for_target(
         trial = read()
         if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
             curves[curve.key], losses[curve.key] = (curve, read), {}
-            told(curve, read, curve.trials(bounds[0]))
+            try_alone(curve, trial, curve.trials(bounds[0]))
     chosen: list[dict[str, Share]] = []
     for _ in range(_CHOICES):
         expected = [(curve, curve.losses(losses[key])) for key, (curve, _) in curves.items()]
@@ -129,7 +128,8 @@ def for_target(
         }
         for key, share in factored.items():
             if share.ranks not in losses[key]:
-                told(*curves[key], [share.ranks])
+                curve, read = curves[key]
+                try_alone(curve, read(), [share.ranks])
         found = {
             name: replace(share, loss=losses[name, share.factorization][share.ranks])
             for (name, _), share in factored.items()
