@@ -18,10 +18,9 @@ import onnxruntime
 
 from lowrank.devices.base import DeviceError, MeasureSettings, NodeTime
 from lowrank.devices.node_times import node_times
-from lowrank.devices.runtime import load_runner
+from lowrank.devices.runtime import NANOSECONDS_PER_SECOND, load_runner, warm_up
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
-_NANOSECONDS_PER_SECOND = 1e9
 
 
 class LocalDevice:
@@ -63,19 +62,6 @@ class LocalDevice:
         return node_times(Path(model), MeasureSettings.of({**self._settings, **settings}))
 
 
-def warm_up(
-    run: Callable[[], object],
-    *,
-    seconds: float,
-    clock: Callable[[], int] = time.perf_counter_ns,
-) -> None:
-    """Run once, and then until `seconds` have passed: caches fill, clocks rise, memory is had."""
-    end = clock() + seconds * _NANOSECONDS_PER_SECOND
-    run()
-    while clock() < end:
-        run()
-
-
 def paired_nanoseconds(
     original: Callable[[], object],
     compressed: Callable[[], object],
@@ -107,7 +93,7 @@ def paired_nanoseconds(
         How long each run took, in ns: of the original, of the compressed.
     """
     runs = (original, compressed)
-    least_total = seconds * _NANOSECONDS_PER_SECOND
+    least_total = seconds * NANOSECONDS_PER_SECOND
     totals = [0, 0]
     pairs: list[list[int]] = []
     while len(pairs) < repeats or min(totals) < least_total or len(pairs) % 2:

@@ -11,10 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lowrank.devices.base import MeasureSettings, NodeTime
-from lowrank.devices.runtime import open_session
-
-# What ONNX Runtime puts behind the name of a node, or of one that it made of it.
-_SUFFIXES = ("_kernel_time", "_nchwc")
+from lowrank.devices.runtime import open_session, warm_up
 
 
 def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
@@ -47,12 +44,7 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
             )
             for each in session.get_inputs()
         }
-        warm_until = time.perf_counter() + settings.warmup_seconds
-        session.run(None, feed)
-        warm_runs = 1
-        while time.perf_counter() < warm_until:
-            session.run(None, feed)
-            warm_runs += 1
+        warm_up(lambda: session.run(None, feed), seconds=settings.warmup_seconds)
         runs, end = 0, time.perf_counter() + settings.seconds
         while runs < settings.repeats or time.perf_counter() < end:
             session.run(None, feed)
@@ -60,19 +52,18 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIXES[0]):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             operator = event["args"]["op_name"]
             durations[_node_name(event["name"]), operator].append(event["dur"])
     return {
-        name: NodeTime(operator, _typical(each[warm_runs:]) / 1e3)
+        name: NodeTime(operator, _typical(each[-runs:]) / 1e3)
         for (name, operator), each in durations.items()
     }
 
 
 def _node_name(event: str) -> str:
-    for suffix in _SUFFIXES:
-        event = event[: -len(suffix)] if event.endswith(suffix) else event
-    return event
+    """Without what ONNX Runtime puts behind it; `_nchwc` is a node that it made of another."""
+    return event.removesuffix("_kernel_time").removesuffix("_nchwc")
 
 
 def _typical(microseconds: list[float]) -> float:

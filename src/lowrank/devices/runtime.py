@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import onnxruntime
 
 from lowrank.devices.base import DeviceError, MeasureSettings
+
+NANOSECONDS_PER_SECOND = 1e9
 
 
 def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], object]:
@@ -59,6 +62,19 @@ def open_session(
             "these as `provider` in params.yaml."
         )
     return session
+
+
+def warm_up(
+    run: Callable[[], object],
+    *,
+    seconds: float,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> None:
+    """Run once, and then until `seconds` have passed: caches fill, clocks rise, memory is had."""
+    end = clock() + seconds * NANOSECONDS_PER_SECOND
+    run()
+    while clock() < end:
+        run()
 
 
 def _require_provider(provider: str) -> None:
