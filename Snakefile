@@ -14,6 +14,7 @@ configfile: "params.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/compress.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/deliver.smk"
 include: "workflow/rules/studies.smk"
 

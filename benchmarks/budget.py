@@ -237,7 +237,7 @@ class Comparison:
         for read in self.trials(norm):
             trial = read()
             if curve := curve_of(trial.candidate, self.settings, self.bounds, trial.moments):
-                ranks = curve.trials(self.bounds[0])
+                ranks = curve.trials(self.bounds[0], self.bounds[0].share)
                 losses = measured(trial.at(each) for each in ranks)
                 yield curve, curve.losses(dict(zip(ranks, losses, strict=True)))
 

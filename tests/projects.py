@@ -109,6 +109,8 @@ def make_project(folder: Path) -> Project:
         methods__tucker__factorize={"first_conv": "tucker1", "linear": "svd"},
         # Random weights are noise, which EVBMF leaves alone; and a small classifier stays dense.
         methods__tucker__ranks={"weaken": 0.2, "negligible": 0},
+        methods__tucker__quantize="int8",
+        quantize={"images": 20, "tolerance": 100, "threads": 1},
         finetune__steps=4,
         finetune__batch_size=16,
         finetune__threads=1,

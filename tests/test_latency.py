@@ -24,7 +24,7 @@ def test_what_is_bilinear_in_the_channels_is_exact(name):
     full = get_factorization(name).full_ranks(LAYER)
     lowest = (16,) * len(full)
     grids = grids_for([*sequences(name, lowest, full), ([LAYER], LAYER.input_map)])
-    found = Latencies.measured(0.25, grids, multiply_accumulates)
+    found = Latencies.measured(9.0, 0.25, grids, multiply_accumulates)
     for ranks in (lowest, tuple(rank // 2 + 3 for rank in full), full):
         ((sequence, input_map),) = sequences(name, ranks)
         expected, at = 0.0, input_map
@@ -42,7 +42,7 @@ def test_a_group_for_each_channel_is_measured_by_one_number():
     assert geometry.groups == 0
     cells = grids[geometry].cells(geometry)
     assert [(c.in_channels, c.groups) for c in cells] == [(c.out_channels,) * 2 for c in cells]
-    found = Latencies.measured(0.0, grids, multiply_accumulates)
+    found = Latencies.measured(9.0, 0.0, grids, multiply_accumulates)
     ((sequence, input_map),) = sequences("cp_tpm", (100,))
     assert found.milliseconds(sequence[1:2], input_map) == pytest.approx(
         sequence[1].macs(input_map) / 1e6
@@ -62,10 +62,23 @@ def test_channels_of_a_grid_suit_vector_units_and_groups():
 
 def test_stored_and_read_again():
     grids = grids_for([*sequences("cp_tpm", (16,), (200,)), ([LAYER], LAYER.input_map)])
-    before = Latencies.measured(0.25, grids, multiply_accumulates)
+    before = Latencies.measured(9.0, 0.25, grids, multiply_accumulates).with_whole([(2.0, 1.0)])
     after = Latencies.from_json(before.to_json())
     assert after.rest_ms == before.rest_ms
+    assert after.original_ms == before.original_ms
+    assert after.whole == before.whole
     assert after.grids.keys() == before.grids.keys()
     for geometry, (grid, measured) in before.grids.items():
         assert after.grids[geometry][0] == grid
         np.testing.assert_array_equal(after.grids[geometry][1], measured)
+
+
+def test_networks_in_one_piece_correct_the_sum_of_their_layers():
+    latencies = Latencies(9.0, 0.25, {})
+    assert latencies.in_one_piece(0.7) == latencies.by_layers(0.7) == 0.7
+    latencies = latencies.with_whole([(4.0, 3.0), (1.0, 0.5), (2.0, 1.2)])
+    for by_layers, whole in ((1.0, 0.5), (2.0, 1.2), (4.0, 3.0), (0.5, 0.25), (8.0, 6.0)):
+        assert latencies.in_one_piece(by_layers) == pytest.approx(whole)
+        assert latencies.by_layers(whole) == pytest.approx(by_layers)
+    assert 0.5 < latencies.in_one_piece(1.5) < 1.2
+    assert latencies.by_layers(latencies.in_one_piece(1.5)) == pytest.approx(1.5)

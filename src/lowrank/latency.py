@@ -8,7 +8,7 @@ channels is measured for each geometry, and interpolated between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import lcm
 from typing import Any
 
@@ -96,15 +96,22 @@ class Latencies:
 
     Parameters
     ----------
+    original_ms
+        What the original network takes in one piece, in ms.
     rest_ms
-        What the network takes for everything but convolutions and linear layers, in ms.
+        What a network takes for everything but convolutions and linear layers.
     grids
         For each geometry the channels that were measured, and ms: shape (inputs, outputs), or
         (inputs,) for one group for each channel.
+    whole
+        Of some compressed networks: ms by their layers, and in one piece. Layers behind one another
+        do not take what they take each by itself: what one leaves in the caches the next finds.
     """
 
+    original_ms: float
     rest_ms: float
     grids: Mapping[Geometry, tuple[Grid, np.ndarray]]
+    whole: tuple[tuple[float, float], ...] = ()
 
     def milliseconds(self, sequence: Iterable[PlainLayer], input_map: Pair) -> float:
         """What a sequence takes behind a map (height, width), interpolated."""
@@ -119,9 +126,34 @@ class Latencies:
             input_map = layer.output_map(input_map)
         return total
 
+    def in_one_piece(self, by_layers: float) -> float:
+        """What a network takes, in ms, whose layers and rest take `by_layers` together."""
+        return self._between(by_layers, of=0)
+
+    def by_layers(self, in_one_piece: float) -> float:
+        """The inverse of `in_one_piece`."""
+        return self._between(in_one_piece, of=1)
+
+    def with_whole(self, whole: Iterable[tuple[float, float]]) -> Latencies:
+        """With what some compressed networks take: ms by their layers, and in one piece."""
+        return replace(self, whole=tuple(sorted(whole)))
+
+    def _between(self, milliseconds: float, *, of: int) -> float:
+        """From one column of `whole` to the other: lines between logarithms."""
+        if not self.whole:
+            return milliseconds
+        # Chance must not let a network of slower layers look faster.
+        points = np.maximum.accumulate(np.log(self.whole), axis=0)
+        x, y = points[:, of], points[:, 1 - of]
+        at = np.log(milliseconds)
+        # Beyond the outermost ones in the same proportion.
+        beyond = min(at - x[0], 0.0) + max(at - x[-1], 0.0)
+        return float(np.exp(np.interp(at, x, y) + beyond))
+
     @classmethod
     def measured(
         cls,
+        original_ms: float,
         rest_ms: float,
         grids: Mapping[Geometry, Grid],
         measure: Callable[[Sequence[tuple[PlainLayer, Pair]]], Sequence[float]],
@@ -134,6 +166,7 @@ class Latencies:
         ]
         found = iter(measure(layers))
         return cls(
+            original_ms,
             rest_ms,
             {
                 geometry: (
@@ -147,7 +180,9 @@ class Latencies:
     def to_json(self) -> dict[str, Any]:
         """The document that `profile_layers` writes."""
         return {
+            "original_ms": self.original_ms,
             "rest_ms": self.rest_ms,
+            "whole": [{"by_layers_ms": b, "in_one_piece_ms": w} for b, w in self.whole],
             "grids": [
                 {"geometry": asdict(geometry), **asdict(grid), "ms": measured.tolist()}
                 for geometry, (grid, measured) in self.grids.items()
@@ -163,7 +198,8 @@ class Latencies:
             geometry = Geometry(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
             grid = Grid(tuple(each["inputs"]), tuple(each["outputs"]))
             grids[geometry] = (grid, np.array(each["ms"]))
-        return cls(document["rest_ms"], grids)
+        whole = tuple((each["by_layers_ms"], each["in_one_piece_ms"]) for each in document["whole"])
+        return cls(document["original_ms"], document["rest_ms"], grids, whole)
 
 
 def _shaped(found: list[float], geometry: Geometry, grid: Grid) -> np.ndarray:

@@ -105,22 +105,76 @@ class CheckpointSettings(NetworkSource, Section):
 
 
 class Target(Section):
-    """What the compressed network may cost, as shares of what the original costs."""
+    """What the compressed network may cost, as shares of what the original costs, or lose."""
 
     macs: float | None = Field(None, gt=0, lt=1, description="Multiply-accumulates of one image.")
     parameters: float | None = Field(None, gt=0, lt=1, description="Weights and biases.")
     latency_ms: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
-        description="Milliseconds of one run, by the device's name under `benchmark`.",
+        description="Milliseconds of one run, by the device's name under `benchmark`; of the "
+        "quantised network, where the method has `quantize`.",
+    )
+    accuracy_drop: float | None = Field(
+        None,
+        gt=0,
+        lt=100,
+        description="Points of validation accuracy that may be lost after fine-tuning: the "
+        "cheapest such network is searched for (`search`). Instead of the others.",
+    )
+
+    @classmethod
+    def of(cls, cost: str, share: float) -> "Target":
+        """A target of one cost, by its name: `macs`, `parameters`, `latency_ms.<device>`."""
+        name, _, device = cost.partition(".")
+        return cls.model_validate({name: {device: share} if device else share})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Target":
+        costs = self.macs is not None or self.parameters is not None or bool(self.latency_ms)
+        if not costs and self.accuracy_drop is None:
+            raise ValueError(
+                "give `macs`, `parameters` or `latency_ms`, as shares of the original's, or "
+                "`accuracy_drop`"
+            )
+        if costs and self.accuracy_drop is not None:
+            raise ValueError(
+                "`accuracy_drop` goes with no other entry: what is to be low is `search.cost`"
+            )
+        return self
+
+
+class SearchSettings(Section):
+    """For a target of `accuracy_drop`: how the cheapest network is found, by bisection."""
+
+    cost: str = Field(
+        "latency_ms.local",
+        pattern=r"^(macs|parameters|latency_ms\.[A-Za-z][A-Za-z0-9_]*)$",
+        description="What is to be low: `macs`, `parameters` or `latency_ms.<device>`.",
+    )
+    between: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (
+        Field((0.03, 0.3), description="Shares of the original's cost that it is looked for in.")
+    )
+    trials: int = Field(
+        4, ge=1, le=10, description="Networks that are made and fine-tuned; each halves the range."
+    )
+    confidence: float = Field(
+        1.0,
+        ge=0,
+        le=5,
+        description="Standard errors that are added to a drop, which is that of some thousand "
+        "validation images: so that it holds on others, too.",
     )
 
     @model_validator(mode="after")
-    def _not_empty(self) -> "Target":
-        if self.macs is None and self.parameters is None and not self.latency_ms:
-            raise ValueError(
-                "give `macs`, `parameters` or `latency_ms`, as shares of the original's"
-            )
+    def _in_order(self) -> "SearchSettings":
+        if not self.between[0] < self.between[1]:
+            raise ValueError(f"`between` is {list(self.between)}; the smaller share comes first")
         return self
+
+    @property
+    def middle(self) -> float:
+        """The share in the middle, by ratios."""
+        return (self.between[0] * self.between[1]) ** 0.5
 
 
 class RankSettings(Section):
@@ -130,8 +184,9 @@ class RankSettings(Section):
         "vbmf", description="Rule: a file in src/lowrank/ranks/."
     )
     target: Target | None = Field(
-        None, description="For `budget`: what the network may cost, `{macs: 0.25}`."
+        None, description="For `budget`: what the network may cost, `{macs: 0.25}`, or lose."
     )
+    search: SearchSettings = SearchSettings()
     energy: float = Field(
         0.9, gt=0, le=1, description="For `energy`: share of the squared norm that is kept."
     )
@@ -143,7 +198,7 @@ class RankSettings(Section):
         4.0, gt=1, description="For `sensitivity`: ratio at which a layer is tried alone."
     )
     images: int = Field(
-        1000,
+        500,
         ge=1,
         description="For `sensitivity` and `budget`: validation images that losses are measured "
         "on.",
@@ -182,9 +237,19 @@ class RankSettings(Section):
         return self
 
     @property
+    def searches(self) -> bool:
+        """Whether ranks are found by trials, for a target of accuracy."""
+        return self.target is not None and self.target.accuracy_drop is not None
+
+    @property
+    def costs(self) -> Target | None:
+        """The target; where ranks are found by trials, a cost that these may have."""
+        return Target.of(self.search.cost, self.search.middle) if self.searches else self.target
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The devices whose latencies the target bounds."""
-        return tuple(self.target.latency_ms) if self.target else ()
+        return tuple(self.costs.latency_ms) if self.costs else ()
 
     @property
     def looks_at_all_layers(self) -> bool:
@@ -432,6 +497,9 @@ class MethodSettings(Section):
         default_factory=dict,
         description="Entries that replace those of `finetune`; under `models`, for one network.",
     )
+    quantize: Literal["int8"] | None = Field(
+        None, description="Of the exported network; null: float alone."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "MethodSettings":
@@ -440,6 +508,11 @@ class MethodSettings(Section):
         }
         if self.factorize.alternatives and rules != {"budget"}:
             raise ValueError("`factorize.alternatives` needs `ranks.select: budget`")
+        if self.ranks.searches and self.schedule.kind != "one_shot":
+            raise ValueError(
+                "`ranks.target.accuracy_drop` needs `schedule: {kind: one_shot}`: a trial is one "
+                f"round, not those of '{self.schedule.kind}'"
+            )
         return self
 
     def of_models(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -506,14 +579,50 @@ class ExportSettings(Section):
     )
 
 
+class QuantizeSettings(Section):
+    """Of methods with `quantize`: 8-bit weights and activations, by ONNX Runtime."""
+
+    images: int = Field(
+        500, ge=1, description="Training images that show how large activations are; no labels."
+    )
+    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+        "minmax",
+        description="What of the activations is kept: all, the range of least divergence, or "
+        "`percentile` of them.",
+    )
+    percentile: float = Field(99.99, gt=50, le=100, description="For `percentile`: per cent.")
+    activations: Literal["int8", "uint8"] = Field("int8", description="Type of the activations.")
+    reduce_range: bool = Field(
+        False,
+        description="Weights of 7 bits, for x86 processors without VNNI, whose sums saturate.",
+    )
+    tolerance: float = Field(
+        0.3,
+        ge=0,
+        le=100,
+        description="Points of validation accuracy. Where int8 loses more, the most sensitive "
+        "layers stay in float until it does not.",
+    )
+    sensitivity_images: int = Field(
+        500, ge=1, description="Validation images on which that is measured."
+    )
+    threads: Threads = 2
+
+
 class DeviceSettings(Section):
     """A device that models are measured on."""
 
     kind: Literal["local"] = Field("local", description="`local`: the machine that runs the step.")
     threads: Threads = 1
     batch_size: int = Field(1, ge=1, description="Images in one run.")
-    repeats: int = Field(50, ge=2, description="At least so many paired runs.")
-    seconds: float = Field(2.0, gt=0, description="At least so long for each model.")
+    turn_runs: int = Field(
+        10,
+        ge=1,
+        description="Runs of one model before the other's turn. The first finds the processor's "
+        "caches full of the other and is not counted; 1: it is, as if other work ran in between.",
+    )
+    repeats: int = Field(50, ge=2, description="At least so many runs of each that count.")
+    seconds: float = Field(2.0, gt=0, description="At least so long for both models together.")
     warmup_seconds: float = Field(0.5, ge=0, description="Before measuring, for each model.")
     provider: str = Field("CPUExecutionProvider", description="ONNX Runtime execution provider.")
 
@@ -531,6 +640,7 @@ class Params(Section):
     teacher_outputs: TeacherOutputsSettings = TeacherOutputsSettings()
     finetune: FinetuneSettings
     export_onnx: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
     benchmark: dict[Name, DeviceSettings]
     pretrain: dict[Name, PretrainSettings] = Field(default_factory=dict)
     studies: dict[Name, StudySettings] = Field(default_factory=dict)
@@ -538,6 +648,23 @@ class Params(Section):
     def ranks_of(self, model: str, method: str) -> RankSettings:
         """How a method chooses the ranks of one network."""
         return self.methods[method].ranks.of(model)
+
+    def trial_of(self, method: str) -> tuple[str, int] | None:
+        """The method that searches by this one, and which of its trials it is; None: of none."""
+        for name, settings in self.methods.items():
+            for number in range(1, settings.ranks.search.trials + 1):
+                if settings.ranks.searches and method == trial_name(name, number):
+                    return name, number
+        return None
+
+    @property
+    def searching(self) -> list[str]:
+        """The methods that find ranks by trials."""
+        return [
+            name
+            for name, settings in self.methods.items()
+            if settings.ranks.searches and not self.trial_of(name)
+        ]
 
     def finetune_of(self, model: str, method: str) -> FinetuneSettings:
         """`finetune` with the entries that the method replaces, in general and for one network.
@@ -592,17 +719,28 @@ class Params(Section):
         return self
 
 
+def trial_name(method: str, number: int) -> str:
+    """What the trial `number` (from 1) of a method is called: a method of its own."""
+    return f"{method}_trial{number}"
+
+
 def parse_params(document: Mapping[str, Any], *, source: str = "params.yaml") -> Params:
     """Check a configuration. Raises UserError that names each wrong parameter and its bounds."""
     try:
         params = Params.model_validate(document)
-        variants = {
+        derived = {
             name: method
             for study, settings in params.studies.items()
             for name, method in settings.methods(study).items()
         }
-        if variants:
-            methods = variants | document["methods"]
+        derived |= {
+            trial_name(name, number): document["methods"][name]
+            for name, method in params.methods.items()
+            if method.ranks.searches
+            for number in range(1, method.ranks.search.trials + 1)
+        }
+        if derived:
+            methods = derived | document["methods"]
             params = Params.model_validate({**document, "methods": methods})
     except ValidationError as error:
         raise UserError(f"{source}: {described(error, Params)}") from error

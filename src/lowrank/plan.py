@@ -157,6 +157,16 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What the network was measured to lose, in nats, by one layer alone at those ranks."""
+
+    layer: str
+    factorization: str
+    ranks: tuple[int, ...]
+    nats: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The ranks of one round, as `select_ranks` writes them.
 
@@ -168,11 +178,14 @@ class Plan:
         Where the rule measured it: each layer's share of the loss, of every layer of the method.
     shares
         Where the rule shares out ranks before the first round: what every layer of the method gets.
+    losses
+        Where it measured what layers lose by themselves: all that it found.
     """
 
     layers: tuple[PlannedLayer, ...]
     sensitivity: dict[str, float] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
 
     def __getitem__(self, name: str) -> PlannedLayer:
         return next(layer for layer in self.layers if layer.name == name)
@@ -186,6 +199,8 @@ class Plan:
             document["shares"] = {
                 name: _listed(asdict(share)) for name, share in self.shares.items()
             }
+        if self.losses:
+            document["losses"] = [_listed(asdict(loss)) for loss in self.losses]
         return document
 
     @classmethod
@@ -197,6 +212,7 @@ class Plan:
             shares={
                 name: Share(**_tupled(share)) for name, share in document.get("shares", {}).items()
             },
+            losses=tuple(Loss(**_tupled(loss)) for loss in document.get("losses", ())),
         )
 
 

@@ -24,11 +24,19 @@ from lowrank.params import (
     RoundSettings,
     load_params,
     parse_params,
+    trial_name,
 )
 from lowrank.plan import LayerTable, assign_factorizations, fits, rounds_of
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
+
+# What a search takes over from its best trial.
+SETTLED = (
+    "first/ranks.json",
+    *(f"rounds/1/{name}" for name in ("model.safetensors", "metrics.json", "curve.json")),
+    "rounds/1/timing.json",
+)
 
 # Trained weights that others publish, for networks that lowrank defines and no registry offers.
 WEIGHTS_ELSEWHERE = {
@@ -54,6 +62,7 @@ class Wildcards(Protocol):
     at: str
     round: str
     study: str
+    number: str
 
 
 class Workflow:
@@ -96,6 +105,17 @@ class Workflow:
             FIRST_RUN.parent.mkdir(parents=True, exist_ok=True)
             FIRST_RUN.touch()
         return str(FIRST_RUN)
+
+    @property
+    def searching(self) -> str:
+        """A pattern that matches the methods that find ranks by trials and nothing else."""
+        return "|".join(map(re.escape, self.params.searching)) or "none"
+
+    @property
+    def not_searching(self) -> str:
+        """A pattern that matches all other methods, trials among them, and nothing else."""
+        searching = self.params.searching
+        return "|".join(re.escape(name) for name in self.params.methods if name not in searching)
 
     def one_of(self, section: str) -> str:
         """A pattern that matches the names of a section of params.yaml and nothing else."""
@@ -165,7 +185,8 @@ class Workflow:
                 raise unknown_name("device", device, self.params.benchmark, where=where)
         if not self._measures(wildcards):
             return []
-        return [f"{self._folder(wildcards)}/latencies/{device}.json" for device in devices]
+        folder = f"build/{wildcards.model}/{self._asking(wildcards.method)}"
+        return [f"{folder}/latencies/{device}.json" for device in devices]
 
     def measured_calibration_json(self, wildcards: Wildcards) -> str:
         """How those are made, as JSON; empty where there are none."""
@@ -177,6 +198,55 @@ class Workflow:
             return self.all_layers_json(wildcards)
         return self.layers_json(wildcards)
 
+    def aim(self, wildcards: Wildcards) -> list[str]:
+        """What a trial may cost; none for what is no trial."""
+        trial = self.params.trial_of(wildcards.method)
+        if not trial:
+            return []
+        method, number = trial
+        return [f"build/{wildcards.model}/{method}/search/{number}.json"]
+
+    def earlier_trials(self, wildcards: Wildcards) -> list[str]:
+        """What the trials before `{number}` of a search lost."""
+        folder = f"{self._folder(wildcards)}/search"
+        return [f"{folder}/{number}_found.json" for number in range(1, int(wildcards.number))]
+
+    def earlier_plans(self, wildcards: Wildcards) -> list[str]:
+        """The plans of the trials before this one, whose losses are known; none for no trial."""
+        trial = self.params.trial_of(wildcards.method)
+        if not trial:
+            return []
+        method, number = trial
+        return [
+            f"build/{wildcards.model}/{trial_name(method, earlier)}/first/ranks.json"
+            for earlier in range(1, number)
+        ]
+
+    def all_trials(self, wildcards: Wildcards) -> list[str]:
+        """What every trial of a search lost."""
+        folder = f"{self._folder(wildcards)}/search"
+        return [f"{folder}/{number}_found.json" for number in self._trial_numbers(wildcards)]
+
+    def trial_files(self, wildcards: Wildcards) -> list[str]:
+        """Of every trial what the search takes over from the best, one trial's files together."""
+        return [
+            f"build/{wildcards.model}/{trial_name(wildcards.method, number)}/{name}"
+            for number in self._trial_numbers(wildcards)
+            for name in SETTLED
+        ]
+
+    def delivered(self, wildcards: Wildcards) -> str:
+        """The ONNX file of trial `{number}` that would be delivered: in int8 where asked for."""
+        folder = f"build/{wildcards.model}/{trial_name(wildcards.method, int(wildcards.number))}"
+        quantized = self.params.methods[wildcards.method].quantize
+        return f"{folder}/int8" if quantized else f"{folder}/model.onnx"
+
+    def search(self, wildcards: Wildcards) -> list[str]:
+        """Which trial a search took; none for other methods."""
+        if wildcards.method not in self.params.searching:
+            return []
+        return [f"{self._folder(wildcards)}/search.json"]
+
     def first_plan(self, wildcards: Wildcards) -> list[str]:
         """The plan of the first round, for a rule that shared out all ranks there; else none."""
         if self._round(wildcards) == 1 or not self._shares_out(wildcards):
@@ -187,8 +257,8 @@ class Workflow:
         """The moments of a round's layers, for a method that keeps their outputs; else none."""
         if not self._keeps_outputs(wildcards):
             return []
-        at = _at(self._round(wildcards))
-        return [f"build/moments/{wildcards.model}/{wildcards.method}/{at}.safetensors"]
+        at, method = _at(self._round(wildcards)), self._asking(wildcards.method)
+        return [f"build/moments/{wildcards.model}/{method}/{at}.safetensors"]
 
     def calibration_json(self, wildcards: Wildcards) -> str:
         """How those are made, as JSON; empty where there are none."""
@@ -334,6 +404,12 @@ class Workflow:
             f"{self._folder(wildcards)}/export.json",
         ]
 
+    def quantized(self, wildcards: Wildcards) -> list[str]:
+        """The folder of a variant in int8, where its method asks for one; else none."""
+        if not self.params.methods[wildcards.method].quantize:
+            return []
+        return [f"{self._folder(wildcards)}/int8"]
+
     def benchmarks(self, wildcards: Wildcards) -> list[str]:
         """The measurements on every device."""
         folder = f"{self._folder(wildcards)}/benchmark"
@@ -357,6 +433,14 @@ class Workflow:
             for model in study.models
             for method in study.methods(wildcards.study)
         ]
+
+    def _asking(self, method: str) -> str:
+        """The method that a trial belongs to, whose moments and latencies it shares; or itself."""
+        trial = self.params.trial_of(method)
+        return trial[0] if trial else method
+
+    def _trial_numbers(self, wildcards: Wildcards) -> range:
+        return range(1, self.params.methods[wildcards.method].ranks.search.trials + 1)
 
     def _layers(self, wildcards: Wildcards) -> dict[str, str]:
         rounds = self.rounds(wildcards.model, wildcards.method)

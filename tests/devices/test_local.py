@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 import lowrank.devices
 from lowrank.devices import DeviceError, create_device
 from lowrank.devices.base import MeasureSettings
-from lowrank.devices.local import paired_nanoseconds, warm_up
+from lowrank.devices.local import nanoseconds_in_turns, warm_up
 from lowrank.devices.runtime import load_runner
 
-QUICK = {"repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
+QUICK = {"turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 FOLDER = Path(lowrank.devices.__file__).parent
 
 
@@ -63,38 +63,49 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model.onnx")
 
 
+def measured(machine: FakeMachine, original, compressed, **settings) -> np.ndarray:
+    asked = {"runs": 1, "repeats": 4, "seconds": 0} | settings
+    return nanoseconds_in_turns(original, compressed, clock=machine.clock, **asked)
+
+
 def test_which_goes_first_alternates():
     machine = FakeMachine()
-    original, compressed = machine.model("o", 5), machine.model("c", 1)
-    paired_nanoseconds(original, compressed, repeats=4, seconds=0, clock=machine.clock)
+    measured(machine, machine.model("o", 5), machine.model("c", 1))
     assert "".join(machine.order) == "occoocco"
+
+
+def test_a_turn_is_several_runs_whose_first_is_not_counted():
+    machine = FakeMachine()
+    original, compressed = machine.model("o", 90, 5), machine.model("c", 80, 1, 2, 70, 3, 4)
+    found = measured(machine, original, compressed, runs=3, repeats=4)
+    assert "".join(machine.order) == "ooocccccc" + "ooo"
+    np.testing.assert_array_equal(found, [[[5, 5], [1, 2]], [[5, 5], [3, 4]]])
 
 
 def test_each_run_is_put_down_to_its_model():
     machine = FakeMachine()
     original, compressed = machine.model("o", 50, 60, 70, 80), machine.model("c", 1, 2, 3, 4)
-    found = paired_nanoseconds(original, compressed, repeats=4, seconds=0, clock=machine.clock)
-    np.testing.assert_array_equal(found, [[50, 1], [60, 2], [70, 3], [80, 4]])
+    found = measured(machine, original, compressed)
+    np.testing.assert_array_equal(found[:, :, 0], [[50, 1], [60, 2], [70, 3], [80, 4]])
 
 
 def test_each_goes_first_equally_often():
     machine = FakeMachine()
-    original, compressed = machine.model("o", 5), machine.model("c", 1)
-    found = paired_nanoseconds(original, compressed, repeats=3, seconds=0, clock=machine.clock)
+    found = measured(machine, machine.model("o", 5), machine.model("c", 1), repeats=3)
     assert len(found) == 4
 
 
-def test_measuring_goes_on_until_the_faster_model_has_run_long_enough():
+def test_measuring_goes_on_until_both_have_run_long_enough():
     machine = FakeMachine()
-    original, compressed = machine.model("o", 500_000_000), machine.model("c", 100_000_000)
-    found = paired_nanoseconds(original, compressed, repeats=2, seconds=1.0, clock=machine.clock)
-    assert len(found) == 10
-    assert found[:, 1].sum() == 1_000_000_000
+    original, compressed = machine.model("o", 400_000_000), machine.model("c", 100_000_000)
+    found = measured(machine, original, compressed, repeats=2, seconds=3.0)
+    assert len(found) == 6
+    assert found.sum() == 3_000_000_000
 
 
 def test_a_clock_that_stands_still_gives_no_zero_to_divide_by():
-    found = paired_nanoseconds(lambda: None, lambda: None, repeats=2, seconds=0, clock=lambda: 0)
-    assert found.min() == 1
+    machine = FakeMachine()
+    assert measured(machine, lambda: None, lambda: None).min() == 1
 
 
 def test_warming_up_takes_its_time_and_one_run_at_least():
@@ -125,13 +136,15 @@ def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path)
     assert ".onnx" not in written
 
 
-def test_latencies_and_speedup_follow_from_the_pairs(monkeypatch, model: Path):
-    pairs = np.array([[4, 1], [6, 2], [8, 4], [30, 10]]) * 1_000_000
-    monkeypatch.setattr("lowrank.devices.local.paired_nanoseconds", lambda *_, **__: pairs)
+def test_latencies_and_speedup_follow_from_the_turns(monkeypatch, model: Path):
+    turns = [[[4, 4], [1, 1]], [[6, 6], [2, 2]], [[8, 8], [3, 5]], [[20, 40], [10, 10]]]
+    monkeypatch.setattr(
+        "lowrank.devices.local.nanoseconds_in_turns", lambda *_, **__: np.array(turns) * 1_000_000
+    )
     result = create_device("local", {}).measure(model, model, QUICK)
-    assert result["original"] == pytest.approx({"p50": 7.0, "p90": 23.4, "mean": 12.0})
-    assert result["speedup"] == 3.0  # of 4, 3, 2 and 3; the ratio of the medians would be 2.33
-    assert result["repeats"] == 4
+    assert result["original"] == pytest.approx({"p50": 7.0, "p90": 26.0, "mean": 12.0})
+    assert result["speedup"] == 3.0  # of 4, 3, 2 and 3; the ratio of the medians would be 2.8
+    assert result["repeats"] == 8
 
 
 def test_memory_is_the_model_s_own_however_large_this_process_is(tmp_path: Path):

@@ -1,9 +1,11 @@
 """How long each node of a model takes."""
 
+import numpy as np
 import onnx
 import pytest
 
 from lowrank.devices import DeviceError, create_device
+from lowrank.devices.node_times import without_profiling
 from lowrank.networks.plain_onnx import side_by_side
 from lowrank.plan import PlainLayer
 
@@ -30,6 +32,13 @@ def test_each_convolution_is_found_by_its_name(tmp_path, device, batch_size):
     layers = {name: node for name, node in found.items() if node.operator.endswith("Conv")}
     assert set(layers) == {f"layer{index}" for index in range(4)}
     assert all(node.milliseconds > 0 for node in found.values())
+
+
+def test_what_the_profile_adds_is_taken_from_every_node_alike():
+    found = without_profiling(np.array([5.0, 9.0, 3.0, 3.0]), 12.0)
+    assert found == pytest.approx([3, 7, 1, 1])
+    # A node takes some time, whatever the profile adds on the average.
+    assert without_profiling(np.array([2.0, 100.0]), 60.0).min() > 0
 
 
 def test_nothing_is_left_in_the_folder(tmp_path, device, monkeypatch):

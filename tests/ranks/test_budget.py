@@ -133,7 +133,7 @@ def test_a_layer_that_no_ranks_make_cheaper_has_no_curve():
 @pytest.mark.parametrize("factorization", ["tucker2", "cp4"])
 def test_trials_lie_around_the_target(factorization):
     curve = curve_for(candidate_of(conv(inputs=64, outputs=64), factorization), settings_for())
-    trials = curve.trials(first_bound())
+    trials = curve.trials(first_bound(), 0.3)
     assert len(trials) == 3
     shares = [
         cost_of(curve.layer, curve.factorization, ranks, "macs") / curve.layer.dense_macs
@@ -144,7 +144,7 @@ def test_trials_lie_around_the_target(factorization):
 
 def test_losses_go_through_what_was_measured_and_never_fall():
     curve = curve_for(candidate_of(conv()), settings_for())
-    trials = curve.trials(first_bound())
+    trials = curve.trials(first_bound(), 0.3)
     losses = curve.losses(dict(zip(trials, (0.01, 0.1, 0.2), strict=True)))
     assert [losses[curve.ranks.index(ranks)] for ranks in trials] == pytest.approx([0.01, 0.1, 0.2])
     assert (np.diff(losses) >= 0).all()
@@ -263,7 +263,7 @@ def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
     settings = settings_for({"macs": 0.4})
     limit = min(
         error_squared(candidates[0], ranks)
-        for ranks in curve_for(candidates[0], settings).trials(first_bound({"macs": 0.4}))[-1:]
+        for ranks in curve_for(candidates[0], settings).trials(first_bound({"macs": 0.4}), 0.4)[-1:]
     )
 
     def measured(replacements):
@@ -325,7 +325,7 @@ def milliseconds_that_make_some_ranks_cheap(layer):
             0.01 if plain.kernel == (1, 1) or plain.in_channels <= 8 else 1.0 for plain, _ in layers
         ]
 
-    return Latencies.measured(0.5, grids, measure)
+    return Latencies.measured(1.5, 0.5, grids, measure)
 
 
 def test_a_target_of_milliseconds_asks_the_device():

@@ -66,6 +66,16 @@ def measurement():
     }
 
 
+INT8 = {
+    "kind": "int8",
+    "accuracy": {"validation": {"top1": 89.25}, "test": {"top1": 88.25}},
+    "float_accuracy": {"validation": {"top1": 89.5}},
+    "size_bytes": 1500,
+    "nodes": 4,
+    "kept_in_float": ["second"],
+}
+
+
 @pytest.fixture
 def outputs(tmp_path):
     documents = {
@@ -73,7 +83,10 @@ def outputs(tmp_path):
         "original": {"accuracy": {"validation": 93.0, "test": 92.0}},
         "before": export(3, 92.0),
         "after": export(1, 88.5),
-        "phone": measurement(),
+        "phone": measurement() | {"int8": measurement() | {"speedup": 5.5}},
+        "board": measurement() | {"int8": {"not_measured": "no int8 kernels"}},
+        "int8": INT8,
+        "search": {"accuracy_drop": 1.0, "share": 0.1, "taken": 2},
         "ranks1": PLANS[0].to_json(),
         "ranks2": PLANS[1].to_json(),
         "metrics1": accuracies(decomposed=20.0, finetuned=80.0),
@@ -102,7 +115,9 @@ def outputs(tmp_path):
         "state": str(tmp_path / "model.safetensors"),
         "plans": paths("ranks1", "ranks2"),
         "rounds": paths(*rounds),
-        "benchmarks": paths("phone"),
+        "int8": paths("int8"),
+        "search": paths("search"),
+        "benchmarks": paths("phone", "board"),
         "result": paths("result"),
         "layers": paths("layers"),
         "curve": paths("curve"),
@@ -137,13 +152,30 @@ def test_ratios_are_the_better_the_larger(outputs, quantity, compressed):
     }
 
 
+def test_int8_beside_float(outputs):
+    int8 = outputs["result"]["int8"]
+    assert int8["accuracy"] == {"exported": 88.25, "validation": {"exported": 89.25}}
+    assert int8["size_bytes"] == {"original": 12_000, "compressed": 1500, "ratio": 8.0}
+    assert int8["latency_ms"]["phone"]["speedup"] == 5.5
+    assert int8["latency_ms"]["board"] == {"not_measured": "no int8 kernels"}
+    assert set(int8["memory_mb"]) == {"phone"}
+    assert (int8["nodes"], int8["kept_in_float"]) == (4, 1)
+
+
+def test_what_a_search_took(outputs):
+    assert outputs["result"]["search"] == {"accuracy_drop": 1.0, "share": 0.1, "taken": 2}
+
+
 def test_latency_by_device(outputs):
-    assert outputs["result"]["latency_ms"] == {
+    latency_ms = outputs["result"]["latency_ms"]
+    assert latency_ms["phone"] == latency_ms["board"]
+    assert latency_ms == {
+        "board": latency_ms["board"],
         "phone": {
             "original": {"p50": 3.0, "p90": 6.0},
             "compressed": {"p50": 1.0, "p90": 2.0},
             "speedup": 2.9,
-        }
+        },
     }
 
 

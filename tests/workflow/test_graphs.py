@@ -143,7 +143,7 @@ def stages_to_run(project: Project) -> set[str]:
     return {name.partition("@")[0] for name in yaml.safe_load(listed)}
 
 
-LATER = {"export_onnx", "benchmark", "summarize"}
+LATER = {"export_onnx", "quantize", "benchmark", "summarize"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,7 @@ LATER = {"export_onnx", "benchmark", "summarize"}
         ({"finetune__seed": 7}, {"finetune"} | LATER),
         ({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
         ({"benchmark__local__repeats": 6}, {"benchmark", "summarize"}),
+        ({"quantize__images": 30}, {"quantize", "benchmark", "summarize"}),
         (
             {"methods__tucker__ranks__weaken": 0.5},
             {"select_ranks", "decompose", "finetune"} | LATER,

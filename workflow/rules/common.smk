@@ -5,7 +5,7 @@ from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
-from lowrank.workflow import Workflow, prefer_this_environment
+from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
 

@@ -10,11 +10,15 @@ rule select_ranks:
         dataset=GRAPH.measured_on,
         moments=GRAPH.measured_moments,
         latencies=GRAPH.latencies,
+        aim=GRAPH.aim,
+        known=GRAPH.earlier_plans,
         first=GRAPH.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
     log:
         "logs/select_ranks/{model}/{method}/{at}.log",
+    wildcard_constraints:
+        method=GRAPH.not_searching,
     threads: PARAMS.select_ranks.threads
     params:
         layers=GRAPH.layers_json,
@@ -31,7 +35,8 @@ rule select_ranks:
         " --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
         " --dataset '{input.dataset}' --moments '{input.moments}'"
-        " --latencies '{input.latencies}' --first '{input.first}'"
+        " --latencies '{input.latencies}' --aim '{input.aim}' --known '{input.known}'"
+        " --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
 
 
@@ -39,6 +44,7 @@ rule select_ranks:
 rule profile_layers:
     input:
         original="build/{model}/original/model.onnx",
+        state="build/{model}/original/model.safetensors",
         table="data/networks/{model}.json",
     output:
         "build/{model}/{method}/latencies/{device}.json",
@@ -50,11 +56,15 @@ rule profile_layers:
         layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
+        quantize=lambda wildcards: PARAMS.methods[wildcards.method].quantize or "",
+        quantize_settings=PARAMS.quantize.model_dump_json(),
         device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
     shell:
         "lowrank profile_layers --log {log} --label 'profile_layers {wildcards.model}'"
-        " --original {input.original} --table {input.table} --layers {params.layers:q}"
-        " --alternatives {params.alternatives:q} --settings {params.settings:q}"
+        " --original {input.original} --state {input.state} --table {input.table}"
+        " --layers {params.layers:q} --alternatives {params.alternatives:q}"
+        " --settings {params.settings:q} --quantize '{params.quantize}'"
+        " --quantize-settings {params.quantize_settings:q}"
         " --device {wildcards.device} --device-settings {params.device:q}"
         " --cache build/latencies/{wildcards.device}.json --output {output}"
 
@@ -133,6 +143,8 @@ rule finetune:
         timing="build/{model}/{method}/rounds/{round}/timing.json",
     log:
         "logs/finetune/{model}/{method}/{round}.log",
+    wildcard_constraints:
+        method=GRAPH.not_searching,
     threads: lambda wildcards: GRAPH.finetune(wildcards).threads
     params:
         layers=GRAPH.layers_json,

@@ -38,10 +38,32 @@ use rule export_onnx as export_original with:
         accuracy="--no-accuracy",
 
 
+# For methods with `quantize`. The folder is DVC's, which keeps one for every method: it holds a
+# report alone where nothing is quantised.
+rule quantize:
+    input:
+        model="build/{model}/{method}/model.onnx",
+        state=GRAPH.last_state,
+        dataset=GRAPH.dataset,
+    output:
+        directory("build/{model}/{method}/int8"),
+    log:
+        "logs/quantize/{model}/{method}.log",
+    threads: PARAMS.quantize.threads
+    params:
+        kind=lambda wildcards: PARAMS.methods[wildcards.method].quantize or "",
+        settings=PARAMS.quantize.model_dump_json(),
+    shell:
+        "lowrank quantize --log {log} --label 'quantize {wildcards.model} {wildcards.method}'"
+        " --model {input.model} --state {input.state} --dataset {input.dataset}"
+        " --kind '{params.kind}' --settings {params.settings:q} --folder {output}"
+
+
 rule benchmark:
     input:
         original="build/{model}/original/model.onnx",
         compressed="build/{model}/{method}/model.onnx",
+        quantized=GRAPH.quantized,
     output:
         "build/{model}/{method}/benchmark/{device}.json",
     log:
@@ -53,6 +75,7 @@ rule benchmark:
     shell:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
         " --original {input.original} --compressed {input.compressed}"
+        " --quantized '{input.quantized}'"
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
 
 
@@ -64,6 +87,8 @@ rule summarize:
         state=GRAPH.last_state,
         plans=GRAPH.plans,
         rounds=GRAPH.round_files,
+        quantized=GRAPH.quantized,
+        search=GRAPH.search,
         benchmarks=GRAPH.benchmarks,
         table="data/networks/{model}.json",
         first_run=GRAPH.first_run(),
@@ -73,11 +98,13 @@ rule summarize:
         curve="results/plots/{model}_{method}/curve.json",
     log:
         "logs/summarize/{model}/{method}.log",
+    params:
+        int8=lambda wildcards, input: "".join(f"{each}/report.json" for each in input.quantized),
     shell:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
         " --table {input.table} --original {input.original} --exports '{input.exports}'"
         " --state {input.state} --plans '{input.plans}' --rounds '{input.rounds}'"
-        " --benchmarks '{input.benchmarks}' --result {output.result} --layers {output.layers}"
+        " --int8 '{params.int8}' --search '{input.search}' --benchmarks '{input.benchmarks}' --result {output.result} --layers {output.layers}"
         " --curve {output.curve}"
 
 

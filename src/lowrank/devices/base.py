@@ -37,14 +37,22 @@ class Device(Protocol):
         -------
         dict
             `original` and `compressed`, each with the latencies `p50`, `p90` and `mean` of one
-            run in ms; `speedup`, the median of the paired ratios original / compressed;
-            `repeats`, the pairs measured; `memory_mb`, what loading and running each adds to the
-            peak memory of a process, in 10^6 bytes; `environment`. No paths.
+            run in ms; `speedup`, the median over pairs of turns of original / compressed, each
+            the median of its turn; `repeats`, the runs of each that were counted; `memory_mb`,
+            what loading and running each adds to the peak memory of a process, in 10^6 bytes;
+            `environment`. No paths.
 
         Raises
         ------
         DeviceError
             When a model cannot be read or run, or a setting cannot be met.
+        """
+
+    def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
+        """Why an int8 model is run in float here, for a user; None where it is not.
+
+        A runtime without int8 kernels computes such a model in float, slower than the float model.
+        `settings` as for `measure`; DeviceError likewise.
         """
 
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -70,14 +78,16 @@ class MeasureSettings:
     """How to measure.
 
     `threads` inside an operator; the ONNX Runtime execution `provider`; `batch_size` in images;
-    `warmup_seconds` for each model before the first timed run; at least `repeats` pairs of runs,
-    and more until each model has run for `seconds`.
+    `warmup_seconds` for each model before the first timed run; then turns of `turn_runs` runs of
+    one model and of the other. Of each turn the first run is not counted, unless it is the only
+    one. At least `repeats` runs of each are, and more until those of both have taken `seconds`.
     """
 
     threads: int = 1
     provider: str = "CPUExecutionProvider"
     batch_size: int = 1
     warmup_seconds: float = 0.5
+    turn_runs: int = 10
     repeats: int = 50
     seconds: float = 2.0
 
@@ -107,4 +117,11 @@ class MeasureSettings:
         return cls(**settings)
 
 
-_LEAST = {"threads": 1, "batch_size": 1, "warmup_seconds": 0, "repeats": 1, "seconds": 0}
+_LEAST = {
+    "threads": 1,
+    "batch_size": 1,
+    "turn_runs": 1,
+    "warmup_seconds": 0,
+    "repeats": 1,
+    "seconds": 0,
+}

@@ -22,6 +22,9 @@ from lowrank.devices.runtime import NANOSECONDS_PER_SECOND, load_runner, warm_up
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
 
+# What ONNX Runtime calls products of weights in float.
+_FLOAT_OPERATORS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul"}
+
 
 class LocalDevice:
     """Runs models here. Its settings hold where a measurement does not set its own."""
@@ -37,14 +40,30 @@ class LocalDevice:
         runners = [load_runner(model, asked) for model in models.values()]
         for run in runners:
             warm_up(run, seconds=asked.warmup_seconds)
-        nanoseconds = paired_nanoseconds(*runners, repeats=asked.repeats, seconds=asked.seconds)
+        nanoseconds = nanoseconds_in_turns(
+            *runners, runs=asked.turn_runs, repeats=asked.repeats, seconds=asked.seconds
+        )
+        of_turns = np.median(nanoseconds, axis=2)
         return {
             **{name: _latencies(nanoseconds[:, column]) for column, name in enumerate(models)},
-            "speedup": float(np.median(nanoseconds[:, 0] / nanoseconds[:, 1])),
-            "repeats": len(nanoseconds),
+            "speedup": float(np.median(of_turns[:, 0] / of_turns[:, 1])),
+            "repeats": nanoseconds[:, 0].size,
             "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
             "environment": self.environment(settings),
         }
+
+    def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
+        """See `Device.lacks_int8`."""
+        asked = MeasureSettings.of({**self._settings, **settings})
+        once = dataclasses.replace(asked, warmup_seconds=0, repeats=1, seconds=0)
+        operators = {node.operator for node in node_times(Path(model), once).values()}
+        in_float = sorted(operators & _FLOAT_OPERATORS)
+        if not in_float or any(_is_integer(operator) for operator in operators):
+            return None
+        return (
+            f"{asked.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 kernels for "
+            f"this model: it runs {', '.join(in_float)} in float"
+        )
 
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What latencies depend on here; see `Device.environment`."""
@@ -62,50 +81,64 @@ class LocalDevice:
         return node_times(Path(model), MeasureSettings.of({**self._settings, **settings}))
 
 
-def paired_nanoseconds(
+def nanoseconds_in_turns(
     original: Callable[[], object],
     compressed: Callable[[], object],
     *,
+    runs: int,
     repeats: int,
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> np.ndarray:
-    """Time single runs of two models turn about.
+    """Time two models turn about.
 
-    A pair is one run of each, close together, so that whatever slows the machine for a while
-    slows both. Which goes first alternates, and the number of pairs is even, so that going first
-    is no advantage to either.
+    A turn is some runs of one model, and a pair of turns is one of each, close together, so that
+    whatever slows the machine for a while slows both. Which goes first alternates, and the number
+    of pairs is even, so that going first is no advantage to either.
+
+    The first run of a turn is not counted: it finds the processor's caches full of the other
+    model, which no application runs in between. In turns of one run it is counted.
 
     Parameters
     ----------
     original, compressed : callable
         Run one model once.
+    runs : int
+        Runs in a turn.
     repeats : int
-        Pairs to measure at least.
+        Counted runs of each model at least.
     seconds : float
-        Time that the runs of each model take together at least.
+        Time that the counted runs of both models take together at least.
     clock : callable
         The time in ns.
 
     Returns
     -------
-    array of int64, (pairs, 2)
-        How long each run took, in ns: of the original, of the compressed.
+    array of int64, (pairs, 2, counted runs)
+        How long each counted run took, in ns: of the original, of the compressed.
     """
-    runs = (original, compressed)
+    models = (original, compressed)
     least_total = seconds * NANOSECONDS_PER_SECOND
-    totals = [0, 0]
-    pairs: list[list[int]] = []
-    while len(pairs) < repeats or min(totals) < least_total or len(pairs) % 2:
-        pair = [0, 0]
+    total = 0
+    counted = max(runs - 1, 1)
+    pairs: list[list[list[int]]] = []
+    while len(pairs) * counted < repeats or total < least_total or len(pairs) % 2:
+        pair: list[list[int]] = [[], []]
         for which in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
-            start = clock()
-            runs[which]()
-            # A clock too coarse for the run would otherwise make a ratio of zeros.
-            pair[which] = max(clock() - start, 1)
-            totals[which] += pair[which]
+            for _ in range(runs):
+                start = clock()
+                models[which]()
+                # A clock too coarse for the run would otherwise make a ratio of zeros.
+                pair[which].append(max(clock() - start, 1))
+            pair[which] = pair[which][-counted:]
+            total += sum(pair[which])
         pairs.append(pair)
     return np.array(pairs, dtype=np.int64)
+
+
+def _is_integer(operator: str) -> bool:
+    """Whether an operator of ONNX Runtime multiplies integers."""
+    return operator.startswith(("QLinear", "QGemm")) or operator.endswith("Integer")
 
 
 def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:

@@ -40,9 +40,10 @@ class Divergence:
         return found
 
     def _of_now(self) -> float:
+        found = self._log_probabilities()
         total = sum(
-            float(functional.kl_div(found, answer, reduction="sum", log_target=True))
-            for found, answer in zip(self._log_probabilities(), self._answers, strict=True)
+            mean_divergence(answer, of_now) * len(answer)
+            for of_now, answer in zip(found, self._answers, strict=True)
         )
         return total / sum(map(len, self._answers))
 
@@ -51,3 +52,8 @@ class Divergence:
         for batch in self._logits():
             with torch.no_grad():
                 yield functional.log_softmax(batch, 1)
+
+
+def mean_divergence(expected: Tensor, found: Tensor) -> float:
+    """The mean Kullback-Leibler divergence of answers, log-probabilities (N, classes), in nats."""
+    return float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))

@@ -14,16 +14,16 @@ _OPSET = 18
 def side_by_side(layers: Sequence[tuple[PlainLayer, Pair]], batch_size: int = 1) -> onnx.ModelProto:
     """A model with one convolution for each plain layer and input map (height, width).
 
-    Node i is called `layer<i>`. Layers of the same input share it, and each has an output of its
-    own, pooled to a pixel, so that little but the convolutions takes time. Weights are normal
-    noise: zeros and very small numbers would be multiplied at another speed.
+    Node i is called `layer<i>`. Each has an input of its own, for ONNX Runtime leaves quantised
+    layers that share one in float, and an output of its own, pooled to a pixel, so that little but
+    the convolutions takes time. Weights are normal noise: zeros and very small numbers would be
+    multiplied at another speed.
     """
     generator = np.random.default_rng(0)
     inputs, nodes, outputs, tensors = {}, [], [], []
     for index, (layer, input_map) in enumerate(layers):
-        source = f"map{layer.in_channels}x{input_map[0]}x{input_map[1]}"
-        inputs[source] = (batch_size, layer.in_channels, *input_map)
         name = f"layer{index}"
+        inputs[f"{name}.input"] = (batch_size, layer.in_channels, *input_map)
         # (T, S / g, D_h, D_w), of outputs of about the inputs' size
         weight = generator.standard_normal(layer.weight_shape, dtype=np.float32)
         weight /= np.sqrt(np.prod(layer.weight_shape[1:]))
@@ -34,7 +34,7 @@ def side_by_side(layers: Sequence[tuple[PlainLayer, Pair]], batch_size: int = 1)
         nodes.append(
             helper.make_node(
                 "Conv",
-                [source, f"{name}.weight", f"{name}.bias"],
+                [f"{name}.input", f"{name}.weight", f"{name}.bias"],
                 [name],
                 name=name,
                 kernel_shape=layer.kernel,

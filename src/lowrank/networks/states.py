@@ -52,12 +52,7 @@ def read_state(path: str | os.PathLike) -> State:
     Raises UserError when the file is missing, damaged, or does not fit the network it names, or
     that network cannot be built.
     """
-    header = read_header(path)
-    if "network" not in header or "spec" not in header:
-        raise UserError(
-            f"{path}: not the state of a network, or one of an earlier version of lowrank. Delete "
-            "it and run the same command again."
-        )
+    header = _header(path)
     source = NetworkSource.parse(header["network"])
     spec = NetworkSpec.from_json(header["spec"])
     network = build(source, spec.input_shape)
@@ -66,6 +61,24 @@ def read_state(path: str | os.PathLike) -> State:
         replace_layer(network, name, each.sequence)
     load_weights(network, read_weights(path), source=str(path))
     return State(spec, network, factored, source)
+
+
+def read_spec(path: str | os.PathLike) -> NetworkSpec:
+    """What the network of a state file takes; its weights are not read.
+
+    Raises UserError when the file is missing, damaged or no state.
+    """
+    return NetworkSpec.from_json(_header(path)["spec"])
+
+
+def _header(path: str | os.PathLike) -> dict[str, Any]:
+    header = read_header(path)
+    if "network" not in header or "spec" not in header:
+        raise UserError(
+            f"{path}: not the state of a network, or one of an earlier version of lowrank. Delete "
+            "it and run the same command again."
+        )
+    return header
 
 
 class FactorsOnMap(nn.Sequential):

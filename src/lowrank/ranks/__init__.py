@@ -2,7 +2,7 @@
 
 from lowrank.ranks.base import Candidate, RankRule, RankSettings, taken_layers
 from lowrank.ranks.bounds import bounds_of
-from lowrank.ranks.budget import Trial, for_target
+from lowrank.ranks.budget import Losses, Trial, for_target
 from lowrank.ranks.curves import rank_choices
 from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.scale import ranks_within
@@ -12,6 +12,7 @@ from lowrank.ranks.sensitivity import shared_out
 __all__ = [
     "RULES",
     "Candidate",
+    "Losses",
     "RankRule",
     "RankSettings",
     "Trial",

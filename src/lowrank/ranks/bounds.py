@@ -46,12 +46,34 @@ class Bound:
 
     def of_network(self, table: LayerTable) -> float:
         """What the whole network costs as it is."""
-        return self.rest + sum(map(self.of_dense, table.layers))
+        if self.latencies is None:
+            return self._by_layers(table)
+        return self.latencies.original_ms
+
+    def limit(self, table: LayerTable) -> float:
+        """What layers and rest may cost together."""
+        limit = self.share * self.of_network(table)
+        return limit if self.latencies is None else self.latencies.by_layers(limit)
+
+    def share_of_network(self, table: LayerTable, together: float) -> float:
+        """Of what the whole network costs: layers and rest that cost so much together."""
+        whole = together if self.latencies is None else self.latencies.in_one_piece(together)
+        return whole / self.of_network(table)
+
+    def share_of_layers(self, table: LayerTable) -> float:
+        """The limit as a share of what layers and rest cost as they are.
+
+        Another one than that of the network where the layers are to be quantised as well.
+        """
+        return self.limit(table) / self._by_layers(table)
 
     @property
     def rest(self) -> float:
         """What the network costs besides the layers of its table."""
         return self.latencies.rest_ms if self.latencies else 0.0
+
+    def _by_layers(self, table: LayerTable) -> float:
+        return self.rest + sum(map(self.of_dense, table.layers))
 
 
 def bounds_of(settings: RankSettings, latencies: Mapping[str, Latencies]) -> list[Bound]:
@@ -59,7 +81,7 @@ def bounds_of(settings: RankSettings, latencies: Mapping[str, Latencies]) -> lis
 
     Raises UserError for a device without latencies.
     """
-    target = settings.target
+    target = settings.costs
     for device in target.latency_ms:
         if device not in latencies:
             raise UserError(

@@ -45,6 +45,10 @@ def budget(candidate: Candidate, settings: RankSettings) -> tuple[int, ...] | No
     return settings.table.get(candidate.layer.name) or None
 
 
+# By layer and factorization, and by ranks: what the network loses, in nats.
+Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
+
+
 @dataclass(frozen=True)
 class Trial:
     """A layer, and one factorization that it may get.
@@ -77,6 +81,7 @@ def for_target(
     bounds: Sequence[Bound],
     measured: Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]],
     *,
+    losses: Losses | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Share]:
     """Try each layer alone, choose for all of them, and try what was chosen, until that holds.
@@ -96,6 +101,8 @@ def for_target(
         The entries of the target.
     measured
         What the network loses, in nats, by each of several replacements of one layer.
+    losses
+        What is known of that already, from another target; what is found is added.
     say
         Is told what was measured.
 
@@ -113,12 +120,15 @@ def for_target(
         say(f"{curve.layer.name} alone by {curve.factorization.name}: loses {'; '.join(told)}")
 
     curves: dict[tuple[str, str], tuple[Curve, Callable[[], Trial]]] = {}
-    losses: dict[tuple[str, str], dict[tuple[int, ...], float]] = {}
+    losses = {} if losses is None else losses
     for read in trials:
         trial = read()
         if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
-            curves[curve.key], losses[curve.key] = (curve, read), {}
-            try_alone(curve, trial, curve.trials(bounds[0]))
+            curves[curve.key] = (curve, read)
+            known = losses.setdefault(curve.key, {})
+            share = bounds[0].share_of_layers(table)
+            if missing := curve.trials(bounds[0], share, known):
+                try_alone(curve, trial, missing)
     chosen: list[dict[str, Share]] = []
     for _ in range(_CHOICES):
         expected = [(curve, curve.losses(losses[key])) for key, (curve, _) in curves.items()]
@@ -174,8 +184,7 @@ def meet_target(
     # Of the layer as it is, the first of its factorizations stands for all.
     first = {curve.layer.name: curve.factorization.name for curve, _ in reversed(curves)}
     names = [layer.name for layer in table.layers if layer.name in first]
-    limits = np.array([bound.share * bound.of_network(table) for bound in bounds])
-    limits *= 1 - _TOLERANCE
+    limits = (1 - _TOLERANCE) * np.array([bound.limit(table) for bound in bounds])
     layers = list(range(len(names)))
     shares = [Share(first[name], (), 0.0) for name in names]
     costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
@@ -225,19 +234,21 @@ def _check_reachable(
 ) -> None:
     """Raise UserError for an entry of the target that the cheapest choices do not meet."""
     for column, bound in enumerate(bounds):
-        total = bound.of_network(table)
         least = {layer.name: bound.of_dense(layer) for layer in table.layers}
         least |= {name: costs[layers == number, column].min() for number, name in enumerate(names)}
         nearest = bound.rest + sum(least.values())
-        if nearest > (1 - _TOLERANCE) * bound.share * total:
+        if nearest > (1 - _TOLERANCE) * bound.limit(table):
+            share = bound.share_of_network(table, nearest)
             worst = sorted(least, key=least.get, reverse=True)[:3]
             held = ", ".join(
-                f"{name} ({least[name] / total:.4f}{'' if name in names else ', stays as it is'})"
+                f"{name} ({share * least[name] / nearest:.4f}"
+                f"{'' if name in names else ', stays as it is'})"
                 for name in worst
             )
             raise UserError(
-                f"ranks.target.{bound.name}: {bound.share:g} of the network's {total:,.5g} cannot "
-                f"be met; the nearest that can is {nearest / total:.4f}. Most is held by {held}. "
+                f"ranks.target.{bound.name}: {bound.share:g} of the network's "
+                f"{bound.of_network(table):,.5g} cannot be met; the nearest that can is "
+                f"{share:.4f}. Most is held by {held}. "
                 "Raise the target, lower `multiple_of` or `minimum`, or let the method take more "
                 "layers."
             )

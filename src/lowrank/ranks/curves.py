@@ -1,6 +1,6 @@
 """What a network is expected to lose by each choice of ranks for one layer, and what that costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
@@ -21,6 +21,9 @@ _RANKS = 48
 # A layer is tried alone where its share of its dense cost is the target's share to these powers:
 # around what layers will get.
 _TRIALS = (0.5, 1.0, 1.5)
+
+# Costs whose logarithms differ by less are taken for one where a loss is known.
+_SAME_COST = 0.2
 
 # Losses below this, in nats, are not told apart.
 _NO_LOSS = 1e-7
@@ -59,15 +62,23 @@ class Curve:
         """The names of the layer and of the factorization."""
         return self.layer.name, self.factorization.name
 
-    def trials(self, bound: Bound) -> list[tuple[int, ...]]:
+    def trials(
+        self, bound: Bound, share: float, known: Collection[tuple[int, ...]] = ()
+    ) -> list[tuple[int, ...]]:
         """The ranks at which to measure what the network loses by the layer alone.
 
-        `bound` is the first one of the target.
+        `bound` is the first one of the target, `share` that of the layers under it. None where the
+        loss is known at about that cost.
         """
-        dense = bound.of_dense(self.layer)
-        wanted = [np.log(dense * bound.share**power) for power in _TRIALS]
-        nearest = {int(np.abs(np.log(self.costs[:, 0]) - each).argmin()) for each in wanted}
-        return [self.ranks[index] for index in sorted(nearest)]
+        dense, costs = bound.of_dense(self.layer), np.log(self.costs[:, 0])
+        wanted = [np.log(dense * share**power) for power in _TRIALS]
+        nearest = {int(np.abs(costs - each).argmin()) for each in wanted}
+        at = costs[[index for index, ranks in enumerate(self.ranks) if ranks in known]]
+        return [
+            self.ranks[index]
+            for index in sorted(nearest)
+            if not (np.abs(at - costs[index]) < _SAME_COST).any()
+        ]
 
     def losses(self, measured: Mapping[tuple[int, ...], float]) -> np.ndarray:
         """The loss expected of each choice, (choices,), from that measured for some of them.
@@ -75,7 +86,7 @@ class Curve:
         A straight line between logarithms; beyond the outermost ones as between the last two, but
         at least in proportion to what is left out and at most with its fourth power.
         """
-        places = sorted(self.ranks.index(ranks) for ranks in measured)
+        places = [place for place, ranks in enumerate(self.ranks) if ranks in measured]
         x = self.left_out[places]
         losses = [max(measured[self.ranks[place]], _NO_LOSS) for place in places]
         # Chance in the measurement must not let a worse approximation look better.

@@ -11,11 +11,17 @@ from lowrank.steps.common import Json, Step, say
 @click.command(cls=Step)
 @click.option("--original", type=Path, required=True, help="ONNX file.")
 @click.option("--compressed", type=Path, required=True, help="ONNX file.")
+@click.option("--quantized", default="", help="Folder of the quantize step; empty: float alone.")
 @click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
 @click.option("--settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
 @click.option("--output", type=Path, required=True, help="Output: the measurements, JSON.")
 def benchmark(
-    original: Path, compressed: Path, device: str, settings: dict[str, Any], output: Path
+    original: Path,
+    compressed: Path,
+    quantized: str,
+    device: str,
+    settings: dict[str, Any],
+    output: Path,
 ) -> None:
     """Measure original and compressed turn about on one device."""
     from lowrank.devices import DeviceError, create_device
@@ -23,14 +29,27 @@ def benchmark(
     from lowrank.files import write_json
 
     try:
-        measured = create_device(device, settings).measure(original, compressed, settings)
+        there = create_device(device, settings)
+        measured = there.measure(original, compressed, settings)
+        _say_speedup(measured)
+        if quantized:
+            model = Path(quantized) / "model.onnx"
+            if because := there.lacks_int8(model, settings):
+                say(f"int8 is not measured: {because}")
+                measured["int8"] = {"not_measured": because}
+            else:
+                measured["int8"] = there.measure(original, model, settings)
+                _say_speedup(measured["int8"], "int8: ")
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    say(
-        f"{measured['original']['p50']:.3f} ms -> {measured['compressed']['p50']:.3f} ms at the "
-        f"median, {measured['speedup']:.2f}x faster over {measured['repeats']} pairs"
-    )
     write_json(output, measured)
+
+
+def _say_speedup(measured: dict[str, Any], what: str = "") -> None:
+    say(
+        f"{what}{measured['original']['p50']:.3f} ms -> {measured['compressed']['p50']:.3f} ms at "
+        f"the median, {measured['speedup']:.2f}x faster over {measured['repeats']} runs"
+    )
 
 
 if __name__ == "__main__":

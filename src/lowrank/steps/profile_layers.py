@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,34 +14,50 @@ from lowrank.steps.common import Json, Step, say
 
 if TYPE_CHECKING:
     from lowrank.devices import Device
+    from lowrank.params import QuantizeSettings, RankSettings
     from lowrank.plan import LayerTable, Pair, PlainLayer
 
-# Convolutions measured in one model: few enough to be held in memory together.
+# Convolutions measured in one model, and the bytes of their weights: about those of a compressed
+# network, whose layers find so much of the caches taken by others.
 _IN_ONE_MODEL = 40
+_BYTES_IN_ONE_MODEL = 4_000_000
 
 # What ONNX Runtime calls the nodes that the layer table knows; all others are the rest.
-_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_LAYERS = (
+    *("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
+    *("QLinearConv", "QGemm", "QLinearMatMul"),
+)
 
-# How long the nodes of one model are measured.
-_MEASURED = {"warmup_seconds": 0.2, "repeats": 20, "seconds": 0.5}
+# How long the nodes of one model are measured, with the profile and without.
+_MEASURED = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
+
+# Networks of layers of equal savings are measured in one piece, where they take about the target's
+# share (or the middle of those that are searched) to these powers of the original's MACs.
+_WHOLE = (0.5, 1.0, 1.5)
 
 
 @click.command(cls=Step)
 @click.option("--original", type=Path, required=True, help="The network, ONNX.")
+@click.option("--state", type=Path, required=True, help="The network, safetensors.")
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--layers", type=Json(), required=True, help="Factorization by layer, JSON.")
 @click.option("--alternatives", type=Json(), default="[]", help="Further ones, a JSON list.")
 @click.option("--settings", type=Json(), required=True, help="methods.<method>.ranks, JSON.")
+@click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
+@click.option("--quantize-settings", type=Json(), default="{}", help="quantize, JSON.")
 @click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
 @click.option("--device-settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
 @click.option("--cache", type=Path, required=True, help="What was measured before; is added to.")
 @click.option("--output", type=Path, required=True, help="Output: ms of layers, JSON.")
 def profile_layers(
     original: Path,
+    state: Path,
     table: Path,
     layers: dict[str, str],
     alternatives: list[str],
     settings: dict[str, Any],
+    quantize: str,
+    quantize_settings: dict[str, Any],
     device: str,
     device_settings: dict[str, Any],
     cache: Path,
@@ -51,37 +68,91 @@ def profile_layers(
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies, grids_for
+    from lowrank.params import QuantizeSettings
     from lowrank.plan import LayerTable
+    from lowrank.ranks.base import rank_settings
 
-    network = LayerTable.from_json(read_json(table))
-    grids = grids_for(_sequences(network, layers, alternatives, settings))
+    rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
+    grids = grids_for(_sequences(network, layers, alternatives, rule))
+    form = _Form(QuantizeSettings.model_validate(quantize_settings) if quantize else None)
     asked = device_settings | _MEASURED
     try:
         there = create_device(device, device_settings)
-        nodes = there.node_times(original, asked)
-        rest = sum(n.milliseconds for n in nodes.values() if n.operator not in _LAYERS)
-        measured = _Measured(there, asked, cache)
-        found = Latencies.measured(rest, grids, measured)
+        with form.of(original) as model:
+            if quantize and (because := there.lacks_int8(model, asked)):
+                raise UserError(
+                    f"benchmark.{device}: a target of milliseconds in int8 cannot be met there: "
+                    f"{because}. Leave `quantize` or this device's target out."
+                )
+            nodes = there.node_times(model, asked).values()
+        rest = sum(node.milliseconds for node in nodes if node.operator not in _LAYERS)
+        in_float = there.node_times(original, asked).values()
+        whole = sum(node.milliseconds for node in in_float)
+        measured = _Measured(there, asked, form, cache)
+        found = Latencies.measured(whole, rest, grids, measured)
+        say(f"{measured.count} convolutions measured; the network as it is: {whole:.3f} ms")
+        share = rule.costs.latency_ms[device]
+        pieces = []
+        for sequences in _compressed(network, layers, rule, share):
+            with tempfile.TemporaryDirectory() as folder:
+                small = _export(state, sequences, Path(folder) / "small.onnx")
+                with form.of(small) as model:
+                    speedup = there.measure(original, model, device_settings)["speedup"]
+            by_layers = rest + sum(
+                found.milliseconds(sequences.get(layer.name, [layer]), layer.input_map)
+                for layer in network.layers
+                if layer.kind != "transposed_conv"
+            )
+            pieces.append((by_layers, whole / speedup))
+            say(
+                f"compressed: {by_layers:.3f} ms by its layers, {whole / speedup:.3f} ms in one "
+                "piece"
+            )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    write_json(output, found.to_json())
-    known = [layer for layer in network.layers if layer.kind != "transposed_conv"]
-    expected = rest + sum(found.milliseconds([layer], layer.input_map) for layer in known)
-    whole = sum(node.milliseconds for node in nodes.values())
-    say(
-        f"{measured.count} convolutions measured; the network as it is: {expected:.3f} ms by its "
-        f"layers, {whole:.3f} ms in one piece"
-    )
+    write_json(output, found.with_whole(pieces).to_json())
+
+
+class _Form:
+    """Models as they are, or quantised: what they answer does not matter."""
+
+    def __init__(self, quantized: QuantizeSettings | None) -> None:
+        self._quantized = quantized
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """In memory."""
+        return 4 if self._quantized is None else 1
+
+    def __str__(self) -> str:
+        if self._quantized is None:
+            return "float"
+        return f"{self._quantized.activations}, reduce_range {self._quantized.reduce_range}"
+
+    @contextmanager
+    def of(self, model: Path) -> Iterator[Path]:
+        """The file of a model in that form, as long as the block lasts."""
+        if self._quantized is None:
+            yield model
+            return
+        from lowrank.networks.int8 import Quantizer, noise_for
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            minmax = self._quantized.model_copy(update={"calibration": "minmax"})
+            Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path)
+            yield path
 
 
 class _Measured:
     """Measures plain layers, and remembers those of the same device and runtime."""
 
-    def __init__(self, device: Device, asked: dict[str, Any], cache: Path) -> None:
+    def __init__(self, device: Device, asked: dict[str, Any], form: _Form, cache: Path) -> None:
         from lowrank.files import read_json
 
-        self._device, self._asked, self._path = device, asked, cache
-        self._where = str([*sorted(device.environment(asked).items()), asked["batch_size"]])
+        self._device, self._asked, self._form, self._path = device, asked, form, cache
+        environment = sorted(device.environment(asked).items())
+        self._where = str([*environment, asked["batch_size"], str(form)])
         self._known = read_json(cache) if cache.exists() else {}
         self.count = 0
 
@@ -91,8 +162,7 @@ class _Measured:
 
         here = self._known.setdefault(self._where, {})
         missing = [each for each in dict.fromkeys(layers) if str(each) not in here]
-        for start in range(0, len(missing), _IN_ONE_MODEL):
-            some = missing[start : start + _IN_ONE_MODEL]
+        for some in _together(missing, self._form.bytes_per_weight):
             here |= {str(each): ms for each, ms in zip(some, self._measure(some), strict=True)}
             write_json(self._path, self._known)
         self.count += len(missing)
@@ -106,19 +176,70 @@ class _Measured:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "layers.onnx"
             onnx.save(side_by_side(layers, self._asked["batch_size"]), model)
-            nodes = self._device.node_times(model, self._asked)
+            with self._form.of(model) as formed:
+                nodes = self._device.node_times(formed, self._asked)
         return [nodes[f"layer{index}"].milliseconds for index in range(len(layers))]
 
 
+def _together(
+    layers: Sequence[tuple[PlainLayer, Pair]], bytes_per_weight: int
+) -> Iterator[list[tuple[PlainLayer, Pair]]]:
+    """The layers of one model after the other; a layer of more bytes has its own."""
+    some: list[tuple[PlainLayer, Pair]] = []
+    size = 0
+    for layer, input_map in layers:
+        own = bytes_per_weight * layer.parameters
+        if some and (len(some) == _IN_ONE_MODEL or size + own > _BYTES_IN_ONE_MODEL):
+            yield some
+            some, size = [], 0
+        some.append((layer, input_map))
+        size += own
+    if some:
+        yield some
+
+
+def _compressed(
+    table: LayerTable, layers: dict[str, str], rule: RankSettings, share: float
+) -> Iterator[dict[str, Sequence[PlainLayer]]]:
+    """For networks of about the target's cost, what each layer is replaced by, by its name."""
+    import numpy as np
+
+    from lowrank.factorize import grouped_sequence
+    from lowrank.ranks import leave_negligible, rank_choices, taken_layers
+    from lowrank.ranks.scale import cost_of
+
+    taken = list(taken_layers(leave_negligible(table, rule.negligible), layers))
+    for power in _WHOLE:
+        sequences = {}
+        for layer, method, full_ranks in taken:
+            choices = rank_choices(layer, method, full_ranks, rule, in_proportion=True)
+            if not choices:
+                continue
+            macs = np.array([cost_of(layer, method, ranks, "macs") for ranks in choices])
+            nearest = np.abs(np.log(macs / (share**power * layer.dense_macs))).argmin()
+            sequences[layer.name] = grouped_sequence(method, layer, choices[nearest])
+        yield sequences
+
+
+def _export(state: Path, sequences: dict[str, Sequence[PlainLayer]], path: Path) -> Path:
+    """Write the network with layers replaced by sequences of fresh weights as ONNX."""
+    from lowrank.networks.export import export_onnx
+    from lowrank.networks.states import read_state, replace_layer
+
+    read = read_state(state)
+    for name, sequence in sequences.items():
+        replace_layer(read.network, name, sequence)
+    export_onnx(read.network, read.spec, path)
+    return path
+
+
 def _sequences(
-    table: LayerTable, layers: dict[str, str], alternatives: list[str], settings: dict[str, Any]
+    table: LayerTable, layers: dict[str, str], alternatives: list[str], rule: RankSettings
 ) -> Iterator[tuple[Sequence[PlainLayer], Pair]]:
     """All that a layer may be replaced by, and the layers as they are."""
     from lowrank.factorize import grouped_sequence
     from lowrank.ranks import leave_negligible, rank_choices, taken_layers
-    from lowrank.ranks.base import rank_settings
 
-    rule = rank_settings(settings)
     for layer in table.layers:
         if layer.kind != "transposed_conv":
             yield [layer], layer.input_map

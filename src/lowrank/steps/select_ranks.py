@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.plan import LayerTable, Plan
+from lowrank.plan import LayerTable, Loss, Plan
 from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lowrank.networks.divergence import Divergence
     from lowrank.params import RankSettings
     from lowrank.plan import Layer, Share
-    from lowrank.ranks import Trial
+    from lowrank.ranks import Losses, Trial
 
 
 @click.command(cls=Step)
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     default="",
     help="For a target of latencies: what layers take, JSON, for each of its devices.",
 )
+@click.option("--aim", default="", help="For a target of accuracy: what the trial may cost, JSON.")
+@click.option(
+    "--known", type=Paths(), default="", help="Plans of earlier trials, whose losses are known."
+)
 @click.option("--first", default="", help="For such a rule, after the first round: its plan.")
 @click.option("--threads", type=int, required=True)
 @click.option("--plan", type=Path, required=True, help="Output: the plan of the round, JSON.")
@@ -62,6 +66,8 @@ def select_ranks(
     dataset: str,
     moments: str,
     latencies: list[Path],
+    aim: str,
+    known: list[Path],
     first: str,
     threads: int,
     plan: Path,
@@ -70,15 +76,22 @@ def select_ranks(
     use_threads(threads)
     from lowrank.factorize import get_factorization
     from lowrank.files import read_json, write_json
+    from lowrank.params import Target
     from lowrank.ranks import choose_ranks, leave_negligible
     from lowrank.ranks.base import rank_settings
     from lowrank.steps.weights import layer_factored, layer_weight
 
     network = LayerTable.from_json(read_json(table))
     rule = rank_settings(settings)
+    if aim:
+        target = Target.of(rule.search.cost, read_json(aim)["share"])
+        rule = rule.model_copy(update={"target": target})
     if rule.select != "fixed":
         network = leave_negligible(network, rule.negligible)
     sensitivity, shares = {}, {}
+    losses: Losses = {}
+    for loss in (loss for path in known for loss in Plan.from_json(read_json(path)).losses):
+        losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
     if rule.looks_at_all_layers:
         if first:
             shares = Plan.from_json(read_json(first)).shares
@@ -88,7 +101,9 @@ def select_ranks(
                 sensitivity, shares = _by_sensitivity(original, network, all_layers, rule)
             else:
                 by_device = dict(zip(rule.devices, latencies, strict=True))
-                shares = _for_target(original, network, all_layers, alternatives, by_device, rule)
+                shares = _for_target(
+                    original, network, all_layers, alternatives, by_device, rule, losses
+                )
         table_of_ranks = {name: share.ranks for name, share in shares.items()}
         rule = rule.model_copy(update={"table": table_of_ranks})
         layers |= {name: shares[name].factorization for name in layers if name in shares}
@@ -113,7 +128,10 @@ def select_ranks(
         )
         say("; ".join([f"{name}: {outcome}", *chosen.notes]))
     shares = {} if first else shares
-    write_json(plan, Plan(tuple(planned), sensitivity, shares).to_json())
+    measured = tuple(
+        Loss(*key, ranks, nats) for key, found in losses.items() for ranks, nats in found.items()
+    )
+    write_json(plan, Plan(tuple(planned), sensitivity, shares, measured).to_json())
 
 
 class _Original:
@@ -197,6 +215,7 @@ def _for_target(
     alternatives: list[str],
     latencies: dict[str, Path],
     rule: RankSettings,
+    losses: Losses,
 ) -> dict[str, Share]:
     """Measure what the network loses by each layer, and choose ranks that meet the target."""
     from lowrank.factorize import kernel_of
@@ -214,7 +233,7 @@ def _for_target(
     bounds = bounds_of(
         rule, {name: Latencies.from_json(read_json(path)) for name, path in latencies.items()}
     )
-    shares = for_target(table, trials, rule, bounds, original.divergence(), say=say)
+    shares = for_target(table, trials, rule, bounds, original.divergence(), losses=losses, say=say)
     total = sum(share.loss for share in shares.values())
     say(f"divergence of the answers by each layer alone, summed: {total:.2g} nats")
     return shares

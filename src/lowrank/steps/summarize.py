@@ -29,6 +29,8 @@ from lowrank.stored import read_header
 @click.option(
     "--rounds", type=Paths(), required=True, help="Metrics, curve and timing of every round, JSON."
 )
+@click.option("--int8", default="", help="Report of the quantize step, JSON; empty: float alone.")
+@click.option("--search", default="", help="Report of the settle step, JSON; empty: no search.")
 @click.option("--benchmarks", type=Paths(), required=True, help="One for each device, JSON.")
 @click.option("--result", type=Path, required=True, help="Output: nested scalars, JSON.")
 @click.option("--layers", type=Path, required=True, help="Output: a record a layer, JSON.")
@@ -40,6 +42,8 @@ def summarize(
     state: Path,
     plans: list[Path],
     rounds: list[Path],
+    int8: str,
+    search: str,
     benchmarks: list[Path],
     result: Path,
     layers: Path,
@@ -66,15 +70,7 @@ def summarize(
             quantity: _before_after(before["counts"][quantity], after["counts"][quantity])
             for quantity in ("parameters", "macs", "size_bytes")
         },
-        "latency_ms": {
-            device: {
-                "original": _percentiles(values["original"]),
-                "compressed": _percentiles(values["compressed"]),
-                "speedup": values["speedup"],
-            }
-            for device, values in measured.items()
-        },
-        "memory_mb": {device: values["memory_mb"] for device, values in measured.items()},
+        **_on_devices(measured),
         "environment": {device: values["environment"] for device, values in measured.items()},
         "rounds": len(plans),
         "finetune": {
@@ -86,6 +82,11 @@ def summarize(
             "relative_error": after["check"]["relative_error"],
         },
     }
+    if search:
+        document["search"] = read_json(search)
+    if int8:
+        size_bytes = before["counts"]["size_bytes"]
+        document["int8"] = _quantized(read_json(int8), measured, size_bytes)
     network = LayerTable.from_json(read_json(table))
     planned = {
         layer.name: layer for path in plans for layer in Plan.from_json(read_json(path)).layers
@@ -106,7 +107,69 @@ def summarize(
     say(
         f"{accuracy['original']:.2f} % -> {accuracy['exported']:.2f} % top-1, "
         f"{document['macs']['ratio']:.2f}x fewer MACs, {document['size_bytes']['ratio']:.2f}x "
-        "smaller, " + ", ".join(f"{v['speedup']:.2f}x faster on {d}" for d, v in measured.items())
+        f"smaller, {_faster(document['latency_ms'])}"
+    )
+    if int8:
+        eight = document["int8"]
+        say(
+            f"int8: {eight['accuracy']['exported']:.2f} % top-1, "
+            f"{eight['size_bytes']['ratio']:.2f}x smaller, {_faster(eight['latency_ms'])}"
+        )
+
+
+def _on_devices(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Latencies and memory by device, or why they were not measured."""
+    return {
+        "latency_ms": {
+            device: values
+            if "not_measured" in values
+            else {
+                "original": _percentiles(values["original"]),
+                "compressed": _percentiles(values["compressed"]),
+                "speedup": values["speedup"],
+            }
+            for device, values in measured.items()
+        },
+        "memory_mb": {
+            device: values["memory_mb"]
+            for device, values in measured.items()
+            if "memory_mb" in values
+        },
+    }
+
+
+def _quantized(
+    report: dict[str, Any], measured: dict[str, dict[str, Any]], original_bytes: int
+) -> dict[str, Any]:
+    """What the quantised network is beside the original, under the keys of the whole result."""
+    accuracy = report["accuracy"]
+    top5 = {}
+    if "top5" in accuracy["test"]:
+        top5 = {
+            "top5": {
+                "exported": accuracy["test"]["top5"],
+                "validation": {"exported": accuracy["validation"]["top5"]},
+            }
+        }
+    return {
+        "accuracy": {
+            "exported": accuracy["test"]["top1"],
+            "validation": {"exported": accuracy["validation"]["top1"]},
+            **top5,
+        },
+        "size_bytes": _before_after(original_bytes, report["size_bytes"]),
+        **_on_devices({device: values["int8"] for device, values in measured.items()}),
+        "nodes": report["nodes"],
+        "kept_in_float": len(report["kept_in_float"]),
+    }
+
+
+def _faster(latency_ms: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{values['speedup']:.2f}x faster on {device}"
+        if "speedup" in values
+        else f"not measured on {device}"
+        for device, values in latency_ms.items()
     )
 
 

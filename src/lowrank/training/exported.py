@@ -82,6 +82,29 @@ def exported_percent(
     return hits.percent()
 
 
+def are_right(
+    path: str | os.PathLike, split: Split, spec: NetworkSpec, *, threads: int
+) -> NDArray[np.bool_]:
+    """For which images the best guess of an ONNX file is their class, (N,)."""
+    return np.concatenate(
+        [
+            split.of_classes(found).argmax(1) == labels.numpy()
+            for _, labels, found in _outputs(path, split, spec, threads)
+        ]
+    )
+
+
+def log_probabilities(
+    path: str | os.PathLike, split: Split, spec: NetworkSpec, *, threads: int
+) -> Tensor:
+    """The answers of an ONNX file, (N, classes), in ONNX Runtime on the CPU."""
+    logits = [
+        torch.from_numpy(split.of_classes(found))
+        for _, _, found in _outputs(path, split, spec, threads)
+    ]
+    return torch.cat(logits).log_softmax(1)
+
+
 def _outputs(
     path: str | os.PathLike, split: Split, spec: NetworkSpec, threads: int
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.float32]]]:
@@ -96,6 +119,7 @@ def _open(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors: what it warns about are its own choices
     return onnxruntime.InferenceSession(
         os.fspath(path), options, providers=["CPUExecutionProvider"]
     )

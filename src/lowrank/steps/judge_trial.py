@@ -1,0 +1,51 @@
+"""Measure what the network of a trial loses on the validation images."""
+
+from pathlib import Path
+
+import click
+
+from lowrank.steps.common import Step, say, use_threads
+
+
+@click.command(cls=Step)
+@click.option("--original", type=Path, required=True, help="ONNX file.")
+@click.option(
+    "--trial", type=Path, required=True, help="What would be delivered: ONNX file, or its folder."
+)
+@click.option("--state", type=Path, required=True, help="The original, safetensors.")
+@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--aim", type=Path, required=True, help="The share that was asked for, JSON.")
+@click.option("--threads", type=int, required=True)
+@click.option("--output", type=Path, required=True, help="Output: the drop, JSON.")
+def judge_trial(
+    original: Path,
+    trial: Path,
+    state: Path,
+    dataset: Path,
+    aim: Path,
+    threads: int,
+    output: Path,
+) -> None:
+    """Measure what the network of a trial loses on the validation images."""
+    use_threads(threads)
+    from lowrank.files import read_json, write_json
+    from lowrank.networks.states import read_spec
+    from lowrank.search import Found
+    from lowrank.training.datasets import open_dataset
+    from lowrank.training.exported import are_right
+
+    images, spec = open_dataset(dataset).validation, read_spec(state)
+    trial = trial / "model.onnx" if trial.is_dir() else trial
+    before, after = (are_right(path, images, spec, threads=threads) for path in (original, trial))
+    found = Found.of(
+        read_json(aim)["share"],
+        lost=int((before & ~after).sum()),
+        gained=int((after & ~before).sum()),
+        images=len(images),
+    )
+    say(f"loses {found.drop:.2f} +- {found.standard_error:.2f} points of validation accuracy")
+    write_json(output, found.to_json())
+
+
+if __name__ == "__main__":
+    judge_trial()

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small import SPEC, logits_of, small_network
+
+from lowrank.networks.export import export_onnx
+from lowrank.networks.int8 import Quantizer, within_tolerance
+from lowrank.params import QuantizeSettings
+
+BATCHES = [
+    {"images": np.random.default_rng(n).standard_normal((50, 3, 8, 8), np.float32)}
+    for n in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    export_onnx(small_network(), SPEC, path)
+    return path
+
+
+def quantizer(exported: Path, folder: Path, **settings) -> Quantizer:
+    folder.mkdir(exist_ok=True)
+    return Quantizer(exported, BATCHES, QuantizeSettings(**settings), folder)
+
+
+def integer_weights(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that are stored in 8 bits."""
+    return {
+        each.name: tuple(each.dims)
+        for each in onnx.load(path).graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
+    }
+
+
+def relative_error(path: Path, exported: Path) -> float:
+    images = torch.from_numpy(BATCHES[0]["images"])
+    expected = logits_of(exported, images)
+    return np.linalg.norm(logits_of(path, images) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
+def test_answers_are_nearly_those_of_the_network_in_float(exported, tmp_path, calibration):
+    path = tmp_path / "int8.onnx"
+    quantizer(exported, tmp_path / "work", calibration=calibration).write(path)
+    assert 0 < relative_error(path, exported) < 0.1
+    assert len(integer_weights(path)) == 6
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def test_weights_have_a_scale_for_each_output_channel(exported, tmp_path):
+    path = tmp_path / "int8.onnx"
+    quantizer(exported, tmp_path / "work").write(path)
+    shapes = [tuple(each.dims) for each in onnx.load(path).graph.initializer]
+    for weight in integer_weights(path).values():
+        assert (max(weight[0], 1),) in shapes
+
+
+def test_equal_inputs_give_equal_bytes(exported, tmp_path):
+    for name in ("first", "second"):
+        quantizer(exported, tmp_path / f"{name} work").write(tmp_path / f"{name}.onnx")
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+
+
+def test_ranges_are_those_of_all_batches(exported, tmp_path):
+    path, more = tmp_path / "int8.onnx", tmp_path / "more.onnx"
+    quantizer(exported, tmp_path / "work").write(path)
+    large = Quantizer(
+        exported,
+        [*BATCHES, {"images": 100 * BATCHES[0]["images"]}],
+        QuantizeSettings(),
+        tmp_path / "work",
+    )
+    (tmp_path / "work/ranges.json").unlink()
+    large.write(more)
+    assert relative_error(more, exported) > 3 * relative_error(path, exported)
+
+
+def test_one_node_alone_and_all_but_one(exported, tmp_path):
+    path = tmp_path / "int8.onnx"
+    made = quantizer(exported, tmp_path / "work")
+    assert len(made.nodes) == 6
+    made.write(path, only=made.nodes[:1])
+    assert len(integer_weights(path)) == 1
+    made.write(path, but=made.nodes[:1])
+    assert len(integer_weights(path)) == 5
+
+
+def test_sensitive_nodes_stay_in_float(exported, tmp_path):
+    """A node that does harm is found by itself, and nothing else is left out."""
+    path = tmp_path / "int8.onnx"
+    made = quantizer(exported, tmp_path / "work")
+    harmful = made.nodes[2]
+    made.write(path, but=made.nodes)
+    said = []
+
+    def hurt(file: Path) -> float:
+        in_float = {
+            node.name
+            for node in onnx.load(file).graph.node
+            if node.name in made.nodes and not _has_integer_weight(file, node)
+        }
+        return 0.0 if harmful in in_float else 5.0
+
+    kept = within_tolerance(made, path, lost=hurt, divergence=hurt, tolerance=0.3, say=said.append)
+    assert kept == (harmful,)
+    assert len(integer_weights(path)) == 5
+    assert said[0].startswith("int8 loses 5.00 points, more than 0.3")
+
+
+def _has_integer_weight(file: Path, node: onnx.NodeProto) -> bool:
+    graph = onnx.load(file).graph
+    stored = {each.name: each.data_type for each in graph.initializer}
+    made_by = {output: each for each in graph.node for output in each.output}
+    weight = made_by.get(node.input[1])
+    return weight is not None and stored.get(weight.input[0]) == onnx.TensorProto.INT8
+
+
+def test_all_may_stay_in_float(exported, tmp_path):
+    made = quantizer(exported, tmp_path / "work")
+    kept = within_tolerance(
+        made,
+        tmp_path / "int8.onnx",
+        lost=lambda _: 1.0,
+        divergence=lambda _: 0.0,
+        tolerance=0.3,
+    )
+    assert sorted(kept) == sorted(made.nodes)
+    assert not integer_weights(tmp_path / "int8.onnx")

@@ -1,0 +1,61 @@
+# A target of accuracy: trials that halve a range of costs. Each is a method of its own, of the name
+# `<method>_trial<number>`, made by the ordinary rules at the share that `next_trial` names.
+
+
+rule next_trial:
+    input:
+        trials=GRAPH.earlier_trials,
+    output:
+        "build/{model}/{method}/search/{number}.json",
+    log:
+        "logs/next_trial/{model}/{method}/{number}.log",
+    wildcard_constraints:
+        method=GRAPH.searching,
+    params:
+        settings=GRAPH.ranks_json,
+    shell:
+        "lowrank next_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
+        " --settings {params.settings:q} --trials '{input.trials}' --output {output}"
+
+
+rule judge_trial:
+    input:
+        original="build/{model}/original/model.onnx",
+        trial=GRAPH.delivered,
+        state="build/{model}/original/model.safetensors",
+        dataset=GRAPH.dataset,
+        aim="build/{model}/{method}/search/{number}.json",
+    output:
+        "build/{model}/{method}/search/{number}_found.json",
+    log:
+        "logs/judge_trial/{model}/{method}/{number}.log",
+    wildcard_constraints:
+        method=GRAPH.searching,
+    threads: PARAMS.export_onnx.threads
+    params:
+        threads=PARAMS.export_onnx.threads,
+    shell:
+        "lowrank judge_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
+        " --original {input.original} --trial {input.trial} --state {input.state}"
+        " --dataset {input.dataset} --aim {input.aim} --threads {params.threads}"
+        " --output {output}"
+
+
+# The network of the best trial becomes that of the method.
+rule settle:
+    input:
+        trials=GRAPH.all_trials,
+        files=GRAPH.trial_files,
+    output:
+        files=[f"build/{{model}}/{{method}}/{name}" for name in SETTLED],
+        report="build/{model}/{method}/search.json",
+    log:
+        "logs/settle/{model}/{method}.log",
+    wildcard_constraints:
+        method=GRAPH.searching,
+    params:
+        settings=GRAPH.ranks_json,
+    shell:
+        "lowrank settle --log {log} --label 'search {wildcards.model} {wildcards.method}'"
+        " --settings {params.settings:q} --trials '{input.trials}' --files '{input.files}'"
+        " --outputs '{output.files}' --report {output.report}"
