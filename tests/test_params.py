@@ -244,10 +244,29 @@ def test_what_differs_for_a_network_is_checked(document, section, entries, told)
     [
         ({"select": "budget"}, "`select: budget` needs `target`"),
         ({"target": {"macs": 0.5}}, "`target` belongs to `select: budget`, not to 'vbmf'"),
-        ({"select": "budget", "target": {}}, "give `macs`, `parameters` or `latency_ms`"),
+        (
+            {"select": "budget", "target": {}},
+            "give `macs`, `parameters`, `size_bytes` or `latency_ms`",
+        ),
         ({"select": "budget", "target": {"macs": 1}}, "`methods.tucker.ranks.target.macs` is 1"),
         ({"select": "budget", "target": {"mac": 0.5}}, "did you mean 'macs'?"),
         ({"select": "budget", "target": {"macs": 0.5}, "weaken": 0.5}, "would miss the target"),
+        (
+            {"select": "budget", "target": {"macs": 0.5, "accuracy_drop": 1}},
+            "`accuracy_drop` goes with no other entry",
+        ),
+        (
+            {
+                "select": "budget",
+                "target": {"accuracy_drop": 1},
+                "search": {"between": [0.3, 0.1]},
+            },
+            "the smaller share comes first",
+        ),
+        (
+            {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"cost": "time"}},
+            "`methods.tucker.ranks.search.cost` is 'time'",
+        ),
     ],
 )
 def test_mistakes_in_a_target_are_told(document, ranks, told):

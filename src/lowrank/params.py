@@ -109,6 +109,9 @@ class Target(Section):
 
     macs: float | None = Field(None, gt=0, lt=1, description="Multiply-accumulates of one image.")
     parameters: float | None = Field(None, gt=0, lt=1, description="Weights and biases.")
+    size_bytes: float | None = Field(
+        None, gt=0, lt=1, description="Of the ONNX file; in int8, where the method has `quantize`."
+    )
     latency_ms: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
         description="Milliseconds of one run, by the device's name under `benchmark`; of the "
@@ -124,17 +127,18 @@ class Target(Section):
 
     @classmethod
     def of(cls, cost: str, share: float) -> "Target":
-        """A target of one cost, by its name: `macs`, `parameters`, `latency_ms.<device>`."""
+        """A target of one cost, by its name: `macs`, `size_bytes`, `latency_ms.<device>`."""
         name, _, device = cost.partition(".")
         return cls.model_validate({name: {device: share} if device else share})
 
     @model_validator(mode="after")
     def _consistent(self) -> "Target":
-        costs = self.macs is not None or self.parameters is not None or bool(self.latency_ms)
+        counts = (self.macs, self.parameters, self.size_bytes)
+        costs = bool(self.latency_ms) or any(share is not None for share in counts)
         if not costs and self.accuracy_drop is None:
             raise ValueError(
-                "give `macs`, `parameters` or `latency_ms`, as shares of the original's, or "
-                "`accuracy_drop`"
+                "give `macs`, `parameters`, `size_bytes` or `latency_ms`, as shares of the "
+                "original's, or `accuracy_drop`"
             )
         if costs and self.accuracy_drop is not None:
             raise ValueError(
@@ -148,8 +152,8 @@ class SearchSettings(Section):
 
     cost: str = Field(
         "latency_ms.local",
-        pattern=r"^(macs|parameters|latency_ms\.[A-Za-z][A-Za-z0-9_]*)$",
-        description="What is to be low: `macs`, `parameters` or `latency_ms.<device>`.",
+        pattern=r"^(macs|parameters|size_bytes|latency_ms\.[A-Za-z][A-Za-z0-9_]*)$",
+        description="What is to be low: `macs`, `parameters`, `size_bytes`, `latency_ms.<device>`.",
     )
     between: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (
         Field((0.03, 0.3), description="Shares of the original's cost that it is looked for in.")

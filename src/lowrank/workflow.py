@@ -238,14 +238,17 @@ class Workflow:
     def delivered(self, wildcards: Wildcards) -> str:
         """The ONNX file of trial `{number}` that would be delivered: in int8 where asked for."""
         folder = f"build/{wildcards.model}/{trial_name(wildcards.method, int(wildcards.number))}"
-        quantized = self.params.methods[wildcards.method].quantize
-        return f"{folder}/int8" if quantized else f"{folder}/model.onnx"
+        return f"{folder}/int8" if self.quantize(wildcards) else f"{folder}/model.onnx"
 
     def search(self, wildcards: Wildcards) -> list[str]:
         """Which trial a search took; none for other methods."""
         if wildcards.method not in self.params.searching:
             return []
         return [f"{self._folder(wildcards)}/search.json"]
+
+    def measured_quantize(self, wildcards: Wildcards) -> str:
+        """How a variant is quantised, for a rule that counts what that saves; else empty."""
+        return self.quantize(wildcards) if self._measures(wildcards) else ""
 
     def first_plan(self, wildcards: Wildcards) -> list[str]:
         """The plan of the first round, for a rule that shared out all ranks there; else none."""
@@ -404,9 +407,13 @@ class Workflow:
             f"{self._folder(wildcards)}/export.json",
         ]
 
+    def quantize(self, wildcards: Wildcards) -> str:
+        """How a variant is quantised; empty where it is not."""
+        return self.params.methods[wildcards.method].quantize or ""
+
     def quantized(self, wildcards: Wildcards) -> list[str]:
         """The folder of a variant in int8, where its method asks for one; else none."""
-        if not self.params.methods[wildcards.method].quantize:
+        if not self.quantize(wildcards):
             return []
         return [f"{self._folder(wildcards)}/int8"]
 

@@ -25,6 +25,7 @@ rule select_ranks:
         all_layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
+        quantize=GRAPH.measured_quantize,
         stages_left=GRAPH.stages_left,
         threads=PARAMS.select_ranks.threads,
         # The moments are gone when these change, and so cannot tell.
@@ -35,7 +36,7 @@ rule select_ranks:
         " --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
         " --dataset '{input.dataset}' --moments '{input.moments}'"
-        " --latencies '{input.latencies}' --aim '{input.aim}' --known '{input.known}'"
+        " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
         " --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
 
@@ -56,7 +57,7 @@ rule profile_layers:
         layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
-        quantize=lambda wildcards: PARAMS.methods[wildcards.method].quantize or "",
+        quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
         device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
     shell:

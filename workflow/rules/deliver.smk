@@ -51,7 +51,7 @@ rule quantize:
         "logs/quantize/{model}/{method}.log",
     threads: PARAMS.quantize.threads
     params:
-        kind=lambda wildcards: PARAMS.methods[wildcards.method].quantize or "",
+        kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
     shell:
         "lowrank quantize --log {log} --label 'quantize {wildcards.model} {wildcards.method}'"

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     default="",
     help="For a target of latencies: what layers take, JSON, for each of its devices.",
 )
+@click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
 @click.option("--aim", default="", help="For a target of accuracy: what the trial may cost, JSON.")
 @click.option(
     "--known", type=Paths(), default="", help="Plans of earlier trials, whose losses are known."
@@ -66,6 +67,7 @@ def select_ranks(
     dataset: str,
     moments: str,
     latencies: list[Path],
+    quantize: str,
     aim: str,
     known: list[Path],
     first: str,
@@ -102,7 +104,14 @@ def select_ranks(
             else:
                 by_device = dict(zip(rule.devices, latencies, strict=True))
                 shares = _for_target(
-                    original, network, all_layers, alternatives, by_device, rule, losses
+                    original,
+                    network,
+                    all_layers,
+                    alternatives,
+                    by_device,
+                    rule,
+                    losses,
+                    quantized=bool(quantize),
                 )
         table_of_ranks = {name: share.ranks for name, share in shares.items()}
         rule = rule.model_copy(update={"table": table_of_ranks})
@@ -216,6 +225,8 @@ def _for_target(
     latencies: dict[str, Path],
     rule: RankSettings,
     losses: Losses,
+    *,
+    quantized: bool,
 ) -> dict[str, Share]:
     """Measure what the network loses by each layer, and choose ranks that meet the target."""
     from lowrank.factorize import kernel_of
@@ -231,7 +242,9 @@ def _for_target(
 
     trials = [partial(read, *each) for each in taken_layers(table, layers, alternatives)]
     bounds = bounds_of(
-        rule, {name: Latencies.from_json(read_json(path)) for name, path in latencies.items()}
+        rule,
+        {name: Latencies.from_json(read_json(path)) for name, path in latencies.items()},
+        quantized=quantized,
     )
     shares = for_target(table, trials, rule, bounds, original.divergence(), losses=losses, say=say)
     total = sum(share.loss for share in shares.values())
