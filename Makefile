@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test study coverage env record adopt lint format clean FORCE
+.PHONY: all test study compare coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -31,6 +31,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # The comparisons under `studies` in params.yaml; more than an hour on two cores.
 study: $(INSTALLED)
 	snakemake --cores $(CORES) studies
+
+# What a target gains over the papers' ranks at the same MACs, and what training alone gains.
+compare: $(INSTALLED)
+	snakemake --cores $(CORES) results/studies/compare.svg
 
 # Every classifier of torchvision through the whole line; writes docs/coverage.md.
 coverage: $(INSTALLED)

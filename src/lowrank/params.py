@@ -306,6 +306,11 @@ class FactorizeSettings(Section):
     images: int = Field(
         1000, ge=1, description="For `activation`: training images; their labels are not used."
     )
+    sequential: bool = Field(
+        False,
+        description="For `activation`: one layer after the other, each by its inputs behind those "
+        "before it as they are then, to answer as in the original network. Not side by side.",
+    )
     alternatives: tuple[_Convolution, ...] = Field(
         (),
         description="For `select: budget`: further factorizations, of which a convolution larger "
@@ -318,7 +323,14 @@ class FactorizeSettings(Section):
 
     def by_kind(self) -> dict[str, str | None]:
         """Factorization by kind of layer."""
-        return self.model_dump(exclude={"norm", "images", "alternatives", "include", "exclude"})
+        others = {"norm", "images", "sequential", "alternatives", "include", "exclude"}
+        return self.model_dump(exclude=others)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FactorizeSettings":
+        if self.sequential and self.norm != "activation":
+            raise ValueError("`sequential` needs `norm: activation`")
+        return self
 
 
 class ScheduleSettings(Section):

@@ -63,6 +63,7 @@ class Wildcards(Protocol):
     round: str
     study: str
     number: str
+    layer: str
 
 
 class Workflow:
@@ -386,6 +387,39 @@ class Workflow:
         folder = self.factors_folder(wildcards)
         return [f"{folder}/{layer}.safetensors" for layer in self._layers(wildcards)]
 
+    def factors_before(self, wildcards: Wildcards) -> list[str]:
+        """For `sequential`: factors of the round's layers before this one; else none."""
+        if not self._is_sequential(wildcards):
+            return []
+        folder = self.factors_folder(wildcards)
+        taken, table = self._layers(wildcards), self._table(wildcards.model)
+        names = [layer.name for layer in table.layers if layer.name in taken]
+        before = names[: names.index(wildcards.layer)] if wildcards.layer in names else []
+        return [f"{folder}/{layer}.safetensors" for layer in before]
+
+    def original_beside(self, wildcards: Wildcards) -> list[str]:
+        """For `sequential`: the original network; else none."""
+        if not self._is_sequential(wildcards):
+            return []
+        return [f"build/{wildcards.model}/original/model.safetensors"]
+
+    def images_beside(self, wildcards: Wildcards) -> list[str]:
+        """For `sequential`: the dataset; else none."""
+        return [self.dataset(wildcards)] if self._is_sequential(wildcards) else []
+
+    def number_of_images_beside(self, wildcards: Wildcards) -> int:
+        """For `sequential`: training images; else 0."""
+        return self.images(wildcards) if self._is_sequential(wildcards) else 0
+
+    def moments_beside(self, wildcards: Wildcards) -> list[str]:
+        """The moments that a layer is decomposed by; none for `sequential`, which makes them."""
+        return [] if self._is_sequential(wildcards) else self.moments(wildcards)
+
+    def threads_of_decompose(self, wildcards: Wildcards) -> int:
+        """CPU threads of a layer's job, which for `sequential` runs alone and over images."""
+        sequential = self._is_sequential(wildcards)
+        return self.params.calibrate.threads if sequential else self.params.decompose.threads
+
     def plans(self, wildcards: Wildcards) -> list[str]:
         """The plan of every round."""
         folder = self._folder(wildcards)
@@ -461,6 +495,9 @@ class Workflow:
 
     def _keeps_outputs(self, wildcards: Wildcards) -> bool:
         return self.params.methods[wildcards.method].factorize.norm == "activation"
+
+    def _is_sequential(self, wildcards: Wildcards) -> bool:
+        return self.params.methods[wildcards.method].factorize.sequential
 
     def _shares_out(self, wildcards: Wildcards) -> bool:
         return self.params.ranks_of(wildcards.model, wildcards.method).looks_at_all_layers

@@ -6,6 +6,8 @@ import pytest
 from lowrank.factorize import (
     FACTORIZATIONS,
     Moments,
+    Shift,
+    carried_over,
     decompose,
     get_factorization,
     grouped_sequence,
@@ -182,3 +184,73 @@ def test_the_same_moments_give_the_same_bytes():
     assert all(
         a.tobytes() == b.tobytes() for a, b in zip(first.weights, second.weights, strict=True)
     )
+
+
+def moved(layer, *, patches=True, noise=0.3):
+    """Samples (g, count, n) of inputs that moved, and of the original ones."""
+    size = layer.in_channels // layer.groups * (6 if patches else 1)
+    generator = np.random.default_rng(3)
+    before = 0.5 + generator.standard_normal((layer.groups, 40 * size, size))
+    mixing = np.eye(size) + noise * generator.standard_normal((layer.groups, size, size))
+    return before, before @ mixing + 0.2 + noise * generator.standard_normal(before.shape)
+
+
+def described(before, now):
+    centred = [each - each.mean(1, keepdims=True) for each in (before, now)]
+    count = now.shape[1]
+    covariance, crossed = (each.swapaxes(1, 2) @ centred[1] / count for each in centred[::-1])
+    return Moments(now.mean(1), covariance, count), Shift(before.mean(1), crossed)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_is_carried_over_is_the_regression_on_inputs_as_they_are_now(groups):
+    layer = layer_for(groups)
+    before, now = moved(layer)
+    kernel, bias = kernel_for(layer), np.linspace(-1, 1, layer.out_channels)
+    found, found_bias = carried_over(kernel, bias, *described(before, now))
+    for group, (x0, x) in enumerate(zip(before, now, strict=True)):
+        rows = slice(group * 16, group * 16 + 16)
+        targets = x0 @ kernel[rows].reshape(16, -1).T + bias[rows]
+        with_one = np.concatenate([x, np.ones((len(x), 1))], 1)
+        best = with_one @ np.linalg.lstsq(with_one, targets, rcond=None)[0]
+        answers = x @ found[rows].reshape(16, -1).T + found_bias[rows]
+        # Up to the ridge, of a ten thousandth.
+        squared = [np.square(each - targets).sum() for each in (best, answers)]
+        assert squared[0] <= squared[1] * (1 + 1e-9) <= 1.001 * squared[0]
+        np.testing.assert_allclose(answers.mean(0), targets.mean(0), atol=1e-5)
+
+
+def test_by_channels_alone_every_tap_is_carried_over_alike():
+    layer = layer_for(2)
+    before, now = moved(layer, patches=False)
+    kernel = kernel_for(layer)
+    found, bias = carried_over(kernel, None, *described(before, now))
+    one_tap = PlainLayer(24, 32, groups=2)
+    for row, column in np.ndindex(3, 2):
+        alone, _ = carried_over(
+            kernel[:, :, row : row + 1, column : column + 1], None, *described(before, now)
+        )
+        assert alone.shape == one_tap.weight_shape
+        np.testing.assert_allclose(found[:, :, row, column], alone[:, :, 0, 0], atol=1e-5)
+    # On average nothing is missed.
+    missed = np.einsum("gtskl,gs->gt", kernel.reshape(2, 16, 12, 3, 2), before.mean(1))
+    missed -= np.einsum("gtskl,gs->gt", found.reshape(2, 16, 12, 3, 2), now.mean(1))
+    np.testing.assert_allclose(bias, missed.ravel(), atol=1e-4)
+
+
+def test_inputs_that_did_not_move_leave_the_layer_as_it_is():
+    layer = layer_for(2)
+    before, _ = moved(layer)
+    kernel, bias = kernel_for(layer), np.ones(layer.out_channels, np.float32)
+    found, found_bias = carried_over(kernel, bias, *described(before, before))
+    np.testing.assert_allclose(found, kernel, atol=1e-6)
+    np.testing.assert_allclose(found_bias, bias, atol=1e-5)
+
+
+def test_where_the_images_show_nothing_the_kernel_stays():
+    layer = layer_for()
+    nothing = np.zeros((1, 72, 72))
+    moments, shift = Moments(np.zeros((1, 72)), nothing, 9), Shift(np.zeros((1, 72)), nothing)
+    found, bias = carried_over(kernel_for(layer), None, moments, shift)
+    np.testing.assert_allclose(found, kernel_for(layer), atol=1e-6)
+    assert not bias.any()

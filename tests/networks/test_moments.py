@@ -9,7 +9,7 @@ from torch.nn import functional
 from lowrank.errors import UserError
 from lowrank.networks import moments as module
 from lowrank.networks.layers import find_layers
-from lowrank.networks.moments import input_moments
+from lowrank.networks.moments import input_moments, shifted_moments
 
 
 def images(count=6, channels=4, side=8, seed=0):
@@ -119,3 +119,26 @@ def test_the_network_is_left_as_it_was():
 def test_no_images_are_told():
     with pytest.raises(UserError, match="no image reached layer '0'"):
         moments_of(nn.Sequential(nn.Conv2d(4, 3, 3)))
+
+
+@pytest.mark.parametrize("patch", [36, 4608])
+def test_inputs_that_moved_are_compared_with_the_original_ones(monkeypatch, patch):
+    monkeypatch.setattr(module, "_LARGEST_PATCH", patch - 1)
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3))
+    other = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3))
+    layer = find_layers(original, (4, 8, 8), "net")["1"]
+    moments, shift = shifted_moments(original, other, layer, [images(), images(seed=1)])
+    every = torch.cat([images(), images(seed=1)])
+
+    def seen_behind(first):
+        patches = functional.unfold(first(every), 3).detach().double()  # (N, S D^2, places)
+        if patch == 36:
+            return patches.unflatten(1, (4, 9)).permute(0, 3, 2, 1).flatten(0, 2).numpy()
+        return patches.mT.flatten(0, 1).numpy()
+
+    before, now = seen_behind(original[0]), seen_behind(other[0])
+    np.testing.assert_allclose(shift.mean[0], before.mean(0), atol=1e-6)
+    np.testing.assert_allclose(moments.mean[0], now.mean(0), atol=1e-6)
+    crossed = (before - before.mean(0)).T @ (now - now.mean(0)) / len(now)
+    np.testing.assert_allclose(shift.crossed[0], crossed, atol=1e-5)

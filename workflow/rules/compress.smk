@@ -97,20 +97,26 @@ rule decompose:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
         plan="build/{model}/{method}/{at}/ranks.json",
-        moments=GRAPH.moments,
+        moments=GRAPH.moments_beside,
+        # For `sequential`.
+        original=GRAPH.original_beside,
+        before=GRAPH.factors_before,
+        dataset=GRAPH.images_beside,
     output:
         "build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
-    threads: PARAMS.decompose.threads
+    threads: GRAPH.threads_of_decompose
     params:
-        threads=PARAMS.decompose.threads,
+        threads=GRAPH.threads_of_decompose,
+        images=GRAPH.number_of_images_beside,
         calibration=GRAPH.calibration_json,
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
-        " --layer {wildcards.layer} --moments '{input.moments}' --threads {params.threads}"
-        " --factors {output}"
+        " --layer {wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
+        " --before '{input.before}' --dataset '{input.dataset}' --images {params.images}"
+        " --threads {params.threads} --factors {output}"
 
 
 # Once for a model, where one of its methods has `distill` for plain images.

@@ -14,7 +14,7 @@ from lowrank.factorize.groups import (
     kernel_of,
     one_group,
 )
-from lowrank.factorize.moments import Moments
+from lowrank.factorize.moments import Moments, Shift, carried_over
 from lowrank.factorize.reconstruction import reconstruct
 from lowrank.factorize.spatial_svd import SpatialSvd
 from lowrank.factorize.spectra import Spectrum
@@ -28,7 +28,9 @@ __all__ = [
     "Decomposition",
     "Factorization",
     "Moments",
+    "Shift",
     "Spectrum",
+    "carried_over",
     "decompose",
     "evbmf_rank",
     "get_factorization",

@@ -57,6 +57,69 @@ class Moments:
     samples: int
 
 
+@dataclass(frozen=True)
+class Shift:
+    """How a layer's inputs moved when layers before it were decomposed, beside their `Moments` now.
+
+    Parameters
+    ----------
+    mean
+        Shape (g, N): E[x0], the mean in the original network, N as in `Moments`.
+    crossed
+        Shape (g, N, N): E[x0 x^T] - E[x0] E[x]^T, of the original inputs with those of now.
+    """
+
+    mean: np.ndarray
+    crossed: np.ndarray
+
+
+def carried_over(
+    kernel: np.ndarray, bias: np.ndarray | None, moments: Moments, shift: Shift
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel and the bias that, on inputs as they are now, answer most like the layer did.
+
+    The mean squared error of the outputs is least for W C_0x C_xx^-1 (Zhang et al. 2016, section
+    3.2, "asymmetric"), so that a layer makes up for what those before it lost, and errors do not
+    pile up. Where the images show nothing, the kernel stays as it was.
+
+    Parameters
+    ----------
+    kernel
+        Shape (T, S / g, D_h, D_w), of the original network.
+    bias
+        Shape (T,), or None.
+    moments, shift
+        Of the layer's inputs.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Of those shapes, float32.
+    """
+    groups = len(moments.mean)
+    found = np.empty(kernel.shape, np.float32)
+    added = []
+    for number, group in enumerate(np.split(kernel.astype(np.float64), groups)):
+        covariance = regularised(moments.covariance[number])
+        # C_0x C_xx^-1 - I, by the ridge of C_xx 0 where there is no data.
+        change = np.linalg.solve(
+            covariance, (shift.crossed[number] - moments.covariance[number]).T
+        ).T
+        size = len(change)
+        by_channel = size == group.shape[1]
+        flat = np.moveaxis(group, 1, -1) if by_channel else group
+        flat = flat.reshape(-1, size)
+        new = flat + flat @ change
+        missed = flat @ shift.mean[number] - new @ moments.mean[number]
+        added.append(missed.reshape(len(group), -1).sum(1))
+        if by_channel:
+            new = np.moveaxis(new.reshape(len(group), *group.shape[2:], size), -1, 1)
+        rows = slice(number * len(group), (number + 1) * len(group))
+        found[rows] = new.reshape(group.shape)
+    total = np.concatenate(added) + (0 if bias is None else bias)
+    return found, total.astype(np.float32)
+
+
 def weighted_factors(
     factorization: Factorization,
     layer: PlainLayer,

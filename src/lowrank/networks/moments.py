@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowrank.errors import UserError
-from lowrank.factorize import Moments
+from lowrank.factorize import Moments, Shift
 from lowrank.networks.forward import evaluation_mode
 from lowrank.plan import Layer
 
@@ -42,7 +42,7 @@ def input_moments(
     """
     sums = {layer.name: _Sums(layer) for layer in layers}
     hooks = [
-        network.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True)
+        network.get_submodule(name).register_forward_pre_hook(each.add_call, with_kwargs=True)
         for name, each in sums.items()
     ]
     try:
@@ -55,36 +55,82 @@ def input_moments(
     return {name: each.moments() for name, each in sums.items()}
 
 
+@torch.no_grad()
+def shifted_moments(
+    original: nn.Module, network: nn.Module, layer: Layer, batches: Iterable[Tensor]
+) -> tuple[Moments, Shift]:
+    """Moments of one layer's inputs in a network, and how they moved from those in the original.
+
+    Parameters
+    ----------
+    original
+        Run over the same images as the network, both in evaluation mode.
+    network
+        The same with other layers replaced.
+    layer, batches
+        As for `input_moments`, and UserError likewise.
+    """
+    sums, now, before = _Sums(layer), _Inputs(layer), _Inputs(layer)
+    first, crossed = torch.zeros_like(sums.first), torch.zeros_like(sums.second)
+    hooks = [
+        each.get_submodule(layer.name).register_forward_pre_hook(keep, with_kwargs=True)
+        for each, keep in ((original, before.keep), (network, now.keep))
+    ]
+    try:
+        with evaluation_mode(original), evaluation_mode(network):
+            for images in batches:
+                original(images)
+                network(images)
+                sums.add(now.samples)
+                first += before.samples.sum(1).cpu()
+                crossed += (before.samples.mT @ now.samples).cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moments = sums.moments()
+    first /= moments.samples
+    mean = torch.from_numpy(moments.mean)
+    crossed.div_(moments.samples).baddbmm_(first[:, :, None], mean[:, None], alpha=-1)
+    return moments, Shift(first.numpy(), crossed.numpy())
+
+
+class _Inputs:
+    """What a layer was last called with."""
+
+    samples: Tensor
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    def keep(
+        self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
+    ) -> None:
+        """What the layer is about to be called with."""
+        self.samples = _samples(self._layer, arguments, keywords)
+
+
 class _Sums:
     """The sums of one layer's input patches and of their products."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
         channels = layer.in_channels // layer.groups
-        patch = channels * prod(layer.kernel)
-        self._has_patches = patch <= _LARGEST_PATCH
-        size = patch if self._has_patches else channels
+        size = channels * prod(layer.kernel) if _has_patches(layer) else channels
         self._count = 0
-        self._first = torch.zeros(layer.groups, size, dtype=torch.float64)
-        self._second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
+        self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
+        self.second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
 
-    def add(
+    def add_call(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
         """What the layer is about to be called with."""
-        layer = self._layer
-        inputs = (arguments[0] if arguments else keywords["input"]).float()
-        if layer.kind == "linear":
-            # Of a flattened map, the map is the patch. Tokens in front of the channels are samples.
-            inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
-        # (N, g, S / g D^2, places), or D^2 places for each of the channels alone
-        patches = _patches(inputs, layer).unflatten(1, (layer.groups, -1))
-        if not self._has_patches:
-            patches = patches.unflatten(2, (-1, prod(layer.kernel))).flatten(3)
-        samples = patches.permute(1, 0, 3, 2).flatten(1, 2)  # (g, N places, n)
+        self.add(_samples(self._layer, arguments, keywords))
+
+    def add(self, samples: Tensor) -> None:
+        """Samples (g, places, n)."""
         self._count += samples.shape[1]
-        self._first += samples.sum(1).cpu()
-        self._second += (samples.mT @ samples).cpu()
+        self.first += samples.sum(1).cpu()
+        self.second += (samples.mT @ samples).cpu()
 
     def moments(self) -> Moments:
         """Over all that was seen."""
@@ -92,10 +138,28 @@ class _Sums:
             raise UserError(
                 f"no image reached layer '{self._layer.name}': moments need at least one image."
             )
-        mean, second = (sums.div_(self._count) for sums in (self._first, self._second))
+        mean, second = (sums.div_(self._count) for sums in (self.first, self.second))
         # In place: of a wide layer there is no room for another one.
         covariance = second.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
         return Moments(mean.numpy(), covariance.numpy(), self._count)
+
+
+def _has_patches(layer: Layer) -> bool:
+    """Whether a layer's patches are followed, or its channels alone."""
+    return layer.in_channels // layer.groups * prod(layer.kernel) <= _LARGEST_PATCH
+
+
+def _samples(layer: Layer, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
+    """What a layer is called with: (g, places, n), patches or channels alone."""
+    inputs = (arguments[0] if arguments else keywords["input"]).float()
+    if layer.kind == "linear":
+        # Of a flattened map, the map is the patch. Tokens in front of the channels are samples.
+        inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
+    # (N, g, S / g D^2, places), or D^2 places for each of the channels alone
+    patches = _patches(inputs, layer).unflatten(1, (layer.groups, -1))
+    if not _has_patches(layer):
+        patches = patches.unflatten(2, (-1, prod(layer.kernel))).flatten(3)
+    return patches.permute(1, 0, 3, 2).flatten(1, 2)
 
 
 def _patches(inputs: Tensor, layer: Layer) -> Tensor:

@@ -1,10 +1,17 @@
 """Turn one layer's kernel into factors at the ranks that the plan gives."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.common import Paths, Step, say, use_threads
+
+if TYPE_CHECKING:
+    from lowrank.factorize import Moments, Shift
+    from lowrank.plan import Layer
 
 
 @click.command(cls=Step)
@@ -13,15 +20,35 @@ from lowrank.steps.common import Step, say, use_threads
 @click.option("--plan", type=Path, required=True, help="The plan of the round, JSON.")
 @click.option("--layer", required=True, help="Name of the layer.")
 @click.option("--moments", default="", help="Moments of its inputs, for `norm: activation`.")
+@click.option(
+    "--original",
+    default="",
+    help="For `sequential`: the original network; --moments, --before and --images with it.",
+)
+@click.option(
+    "--before", type=Paths(), default="", help="Factors of the layers decomposed before this one."
+)
+@click.option("--dataset", default="", help="For `sequential`: folder of the dataset step.")
+@click.option("--images", type=int, default=0, help="For `sequential`: training images.")
 @click.option("--threads", type=int, required=True)
 @click.option("--factors", type=Path, required=True, help="Output: factors, safetensors.")
 def decompose(
-    state: Path, table: Path, plan: Path, layer: str, moments: str, threads: int, factors: Path
+    state: Path,
+    table: Path,
+    plan: Path,
+    layer: str,
+    moments: str,
+    original: str,
+    before: list[Path],
+    dataset: str,
+    images: int,
+    threads: int,
+    factors: Path,
 ) -> None:
     """Turn one layer's kernel into factors."""
     use_threads(threads)
+    from lowrank.factorize import carried_over, get_factorization, kernel_of
     from lowrank.factorize import decompose as decomposed
-    from lowrank.factorize import get_factorization
     from lowrank.files import read_json
     from lowrank.plan import Factored, LayerTable, Plan
     from lowrank.steps.moments import layer_moments
@@ -34,13 +61,17 @@ def decompose(
         write_tensors(factors, {}, {"dense_because": planned.dense_because})
         say(f"stays as it is: {planned.dense_because}")
         return
+    known = LayerTable.from_json(read_json(table))[layer]
+    weight, bias = layer_weight(state, layer), layer_bias(state, layer)
+    of_inputs = layer_moments(Path(moments), layer) if moments else None
+    if original:
+        sample = _Sample(Path(dataset), images, threads)
+        of_inputs, shift = sample.moments(Path(original), state, before, known)
+        kernel = kernel_of(known, layer_weight(Path(original), layer), name=layer)
+        bias = layer_bias(Path(original), layer)
+        weight, bias = carried_over(kernel, bias, of_inputs, shift)
     result = decomposed(
-        get_factorization(planned.factorization),
-        LayerTable.from_json(read_json(table))[layer],
-        layer_weight(state, layer),
-        layer_bias(state, layer),
-        planned.ranks,
-        layer_moments(Path(moments), layer) if moments else None,
+        get_factorization(planned.factorization), known, weight, bias, planned.ranks, of_inputs
     )
     factored = Factored(
         planned.factorization, planned.ranks, result.relative_error, result.sequence
@@ -50,6 +81,37 @@ def decompose(
     if result.output_error is not None:
         errors += f", of the outputs {result.output_error:.4f}"
     say(f"ranks {', '.join(map(str, planned.ranks))}: {errors}")
+
+
+class _Sample:
+    """Training images, for `sequential`."""
+
+    def __init__(self, dataset: Path, images: int, threads: int) -> None:
+        import torch
+
+        from lowrank.training.datasets import open_dataset
+
+        torch.set_num_threads(threads)
+        self._images = open_dataset(dataset).train.sample(images)
+
+    def moments(
+        self, original: Path, state: Path, before: list[Path], layer: Layer
+    ) -> tuple[Moments, Shift]:
+        """Of a layer's inputs behind the factors of those before it."""
+        from lowrank.networks.moments import shifted_moments
+        from lowrank.networks.states import put_factors, read_state
+        from lowrank.plan import Factored
+        from lowrank.stored import read_header, read_tensors
+        from lowrank.training.batches import EvaluationBatches
+
+        now = read_state(state)
+        for file in before:
+            if "dense_because" not in (header := read_header(file)):
+                sequence = Factored.from_json(header).sequence
+                put_factors(now.network, file.stem, sequence, read_tensors(file), source=str(file))
+        batches = EvaluationBatches(self._images, now.spec)
+        images = (batches[number][0] for number in range(len(batches)))
+        return shifted_moments(read_state(original).network, now.network, layer, images)
 
 
 if __name__ == "__main__":
