@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from lowrank.errors import UserError
+from lowrank.files import write_json
 from lowrank.plan import (
     Factored,
     Layer,
@@ -91,6 +93,13 @@ def test_plan_survives_json():
     )
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert [plan[name].is_dense for name in "ab"] == [False, True]
+
+
+def test_a_plan_of_an_earlier_version_is_told(tmp_path):
+    for document in ({"layers": [], "shares": {"conv": [3, 4]}}, {"ranks": {}}, [1]):
+        write_json(tmp_path / "ranks.json", document)
+        with pytest.raises(UserError, match=r"ranks\.json: not a plan, or one of an earlier"):
+            Plan.read(tmp_path / "ranks.json")
 
 
 def test_costs_of_a_sequence():

@@ -6,10 +6,14 @@ The Snakefile imports this module to know every round and layer before anything 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
+
+from lowrank.errors import UserError
+from lowrank.files import read_json
 
 Pair = tuple[int, int]
 
@@ -214,6 +218,18 @@ class Plan:
             },
             losses=tuple(Loss(**_tupled(loss)) for loss in document.get("losses", ())),
         )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Plan:
+        """A plan from its file. Raises UserError where it is none of this version."""
+        document = read_json(path)
+        try:
+            return cls.from_json(document)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: not a plan, or one of an earlier version of lowrank. Delete it and run "
+                "the same command again."
+            ) from None
 
 
 @dataclass(frozen=True)

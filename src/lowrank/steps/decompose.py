@@ -55,7 +55,7 @@ def decompose(
     from lowrank.steps.weights import layer_bias, layer_weight
     from lowrank.stored import write_tensors
 
-    planned = Plan.from_json(read_json(plan))[layer]
+    planned = Plan.read(plan)[layer]
     if planned.is_dense:
         # The graph is known before the ranks are, so a layer that is left alone has its file too.
         write_tensors(factors, {}, {"dense_because": planned.dense_because})

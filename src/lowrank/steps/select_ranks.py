@@ -92,11 +92,11 @@ def select_ranks(
         network = leave_negligible(network, rule.negligible)
     sensitivity, shares = {}, {}
     losses: Losses = {}
-    for loss in (loss for path in known for loss in Plan.from_json(read_json(path)).losses):
+    for loss in (loss for path in known for loss in Plan.read(path).losses):
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
     if rule.looks_at_all_layers:
         if first:
-            shares = Plan.from_json(read_json(first)).shares
+            shares = Plan.read(first).shares
         else:
             original = _Original(state, Path(dataset), rule, moments, threads)
             if rule.select == "sensitivity":

@@ -88,9 +88,7 @@ def summarize(
         size_bytes = before["counts"]["size_bytes"]
         document["int8"] = _quantized(read_json(int8), measured, size_bytes)
     network = LayerTable.from_json(read_json(table))
-    planned = {
-        layer.name: layer for path in plans for layer in Plan.from_json(read_json(path)).layers
-    }
+    planned = {layer.name: layer for path in plans for layer in Plan.read(path).layers}
     factored = {
         name: Factored.from_json(each) for name, each in read_header(state)["factored"].items()
     }
