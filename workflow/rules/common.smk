@@ -33,8 +33,9 @@ wildcard_constraints:
     study=GRAPH.one_of("studies") or "none",
     # A layer's name in its network: `features.conv1_1`.
     layer=r"[A-Za-z0-9_.]+",
-    # Rounds count from 1.
+    # Rounds and trials count from 1.
     round=r"[1-9]\d*",
+    number=r"[1-9]\d*",
     # Where a round's ranks and factors are: the first round's apart from the later ones, which
     # depend on fine-tuning and so belong to the DVC stage `finetune`.
     at=r"first|rounds/[1-9]\d*",
