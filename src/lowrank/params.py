@@ -159,7 +159,7 @@ class SearchSettings(Section):
         Field((0.03, 0.3), description="Shares of the original's cost that it is looked for in.")
     )
     trials: int = Field(
-        4, ge=1, le=10, description="Networks that are made and fine-tuned; each halves the range."
+        3, ge=1, le=10, description="Networks that are made and fine-tuned; each halves the range."
     )
     confidence: float = Field(
         1.0,
