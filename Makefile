@@ -17,7 +17,7 @@ results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
 test: $(INSTALLED)
-	python -m pytest
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 env: $(INSTALLED)
 
