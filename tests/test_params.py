@@ -273,6 +273,32 @@ def test_mistakes_in_a_target_are_told(document, ranks, told):
     assert told in message(changed(document, "methods/tucker/ranks", ranks))
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [{"target": {"macs": 0.5}}, {"search": {"trials": 2}}],
+)
+def test_a_search_is_one_for_all_networks(document, entries):
+    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "models": {"resnet20": entries}}
+    told = message(changed(document, "methods/tucker/ranks", ranks))
+    assert "`methods.tucker.ranks.models.resnet20`: a target of accuracy" in told
+
+
+def test_the_trials_of_a_search_are_methods(document):
+    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"trials": 2}}
+    document["methods"]["tucker"] |= {"ranks": ranks, "factorize": {"conv": "tucker2"}}
+    params = parse_params(document)
+    assert "tucker" in params.searching
+    assert params.trial_of("tucker") is None
+    assert params.trial_of("tucker_trial2") == ("tucker", 2)
+    assert params.trial_of("tucker_trial3") is None
+    assert "tucker_trial3" not in params.methods
+    assert params.methods["tucker_trial1"] == params.methods["tucker"]
+    # Layers are profiled around the middle of the shares that are searched.
+    assert params.ranks_of("vgg16", "tucker").costs.latency_ms["local"] == pytest.approx(
+        0.0949, 1e-3
+    )
+
+
 def test_alternatives_need_a_rule_that_compares(document):
     place = "methods/tucker/factorize/alternatives"
     document = changed(document, place, ["spatial_svd"])

@@ -771,6 +771,15 @@ def parse_params(document: Mapping[str, Any], *, source: str = "params.yaml") ->
                 except ValidationError as error:
                     place = f"methods.{method}.{section}" + (f".models.{model}" if model else "")
                     raise UserError(f"{source}: {described(error, model_type, place)}") from error
+    for method, settings in params.methods.items():
+        for model in () if params.trial_of(method) else settings.ranks.models:
+            general, found = settings.ranks, params.ranks_of(model, method)
+            trials = [each.search.trials if each.searches else None for each in (general, found)]
+            if trials[0] != trials[1]:
+                raise UserError(
+                    f"{source}: `methods.{method}.ranks.models.{model}`: a target of accuracy and "
+                    "the number of its trials are those of all networks; make another method of it."
+                )
     return params
 
 
