@@ -142,3 +142,13 @@ def test_inputs_that_moved_are_compared_with_the_original_ones(monkeypatch, patc
     np.testing.assert_allclose(moments.mean[0], now.mean(0), atol=1e-6)
     crossed = (before - before.mean(0)).T @ (now - now.mean(0)) / len(now)
     np.testing.assert_allclose(shift.crossed[0], crossed, atol=1e-5)
+
+
+def test_inputs_far_from_zero_keep_their_covariance():
+    """The squares of the mean are a million times those of the deviations."""
+    layer = nn.Conv2d(4, 6, 3)
+    near = moments_of(nn.Sequential(layer), images(), images(seed=1))["0"]
+    far = moments_of(nn.Sequential(layer), images() + 1000, images(seed=1) + 1000)["0"]
+    np.testing.assert_allclose(far.mean, near.mean + 1000, atol=1e-3)
+    np.testing.assert_allclose(far.covariance, near.covariance, atol=1e-3)
+    np.linalg.cholesky(far.covariance[0] + 1e-3 * np.eye(36))

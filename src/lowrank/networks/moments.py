@@ -72,6 +72,7 @@ def shifted_moments(
     """
     sums, now, before = _Sums(layer), _Inputs(layer), _Inputs(layer)
     first, crossed = torch.zeros_like(sums.first), torch.zeros_like(sums.second)
+    pilot = None
     hooks = [
         each.get_submodule(layer.name).register_forward_pre_hook(keep, with_kwargs=True)
         for each, keep in ((original, before.keep), (network, now.keep))
@@ -82,15 +83,18 @@ def shifted_moments(
                 original(images)
                 network(images)
                 sums.add(now.samples)
-                first += before.samples.sum(1).cpu()
-                crossed += (before.samples.mT @ now.samples).cpu()
+                pilot = before.samples.mean(1, keepdim=True) if pilot is None else pilot
+                shifted = before.samples - pilot
+                first += shifted.sum(1).cpu()
+                crossed += (shifted.mT @ (now.samples - sums.pilot)).cpu()
     finally:
         for hook in hooks:
             hook.remove()
     moments = sums.moments()
     first /= moments.samples
-    mean = torch.from_numpy(moments.mean)
+    mean = torch.from_numpy(moments.mean) - sums.pilot.squeeze(1).cpu()
     crossed.div_(moments.samples).baddbmm_(first[:, :, None], mean[:, None], alpha=-1)
+    first += pilot.squeeze(1).cpu()
     return moments, Shift(first.numpy(), crossed.numpy())
 
 
@@ -117,6 +121,8 @@ class _Sums:
         channels = layer.in_channels // layer.groups
         size = channels * prod(layer.kernel) if _has_patches(layer) else channels
         self._count = 0
+        # About the mean, so that products in float32 do not cancel where it is far from 0.
+        self.pilot: Tensor | None = None
         self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
         self.second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
 
@@ -128,6 +134,9 @@ class _Sums:
 
     def add(self, samples: Tensor) -> None:
         """Samples (g, places, n)."""
+        if self.pilot is None:
+            self.pilot = samples.mean(1, keepdim=True)
+        samples = samples - self.pilot
         self._count += samples.shape[1]
         self.first += samples.sum(1).cpu()
         self.second += (samples.mT @ samples).cpu()
@@ -141,6 +150,7 @@ class _Sums:
         mean, second = (sums.div_(self._count) for sums in (self.first, self.second))
         # In place: of a wide layer there is no room for another one.
         covariance = second.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        mean += self.pilot.squeeze(1).cpu()
         return Moments(mean.numpy(), covariance.numpy(), self._count)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--original",
     default="",
-    help="For `sequential`: the original network; --moments, --before and --images with it.",
+    help="For `sequential`: the original network; --before, --dataset and --images go with it.",
 )
 @click.option(
     "--before", type=Paths(), default="", help="Factors of the layers decomposed before this one."
