@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lowrank.devices.base import Device, DeviceError, MeasureSettings
+from lowrank.devices.base import (
+    FLOAT_PRODUCTS,
+    INTEGER_PRODUCTS,
+    Device,
+    DeviceError,
+    MeasureSettings,
+)
 from lowrank.devices.local import LocalDevice
 
-__all__ = ["Device", "DeviceError", "MeasureSettings", "create_device"]
+__all__ = [
+    "FLOAT_PRODUCTS",
+    "INTEGER_PRODUCTS",
+    "Device",
+    "DeviceError",
+    "MeasureSettings",
+    "create_device",
+]
 
 _KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {"local": LocalDevice}
 

@@ -10,6 +10,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Protocol
 
+# What ONNX Runtime calls products with weights.
+FLOAT_PRODUCTS = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+)
+INTEGER_PRODUCTS = frozenset(
+    {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+)
+
 
 class DeviceError(Exception):
     """A device, a model file or a setting is not as it must be for a measurement.

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from lowrank.devices.base import DeviceError, MeasureSettings, NodeTime
+from lowrank.devices.base import (
+    FLOAT_PRODUCTS,
+    INTEGER_PRODUCTS,
+    DeviceError,
+    MeasureSettings,
+    NodeTime,
+)
 from lowrank.devices.node_times import node_times
 from lowrank.devices.runtime import NANOSECONDS_PER_SECOND, load_runner, warm_up
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
-
-# What ONNX Runtime calls products of weights in float.
-_FLOAT_OPERATORS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul"}
 
 
 class LocalDevice:
@@ -57,8 +60,8 @@ class LocalDevice:
         asked = MeasureSettings.of({**self._settings, **settings})
         once = dataclasses.replace(asked, warmup_seconds=0, repeats=1, seconds=0)
         operators = {node.operator for node in node_times(Path(model), once).values()}
-        in_float = sorted(operators & _FLOAT_OPERATORS)
-        if not in_float or any(_is_integer(operator) for operator in operators):
+        in_float = sorted(operators & FLOAT_PRODUCTS)
+        if not in_float or operators & INTEGER_PRODUCTS:
             return None
         return (
             f"{asked.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 kernels for "
@@ -134,11 +137,6 @@ def nanoseconds_in_turns(
             total += sum(pair[which])
         pairs.append(pair)
     return np.array(pairs, dtype=np.int64)
-
-
-def _is_integer(operator: str) -> bool:
-    """Whether an operator of ONNX Runtime multiplies integers."""
-    return operator.startswith(("QLinear", "QGemm")) or operator.endswith("Integer")
 
 
 def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:

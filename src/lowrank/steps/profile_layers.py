@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 _IN_ONE_MODEL = 40
 _BYTES_IN_ONE_MODEL = 4_000_000
 
-# What ONNX Runtime calls the nodes that the layer table knows; all others are the rest.
-_LAYERS = (
-    *("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
-    *("QLinearConv", "QGemm", "QLinearMatMul"),
-)
-
 # How long the nodes of one model are measured, with the profile and without.
 _MEASURED = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
 
@@ -64,7 +58,12 @@ def profile_layers(
     output: Path,
 ) -> None:
     """Measure on a device what layers take at the ranks that they may get."""
-    from lowrank.devices import DeviceError, create_device
+    from lowrank.devices import (
+        FLOAT_PRODUCTS,
+        INTEGER_PRODUCTS,
+        DeviceError,
+        create_device,
+    )
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies, grids_for
@@ -85,7 +84,8 @@ def profile_layers(
                     f"{because}. Leave `quantize` or this device's target out."
                 )
             nodes = there.node_times(model, asked).values()
-        rest = sum(node.milliseconds for node in nodes if node.operator not in _LAYERS)
+        products = FLOAT_PRODUCTS | INTEGER_PRODUCTS
+        rest = sum(node.milliseconds for node in nodes if node.operator not in products)
         in_float = there.node_times(original, asked).values()
         whole = sum(node.milliseconds for node in in_float)
         measured = _Measured(there, asked, form, cache)
