@@ -250,10 +250,7 @@ class Comparison:
         return [partial(read, *each) for each in self.taken]
 
     def divergence(self) -> Divergence:
-        def logits() -> Iterator[Tensor]:
-            return (batch for batch, _ in outputs_of(self.network, self.validation, self.spec))
-
-        return Divergence(self.network, logits)
+        return Divergence(self.network, lambda: inputs(self.validation, self.spec))
 
     def curves(self, norm: str) -> Iterator[tuple[Curve, np.ndarray]]:
         """What each choice of ranks is expected to lose."""

@@ -13,6 +13,7 @@ _STEPS = (
     "inspect",
     "select_ranks",
     "calibrate",
+    "profile_draft",
     "profile_layers",
     "next_trial",
     "judge_trial",

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lowrank.factorize import (
@@ -28,7 +27,6 @@ from lowrank.factorize import (
 )
 from lowrank.networks.divergence import Divergence
 from lowrank.networks.export import export_onnx
-from lowrank.networks.forward import evaluation_mode
 from lowrank.networks.layers import find_layers
 from lowrank.networks.moments import input_moments
 from lowrank.networks.registry import NetworkSpec
@@ -146,9 +144,8 @@ def _for_target(
         for name, method in methods.items()
         if not method.applies_to(table[name])
     ]
-    with evaluation_mode(network), torch.no_grad():
-        divergence = Divergence(network, lambda: map(network, images))
-        return for_target(table, trials, rule, bounds_of(rule, {}), divergence)
+    divergence = Divergence(network, lambda: images)
+    return for_target(table, trials, rule, bounds_of(rule, {}), divergence)
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

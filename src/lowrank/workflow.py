@@ -175,19 +175,30 @@ class Workflow:
         return self.moments(wildcards) if self._measures(wildcards) else []
 
     def latencies(self, wildcards: Wildcards) -> list[str]:
-        """What layers take on each device whose latency the target bounds; else none.
+        """What layers take on each device whose latency the target bounds, by the draft; else none.
 
         Raises UserError for a device that is not known.
         """
+        folder = f"{self._folder(wildcards)}/first"
+        return [f"{folder}/latencies/{device}.json" for device in self._devices(wildcards)]
+
+    def latencies_of_layers(self, wildcards: Wildcards) -> list[str]:
+        """The same before the draft: what trials of a search share."""
+        folder = f"build/{wildcards.model}/{self._asking(wildcards.method)}"
+        return [f"{folder}/latencies/{device}.json" for device in self._devices(wildcards)]
+
+    def latencies_of_device(self, wildcards: Wildcards) -> str:
+        """The same of `{device}`."""
+        folder = f"build/{wildcards.model}/{self._asking(wildcards.method)}"
+        return f"{folder}/latencies/{wildcards.device}.json"
+
+    def _devices(self, wildcards: Wildcards) -> list[str]:
         devices = self.params.ranks_of(wildcards.model, wildcards.method).devices
         for device in devices:
             if device not in self.params.benchmark:
                 where = f"params.yaml: `methods.{wildcards.method}.ranks.target.latency_ms`"
                 raise unknown_name("device", device, self.params.benchmark, where=where)
-        if not self._measures(wildcards):
-            return []
-        folder = f"build/{wildcards.model}/{self._asking(wildcards.method)}"
-        return [f"{folder}/latencies/{device}.json" for device in devices]
+        return list(devices) if self._measures(wildcards) else []
 
     def measured_calibration_json(self, wildcards: Wildcards) -> str:
         """How those are made, as JSON; empty where there are none."""
@@ -222,6 +233,11 @@ class Workflow:
             f"build/{wildcards.model}/{trial_name(method, earlier)}/first/ranks.json"
             for earlier in range(1, number)
         ]
+
+    def known_plans(self, wildcards: Wildcards) -> list[str]:
+        """All plans whose losses are known: of earlier trials, and the draft for a target of ms."""
+        draft = [f"{self._folder(wildcards)}/first/draft.json"] if self._devices(wildcards) else []
+        return self.earlier_plans(wildcards) + draft
 
     def all_trials(self, wildcards: Wildcards) -> list[str]:
         """What every trial of a search lost."""

@@ -26,7 +26,7 @@ def factors_of(network, name, factorization, ranks):
 def test_it_is_the_mean_over_all_images(batches):
     network = toy(seed=3).eval()
     replacement = factors_of(network, "conv2", "tucker2", (2, 2))
-    (found,) = Divergence(network, lambda: map(network, batches))([replacement])
+    (found,) = Divergence(network, lambda: batches)([replacement])
     with torch.no_grad():
         before = network(torch.cat(batches)).double().softmax(1)
         kernel = torch.zeros_like(network.conv2.weight)
@@ -41,7 +41,7 @@ def test_it_is_the_mean_over_all_images(batches):
 
 def test_full_ranks_move_nothing_and_low_ranks_more_than_high_ones(batches):
     network = toy(seed=3).eval()
-    measured = Divergence(network, lambda: map(network, batches))
+    measured = Divergence(network, lambda: batches)
     found = measured(factors_of(network, "conv2", "tucker2", (rank, rank)) for rank in (8, 6, 3, 1))
     assert found[0] == pytest.approx(0, abs=1e-6)
     assert found == sorted(found)
@@ -50,7 +50,7 @@ def test_full_ranks_move_nothing_and_low_ranks_more_than_high_ones(batches):
 
 def test_the_network_is_left_as_it_was(batches):
     network = toy(seed=3).eval()
-    measured = Divergence(network, lambda: map(network, batches))
+    measured = Divergence(network, lambda: batches)
     measured([factors_of(network, "conv1", "tucker1", (1,))])
     assert_same_weights(network, toy(seed=3))
     assert torch.is_grad_enabled()

@@ -110,7 +110,11 @@ def test_a_target_of_milliseconds_is_measured_here(with_method):
         | {"multiple_of": 8},
     )
     plan = f"{BUILD}/tucker/first/ranks.json"
-    assert "convolutions measured; the network as it is:" in project.snakemake(plan)
+    said = project.snakemake(plan)
+    assert "convolutions measured; the network as it is:" in said
+    # Of the last choice, what the first choice's network took.
+    (whole,) = document(project, "first/latencies/local.json")["whole"]
+    assert f"compressed: {whole['by_layers_ms']:.3f} ms by its layers" in said
     ranks = [layer["ranks"] for layer in document(project, "first/ranks.json")["layers"]]
     assert any(ranks)
     assert {rank % 8 for each in ranks for rank in each} == {0}

@@ -11,7 +11,7 @@ rule select_ranks:
         moments=GRAPH.measured_moments,
         latencies=GRAPH.latencies,
         aim=GRAPH.aim,
-        known=GRAPH.earlier_plans,
+        known=GRAPH.known_plans,
         first=GRAPH.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
@@ -41,7 +41,49 @@ rule select_ranks:
         " --threads {params.threads} --plan {output}"
 
 
-# For a target of latencies. What was measured is remembered for every model and method.
+# For a target of latencies: layers are measured, a first choice made of them, its network measured
+# in one piece, and ranks chosen anew with what that showed. What was measured is remembered for
+# every model and method.
+use rule select_ranks as draft_ranks with:
+    input:
+        state=GRAPH.state_before,
+        table="data/networks/{model}.json",
+        dataset=GRAPH.measured_on,
+        moments=GRAPH.measured_moments,
+        latencies=GRAPH.latencies_of_layers,
+        aim=GRAPH.aim,
+        known=GRAPH.earlier_plans,
+        first=[],
+    output:
+        "build/{model}/{method}/{at}/draft.json",
+    log:
+        "logs/draft_ranks/{model}/{method}/{at}.log",
+
+
+rule profile_draft:
+    input:
+        original="build/{model}/original/model.onnx",
+        state="build/{model}/original/model.safetensors",
+        table="data/networks/{model}.json",
+        draft="build/{model}/{method}/{at}/draft.json",
+        latencies=GRAPH.latencies_of_device,
+    output:
+        "build/{model}/{method}/{at}/latencies/{device}.json",
+    log:
+        "logs/profile_draft/{model}/{method}/{at}/{device}.log",
+    threads: workflow.cores
+    params:
+        quantize=GRAPH.quantize,
+        quantize_settings=PARAMS.quantize.model_dump_json(),
+        device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
+    shell:
+        "lowrank profile_draft --log {log} --label 'profile_draft {wildcards.model}'"
+        " --original {input.original} --state {input.state} --table {input.table}"
+        " --draft {input.draft} --latencies {input.latencies} --quantize '{params.quantize}'"
+        " --quantize-settings {params.quantize_settings:q}"
+        " --device {wildcards.device} --device-settings {params.device:q} --output {output}"
+
+
 rule profile_layers:
     input:
         original="build/{model}/original/model.onnx",

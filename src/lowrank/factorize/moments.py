@@ -27,8 +27,6 @@ import numpy as np
 from lowrank.factorize.reconstruction import reconstruct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lowrank.factorize.base import Factorization
     from lowrank.plan import PlainLayer
 
@@ -168,12 +166,12 @@ def weighted_factors(
         return head, *rest
     if tail:
         method, its_layer, its_ranks = tail
-        encoder = _encoder([head], [first], its_layer.kernel)
-        target, encoded = _least_squares(kernel, covariance, encoder)
+        before = reconstruct([first], [head])
+        target, encoded = _least_squares(kernel, covariance, before, its_layer.kernel)
         target = target.reshape(len(kernel), len(head), *layer.kernel)
         return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
-    encoder = _encoder([head, *rest[:-1]], [first, *others[:-1]], others[-1].kernel)
-    last, _ = _least_squares(kernel, covariance, encoder)
+    before = reconstruct([first, *others[:-1]], [head, *rest[:-1]])
+    last, _ = _least_squares(kernel, covariance, before, others[-1].kernel)
     return head, *rest[:-1], last.reshape(rest[-1].shape)
 
 
@@ -238,43 +236,40 @@ def _divided(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
     return np.linalg.solve(root.T, matrix.T).T
 
 
-def _encoder(
-    weights: Sequence[np.ndarray], layers: Sequence[PlainLayer], window: tuple[int, int]
-) -> np.ndarray:
-    """The matrix from a patch of the whole layer to the patch that the next layer sees.
-
-    Parameters
-    ----------
-    weights, layers
-        The plain layers before the next one.
-    window
-        The next one's: (E_h, E_w).
-
-    Returns
-    -------
-    np.ndarray
-        Shape (R E_h E_w, S D_h D_w), R channels between.
-    """
-    before = reconstruct(layers, weights)  # (R, S, C_h, C_w); D = C E, one of them 1 on each axis
-    size = tuple(c * e for c, e in zip(before.shape[2:], window, strict=True))
-    encoder = np.zeros((len(before), *window, before.shape[1], *size))
-    for row, column in np.ndindex(*window):
-        rows = slice(row, row + 1) if window[0] > 1 else slice(None)
-        columns = slice(column, column + 1) if window[1] > 1 else slice(None)
-        encoder[:, row, column, :, rows, columns] = before
-    return encoder.reshape(len(before) * prod(window), -1)
-
-
 def _least_squares(
-    kernel: np.ndarray, covariance: np.ndarray, encoder: np.ndarray
+    kernel: np.ndarray, covariance: np.ndarray, before: np.ndarray, window: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The kernel behind an encoder that keeps the outputs best, and the covariance that it sees.
 
-    B = W C E^T (E C E^T)^-1 for the encoder E: shapes (T, R E^2) and (R E^2, R E^2).
+    B = W C E^T (E C E^T)^-1 for the encoder E, as in `_encoded`: shapes (T, R E^2) and
+    (R E^2, R E^2).
     """
-    seen = covariance @ encoder.T  # (S D^2, S D^2) x (S D^2, R E^2)
-    encoded = encoder @ seen
+    seen = _encoded(covariance, before, window).T  # C E^T, as C is symmetric: (S D^2, R E^2)
+    encoded = _encoded(seen, before, window)
     # Encoded directions of next to nothing, as of a rank beyond the kernel's.
     encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded)
     crossed = kernel.reshape(len(kernel), -1) @ seen  # (T, R E^2)
     return np.linalg.solve(encoded, crossed.T).T, encoded
+
+
+def _encoded(columns: np.ndarray, before: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """Patches of the whole layer, (S D_h D_w, n), as the last layer sees them, (R E_h E_w, n).
+
+    Parameters
+    ----------
+    columns
+        A patch in each.
+    before
+        The kernel of what is before that layer: (R, S, C_h, C_w); D = C E, one of them 1 on each
+        axis.
+    window
+        Of that layer: (E_h, E_w).
+    """
+    size = tuple(c * e for c, e in zip(before.shape[2:], window, strict=True))
+    by_tap = columns.reshape(before.shape[1], *size, -1)
+    found = np.empty((len(before), *window, by_tap.shape[-1]))
+    for row, column in np.ndindex(*window):
+        rows = slice(row, row + 1) if window[0] > 1 else slice(None)
+        along = slice(column, column + 1) if window[1] > 1 else slice(None)
+        found[:, row, column] = np.tensordot(before, by_tap[:, rows, along], 3)
+    return found.reshape(-1, by_tap.shape[-1])

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowrank.factorize import Decomposition
+from lowrank.networks.forward import evaluation_mode
+from lowrank.networks.replay import Replay
 from lowrank.networks.states import replaced
+
+# Images at once, by what a recorded pass over them takes in memory.
+_RECORDED_BYTES = 400_000_000
 
 
 class Divergence:
@@ -20,38 +25,52 @@ class Divergence:
     ----------
     network
         It is left as it was.
-    logits
-        Runs it over the same images each time: batches of (N, outputs).
+    images
+        The same batches each time, as the network takes them: (N, C, H, W).
+    of_classes
+        The outputs that belong to classes, of all: (N, outputs) -> (N, classes).
     """
 
-    def __init__(self, network: nn.Module, logits: Callable[[], Iterable[Tensor]]) -> None:
-        self._network, self._logits = network, logits
-        self._answers = list(self._log_probabilities())
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Callable[[], Iterable[Tensor]],
+        of_classes: Callable[[Tensor], Tensor] = lambda outputs: outputs,
+    ) -> None:
+        self._network, self._images, self._of_classes = network, images, of_classes
 
+    @torch.no_grad()
     def __call__(self, replacements: Iterable[tuple[str, Decomposition]]) -> list[float]:
         """The divergence for each replacement, a layer's name and its factors.
 
-        An iterator that makes them one after the other saves memory.
+        All of them are kept meanwhile: so each batch of images passes the layers before a replaced
+        one only once.
         """
-        found = []
-        for name, factors in replacements:
-            with replaced(self._network, name, factors):
-                found.append(self._of_now())
-        return found
+        replacements = list(replacements)
+        if not replacements:
+            return []
+        totals, count = [0.0] * len(replacements), 0
+        with evaluation_mode(self._network), Replay(self._network) as replay:
+            for images in self._pieces(replay):
+                expected = self._answers(replay.record(images))
+                for index, (name, factors) in enumerate(replacements):
+                    with replaced(self._network, name, factors):
+                        found = self._answers(replay.again(images, name))
+                    totals[index] += mean_divergence(expected, found) * len(images)
+                count += len(images)
+        return [total / count for total in totals]
 
-    def _of_now(self) -> float:
-        found = self._log_probabilities()
-        total = sum(
-            mean_divergence(answer, of_now) * len(answer)
-            for of_now, answer in zip(found, self._answers, strict=True)
-        )
-        return total / sum(map(len, self._answers))
+    def _pieces(self, replay: Replay) -> Iterator[Tensor]:
+        """The batches, cut into what may be recorded at once."""
+        most = None
+        for batch in self._images():
+            if most is None:
+                replay.record(batch[:1])
+                most = max(_RECORDED_BYTES // max(replay.recorded_bytes, 1), 1)
+            yield from batch.split(most)
 
-    def _log_probabilities(self) -> Iterator[Tensor]:
-        # Around each batch alone: a generator must not switch gradients off for its caller.
-        for batch in self._logits():
-            with torch.no_grad():
-                yield functional.log_softmax(batch, 1)
+    def _answers(self, outputs: Tensor) -> Tensor:
+        return functional.log_softmax(self._of_classes(outputs), 1)
 
 
 def mean_divergence(expected: Tensor, found: Tensor) -> float:

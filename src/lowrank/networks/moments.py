@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from math import ceil, prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -139,7 +140,8 @@ class _Sums:
         samples = samples - self.pilot
         self._count += samples.shape[1]
         self.first += samples.sum(1).cpu()
-        self.second += (samples.mT @ samples).cpu()
+        second = self.second.numpy()  # adds float32 to float64 without a copy
+        second += _products(samples)
 
     def moments(self) -> Moments:
         """Over all that was seen."""
@@ -152,6 +154,15 @@ class _Sums:
         covariance = second.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
         mean += self.pilot.squeeze(1).cpu()
         return Moments(mean.numpy(), covariance.numpy(), self._count)
+
+
+def _products(samples: Tensor) -> np.ndarray:
+    """Sums over the places of samples (g, places, n): (g, n, n)."""
+    if samples.device.type != "cpu":
+        return (samples.mT @ samples).cpu().numpy()
+    # NumPy sees that both matrices are one and works out half of the products (BLAS syrk).
+    matrix = samples.numpy()
+    return matrix.swapaxes(1, 2) @ matrix
 
 
 def _has_patches(layer: Layer) -> bool:

@@ -7,7 +7,7 @@ One choice for each layer under a bound on their sum is a multiple-choice knapsa
 program solves exactly.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,7 +100,8 @@ def for_target(
     bounds
         The entries of the target.
     measured
-        What the network loses, in nats, by each of several replacements of one layer.
+        What the network loses, in nats, by each of several replacements of one layer. It may
+        iterate over them before it returns, or as it goes.
     losses
         What is known of that already, from another target; what is found is added.
     say
@@ -112,34 +113,47 @@ def for_target(
         What each layer gets, by its name; layers that no ranks make cheaper are left out. Raises
         UserError as `meet_target` does.
     """
-
-    def try_alone(curve: Curve, trial: Trial, choices: Sequence[tuple[int, ...]]) -> None:
-        found = dict(zip(choices, measured(trial.at(ranks) for ranks in choices), strict=True))
-        losses[curve.key] |= found
-        told = (f"{loss:.2g} nats at {', '.join(map(str, ranks))}" for ranks, loss in found.items())
-        say(f"{curve.layer.name} alone by {curve.factorization.name}: loses {'; '.join(told)}")
-
-    curves: dict[tuple[str, str], tuple[Curve, Callable[[], Trial]]] = {}
     losses = {} if losses is None else losses
-    for read in trials:
-        trial = read()
-        if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
-            curves[curve.key] = (curve, read)
-            known = losses.setdefault(curve.key, {})
-            share = bounds[0].share_of_layers(table)
-            if missing := curve.trials(bounds[0], share, known):
-                try_alone(curve, trial, missing)
+    curves: dict[tuple[str, str], Curve] = {}
+    readers: dict[tuple[str, str], Callable[[], Trial]] = {}
+
+    def first_ones() -> Iterator[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]:
+        for read in trials:
+            trial = read()
+            if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
+                curves[curve.key], readers[curve.key] = curve, read
+                known = losses.setdefault(curve.key, {})
+                yield trial, curve, curve.trials(bounds[0], bounds[0].share_of_layers(table), known)
+
+    def try_alone(those: Iterable[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]) -> None:
+        tried: list[tuple[Curve, tuple[int, ...]]] = []
+
+        def replacements() -> Iterator[tuple[str, Decomposition]]:
+            for trial, curve, choices in those:
+                for ranks in choices:
+                    tried.append((curve, ranks))
+                    yield trial.at(ranks)
+
+        for loss, (curve, ranks) in zip(measured(replacements()), tried, strict=True):
+            losses[curve.key][ranks] = loss
+            say(
+                f"{curve.layer.name} alone by {curve.factorization.name} at "
+                f"{', '.join(map(str, ranks))}: loses {loss:.2g} nats"
+            )
+
+    try_alone(first_ones())
     chosen: list[dict[str, Share]] = []
     for _ in range(_CHOICES):
-        expected = [(curve, curve.losses(losses[key])) for key, (curve, _) in curves.items()]
+        expected = [(curve, curve.losses(losses[key])) for key, curve in curves.items()]
         choice = meet_target(table, expected, bounds)
         factored = {
             (name, share.factorization): share for name, share in choice.items() if share.ranks
         }
-        for key, share in factored.items():
-            if share.ranks not in losses[key]:
-                curve, read = curves[key]
-                try_alone(curve, read(), [share.ranks])
+        try_alone(
+            (readers[key](), curves[key], [share.ranks])
+            for key, share in factored.items()
+            if share.ranks not in losses[key]
+        )
         found = {
             name: replace(share, loss=losses[name, share.factorization][share.ranks])
             for (name, _), share in factored.items()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lowrank.steps.common import Json, Step, say
+from lowrank.steps.profiling import Form, in_one_piece
 
 if TYPE_CHECKING:
     from lowrank.devices import Device
-    from lowrank.params import QuantizeSettings, RankSettings
+    from lowrank.params import RankSettings
     from lowrank.plan import LayerTable, Pair, PlainLayer
 
 # Convolutions measured in one model, and the bytes of their weights: about those of a compressed
@@ -67,13 +67,12 @@ def profile_layers(
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies, grids_for
-    from lowrank.params import QuantizeSettings
     from lowrank.plan import LayerTable
     from lowrank.ranks.base import rank_settings
 
     rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
     grids = grids_for(_sequences(network, layers, alternatives, rule))
-    form = _Form(QuantizeSettings.model_validate(quantize_settings) if quantize else None)
+    form = Form.of_settings(quantize, quantize_settings)
     asked = device_settings | _MEASURED
     try:
         there = create_device(device, device_settings)
@@ -92,62 +91,19 @@ def profile_layers(
         found = Latencies.measured(whole, rest, grids, measured)
         say(f"{measured.count} convolutions measured; the network as it is: {whole:.3f} ms")
         share = rule.costs.latency_ms[device]
-        pieces = []
-        for sequences in _compressed(network, layers, rule, share):
-            with tempfile.TemporaryDirectory() as folder:
-                small = _export(state, sequences, Path(folder) / "small.onnx")
-                with form.of(small) as model:
-                    speedup = there.measure(original, model, device_settings)["speedup"]
-            by_layers = rest + sum(
-                found.milliseconds(sequences.get(layer.name, [layer]), layer.input_map)
-                for layer in network.layers
-                if layer.kind != "transposed_conv"
-            )
-            pieces.append((by_layers, whole / speedup))
-            say(
-                f"compressed: {by_layers:.3f} ms by its layers, {whole / speedup:.3f} ms in one "
-                "piece"
-            )
+        pieces = [
+            in_one_piece(original, state, network, sequences, found, form, there, device_settings)
+            for sequences in _compressed(network, layers, rule, share)
+        ]
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     write_json(output, found.with_whole(pieces).to_json())
 
 
-class _Form:
-    """Models as they are, or quantised: what they answer does not matter."""
-
-    def __init__(self, quantized: QuantizeSettings | None) -> None:
-        self._quantized = quantized
-
-    @property
-    def bytes_per_weight(self) -> int:
-        """In memory."""
-        return 4 if self._quantized is None else 1
-
-    def __str__(self) -> str:
-        if self._quantized is None:
-            return "float"
-        return f"{self._quantized.activations}, reduce_range {self._quantized.reduce_range}"
-
-    @contextmanager
-    def of(self, model: Path) -> Iterator[Path]:
-        """The file of a model in that form, as long as the block lasts."""
-        if self._quantized is None:
-            yield model
-            return
-        from lowrank.networks.int8 import Quantizer, noise_for
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            minmax = self._quantized.model_copy(update={"calibration": "minmax"})
-            Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path)
-            yield path
-
-
 class _Measured:
     """Measures plain layers, and remembers those of the same device and runtime."""
 
-    def __init__(self, device: Device, asked: dict[str, Any], form: _Form, cache: Path) -> None:
+    def __init__(self, device: Device, asked: dict[str, Any], form: Form, cache: Path) -> None:
         from lowrank.files import read_json
 
         self._device, self._asked, self._form, self._path = device, asked, form, cache
@@ -219,18 +175,6 @@ def _compressed(
             nearest = np.abs(np.log(macs / (share**power * layer.dense_macs))).argmin()
             sequences[layer.name] = grouped_sequence(method, layer, choices[nearest])
         yield sequences
-
-
-def _export(state: Path, sequences: dict[str, Sequence[PlainLayer]], path: Path) -> Path:
-    """Write the network with layers replaced by sequences of fresh weights as ONNX."""
-    from lowrank.networks.export import export_onnx
-    from lowrank.networks.states import read_state, replace_layer
-
-    read = read_state(state)
-    for name, sequence in sequences.items():
-        replace_layer(read.network, name, sequence)
-    export_onnx(read.network, read.spec, path)
-    return path
 
 
 def _sequences(

@@ -181,15 +181,14 @@ class _Original:
     def divergence(self) -> Divergence:
         """Measures how far such replacements move the network's answers."""
         from lowrank.networks.divergence import Divergence
-        from lowrank.training.evaluate import outputs_of
+        from lowrank.training.evaluate import inputs_of
 
-        network, spec, images = self._state.network, self._state.spec, self._images
+        network, spec, split = self._state.network, self._state.spec, self._images
 
-        def logits() -> Iterator[Tensor]:
-            for batch, _ in outputs_of(network, images, spec):
-                yield images.of_classes(batch)
+        def images() -> Iterator[Tensor]:
+            return (batch for batch, _ in inputs_of(network, split, spec))
 
-        return Divergence(network, logits)
+        return Divergence(network, images, split.of_classes)
 
 
 def _by_sensitivity(

@@ -9,7 +9,7 @@ from torch.nn import functional
 from lowrank.networks.forward import evaluation_mode
 from lowrank.networks.registry import NetworkSpec
 from lowrank.training.background import in_background
-from lowrank.training.batches import EvaluationBatches
+from lowrank.training.batches import Batch, EvaluationBatches
 from lowrank.training.datasets import Dataset, Split, require_match
 from lowrank.training.memory_format import memory_format_of
 
@@ -104,11 +104,16 @@ def outputs_of(
 
     In evaluation mode, and in the precision of the autocast that it is used under.
     """
+    with evaluation_mode(network):
+        for inputs, labels in inputs_of(network, split, spec):
+            yield network(inputs), labels
+
+
+def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:
+    """Images (N, C, H, W) and labels (N,) of each batch, as and where the network takes them."""
     device, memory_format = next(network.parameters()).device, memory_format_of(network, spec)
     batches = EvaluationBatches(split, spec)
-    with evaluation_mode(network):
-        for images, labels in in_background(
-            batches.__getitem__, range(len(batches)), torch.get_num_threads()
-        ):
-            inputs = images.to(device, memory_format=memory_format)
-            yield network(inputs), labels.to(device)
+    for images, labels in in_background(
+        batches.__getitem__, range(len(batches)), torch.get_num_threads()
+    ):
+        yield images.to(device, memory_format=memory_format), labels.to(device)

@@ -1,0 +1,108 @@
+"""What the steps that measure layers and networks for a target of milliseconds share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.steps.common import say
+
+if TYPE_CHECKING:
+    from lowrank.devices import Device
+    from lowrank.latency import Latencies
+    from lowrank.params import QuantizeSettings
+    from lowrank.plan import LayerTable, PlainLayer
+
+
+class Form:
+    """Models as they are, or quantised: what they answer does not matter."""
+
+    def __init__(self, quantized: QuantizeSettings | None) -> None:
+        self._quantized = quantized
+
+    @classmethod
+    def of_settings(cls, quantize: str, settings: dict[str, Any]) -> Form:
+        """By `methods.<method>.quantize`, empty for float, and the section `quantize`."""
+        from lowrank.params import QuantizeSettings
+
+        return cls(QuantizeSettings.model_validate(settings) if quantize else None)
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """In memory."""
+        return 4 if self._quantized is None else 1
+
+    def __str__(self) -> str:
+        if self._quantized is None:
+            return "float"
+        return f"{self._quantized.activations}, reduce_range {self._quantized.reduce_range}"
+
+    @contextmanager
+    def of(self, model: Path) -> Iterator[Path]:
+        """The file of a model in that form, as long as the block lasts."""
+        if self._quantized is None:
+            yield model
+            return
+        from lowrank.networks.int8 import Quantizer, noise_for
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            minmax = self._quantized.model_copy(update={"calibration": "minmax"})
+            Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path)
+            yield path
+
+
+def in_one_piece(
+    original: Path,
+    state: Path,
+    table: LayerTable,
+    sequences: Mapping[str, Sequence[PlainLayer]],
+    latencies: Latencies,
+    form: Form,
+    device: Device,
+    settings: dict[str, Any],
+) -> tuple[float, float]:
+    """What a compressed network takes: ms by its layers, and in one piece.
+
+    Parameters
+    ----------
+    original, state
+        The network, as ONNX and as safetensors.
+    table
+        Its layer table.
+    sequences
+        What layers are replaced by, by their names; their weights do not matter.
+    latencies
+        What layers take on the device.
+    form
+        Of the compressed network.
+    device, settings
+        Where it is measured, turn about with the original, and how. Raises DeviceError.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        small = _export(state, sequences, Path(folder) / "small.onnx")
+        with form.of(small) as model:
+            speedup = device.measure(original, model, settings)["speedup"]
+    by_layers = latencies.rest_ms + sum(
+        latencies.milliseconds(sequences.get(layer.name, [layer]), layer.input_map)
+        for layer in table.layers
+        if layer.kind != "transposed_conv"
+    )
+    whole = latencies.original_ms / speedup
+    say(f"compressed: {by_layers:.3f} ms by its layers, {whole:.3f} ms in one piece")
+    return by_layers, whole
+
+
+def _export(state: Path, sequences: Mapping[str, Sequence[PlainLayer]], path: Path) -> Path:
+    """Write the network with layers replaced by sequences of fresh weights as ONNX."""
+    from lowrank.networks.export import export_onnx
+    from lowrank.networks.states import read_state, replace_layer
+
+    read = read_state(state)
+    for name, sequence in sequences.items():
+        replace_layer(read.network, name, sequence)
+    export_onnx(read.network, read.spec, path)
+    return path
