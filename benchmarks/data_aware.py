@@ -1,10 +1,11 @@
-"""Tucker-2 by what the weights are, and by what the layers do on images; no fine-tuning.
+"""Tucker-2 by the weights, by what the layers do on images, and in turn; no fine-tuning.
 
     python benchmarks/data_aware.py [--images 1000] [--threads 2]
 
-The shipped networks at the same ranks both ways: each 3 x 3 convolution of ResNet-20 with 16 or
-more inputs at a share of both channel counts, and VGG-16 at the ranks of EVBMF. Accuracy is that on
-the 10,000 test images. Needs the data: `snakemake data/datasets/cifar10`.
+The shipped networks at the same ranks in three ways, the third of them `sequential`: each 3 x 3
+convolution of ResNet-20 with 16 or more inputs at a share of both channel counts, and VGG-16 at the
+ranks of EVBMF. Accuracy is that on the 10,000 test images. Needs the data:
+`snakemake data/datasets/cifar10`.
 """
 
 import argparse
@@ -54,14 +55,16 @@ def main() -> None:
 def compare(
     network: nn.Module, spec: NetworkSpec, method: dict[str, Any], data: Dataset, options: Any
 ) -> dict[str, Any]:
-    """Accuracy and seconds both ways."""
+    """Accuracy and seconds in each way."""
     row: dict[str, Any] = {"network": spec.name}
-    for norm in ("weight", "activation"):
-        images = inputs(data.train.sample(options.images), spec) if norm == "activation" else None
+    for way in ("weight", "activation", "sequential"):
+        images = None if way == "weight" else inputs(data.train.sample(options.images), spec)
         start = time.perf_counter()
-        small = lowrank.compress(network, spec.input_shape, images=images, **method)
-        row[f"{norm}_seconds"] = round(time.perf_counter() - start, 1)
-        row[f"{norm}_percent"] = round(top1_percent(small.network, data.test, spec), 2)
+        small = lowrank.compress(
+            network, spec.input_shape, images=images, sequential=way == "sequential", **method
+        )
+        row[f"{way}_seconds"] = round(time.perf_counter() - start, 1)
+        row[f"{way}_percent"] = round(top1_percent(small.network, data.test, spec), 2)
         row["macs_ratio"] = round(macs_ratio(network, spec, small), 2)
     print(row, flush=True)
     return row

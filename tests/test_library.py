@@ -58,6 +58,24 @@ def test_images_keep_the_outputs():
     assert errors[0] < 0.7 * errors[1]
 
 
+def test_layers_in_turn_make_up_for_those_before_them():
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 16, 3, padding=1)]
+    layers += [nn.Conv2d(16, 16, 3, padding=1) for _ in range(4)]
+    network = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())])
+    images = [torch.randn(16, 3, 8, 8) for _ in range(4)]
+    ranks = {"select": "ratio", "ratio": 3}
+    errors = []
+    for sequential in (True, False):
+        small = lowrank.compress(
+            network, (3, 8, 8), ranks=ranks, images=images[:3], sequential=sequential
+        )
+        errors.append((small.network(images[3]) - network(images[3])).norm())
+    assert errors[0] < 0.95 * errors[1]
+    with pytest.raises(UserError, match="sequential: layers are compared on images"):
+        lowrank.compress(network, (3, 8, 8), ranks=ranks, sequential=True)
+
+
 def test_a_target_is_met_with_images():
     network = trained_network()
     images = [torch.randn(16, 3, 16, 16) for _ in range(2)]

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,
     Moments,
+    carried_over,
     decompose,
     get_factorization,
     kernel_of,
@@ -28,7 +30,7 @@ from lowrank.factorize import (
 from lowrank.networks.divergence import Divergence
 from lowrank.networks.export import export_onnx
 from lowrank.networks.layers import find_layers
-from lowrank.networks.moments import input_moments
+from lowrank.networks.moments import input_moments, shifted_moments
 from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
 from lowrank.params import RankSettings
@@ -67,6 +69,7 @@ def compress(
     factorize: Mapping[str, str | None] = TUCKER,
     ranks: Mapping[str, Any] | None = None,
     images: Iterable[Tensor] | None = None,
+    sequential: bool = False,
 ) -> Compressed:
     """Decompose the layers of a copy of a network, without fine-tuning.
 
@@ -86,20 +89,28 @@ def compress(
         them; no labels. With them the factors keep the layers' outputs rather than their weights,
         which loses far less before fine-tuning, and takes seconds to minutes. They are kept in
         memory.
+    sequential
+        With images: each layer makes up for what the decomposed ones before it lost, as
+        `methods.<method>.factorize.sequential`. Both networks run over the images for each layer.
 
     Raises
     ------
     UserError
-        For an unknown name, a setting out of range, weights that are not finite, or an input
-        shape that the network cannot take.
+        For an unknown name, a setting out of range, weights that are not finite, an input shape
+        that the network cannot take, or `sequential` without images.
     """
     small = copy.deepcopy(network)
     table = find_layers(small, input_shape, type(network).__name__)
     rule = rank_settings(ranks or {})
     assigned = assign_factorizations(table, factorize)
     moments: dict[str, Moments] = {}
+    if sequential and images is None:
+        raise UserError(
+            "sequential: layers are compared on images, and `images` is None. Pass some."
+        )
     if images is not None:
         images = list(images)
+    if images is not None and (not sequential or rule.select == "budget"):
         moments = input_moments(small, [table[name] for name in assigned], images)
     if rule.select == "budget" and images is not None:
         shares = _for_target(small, table, assigned, rule, images, moments)
@@ -116,7 +127,12 @@ def compress(
         name, module = chosen.name, small.get_submodule(chosen.name)
         method = get_factorization(chosen.factorization)
         weight, bias = _parameters(module)
-        result = decompose(method, table[name], weight, bias, chosen.ranks, moments.get(name))
+        of_inputs = moments.get(name)
+        if sequential:
+            of_inputs, shift = shifted_moments(network, small, table[name], images)
+            kernel = kernel_of(table[name], weight, name=name)
+            weight, bias = carried_over(kernel, bias, of_inputs, shift)
+        result = decompose(method, table[name], weight, bias, chosen.ranks, of_inputs)
         put_factors(small, name, result.sequence, result.tensors, source=name)
         small.get_submodule(name).to(module.weight).train(module.training)
     return Compressed(small, tuple(planned), tuple(input_shape))

@@ -2,6 +2,7 @@
 
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from lowrank.devices import DeviceError, create_device
 from lowrank.networks.int8 import Quantizer, noise_for
@@ -27,12 +28,31 @@ def test_integer_kernels_are_seen(model, device, tmp_path):
     quantizer = Quantizer(model, [noise_for(model)], QuantizeSettings(), tmp_path / "work")
     quantizer.write(tmp_path / "int8.onnx")
     assert device.lacks_int8(tmp_path / "int8.onnx", {}) is None
-    # Some nodes may have stayed in float.
+    # Some nodes may have stayed in float, or all of them.
     quantizer.write(tmp_path / "half.onnx", but=["layer0"])
     assert device.lacks_int8(tmp_path / "half.onnx", {}) is None
+    quantizer.write(tmp_path / "all.onnx", but=["layer0", "layer1"])
+    assert device.lacks_int8(tmp_path / "all.onnx", {}) is None
 
 
-def test_a_runtime_that_computes_in_float_is_told(model, device):
+def test_a_runtime_that_computes_in_float_is_told(device, tmp_path):
+    """As one without int8 kernels runs a quantised layer: in float, between both conversions."""
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1])
+    zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [1, 1, 1, 1], [2.0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["small"]),
+        helper.make_node("DequantizeLinear", ["small", "scale", "zero"], ["again"]),
+        helper.make_node("Conv", ["again", "weight"], ["output"]),
+    ]
+    maps = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 4])
+        for name in ("input", "output")
+    ]
+    graph = helper.make_graph(nodes, "model", maps[:1], maps[1:], [scale, zero, weight])
+    model = tmp_path / "model.onnx"
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), model)
     because = device.lacks_int8(model, {})
     assert "CPUExecutionProvider of ONNX Runtime" in because
     assert "has no int8 kernels" in because

@@ -17,6 +17,8 @@ FLOAT_PRODUCTS = frozenset(
 INTEGER_PRODUCTS = frozenset(
     {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 )
+# What a quantised model has before and behind them.
+QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class DeviceError(Exception):

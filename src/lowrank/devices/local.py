@@ -19,6 +19,7 @@ import onnxruntime
 from lowrank.devices.base import (
     FLOAT_PRODUCTS,
     INTEGER_PRODUCTS,
+    QUANTIZATION,
     DeviceError,
     MeasureSettings,
     NodeTime,
@@ -61,7 +62,8 @@ class LocalDevice:
         once = dataclasses.replace(asked, warmup_seconds=0, repeats=1, seconds=0)
         operators = {node.operator for node in node_times(Path(model), once).values()}
         in_float = sorted(operators & FLOAT_PRODUCTS)
-        if not in_float or operators & INTEGER_PRODUCTS:
+        # Where every node stayed in float for accuracy's sake, nothing was to be run in int8.
+        if not in_float or operators & INTEGER_PRODUCTS or not operators & QUANTIZATION:
             return None
         return (
             f"{asked.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 kernels for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -74,9 +75,16 @@ class Quantizer:
     def write(
         self, path: Path, *, only: Sequence[str] | None = None, but: Sequence[str] = ()
     ) -> None:
-        """Write the network with its nodes in int8: all, or `only` some, `but` none of these."""
+        """Write the network with its nodes in int8: all, or `only` some, `but` none of these.
+
+        Where no node with weights is left, that is the network in float.
+        """
         settings, types = self._settings, _TYPES
         with written_whole(path) as partial:
+            if not set(self.nodes) - set(but):
+                # What lies between them would still be rounded, for nothing.
+                shutil.copyfile(self._model, partial)
+                return
             quantize_static(
                 self._model,
                 partial,

@@ -1,6 +1,7 @@
 """Mean and covariance of layers' inputs on real images."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from math import ceil, prod
 
 import numpy as np
@@ -81,8 +82,9 @@ def shifted_moments(
     try:
         with evaluation_mode(original), evaluation_mode(network):
             for images in batches:
-                original(images)
-                network(images)
+                for each in (original, network):
+                    with suppress(_Reached):
+                        each(images)
                 sums.add(now.samples)
                 pilot = before.samples.mean(1, keepdim=True) if pilot is None else pilot
                 shifted = before.samples - pilot
@@ -99,8 +101,12 @@ def shifted_moments(
     return moments, Shift(first.numpy(), crossed.numpy())
 
 
+class _Reached(Exception):  # noqa: N818  (no error)
+    """A pass has come to the layer in question; what follows is not needed."""
+
+
 class _Inputs:
-    """What a layer was last called with."""
+    """What a layer was last called with, at which a pass ends."""
 
     samples: Tensor
 
@@ -110,8 +116,9 @@ class _Inputs:
     def keep(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
-        """What the layer is about to be called with."""
+        """What the layer is about to be called with. Raises _Reached."""
         self.samples = _samples(self._layer, arguments, keywords)
+        raise _Reached
 
 
 class _Sums:
