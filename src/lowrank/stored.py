@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from lowrank.errors import UserError
 from lowrank.files import written_whole
@@ -30,7 +30,7 @@ def write_tensors(
     # safetensors writes the memory of an array as it lies there, whatever its strides.
     plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with written_whole(path) as partial:
-        partial.write_bytes(save(plain, metadata))
+        save_file(plain, partial, metadata)
 
 
 def read_tensors(path: str | os.PathLike, framework: str = "np") -> dict[str, Any]:

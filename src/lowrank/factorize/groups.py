@@ -154,9 +154,11 @@ def decompose(
         bias = np.zeros(layer.out_channels, np.float32)
     layer = replace(layer, bias=bias is not None)
     # Groups lie one after the other along the output channels: so do their factors.
-    kernels = (group.astype(np.float64) for group in group_kernels(layer, kernel))
+    kernels = group_kernels(layer, kernel)
     if moments is None:
-        factors_of_groups = [factorization.factors(group, ranks) for group in kernels]
+        factors_of_groups = [
+            factorization.factors(group.astype(np.float64), ranks) for group in kernels
+        ]
     else:
         factors_of_groups = [
             weighted_factors(factorization, one_group(layer), group, ranks, regularised(each))

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # as much as that, so that the weights decide there.
 _RIDGE = 1e-4
 
+# Output channels that are multiplied at a time.
+_BLOCK = 64
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -134,7 +137,7 @@ def weighted_factors(
     layer
         The layer, of one group.
     kernel
-        Shape (T, S, D_h, D_w), float64.
+        Shape (T, S, D_h, D_w), any float type.
     ranks
         In the order of the factorization's `rank_names`.
     covariance
@@ -198,9 +201,13 @@ def whitened(
             return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape), root
         covariance = _of_channels(covariance, taps)
     root = np.linalg.cholesky(covariance)
-    # (T, S, D^2) x (S, S) -> (T, S, D^2)
-    product = np.einsum("tsk,su->tuk", kernel.reshape(*kernel.shape[:2], -1), root, optimize=True)
-    return np.ascontiguousarray(product).reshape(kernel.shape), root
+    product = np.empty(kernel.shape)
+    # Some output channels at a time: a linear layer's kernel may take as much as all else.
+    for start in range(0, len(kernel), _BLOCK):
+        block = kernel[start : start + _BLOCK].astype(np.float64)
+        # (T, S, D_h, D_w) x (S, S) -> (T, D_h, D_w, S)
+        product[start : start + _BLOCK] = np.moveaxis(np.tensordot(block, root, (1, 0)), -1, 1)
+    return product, root
 
 
 def output_error_squared(difference: np.ndarray, covariance: np.ndarray) -> float:

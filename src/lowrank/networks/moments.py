@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from math import ceil, prod
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,8 +16,8 @@ from lowrank.plan import Layer
 # Places of a map along each axis that an image adds to the moment: neighbours say nearly the same.
 _PLACES = 8
 
-# Larger patches are not followed: the moment of the channels alone takes their place. In float64,
-# one of this size takes 170 MB.
+# Larger patches are not followed: the moment of the channels alone takes their place. In float32,
+# one of this size takes 85 MB.
 _LARGEST_PATCH = 4608
 
 
@@ -96,7 +95,7 @@ def shifted_moments(
     moments = sums.moments()
     first /= moments.samples
     mean = torch.from_numpy(moments.mean) - sums.pilot.squeeze(1).cpu()
-    crossed.div_(moments.samples).baddbmm_(first[:, :, None], mean[:, None], alpha=-1)
+    _minus_product(crossed.div_(moments.samples), first, mean)
     first += pilot.squeeze(1).cpu()
     return moments, Shift(first.numpy(), crossed.numpy())
 
@@ -132,7 +131,7 @@ class _Sums:
         # About the mean, so that products in float32 do not cancel where it is far from 0.
         self.pilot: Tensor | None = None
         self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
-        self.second = torch.zeros(layer.groups, size, size, dtype=torch.float64)
+        self.second = torch.zeros(layer.groups, size, size)
 
     def add_call(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
@@ -147,8 +146,7 @@ class _Sums:
         samples = samples - self.pilot
         self._count += samples.shape[1]
         self.first += samples.sum(1).cpu()
-        second = self.second.numpy()  # adds float32 to float64 without a copy
-        second += _products(samples)
+        self.second += _products(samples)
 
     def moments(self) -> Moments:
         """Over all that was seen."""
@@ -158,18 +156,23 @@ class _Sums:
             )
         mean, second = (sums.div_(self._count) for sums in (self.first, self.second))
         # In place: of a wide layer there is no room for another one.
-        covariance = second.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        covariance = _minus_product(second, mean, mean)
         mean += self.pilot.squeeze(1).cpu()
         return Moments(mean.numpy(), covariance.numpy(), self._count)
 
 
-def _products(samples: Tensor) -> np.ndarray:
-    """Sums over the places of samples (g, places, n): (g, n, n)."""
+def _products(samples: Tensor) -> Tensor:
+    """Sums over the places of samples (g, places, n): (g, n, n), in main memory."""
     if samples.device.type != "cpu":
-        return (samples.mT @ samples).cpu().numpy()
+        return (samples.mT @ samples).cpu()
     # NumPy sees that both matrices are one and works out half of the products (BLAS syrk).
     matrix = samples.numpy()
-    return matrix.swapaxes(1, 2) @ matrix
+    return torch.from_numpy(matrix.swapaxes(1, 2) @ matrix)
+
+
+def _minus_product(products: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(g, n, n) in place less the product of two means (g, n)."""
+    return products.baddbmm_(left[:, :, None].float(), right[:, None].float(), alpha=-1)
 
 
 def _has_patches(layer: Layer) -> bool:

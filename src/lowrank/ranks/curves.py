@@ -142,7 +142,7 @@ def _kept(candidate: Candidate, moments: Moments | None) -> np.ndarray | None:
     for number, kernel in enumerate(group_kernels(candidate.layer, candidate.kernel)):
         if moments is not None:
             covariance = regularised(moments.covariance[number])
-            kernel, _ = whitened(candidate.factorization, layer, kernel.astype(float), covariance)
+            kernel, _ = whitened(candidate.factorization, layer, kernel, covariance)
         if (kept := candidate.factorization.kept(kernel)) is None:
             return None
         total = kept if total is None else total + kept

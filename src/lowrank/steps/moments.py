@@ -16,7 +16,7 @@ def write_moments(path: Path, moments: Mapping[str, Moments]) -> None:
     That is exact enough: the ridge that decompositions add is 1e-4 of the mean of the diagonal.
     """
     tensors = {
-        f"{name}.{part}": getattr(each, part).astype(np.float32)
+        f"{name}.{part}": getattr(each, part).astype(np.float32, copy=False)
         for name, each in moments.items()
         for part in ("mean", "covariance")
     }
