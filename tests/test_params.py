@@ -115,6 +115,18 @@ def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
         assert part in told
 
 
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ({"kind": "ssh"}, "`kind: ssh` needs `host`"),
+        ({"host": "board"}, "`host` is for `kind: ssh`, and this device is `local`"),
+        ({"kind": "telnet"}, "`benchmark.board.kind` is 'telnet'"),
+    ],
+)
+def test_a_device_has_what_belongs_to_its_kind(document, device, told):
+    assert told in message(changed(document, "benchmark/board", device))
+
+
 def test_a_missing_parameter_is_named(document):
     del document["finetune"]["learning_rate"]
     assert "`finetune.learning_rate` is missing" in message(document)

@@ -28,6 +28,7 @@ _STEPS = (
     "study",
     "record",
     "adopt",
+    "clean_device",
 )
 
 

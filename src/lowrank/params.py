@@ -628,7 +628,21 @@ class QuantizeSettings(Section):
 class DeviceSettings(Section):
     """A device that models are measured on."""
 
-    kind: Literal["local"] = Field("local", description="`local`: the machine that runs the step.")
+    kind: Literal["local", "ssh"] = Field(
+        "local",
+        description="`local`: the machine that runs the step; `ssh`: another one, with Python 3.9 "
+        "or later, NumPy and onnxruntime.",
+    )
+    host: str | None = Field(
+        None, min_length=1, description="For `ssh`: its name for the SSH client (~/.ssh/config)."
+    )
+    python: str | None = Field(None, min_length=1, description="For `ssh`: Python over there.")
+    folder: str | None = Field(
+        None, min_length=1, description="For `ssh`: what is sent is kept there (~/.cache/lowrank)."
+    )
+    command: str | None = Field(
+        None, min_length=1, description="For `ssh`: the client and options of its own (`ssh`)."
+    )
     threads: Threads = 1
     batch_size: int = Field(1, ge=1, description="Images in one run.")
     turn_runs: int = Field(
@@ -641,6 +655,19 @@ class DeviceSettings(Section):
     seconds: float = Field(2.0, gt=0, description="At least so long for both models together.")
     warmup_seconds: float = Field(0.5, ge=0, description="Before measuring, for each model.")
     provider: str = Field("CPUExecutionProvider", description="ONNX Runtime execution provider.")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> "DeviceSettings":
+        if self.kind == "ssh" and self.host is None:
+            raise ValueError("`kind: ssh` needs `host`, the name of the machine for the SSH client")
+        for name in ("host", "python", "folder", "command"):
+            if self.kind != "ssh" and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` is for `kind: ssh`, and this device is `{self.kind}`")
+        return self
+
+    def to_json(self) -> str:
+        """As the steps take it: without what belongs to other kinds."""
+        return self.model_dump_json(exclude_none=True)
 
 
 class Params(Section):

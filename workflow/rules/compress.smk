@@ -75,7 +75,7 @@ rule profile_draft:
     params:
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
-        device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
+        device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank profile_draft --log {log} --label 'profile_draft {wildcards.model}'"
         " --original {input.original} --state {input.state} --table {input.table}"
@@ -101,7 +101,7 @@ rule profile_layers:
         settings=GRAPH.ranks_json,
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
-        device=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
+        device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank profile_layers --log {log} --label 'profile_layers {wildcards.model}'"
         " --original {input.original} --state {input.state} --table {input.table}"

@@ -71,7 +71,7 @@ rule benchmark:
     # All cores, so that no other job of this run disturbs the clock.
     threads: workflow.cores
     params:
-        settings=lambda wildcards: PARAMS.benchmark[wildcards.device].model_dump_json(),
+        settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
         " --original {input.original} --compressed {input.compressed}"

@@ -13,6 +13,7 @@ from lowrank.devices.base import (
     MeasureSettings,
 )
 from lowrank.devices.local import LocalDevice
+from lowrank.devices.ssh import SshDevice
 
 __all__ = [
     "FLOAT_PRODUCTS",
@@ -20,10 +21,14 @@ __all__ = [
     "Device",
     "DeviceError",
     "MeasureSettings",
+    "SshDevice",
     "create_device",
 ]
 
-_KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {"local": LocalDevice}
+_KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {
+    "local": LocalDevice,
+    "ssh": SshDevice,
+}
 
 
 def create_device(name: str, settings: dict[str, Any]) -> Device:

@@ -60,8 +60,8 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
     profiled = np.array([_typical(durations[node][-runs:]) for node in nodes])
     return {
         name: NodeTime(operator, float(microseconds) / 1e3)
-        for (name, operator), microseconds in zip(
-            nodes, without_profiling(profiled, whole), strict=True
+        for (name, operator), microseconds in zip(  # noqa: B905  (`strict` is Python 3.10's)
+            nodes, without_profiling(profiled, whole)
         )
     }
 

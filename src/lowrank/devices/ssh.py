@@ -1,0 +1,340 @@
+"""Another machine, reached by the system's OpenSSH client.
+
+Keys, jump hosts and multiplexing are as the user's SSH configuration has them. What is sent is this
+folder and the models, each once and checked by its hash; the other machine needs Python, NumPy and
+ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import io
+import json
+import re
+import shlex
+import socket
+import subprocess
+import tarfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.devices.base import DeviceError, NodeTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Never a question, for nobody is there to answer; a connection that is dead is found so.
+_OPTIONS = (
+    "-o", "BatchMode=yes",
+    "-o", "ConnectTimeout=15",
+    "-o", "ServerAliveInterval=10",
+    "-o", "ServerAliveCountMax=3",
+)  # fmt: skip
+
+# What the OpenSSH client says before it gives up, and what that means to a user.
+_REFUSALS = (
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "its host key is not the one that is known. Somebody may be between, or the machine was "
+        "set up anew: find out which, and only then `ssh-keygen -R {host}`.",
+    ),
+    (
+        "Host key verification failed",
+        "its host key is not known here. Connect once by hand, `ssh {host}`, and compare it.",
+    ),
+    (
+        "Could not resolve hostname",
+        "there is no host of that name. Correct `host` in params.yaml, or add it to ~/.ssh/config.",
+    ),
+    (
+        "Permission denied",
+        "it accepts none of the keys. Put one there with `ssh-copy-id {host}`, or name it in "
+        "~/.ssh/config; passwords cannot be asked for.",
+    ),
+    ("Connection refused", "no SSH server answers there. Start one, or correct the port."),
+    ("No route to host", "the machine cannot be reached. Is it on, and in this network?"),
+    ("Connection timed out", "the machine does not answer. Is it on, and in this network?"),
+    ("Operation timed out", "the machine does not answer. Is it on, and in this network?"),
+    ("Bad configuration option", "the SSH configuration has an error."),
+)
+
+# What it does when a connection is lost that was there.
+_LOST = 255
+
+# Run by the Python over there before anything of ours is: it keeps the room that comes in, and
+# says what the machine is.
+_PREPARE = """
+import io, json, os, sys
+if sys.version_info < (3, 9):
+    print(json.dumps({"old": sys.version.split()[0]})); sys.exit()
+import platform, tarfile, tempfile
+folder, digest = os.path.expanduser(sys.argv[1]), sys.argv[2]
+room = os.path.join(folder, "room", digest)
+data = sys.stdin.buffer.read()
+found = {"python": sys.executable, "machine": platform.machine(), "room": room, "folder": folder}
+try:
+    if not os.path.isdir(room):
+        os.makedirs(os.path.dirname(room), exist_ok=True)
+        new = tempfile.mkdtemp(dir=os.path.dirname(room))
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            tar.extractall(new)
+        try:
+            os.rename(new, room)
+        except OSError:
+            if not os.path.isdir(room):
+                raise
+except OSError as error:
+    found["problem"] = "%s: %s" % (error.filename or room, error.strerror)
+for name in ("numpy", "onnxruntime"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        found["missing"] = name
+        break
+    except Exception as error:
+        found["broken"] = "%s (%s)" % (name, error)
+        break
+print(json.dumps(found))
+"""
+
+
+class SshDevice:
+    """Runs models on another machine. Its settings hold where a measurement does not set its own.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it.
+    settings : dict
+        Fields of `MeasureSettings` by name, and `host`, as in the user's SSH configuration;
+        `python` over there; `folder` over there, for what is sent; `command`, the SSH client.
+    """
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        self.name = name
+        own, self._settings = _apart(settings)
+        if not own.get("host"):
+            raise DeviceError("`host` is missing: the name of the machine in ~/.ssh/config.")
+        self._link = _Link(**own)
+        self._there: dict[str, str] = {}
+
+    def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """Measure two ONNX models turn about over there; see `Device.measure`."""
+        return self._ask("measure", [original, compressed], settings)
+
+    def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
+        """See `Device.lacks_int8`."""
+        return self._ask("lacks_int8", [model], settings)
+
+    def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Device.environment`."""
+        return self._ask("environment", [], settings)
+
+    def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
+        """See `Device.node_times`."""
+        found = self._ask("node_times", [model], settings)
+        return {name: NodeTime(*each) for name, each in found.items()}
+
+    def clean(self) -> str:
+        """Remove all that was sent; the folder that it was in."""
+        folder = self._prepared()["folder"]
+        self._link.run(["rm", "-rf", folder])
+        return folder
+
+    def _ask(self, method: str, models: list[Path], settings: dict[str, Any]) -> Any:
+        """Have a method of a device called over there, once, whatever the connection does."""
+        _, asked = _apart({**self._settings, **settings})
+        digests = {_digest(Path(model)): Path(model) for model in models}
+        for digest, model in digests.items():
+            self._twice(lambda digest=digest, model=model: self._send(digest, model))
+        request = {
+            "method": method,
+            "models": [_digest(Path(model)) for model in models],
+            "device": self.name,
+            "settings": asked,
+            "owner": f"{getpass.getuser()} at {socket.gethostname()}",
+        }
+        job = uuid.uuid4().hex
+        answer = self._twice(lambda: self._call("run", job, data=json.dumps(request).encode()))
+        if "problem" in answer:
+            raise DeviceError(self._in_our_words(answer["problem"], digests))
+        return answer["answer"]
+
+    def _send(self, digest: str, model: Path) -> None:
+        """Bring a model there, or the rest of it where a part has arrived."""
+        if not model.is_file():
+            raise DeviceError(f"{model}: no such model. Export it, then measure again.")
+        known = self._call("have", digest)["models"][digest]
+        if not known["whole"]:
+            with model.open("rb") as file:
+                file.seek(known["bytes"])
+                size = model.stat().st_size
+                place = [str(known["bytes"]), str(size)]
+                answer = self._call("receive", digest, *place, data=file)
+            if "problem" in answer:
+                raise DeviceError(f"{self._link.host}: {answer['problem']}")
+
+    def _call(self, verb: str, *arguments: str, data: Any = b"") -> dict[str, Any]:
+        there = self._prepared()
+        code = "import os, sys; os.chdir(sys.argv.pop(1)); sys.path.insert(0, '')"
+        code += "; import runpy; runpy.run_module('lowrank.devices.remote', run_name='__main__')"
+        command = [self._link.python, "-c", code, there["room"], there["folder"], verb, *arguments]
+        return self._link.json(command, data)
+
+    def _prepared(self) -> dict[str, str]:
+        """Send this folder, once, and find out what the machine has."""
+        if not self._there:
+            room, digest = _packed_room()
+            link = self._link
+            command = [link.python, "-c", _PREPARE, link.folder, digest]
+            found = self._twice(lambda: link.json(command, room))
+            _require_usable(found, link)
+            self._there = found
+        return self._there
+
+    def _twice(self, attempt: Callable[[], Any]) -> Any:
+        """A lost connection is made again once; what has arrived is not sent again."""
+        try:
+            return attempt()
+        except _LostError:
+            try:
+                return attempt()
+            except _LostError as error:
+                raise DeviceError(
+                    f"{self._link.host}: the connection was lost twice ({error}). What was "
+                    "measured on other devices stays. Mend the network, then run the same command "
+                    "again."
+                ) from error
+
+    def _in_our_words(self, problem: str, digests: dict[str, Path]) -> str:
+        """With the models' names here, and the machine's."""
+        for digest, model in digests.items():
+            problem = re.sub(rf"\S*{digest}\.onnx", str(model), problem)
+        return f"{self._link.host}: {problem}"
+
+
+class _LostError(Exception):
+    """A connection that was there is lost."""
+
+
+class _Link:
+    """Runs commands over there."""
+
+    def __init__(
+        self,
+        host: str,
+        python: str = "python3",
+        folder: str = "~/.cache/lowrank",
+        command: str = "ssh",
+    ) -> None:
+        self.host, self.python, self.folder = host, python, folder
+        self._command = shlex.split(command)
+
+    def json(self, command: list[str], data: Any = b"") -> dict[str, Any]:
+        """The JSON object that a command prints as its last line."""
+        printed = self.run(command, data)
+        try:
+            return json.loads(printed.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            raise DeviceError(
+                f"{self.host}: '{self.python}' answered {printed[-200:]!r} where JSON was "
+                "expected. Does the login shell over there print something of its own?"
+            ) from None
+
+    def run(self, command: list[str], data: Any = b"") -> str:
+        """What a command prints; `data` are bytes, or a file that is open, for its input.
+
+        Raises _LostError where the connection is lost, and DeviceError for all else that fails.
+        """
+        line = " ".join(map(shlex.quote, command))
+        given = {"input": data} if isinstance(data, bytes) else {"stdin": data}
+        try:
+            done = subprocess.run(
+                [*self._command, *_OPTIONS, self.host, line],
+                capture_output=True,
+                check=False,
+                **given,
+            )
+        except FileNotFoundError:
+            raise DeviceError(
+                f"there is no '{self._command[0]}' here. Install the OpenSSH client "
+                "(`apt install openssh-client`)."
+            ) from None
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode == _LOST:
+            for sign, meaning in _REFUSALS:
+                if sign in said:
+                    raise DeviceError(
+                        f"{self.host}: {meaning.format(host=self.host)} ({said.splitlines()[-1]})"
+                    )
+            raise _LostError(said.splitlines()[-1] if said else "without a word")
+        if done.returncode == 127:
+            raise DeviceError(
+                f"{self.host}: there is no '{command[0]}' over there ({said}). Install Python 3.9 "
+                "or later (`sudo apt install python3 python3-pip`; in Termux `pkg install "
+                "python`), or name it as `python`."
+            )
+        if done.returncode:
+            last = said.splitlines()[-1] if said else "it printed nothing"
+            full = " No space is left over there." if "No space left" in said else ""
+            raise DeviceError(
+                f"{self.host}: '{command[0]}' ended with status {done.returncode} ({last}).{full}"
+            )
+        return done.stdout.decode(errors="replace")
+
+
+def _require_usable(found: dict[str, Any], link: _Link) -> None:
+    """Raise DeviceError where the machine lacks something, with the command that brings it."""
+    host, python = link.host, link.python
+    if "old" in found:
+        raise DeviceError(
+            f"{host}: '{python}' is Python {found['old']}; 3.9 or later is needed. Install one, "
+            "and name it as `python`."
+        )
+    if "problem" in found:
+        raise DeviceError(
+            f"{host}: nothing can be kept in {link.folder} ({found['problem']}). Free some space, "
+            "or name another `folder`."
+        )
+    if "missing" in found:
+        raise DeviceError(
+            f"{host}: {found['python']} has no {found['missing']}. Install it: "
+            f"`ssh {host} {python} -m pip install numpy onnxruntime`."
+        )
+    if "broken" in found:
+        raise DeviceError(
+            f"{host}: {found['broken']} does not load on this machine ({found['machine']}). It may "
+            f"be for another architecture: `ssh {host} {python} -m pip install --force-reinstall "
+            "numpy onnxruntime`."
+        )
+
+
+def _apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where the machine is, and how it measures."""
+    ours = ("host", "python", "folder", "command")
+    own = {name: settings[name] for name in ours if name in settings}
+    return own, {name: each for name, each in settings.items() if name not in (*ours, "kind")}
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise DeviceError(f"{path}: no such model. Export it, then measure again.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _packed_room() -> tuple[bytes, str]:
+    """The folder of this file as a package of its own, a tar file, and its hash."""
+    modules = Path(__file__).parent.glob("*.py")
+    files = {f"lowrank/devices/{each.name}": each.read_bytes() for each in modules}
+    files["lowrank/__init__.py"] = b""
+    packed = io.BytesIO()
+    digest = hashlib.sha256()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            tar.addfile(member, io.BytesIO(files[name]))
+            digest.update(name.encode() + b"\0" + files[name])
+    return packed.getvalue(), digest.hexdigest()[:16]

@@ -1,0 +1,32 @@
+"""Remove from another machine what measurements sent there."""
+
+import click
+
+from lowrank.steps.common import Step, say
+
+
+@click.command(cls=Step)
+@click.argument("name")
+def clean_device(name: str) -> None:
+    """Remove from the device NAME of params.yaml what measurements sent there."""
+    from lowrank.devices import DeviceError, SshDevice
+    from lowrank.errors import UserError, unknown_name
+    from lowrank.params import load_params
+
+    known = {
+        device: settings
+        for device, settings in load_params().benchmark.items()
+        if settings.kind == "ssh"
+    }
+    if name not in known:
+        raise unknown_name("device of `kind: ssh`", name, known, where="params.yaml: `benchmark`")
+    settings = known[name].model_dump(exclude_none=True)
+    try:
+        folder = SshDevice(name, settings).clean()
+    except DeviceError as error:
+        raise UserError(f"benchmark.{name}: {error}") from error
+    say(f"{settings['host']}: removed {folder}")
+
+
+if __name__ == "__main__":
+    clean_device()

@@ -1,0 +1,48 @@
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from ssh_server import MISSING, running
+
+from lowrank.cli import main
+from lowrank.devices import create_device
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def clean(tmp_path, monkeypatch):
+    """Runs the command in a folder whose params.yaml has these devices."""
+
+    def run(name, devices):
+        document = yaml.safe_load(PARAMS.read_text())
+        document["benchmark"] |= devices
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+        return CliRunner().invoke(main, ["clean_device", name])
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_what_was_sent_is_removed(clean, tmp_path):
+    there = tmp_path / "there"
+    with running(tmp_path) as server:
+        board = {"kind": "ssh", "host": "board", "python": sys.executable}
+        board |= {"folder": str(there), "command": server.command}
+        create_device("board", board).environment({})
+        assert there.is_dir()
+        result = clean("board", {"board": board})
+    assert result.exit_code == 0, result.output
+    assert f"board: removed {there}" in result.output
+    assert not there.exists()
+
+
+def test_a_device_that_nothing_was_sent_to(clean):
+    board = {"kind": "ssh", "host": "board"}
+    result = clean("local", {"board": board})
+    assert result.exit_code == 1
+    assert "unknown device of `kind: ssh` 'local'" in result.output
+    assert "Known: board." in result.output
