@@ -1,5 +1,6 @@
 """A device behind a real SSH server, on the loopback address."""
 
+import os
 import shutil
 import stat
 import subprocess
@@ -85,6 +86,14 @@ def test_a_measurement_is_that_of_the_other_machine(board, models, there, tmp_pa
     assert not list(tmp_path.glob("*.part"))
     device.clean()
     assert not there.exists()
+
+
+def test_paths_from_the_home_folder(board, models, tmp_path):
+    home = Path.home()
+    python = f"~/{os.path.relpath(sys.executable, home)}"
+    folder = f"~/{os.path.relpath(tmp_path / 'with space', home)}"
+    assert board(python=python, folder=folder).measure(*models, {})["speedup"] > 0
+    assert (tmp_path / "with space/models").is_dir()
 
 
 def test_what_was_sent_is_kept_for_the_next_run(board, models, there, server):

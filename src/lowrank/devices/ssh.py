@@ -248,7 +248,7 @@ class _Link:
 
         Raises _LostError where the connection is lost, and DeviceError for all else that fails.
         """
-        line = " ".join(map(shlex.quote, command))
+        line = " ".join(map(_quoted, command))
         given = {"input": data} if isinstance(data, bytes) else {"stdin": data}
         try:
             done = subprocess.run(
@@ -316,6 +316,11 @@ def _apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     ours = ("host", "python", "folder", "command")
     own = {name: settings[name] for name in ours if name in settings}
     return own, {name: each for name, each in settings.items() if name not in (*ours, "kind")}
+
+
+def _quoted(word: str) -> str:
+    """For the shell over there, which still puts its home folder for a leading `~/`."""
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
 def _digest(path: Path) -> str:
