@@ -118,7 +118,7 @@ def make_project(folder: Path) -> Project:
         checkpoint__resnet20__threads=1,
         teacher_outputs__threads=1,
         export_onnx__threads=1,
-        benchmark__local={"repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
+        benchmark__local={"sittings": 1, "repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
         studies={},
     )
     # DVC follows every entry of `checkpoint`.

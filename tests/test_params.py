@@ -1,4 +1,5 @@
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,16 @@ def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
     assert f"`{parts[0]}`" in told
     for part in parts[1:]:
         assert part in told
+
+
+def test_a_device_may_have_several_threads_and_batch_sizes(document):
+    several = changed(document, "benchmark/local/threads", [1, 2])
+    device = parse_params(several).benchmark["local"]
+    assert json.loads(device.to_json())["threads"] == [1, 2]
+    for value in ([1, 0], []):
+        told = message(changed(document, "benchmark/local/threads", value))
+        assert "`benchmark.local.threads" in told
+        assert "several" not in told
 
 
 @pytest.mark.parametrize(

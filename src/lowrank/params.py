@@ -5,10 +5,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from lowrank.errors import UserError
 from lowrank.network_source import NetworkSource
@@ -20,6 +28,22 @@ Threads = Annotated[
         le=1024,
         description="CPU threads of the step, whatever --cores is: others round differently.",
     ),
+]
+BatchSize = Annotated[int, Field(ge=1)]
+
+# Of a value that may be several: how errors know which form was meant.
+_FORMS = ("one", "several")
+
+
+def _form(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+_Value = TypeVar("_Value")
+OneOrSeveral = Annotated[
+    Annotated[_Value, Tag("one")]
+    | Annotated[tuple[_Value, ...], Field(min_length=1), Tag("several")],
+    Discriminator(_form),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -643,8 +667,22 @@ class DeviceSettings(Section):
     command: str | None = Field(
         None, min_length=1, description="For `ssh`: the client and options of its own (`ssh`)."
     )
-    threads: Threads = 1
-    batch_size: int = Field(1, ge=1, description="Images in one run.")
+    threads: OneOrSeveral[Threads] = Field(
+        1,
+        description="Inside an operator; of a list each is measured, the first for the targets.",
+    )
+    batch_size: OneOrSeveral[BatchSize] = Field(
+        1, description="Images in one run; a list likewise, with each number of threads."
+    )
+    optimization: Literal["all", "extended", "basic", "none"] = Field(
+        "all", description="Level of ONNX Runtime's graph optimisation."
+    )
+    sittings: int = Field(
+        5,
+        ge=1,
+        description="Processes among which a measurement is divided: where a model lies in memory "
+        "is luck that lasts as long as one.",
+    )
     turn_runs: int = Field(
         10,
         ge=1,
@@ -653,7 +691,18 @@ class DeviceSettings(Section):
     )
     repeats: int = Field(50, ge=2, description="At least so many runs of each that count.")
     seconds: float = Field(2.0, gt=0, description="At least so long for both models together.")
-    warmup_seconds: float = Field(0.5, ge=0, description="Before measuring, for each model.")
+    warmup_seconds: float = Field(
+        0.5,
+        ge=0,
+        description="Before measuring, for each model in each sitting; up to ten times as long, "
+        "until it runs evenly.",
+    )
+    energy_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="For counting energy, where the device has a counter: of each model, and of "
+        "none before and after; 0: not counted.",
+    )
     provider: str = Field("CPUExecutionProvider", description="ONNX Runtime execution provider.")
 
     @model_validator(mode="after")
@@ -847,7 +896,7 @@ def described(error: ValidationError, model: type[BaseModel], prefix: str = "") 
     """One clause for each mistake: the parameter, what was found, what is allowed."""
     clauses = []
     for mistake in error.errors(include_url=False):
-        place = [str(part) for part in mistake["loc"] if part != "[key]"]
+        place = [str(part) for part in mistake["loc"] if part not in ("[key]", *_FORMS)]
         name = ".".join(([prefix] if prefix else []) + place)
         match mistake["type"]:
             case "extra_forbidden":

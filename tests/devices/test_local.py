@@ -11,34 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lowrank.devices
-from lowrank.devices import DeviceError, create_device
+from lowrank.devices import DeviceError, combinations, create_device, main_settings
 from lowrank.devices.base import MeasureSettings
-from lowrank.devices.local import nanoseconds_in_turns, warm_up
 from lowrank.devices.runtime import load_runner
 
-QUICK = {"turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
+QUICK = {"sittings": 1, "turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 FOLDER = Path(lowrank.devices.__file__).parent
-
-
-class FakeMachine:
-    """A clock in ns that models move on by running, and the order in which they ran."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.order: list[str] = []
-
-    def clock(self) -> int:
-        return self.now
-
-    def model(self, name: str, *durations: int):
-        """A model whose runs take `durations` in turn, the last one for ever."""
-        left = list(durations)
-
-        def run() -> None:
-            self.order.append(name)
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-
-        return run
 
 
 def save_model(path: Path, *, features: int = 4, batch: int | str = "batch", **options) -> Path:
@@ -62,68 +40,19 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model.onnx")
 
 
-def measured(machine: FakeMachine, original, compressed, **settings) -> np.ndarray:
-    asked = {"runs": 1, "repeats": 4, "seconds": 0} | settings
-    return nanoseconds_in_turns(original, compressed, clock=machine.clock, **asked)
-
-
-def test_which_goes_first_alternates():
-    machine = FakeMachine()
-    measured(machine, machine.model("o", 5), machine.model("c", 1))
-    assert "".join(machine.order) == "occoocco"
-
-
-def test_a_turn_is_several_runs_whose_first_is_not_counted():
-    machine = FakeMachine()
-    original, compressed = machine.model("o", 90, 5), machine.model("c", 80, 1, 2, 70, 3, 4)
-    found = measured(machine, original, compressed, runs=3, repeats=4)
-    assert "".join(machine.order) == "ooocccccc" + "ooo"
-    np.testing.assert_array_equal(found, [[[5, 5], [1, 2]], [[5, 5], [3, 4]]])
-
-
-def test_each_run_is_put_down_to_its_model():
-    machine = FakeMachine()
-    original, compressed = machine.model("o", 50, 60, 70, 80), machine.model("c", 1, 2, 3, 4)
-    found = measured(machine, original, compressed)
-    np.testing.assert_array_equal(found[:, :, 0], [[50, 1], [60, 2], [70, 3], [80, 4]])
-
-
-def test_each_goes_first_equally_often():
-    machine = FakeMachine()
-    found = measured(machine, machine.model("o", 5), machine.model("c", 1), repeats=3)
-    assert len(found) == 4
-
-
-def test_measuring_goes_on_until_both_have_run_long_enough():
-    machine = FakeMachine()
-    original, compressed = machine.model("o", 400_000_000), machine.model("c", 100_000_000)
-    found = measured(machine, original, compressed, repeats=2, seconds=3.0)
-    assert len(found) == 6
-    assert found.sum() == 3_000_000_000
-
-
-def test_a_clock_that_stands_still_gives_no_zero_to_divide_by():
-    machine = FakeMachine()
-    assert measured(machine, lambda: None, lambda: None).min() == 1
-
-
-def test_warming_up_takes_its_time_and_one_run_at_least():
-    machine = FakeMachine()
-    warm_up(machine.model("o", 400_000_000), seconds=1.0, clock=machine.clock)
-    assert len(machine.order) == 3
-    warm_up(machine.model("c", 1), seconds=0.0, clock=machine.clock)
-    assert machine.order[3:] == ["c"]
-
-
 def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path):
     smaller = save_model(tmp_path / "smaller.onnx", features=3)
     result = create_device("local", {"threads": 1}).measure(model, smaller, QUICK)
     for name in ("original", "compressed"):
-        assert result[name].keys() == {"p50", "p90", "mean"}
-        assert 0 < result[name]["p50"] <= result[name]["p90"]
+        assert result[name].keys() == {"p50", "p90", "p99", "mean"}
+        assert 0 < result[name]["p50"] <= result[name]["p90"] <= result[name]["p99"]
         assert result["memory_mb"][name] >= 0
-    assert result["speedup"] > 0
+    assert 0 < result["speedup_low"] <= result["speedup"] <= result["speedup_high"]
     assert result["repeats"] == 4
+    assert result["conditions"].keys() == {
+        "load", "governor", "temperature_c", "other_cpu", "stolen_cpu", "throttled", "settled",
+        "warning",
+    }  # fmt: skip
     environment = result["environment"]
     assert environment["runtime_version"] == onnxruntime.__version__
     assert environment["provider"] == "CPUExecutionProvider"
@@ -137,13 +66,40 @@ def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path)
 
 def test_latencies_and_speedup_follow_from_the_turns(monkeypatch, model: Path):
     turns = [[[4, 4], [1, 1]], [[6, 6], [2, 2]], [[8, 8], [3, 5]], [[20, 40], [10, 10]]]
-    monkeypatch.setattr(
-        "lowrank.devices.local.nanoseconds_in_turns", lambda *_, **__: np.array(turns) * 1_000_000
-    )
-    result = create_device("local", {}).measure(model, model, QUICK)
-    assert result["original"] == pytest.approx({"p50": 7.0, "p90": 26.0, "mean": 12.0})
+    sitting = {"nanoseconds": (np.array(turns) * 1_000_000).tolist(), "settled": True}
+    sitting["conditions"] = {"other_cpu": 0.0, "stolen_cpu": None, "throttled": None}
+    monkeypatch.setattr("lowrank.devices.local._sitting", lambda *_: sitting)
+    result = create_device("local", {}).measure(model, model, QUICK | {"sittings": 2})
+    assert result["original"] == pytest.approx({"p50": 7.0, "p90": 30.0, "p99": 40.0, "mean": 12.0})
     assert result["speedup"] == 3.0  # of 4, 3, 2 and 3; the ratio of the medians would be 2.8
-    assert result["repeats"] == 8
+    assert 2 <= result["speedup_low"] <= 3 <= result["speedup_high"] <= 4
+    assert result["repeats"] == 16
+    assert result["conditions"]["warning"] is None
+
+
+def test_the_worst_sitting_counts(monkeypatch, model: Path):
+    quiet = {"other_cpu": 0.0, "stolen_cpu": None, "throttled": None}
+    loud = {"other_cpu": 0.9, "stolen_cpu": None, "throttled": 2}
+    sittings = iter(
+        {"nanoseconds": [[[1], [1]]] * 2, "settled": settled, "conditions": conditions}
+        for settled, conditions in ((True, quiet), (False, quiet), (True, loud))
+    )
+    monkeypatch.setattr("lowrank.devices.local._sitting", lambda *_: next(sittings))
+    found = create_device("local", {}).measure(model, model, QUICK | {"sittings": 3})
+    assert found["conditions"]["other_cpu"] == 0.9
+    assert found["conditions"]["throttled"] == 2
+    assert found["conditions"]["stolen_cpu"] is None
+    assert found["conditions"]["settled"] is False
+    assert found["conditions"]["warning"] == (
+        "other processes took 0.90 of a core; heat slowed the processor 2 times; the models never "
+        "ran evenly while they warmed up"
+    )
+
+
+def test_runs_and_seconds_are_shared_out_over_sittings(model: Path):
+    result = create_device("local", {}).measure(model, model, QUICK | {"sittings": 3, "repeats": 9})
+    # Three or a few more in each, as pairs are even.
+    assert result["repeats"] == 12
 
 
 def test_memory_is_the_model_s_own_however_large_this_process_is(tmp_path: Path):
@@ -201,10 +157,11 @@ def test_a_missing_or_damaged_model_is_named(tmp_path: Path, model: Path):
         device.measure(model, tmp_path / "cut.onnx", QUICK)
 
 
-def test_an_error_in_the_memory_process_is_told_as_its_own(tmp_path: Path):
-    arguments = [str(tmp_path / "absent.onnx"), "{}"]
+@pytest.mark.parametrize(("program", "models"), [("peak_memory", 1), ("sitting", 2)])
+def test_an_error_in_a_process_is_told_as_its_own(tmp_path: Path, program: str, models: int):
+    arguments = [str(tmp_path / "absent.onnx")] * models + ["{}"]
     result = subprocess.run(
-        [sys.executable, "-m", "lowrank.devices.peak_memory", *arguments],
+        [sys.executable, "-m", f"lowrank.devices.{program}", *arguments],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stderr == ""
@@ -218,11 +175,26 @@ def test_an_error_in_the_memory_process_is_told_as_its_own(tmp_path: Path):
         ({"repeats": 0}, "'repeats' is 0; it must be a number of at least 1"),
         ({"seconds": float("nan")}, "'seconds' is nan"),
         ({"threads": "two"}, "'threads' is 'two'"),
+        ({"optimization": "most"}, "'optimization' is 'most'; it must be one of all, extended"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict, message: str):
     with pytest.raises(DeviceError, match=message):
         MeasureSettings.of(settings)
+
+
+def test_lists_of_settings_are_every_combination():
+    section = {"kind": "local", "threads": [1, 2], "batch_size": [1, 8], "repeats": 3}
+    assert list(combinations(section)) == [
+        "threads_1_batch_size_1",
+        "threads_1_batch_size_8",
+        "threads_2_batch_size_1",
+        "threads_2_batch_size_8",
+    ]
+    assert main_settings(section) == section | {"threads": 1, "batch_size": 1}
+    plain = {"threads": 2}
+    assert combinations(plain) == {"threads_2": plain}
+    assert main_settings({}) == {}
 
 
 @pytest.mark.parametrize("settings", [{}, {"kind": "fridge"}])

@@ -19,7 +19,7 @@ from lowrank.devices import DeviceError, create_device
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-QUICK = {"turn_runs": 2, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
+QUICK = {"sittings": 1, "turn_runs": 2, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 
 
 def save_model(path: Path, features: int = 4) -> Path:
@@ -79,6 +79,7 @@ def test_a_measurement_is_that_of_the_other_machine(board, models, there, tmp_pa
     assert times.keys() == local.node_times(models[0], {}).keys() == {"gemm"}
     assert times["gemm"].operator == "Gemm"
     assert device.lacks_int8(models[0], {}) is None
+    assert device.outputs(models[0], {}) == local.outputs(models[0], {})
     assert device.environment({}) == local.environment({})
     # The other machine ran what was sent to it.
     (room,) = (there / "room").iterdir()

@@ -55,15 +55,22 @@ def export(scale, accuracy):
 
 
 def measurement():
-    times = {"p10": 0.5, "p50": 1.0, "p90": 2.0}
+    times = {"p10": 0.5, "p50": 1.0, "p90": 2.0, "p99": 4.0}
     return {
         "original": {name: 3 * value for name, value in times.items()},
         "compressed": times,
         "speedup": 2.9,
+        "speedup_low": 2.8,
+        "speedup_high": 3.1,
         "repeats": 50,
+        "conditions": {"load": 0.5, "warning": None},
         "memory_mb": {"original": 30.0, "compressed": 20.0},
         "environment": {"processor": "any"},
     }
+
+
+def measured_in_int8(speedup):
+    return measurement() | {"int8": measurement() | {"speedup": speedup}}
 
 
 INT8 = {
@@ -83,7 +90,7 @@ def outputs(tmp_path):
         "original": {"accuracy": {"validation": 93.0, "test": 92.0}},
         "before": export(3, 92.0),
         "after": export(1, 88.5),
-        "phone": measurement() | {"int8": measurement() | {"speedup": 5.5}},
+        "phone": measured_in_int8(5.5) | {"others": {"threads_2": measured_in_int8(4.5)}},
         "board": measurement() | {"int8": {"not_measured": "no int8 kernels"}},
         "int8": INT8,
         "search": {"accuracy_drop": 1.0, "share": 0.1, "taken": 2},
@@ -167,16 +174,20 @@ def test_what_a_search_took(outputs):
 
 
 def test_latency_by_device(outputs):
-    latency_ms = outputs["result"]["latency_ms"]
-    assert latency_ms["phone"] == latency_ms["board"]
-    assert latency_ms == {
-        "board": latency_ms["board"],
-        "phone": {
-            "original": {"p50": 3.0, "p90": 6.0},
-            "compressed": {"p50": 1.0, "p90": 2.0},
-            "speedup": 2.9,
-        },
+    found = {
+        "original": {"p50": 3.0, "p90": 6.0, "p99": 12.0},
+        "compressed": {"p50": 1.0, "p90": 2.0, "p99": 4.0},
+        "speedup": 2.9,
+        "speedup_low": 2.8,
+        "speedup_high": 3.1,
     }
+    assert outputs["result"]["latency_ms"] == {
+        "board": found,
+        "phone": found | {"others": {"threads_2": found}},
+    }
+    others = outputs["result"]["int8"]["latency_ms"]["phone"]["others"]
+    assert others["threads_2"]["speedup"] == 4.5
+    assert outputs["result"]["conditions"]["board"] == {"load": 0.5, "warning": None}
 
 
 def test_totals_over_rounds(outputs):
@@ -199,7 +210,7 @@ def test_result_holds_nested_scalars_alone(outputs):
             else:
                 yield value
 
-    assert all(isinstance(value, int | float | str) for value in scalars(outputs["result"]))
+    assert all(isinstance(value, int | float | str | None) for value in scalars(outputs["result"]))
 
 
 def test_a_record_for_every_layer(outputs):

@@ -14,7 +14,9 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
         board = {"kind": "ssh", "host": "board", "python": sys.executable}
         board |= {"folder": str(tmp_path / "there"), "command": server.command}
         built.change_params(
-            benchmark__board=board | {"repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
+            benchmark__board=board
+            | {"threads": [1, 2], "sittings": 1, "repeats": 4}
+            | {"seconds": 0.01, "warmup_seconds": 0},
             matrix__devices=["local", "board"],
         )
         # What was measured on the first one stays.
@@ -25,6 +27,8 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
     for measured in (result, result["int8"]):
         assert measured["latency_ms"].keys() == {"local", "board"}
         assert measured["latency_ms"]["board"]["speedup"] > 0
+        (other,) = measured["latency_ms"]["board"]["others"]
+        assert other == "threads_2_batch_size_1"
     assert result["environment"]["board"] == result["environment"]["local"]
 
 

@@ -11,6 +11,8 @@ from lowrank.devices.base import (
     Device,
     DeviceError,
     MeasureSettings,
+    combinations,
+    main_settings,
 )
 from lowrank.devices.local import LocalDevice
 from lowrank.devices.ssh import SshDevice
@@ -22,7 +24,9 @@ __all__ = [
     "DeviceError",
     "MeasureSettings",
     "SshDevice",
+    "combinations",
     "create_device",
+    "main_settings",
 ]
 
 _KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {

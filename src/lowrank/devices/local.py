@@ -8,8 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,10 @@ from lowrank.devices.base import (
     MeasureSettings,
     NodeTime,
 )
+from lowrank.devices.conditions import state_of_machine, warnings_of
 from lowrank.devices.node_times import node_times
-from lowrank.devices.runtime import NANOSECONDS_PER_SECOND, load_runner, warm_up
+from lowrank.devices.runtime import load_runner
+from lowrank.devices.turns import ratio_and_interval
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
 
@@ -38,22 +38,27 @@ class LocalDevice:
         self._settings = settings
 
     def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """Measure two ONNX models turn about in this process; see `Device.measure`."""
+        """Measure two ONNX models turn about; see `Device.measure`."""
         asked = MeasureSettings.of({**self._settings, **settings})
         models = {"original": Path(original), "compressed": Path(compressed)}
-        runners = [load_runner(model, asked) for model in models.values()]
-        for run in runners:
-            warm_up(run, seconds=asked.warmup_seconds)
-        nanoseconds = nanoseconds_in_turns(
-            *runners, runs=asked.turn_runs, repeats=asked.repeats, seconds=asked.seconds
-        )
-        of_turns = np.median(nanoseconds, axis=2)
+        machine = state_of_machine()
+        sittings = [_sitting(models, asked) for _ in range(asked.sittings)]
+        arrays = [np.array(each["nanoseconds"]) for each in sittings]
+        speedup, low, high = ratio_and_interval(arrays)
+        counted = {
+            name: np.concatenate([each[:, column].ravel() for each in arrays])
+            for column, name in enumerate(models)
+        }
         return {
-            **{name: _latencies(nanoseconds[:, column]) for column, name in enumerate(models)},
-            "speedup": float(np.median(of_turns[:, 0] / of_turns[:, 1])),
-            "repeats": nanoseconds[:, 0].size,
+            **{name: _latencies(nanoseconds) for name, nanoseconds in counted.items()},
+            "speedup": speedup,
+            "speedup_low": low,
+            "speedup_high": high,
+            "repeats": counted["original"].size,
             "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
+            "energy_mj": _answer("energy", list(models.values()), asked),
             "environment": self.environment(settings),
+            "conditions": _conditions(machine, sittings),
         }
 
     def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
@@ -81,64 +86,34 @@ class LocalDevice:
             "machine": platform.machine(),
         }
 
+    def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
+        """See `Device.outputs`."""
+        asked = MeasureSettings.of({**self._settings, **settings})
+        return load_runner(Path(model), asked)()[0].tolist()
+
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
         return node_times(Path(model), MeasureSettings.of({**self._settings, **settings}))
 
 
-def nanoseconds_in_turns(
-    original: Callable[[], object],
-    compressed: Callable[[], object],
-    *,
-    runs: int,
-    repeats: int,
-    seconds: float,
-    clock: Callable[[], int] = time.perf_counter_ns,
-) -> np.ndarray:
-    """Time two models turn about.
+def _sitting(models: dict[str, Path], settings: MeasureSettings) -> dict[str, Any]:
+    """One of several, in a process of its own, with its share of runs and seconds."""
+    share = dataclasses.replace(
+        settings,
+        repeats=-(-settings.repeats // settings.sittings),
+        seconds=settings.seconds / settings.sittings,
+    )
+    return _answer("sitting", list(models.values()), share)
 
-    A turn is some runs of one model, and a pair of turns is one of each, close together, so that
-    whatever slows the machine for a while slows both. Which goes first alternates, and the number
-    of pairs is even, so that going first is no advantage to either.
 
-    The first run of a turn is not counted: it finds the processor's caches full of the other
-    model, which no application runs in between. In turns of one run it is counted.
-
-    Parameters
-    ----------
-    original, compressed : callable
-        Run one model once.
-    runs : int
-        Runs in a turn.
-    repeats : int
-        Counted runs of each model at least.
-    seconds : float
-        Time that the counted runs of both models take together at least.
-    clock : callable
-        The time in ns.
-
-    Returns
-    -------
-    array of int64, (pairs, 2, counted runs)
-        How long each counted run took, in ns: of the original, of the compressed.
-    """
-    models = (original, compressed)
-    least_total = seconds * NANOSECONDS_PER_SECOND
-    total = 0
-    counted = max(runs - 1, 1)
-    pairs: list[list[list[int]]] = []
-    while len(pairs) * counted < repeats or total < least_total or len(pairs) % 2:
-        pair: list[list[int]] = [[], []]
-        for which in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
-            for _ in range(runs):
-                start = clock()
-                models[which]()
-                # A clock too coarse for the run would otherwise make a ratio of zeros.
-                pair[which].append(max(clock() - start, 1))
-            pair[which] = pair[which][-counted:]
-            total += sum(pair[which])
-        pairs.append(pair)
-    return np.array(pairs, dtype=np.int64)
+def _conditions(machine: dict[str, Any], sittings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the machine before, and the worst of all sittings."""
+    worst = {}
+    for name in sittings[0]["conditions"]:
+        known = [each["conditions"][name] for each in sittings]
+        worst[name] = max((each for each in known if each is not None), default=None)
+    found = {**machine, **worst, "settled": all(each["settled"] for each in sittings)}
+    return {**found, "warning": "; ".join(warnings_of(found)) or None}
 
 
 def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
@@ -146,16 +121,22 @@ def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
     return {
         "p50": float(np.percentile(milliseconds, 50)),
         "p90": float(np.percentile(milliseconds, 90)),
+        "p99": float(np.percentile(milliseconds, 99)),
         "mean": float(np.mean(milliseconds)),
     }
 
 
 def _peak_memory_mb(model: Path, settings: MeasureSettings) -> float:
-    """Measure in a fresh process, where no other model has been; in 10^6 bytes."""
+    """In 10^6 bytes, where no other model has been."""
+    return _answer("peak_memory", [model], settings)["bytes"] / 1e6
+
+
+def _answer(program: str, models: list[Path], settings: MeasureSettings) -> dict[str, Any]:
+    """What one of the programs in this folder answers, in a fresh process."""
     folder = str(Path(__file__).resolve().parents[2])
     search = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
-        [sys.executable, "-m", "lowrank.devices.peak_memory", str(model),
+        [sys.executable, "-m", f"lowrank.devices.{program}", *map(str, models),
          json.dumps(dataclasses.asdict(settings))],
         capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
@@ -163,14 +144,14 @@ def _peak_memory_mb(model: Path, settings: MeasureSettings) -> float:
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise DeviceError(
-            f"{model}: the process that measures the model's memory ended with status "
+            f"{' and '.join(map(str, models))}: the process that measures ended with status "
             f"{result.returncode} ({last}). If the machine was short of memory, free some and "
             "measure again."
         )
     answer = json.loads(result.stdout)
     if "error" in answer:
         raise DeviceError(answer["error"])
-    return answer["bytes"] / 1e6
+    return answer
 
 
 def _cpu_model() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,22 @@ from lowrank.devices.base import DeviceError, MeasureSettings
 
 NANOSECONDS_PER_SECOND = 1e9
 
+# Of warming up: the least runs of a stretch, how far two may differ, and after how many times the
+# seconds asked for it ends in any case.
+_LEAST_RUNS = 3
+_EVEN = 0.03
+_MOST = 10
 
-def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], object]:
-    """Load an ONNX model; the function returned runs it once on fixed normal noise.
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], list[np.ndarray]]:
+    """Load an ONNX model; the function returned gives its outputs for fixed normal noise.
 
     Raises DeviceError when the execution provider is not there, when the file is missing or no
     model that this version of ONNX Runtime reads, or when the model's input is not one batch of
@@ -43,7 +57,7 @@ def open_session(
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = _LEVELS[settings.optimization]
     options.log_severity_level = 3  # errors: what it warns about are its own choices
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[settings.provider])
@@ -69,12 +83,43 @@ def warm_up(
     *,
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
-) -> None:
-    """Run once, and then until `seconds` have passed: caches fill, clocks rise, memory is had."""
-    end = clock() + seconds * NANOSECONDS_PER_SECOND
+) -> bool:
+    """Run until caches are full, clocks have risen and memory is had: until it runs evenly.
+
+    Parameters
+    ----------
+    run : callable
+        Runs a model once.
+    seconds : float
+        How long at least; ten times as long at most. 0: once.
+    clock : callable
+        The time in ns.
+
+    Returns
+    -------
+    bool
+        Whether it came to run evenly: the medians of two stretches in a row, a quarter of the
+        seconds each, are within 3 % of each other.
+    """
     run()
-    while clock() < end:
-        run()
+    least = seconds * NANOSECONDS_PER_SECOND
+    start, last = clock(), None
+    while least > 0:
+        durations: list[int] = []
+        end = clock() + least / 4
+        while clock() < end or len(durations) < _LEAST_RUNS:
+            begun = clock()
+            run()
+            durations.append(clock() - begun)
+        middle = statistics.median(durations)
+        evenly = last is not None and abs(middle - last) <= _EVEN * last
+        passed = clock() - start
+        if passed >= least and evenly:
+            return True
+        if passed >= _MOST * least:
+            return False
+        last = middle
+    return True
 
 
 def _require_provider(provider: str) -> None:

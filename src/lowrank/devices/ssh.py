@@ -132,6 +132,10 @@ class SshDevice:
         """See `Device.environment`."""
         return self._ask("environment", [], settings)
 
+    def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
+        """See `Device.outputs`."""
+        return self._ask("outputs", [model], settings)
+
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
         found = self._ask("node_times", [model], settings)

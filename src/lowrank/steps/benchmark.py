@@ -1,11 +1,16 @@
 """Measure original and compressed turn about on one device."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lowrank.steps.common import Json, Step, say
+
+if TYPE_CHECKING:
+    from lowrank.devices import Device
 
 
 @click.command(cls=Step)
@@ -24,32 +29,54 @@ def benchmark(
     output: Path,
 ) -> None:
     """Measure original and compressed turn about on one device."""
-    from lowrank.devices import DeviceError, create_device
+    from lowrank.devices import DeviceError, combinations, create_device
     from lowrank.errors import UserError
     from lowrank.files import write_json
 
+    main, *others = combinations(settings).items()
     try:
-        there = create_device(device, settings)
-        measured = there.measure(original, compressed, settings)
-        _say_speedup(measured)
-        if quantized:
-            model = Path(quantized) / "model.onnx"
-            if because := there.lacks_int8(model, settings):
-                say(f"int8 is not measured: {because}")
-                measured["int8"] = {"not_measured": because}
-            else:
-                measured["int8"] = there.measure(original, model, settings)
-                _say_speedup(measured["int8"], "int8: ")
+        there = create_device(device, main[1])
+        measured = _measured(there, original, compressed, quantized, main[1], "")
+        if others:
+            measured["others"] = {
+                name: _measured(there, original, compressed, quantized, each, f"{name}: ")
+                for name, each in others
+            }
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     write_json(output, measured)
 
 
-def _say_speedup(measured: dict[str, Any], what: str = "") -> None:
+def _measured(
+    there: Device,
+    original: Path,
+    compressed: Path,
+    quantized: str,
+    settings: dict[str, Any],
+    what: str,
+) -> dict[str, Any]:
+    """By one setting: what the device found, and `int8` where there is a quantised model."""
+    measured = there.measure(original, compressed, settings)
+    _say_speedup(measured, what)
+    if quantized:
+        model = Path(quantized) / "model.onnx"
+        if because := there.lacks_int8(model, settings):
+            say(f"{what}int8 is not measured: {because}")
+            measured["int8"] = {"not_measured": because}
+        else:
+            measured["int8"] = there.measure(original, model, settings)
+            _say_speedup(measured["int8"], f"{what}int8: ")
+    return measured
+
+
+def _say_speedup(measured: dict[str, Any], what: str) -> None:
     say(
         f"{what}{measured['original']['p50']:.3f} ms -> {measured['compressed']['p50']:.3f} ms at "
-        f"the median, {measured['speedup']:.2f}x faster over {measured['repeats']} runs"
+        f"the median, {measured['speedup']:.2f}x faster ({measured['speedup_low']:.2f} to "
+        f"{measured['speedup_high']:.2f}) over {measured['repeats']} runs"
     )
+    if because := measured["conditions"]["warning"]:
+        say(f"warning: {what}{because}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def profile_draft(
     output: Path,
 ) -> None:
     """Measure on a device the network that a first choice of ranks gives."""
-    from lowrank.devices import DeviceError, create_device
+    from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
@@ -52,6 +52,7 @@ def profile_draft(
         if share.ranks
     }
     known = Latencies.from_json(read_json(latencies))
+    device_settings = main_settings(device_settings)
     try:
         there = create_device(device, device_settings)
         found = in_one_piece(

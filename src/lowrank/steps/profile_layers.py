@@ -63,6 +63,7 @@ def profile_layers(
         INTEGER_PRODUCTS,
         DeviceError,
         create_device,
+        main_settings,
     )
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
@@ -73,6 +74,7 @@ def profile_layers(
     rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
     grids = grids_for(_sequences(network, layers, alternatives, rule))
     form = Form.of_settings(quantize, quantize_settings)
+    device_settings = main_settings(device_settings)
     asked = device_settings | _MEASURED
     try:
         there = create_device(device, device_settings)

@@ -116,24 +116,29 @@ def summarize(
 
 
 def _on_devices(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Latencies and memory by device, or why they were not measured."""
+    """Latencies, memory, energy and conditions by device, or why they were not measured."""
     return {
-        "latency_ms": {
-            device: values
-            if "not_measured" in values
-            else {
-                "original": _percentiles(values["original"]),
-                "compressed": _percentiles(values["compressed"]),
-                "speedup": values["speedup"],
+        "latency_ms": {device: _latency(values) for device, values in measured.items()},
+        **{
+            quantity: {
+                device: values[quantity]
+                for device, values in measured.items()
+                if quantity in values
             }
-            for device, values in measured.items()
-        },
-        "memory_mb": {
-            device: values["memory_mb"]
-            for device, values in measured.items()
-            if "memory_mb" in values
+            for quantity in ("memory_mb", "energy_mj", "conditions")
         },
     }
+
+
+def _latency(values: dict[str, Any]) -> dict[str, Any]:
+    """Of one device, and under `others` by other settings of it."""
+    if "not_measured" in values:
+        return values
+    found = {model: _percentiles(values[model]) for model in ("original", "compressed")}
+    found |= {name: values[name] for name in ("speedup", "speedup_low", "speedup_high")}
+    if "others" in values:
+        found["others"] = {name: _latency(each) for name, each in values["others"].items()}
+    return found
 
 
 def _quantized(
@@ -156,10 +161,18 @@ def _quantized(
             **top5,
         },
         "size_bytes": _before_after(original_bytes, report["size_bytes"]),
-        **_on_devices({device: values["int8"] for device, values in measured.items()}),
+        **_on_devices({device: _in_int8(values) for device, values in measured.items()}),
         "nodes": report["nodes"],
         "kept_in_float": len(report["kept_in_float"]),
     }
+
+
+def _in_int8(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a device what was measured in int8, by its other settings, too."""
+    found = values["int8"]
+    if "others" in values and "not_measured" not in found:
+        found = found | {"others": {name: each["int8"] for name, each in values["others"].items()}}
+    return found
 
 
 def _faster(latency_ms: dict[str, dict[str, Any]]) -> str:
@@ -210,7 +223,7 @@ def _before_after(original: int, compressed: int) -> dict[str, float]:
 
 
 def _percentiles(latency: dict[str, float]) -> dict[str, float]:
-    return {name: latency[name] for name in ("p50", "p90")}
+    return {name: latency[name] for name in ("p50", "p90", "p99")}
 
 
 def _layer_record(
