@@ -22,7 +22,7 @@ RESULT = f"results/{VARIANT}.json"
 BUILD = Path("build/resnet20")
 
 # What a run makes that two runs may not share: clocks.
-TIMED = ("timing.json", "local.json", f"{VARIANT}.json")
+TIMED = ("timing.json", "times.json", "local.json", f"{VARIANT}.json")
 
 
 @dataclass

@@ -64,6 +64,10 @@ def measurement():
         "speedup_high": 3.1,
         "repeats": 50,
         "conditions": {"load": 0.5, "warning": None},
+        "layers_ms": {
+            "original": {"first": 1.0, "second": 2.0, "rest": 0.5},
+            "compressed": {"first": 1.0, "second.0": 0.25, "second.1": 0.5, "rest": 0.5},
+        },
         "memory_mb": {"original": 30.0, "compressed": 20.0},
         "environment": {"processor": "any"},
     }
@@ -84,7 +88,26 @@ INT8 = {
 
 
 @pytest.fixture
-def outputs(tmp_path):
+def run(tmp_path):
+    """Runs the step, with other documents in the place of some."""
+
+    def summarized(**others):
+        write_documents(tmp_path, others)
+        return CliRunner().invoke(summarize, arguments(tmp_path))
+
+    return summarized
+
+
+@pytest.fixture
+def outputs(run, tmp_path):
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert "92.00 % -> 88.50 % top-1, 3.00x fewer MACs" in result.stderr
+    names = ("result", "layers", "times", "curve")
+    return {name: read_json(tmp_path / f"{name}.json") for name in names}
+
+
+def write_documents(tmp_path, others):
     documents = {
         "table": TABLE.to_json(),
         "original": {"accuracy": {"validation": 93.0, "test": 92.0}},
@@ -103,7 +126,7 @@ def outputs(tmp_path):
         "timing1": {"steps": 10, "seconds": 1.25},
         "timing2": {"steps": 20, "seconds": 2.5},
     }
-    for name, document in documents.items():
+    for name, document in (documents | others).items():
         write_json(tmp_path / f"{name}.json", document)
     write_tensors(
         tmp_path / "model.safetensors",
@@ -111,11 +134,13 @@ def outputs(tmp_path):
         {"network": "net", "factored": {"second": FACTORED.to_json()}},
     )
 
+
+def arguments(tmp_path):
     def paths(*names):
         return " ".join(str(tmp_path / f"{name}.json") for name in names)
 
     rounds = [f"{name}{number}" for number in (1, 2) for name in ("metrics", "curve", "timing")]
-    arguments = {
+    files = {
         "table": paths("table"),
         "original": paths("original"),
         "exports": paths("before", "after"),
@@ -127,14 +152,10 @@ def outputs(tmp_path):
         "benchmarks": paths("phone", "board"),
         "result": paths("result"),
         "layers": paths("layers"),
+        "times": paths("times"),
         "curve": paths("curve"),
     }
-    result = CliRunner().invoke(
-        summarize, [f"--{name}={value}" for name, value in arguments.items()]
-    )
-    assert result.exit_code == 0, result.output
-    assert "92.00 % -> 88.50 % top-1, 3.00x fewer MACs" in result.stderr
-    return {name: read_json(tmp_path / f"{name}.json") for name in ("result", "layers", "curve")}
+    return [f"--{name}={value}" for name, value in files.items()]
 
 
 def test_accuracy_is_that_of_the_last_round(outputs):
@@ -188,6 +209,27 @@ def test_latency_by_device(outputs):
     others = outputs["result"]["int8"]["latency_ms"]["phone"]["others"]
     assert others["threads_2"]["speedup"] == 4.5
     assert outputs["result"]["conditions"]["board"] == {"load": 0.5, "warning": None}
+
+
+def test_where_the_time_goes(outputs):
+    times = outputs["times"]
+    assert [each["device"] for each in times] == ["phone"] * 5 + ["board"] * 5
+    assert times[1] == {
+        "device": "phone",
+        "layer": "second",
+        "original_ms": 2.0,
+        "compressed_ms": 0.75,
+        "pointwise_ms": 0.25,
+        "speedup": 2.6667,
+    }
+
+
+def test_a_measurement_of_an_earlier_version_is_told(run):
+    old = measurement()
+    del old["layers_ms"]
+    result = run(phone=old)
+    assert result.exit_code == 1
+    assert "phone.json: measured by an earlier version of lowrank. Delete it" in result.output
 
 
 def test_totals_over_rounds(outputs):

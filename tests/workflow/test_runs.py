@@ -45,9 +45,12 @@ def test_layer_table_and_curve_are_records_of_scalars(built_once: Project):
     assert [layer["layer"] for layer in layers][:2] == ["conv", "blocks.0.conv1"]
     assert {layer["form"] for layer in layers} == {"dense", "tucker1", "svd"}
     assert layers[0]["parameters_compressed"] < layers[0]["parameters_original"]
+    times = json.loads((plots / "times.json").read_text())
+    assert [each["layer"] for each in times] == [*(each["layer"] for each in layers), "rest"]
+    assert sum(each["compressed_ms"] > 0 for each in times) == len(times)
     curve = json.loads((plots / "curve.json").read_text())
     assert [point["step"] for point in curve] == [2, 4]
-    for record in [*layers, *curve]:
+    for record in [*layers, *times, *curve]:
         assert all(
             value is None or isinstance(value, str | int | float) for value in record.values()
         )

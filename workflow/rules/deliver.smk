@@ -95,6 +95,7 @@ rule summarize:
     output:
         result="results/{model}_{method}.json",
         layers="results/plots/{model}_{method}/layers.json",
+        times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
     log:
         "logs/summarize/{model}/{method}.log",
@@ -104,7 +105,8 @@ rule summarize:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
         " --table {input.table} --original {input.original} --exports '{input.exports}'"
         " --state {input.state} --plans '{input.plans}' --rounds '{input.rounds}'"
-        " --int8 '{params.int8}' --search '{input.search}' --benchmarks '{input.benchmarks}' --result {output.result} --layers {output.layers}"
+        " --int8 '{params.int8}' --search '{input.search}' --benchmarks '{input.benchmarks}'"
+        " --result {output.result} --layers {output.layers} --times {output.times}"
         " --curve {output.curve}"
 
 

@@ -37,6 +37,10 @@ def benchmark(
     try:
         there = create_device(device, main[1])
         measured = _measured(there, original, compressed, quantized, main[1], "")
+        measured["layers_ms"] = {
+            name: _by_layer(there, model, main[1])
+            for name, model in (("original", original), ("compressed", compressed))
+        }
         if others:
             measured["others"] = {
                 name: _measured(there, original, compressed, quantized, each, f"{name}: ")
@@ -67,6 +71,18 @@ def _measured(
             measured["int8"] = there.measure(original, model, settings)
             _say_speedup(measured["int8"], f"{what}int8: ")
     return measured
+
+
+def _by_layer(there: Device, model: Path, settings: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds by plain layer, and the rest."""
+    from lowrank.layer_times import REST
+    from lowrank.networks.onnx_layers import layers_of_nodes
+
+    layers, found = layers_of_nodes(model), {REST: 0.0}
+    for node, time in there.node_times(model, settings).items():
+        name = layers.get(node, REST)
+        found[name] = found.get(name, 0.0) + time.milliseconds
+    return found
 
 
 def _say_speedup(measured: dict[str, Any], what: str) -> None:

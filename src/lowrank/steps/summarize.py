@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from lowrank.errors import UserError
 from lowrank.files import read_json, write_json
+from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
     Factored,
     Layer,
@@ -34,6 +36,7 @@ from lowrank.stored import read_header
 @click.option("--benchmarks", type=Paths(), required=True, help="One for each device, JSON.")
 @click.option("--result", type=Path, required=True, help="Output: nested scalars, JSON.")
 @click.option("--layers", type=Path, required=True, help="Output: a record a layer, JSON.")
+@click.option("--times", type=Path, required=True, help="Output: a record a layer, JSON.")
 @click.option("--curve", type=Path, required=True, help="Output: a record a point, JSON.")
 def summarize(
     table: Path,
@@ -47,12 +50,13 @@ def summarize(
     benchmarks: list[Path],
     result: Path,
     layers: Path,
+    times: Path,
     curve: Path,
 ) -> None:
     """Bring what was measured of one variant together."""
     metrics, curves, timings = ([read_json(path) for path in rounds[i::3]] for i in range(3))
     before, after = (read_json(path) for path in exports)
-    measured = {path.stem: read_json(path) for path in benchmarks}
+    measured = {path.stem: _measurement(path) for path in benchmarks}
     # Of several rounds the last: before its training, and after.
     measured_accuracy = {
         "original": read_json(original)["accuracy"],
@@ -99,6 +103,14 @@ def summarize(
             for layer in network.layers
         ],
     )
+    write_json(
+        times,
+        [
+            {"device": device} | record
+            for device, each in measured.items()
+            for record in times_by_layer(network, factored, **each["layers_ms"])
+        ],
+    )
     write_json(curve, _joined(curves, timings))
     write_json(result, document)
     accuracy = document["accuracy"]
@@ -113,6 +125,16 @@ def summarize(
             f"int8: {eight['accuracy']['exported']:.2f} % top-1, "
             f"{eight['size_bytes']['ratio']:.2f}x smaller, {_faster(eight['latency_ms'])}"
         )
+
+
+def _measurement(path: Path) -> dict[str, Any]:
+    document = read_json(path)
+    if "layers_ms" not in document:
+        raise UserError(
+            f"{path}: measured by an earlier version of lowrank. Delete it and run the same "
+            "command again."
+        )
+    return document
 
 
 def _on_devices(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
