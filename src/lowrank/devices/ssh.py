@@ -150,42 +150,47 @@ class SshDevice:
     def _ask(self, method: str, models: list[Path], settings: dict[str, Any]) -> Any:
         """Have a method of a device called over there, once, whatever the connection does."""
         _, asked = _apart({**self._settings, **settings})
-        digests = {_digest(Path(model)): Path(model) for model in models}
+        hashes = [_digest(Path(model)) for model in models]
+        digests = dict(zip(hashes, map(Path, models)))  # noqa: B905  (`strict` is Python 3.10's)
         for digest, model in digests.items():
             self._twice(lambda digest=digest, model=model: self._send(digest, model))
         request = {
             "method": method,
-            "models": [_digest(Path(model)) for model in models],
+            "models": hashes,
             "device": self.name,
             "settings": asked,
             "owner": f"{getpass.getuser()} at {socket.gethostname()}",
         }
         job = uuid.uuid4().hex
-        answer = self._twice(lambda: self._call("run", job, data=json.dumps(request).encode()))
-        if "problem" in answer:
-            raise DeviceError(self._in_our_words(answer["problem"], digests))
-        return answer["answer"]
+        data = json.dumps(request).encode()
+        try:
+            return self._twice(lambda: self._call("run", job, data=data))["answer"]
+        except DeviceError as error:
+            # With the models' names here.
+            told = str(error)
+            for digest, model in digests.items():
+                told = re.sub(rf"\S*{digest}\.onnx", str(model), told)
+            raise DeviceError(told) from error
 
     def _send(self, digest: str, model: Path) -> None:
         """Bring a model there, or the rest of it where a part has arrived."""
-        if not model.is_file():
-            raise DeviceError(f"{model}: no such model. Export it, then measure again.")
         known = self._call("have", digest)["models"][digest]
         if not known["whole"]:
             with model.open("rb") as file:
                 file.seek(known["bytes"])
                 size = model.stat().st_size
-                place = [str(known["bytes"]), str(size)]
-                answer = self._call("receive", digest, *place, data=file)
-            if "problem" in answer:
-                raise DeviceError(f"{self._link.host}: {answer['problem']}")
+                self._call("receive", digest, str(known["bytes"]), str(size), data=file)
 
     def _call(self, verb: str, *arguments: str, data: Any = b"") -> dict[str, Any]:
+        """What our program over there answers. Raises DeviceError for a problem that it tells."""
         there = self._prepared()
         code = "import os, sys; os.chdir(sys.argv.pop(1)); sys.path.insert(0, '')"
         code += "; import runpy; runpy.run_module('lowrank.devices.remote', run_name='__main__')"
         command = [self._link.python, "-c", code, there["room"], there["folder"], verb, *arguments]
-        return self._link.json(command, data)
+        answer = self._link.json(command, data)
+        if "problem" in answer:
+            raise DeviceError(f"{self._link.host}: {answer['problem']}")
+        return answer
 
     def _prepared(self) -> dict[str, str]:
         """Send this folder, once, and find out what the machine has."""
@@ -211,12 +216,6 @@ class SshDevice:
                     "measured on other devices stays. Mend the network, then run the same command "
                     "again."
                 ) from error
-
-    def _in_our_words(self, problem: str, digests: dict[str, Path]) -> str:
-        """With the models' names here, and the machine's."""
-        for digest, model in digests.items():
-            problem = re.sub(rf"\S*{digest}\.onnx", str(model), problem)
-        return f"{self._link.host}: {problem}"
 
 
 class _LostError(Exception):

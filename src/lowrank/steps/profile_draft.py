@@ -42,10 +42,8 @@ def profile_draft(
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies
 
-    network, form = (
-        LayerTable.from_json(read_json(table)),
-        Form.of_settings(quantize, quantize_settings),
-    )
+    network = LayerTable.from_json(read_json(table))
+    form = Form.of_settings(quantize, quantize_settings)
     sequences = {
         name: grouped_sequence(get_factorization(share.factorization), network[name], share.ranks)
         for name, share in Plan.read(draft).shares.items()

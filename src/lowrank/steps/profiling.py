@@ -82,6 +82,7 @@ def in_one_piece(
     device, settings
         Where it is measured, turn about with the original, and how. Raises DeviceError.
     """
+    settings = settings | {"energy_seconds": 0}
     with tempfile.TemporaryDirectory() as folder:
         small = _export(state, sequences, Path(folder) / "small.onnx")
         with form.of(small) as model:
