@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The comparisons under `studies` in params.yaml; more than two hours on two cores.
+# The comparisons under `studies` in params.yaml; about five hours on two cores.
 study: $(INSTALLED)
 	snakemake --cores $(CORES) studies
 

@@ -147,6 +147,8 @@ def weighted_factors(
     first, *others = factorization.sequence(layer, ranks)
     kernel_whitened, root = whitened(factorization, layer, kernel, covariance)
     head, *rest = factorization.factors(kernel_whitened, ranks)
+    # Of a large linear layer it takes more than all that follows.
+    del kernel_whitened
     if len(root) > kernel.shape[1]:
         # One "channel" for each entry of the patch: the window went along.
         head = _divided(head.reshape(len(head), -1), root).reshape(head.shape)

@@ -98,7 +98,8 @@ def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
     singular_values = np.linalg.norm(right, axis=1)
     # A null direction keeps its unit vector on the left: two zeros would never train.
     root = np.sqrt(np.where(singular_values > 0, singular_values, 1.0))
-    return left * root, right / root[:, None]
+    right /= root[:, None]
+    return left * root, right
 
 
 def leading_eigenvectors(symmetric: np.ndarray, rank: int) -> np.ndarray:
