@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.files import write_json
+from lowrank.files import read_json, write_json
 from lowrank.network_source import NetworkSource
 from lowrank.networks import create_network, network_spec
 from lowrank.networks.checkpoints import load_weights, read_weights
@@ -54,7 +54,9 @@ def main() -> None:
         seconds = row["calibrate"]["seconds"] + row["select_ranks"]["seconds"]
         missed |= seconds > MOST_SECONDS.get(name, float("inf"))
         missed |= max(row[step]["gib"] for step in ("calibrate", "select_ranks")) > MOST_GIB
-    write_json(RESULTS, {"rows": rows})
+    known = read_json(RESULTS)["rows"] if RESULTS.exists() else []
+    others = [row for row in known if row["network"] not in options.networks]
+    write_json(RESULTS, {"rows": others + rows})
     sys.exit(missed)
 
 

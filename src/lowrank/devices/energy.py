@@ -80,15 +80,7 @@ class Rapl:
 class Battery:
     """What a battery gives, from its gauge's power or current and voltage, sampled.
 
-    Parameters
-    ----------
-    root : Path
-        Of the file system.
-
-    Raises
-    ------
-    OSError
-        Without a battery that can be read and gives current.
+    `root` as for `Rapl`; OSError likewise, also where the battery is being charged.
     """
 
     name = "battery"

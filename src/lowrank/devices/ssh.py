@@ -60,7 +60,7 @@ _REFUSALS = (
     ("Bad configuration option", "the SSH configuration has an error."),
 )
 
-# What it does when a connection is lost that was there.
+# The client's exit status for a failure of its own, such as a connection that is lost.
 _LOST = 255
 
 # Run by the Python over there before anything of ours is: it keeps the room that comes in, and
