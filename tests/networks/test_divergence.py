@@ -54,3 +54,11 @@ def test_the_network_is_left_as_it_was(batches):
     measured([factors_of(network, "conv1", "tucker1", (1,))])
     assert_same_weights(network, toy(seed=3))
     assert torch.is_grad_enabled()
+
+
+def test_replacements_kept_a_few_at_a_time_lose_what_all_at_once_do(batches, monkeypatch):
+    network = toy(seed=3).eval()
+    replacements = [factors_of(network, "conv2", "tucker2", (rank, rank)) for rank in (1, 3, 6)]
+    whole = Divergence(network, lambda: batches)(replacements)
+    monkeypatch.setattr("lowrank.networks.divergence._KEPT_BYTES", 1)
+    assert Divergence(network, lambda: batches)(replacements) == whole

@@ -9,6 +9,7 @@ import numpy as np
 from lowrank.errors import UserError
 from lowrank.factorize.base import Factorization
 from lowrank.factorize.moments import (
+    BLOCK,
     Moments,
     output_error_squared,
     regularised,
@@ -204,8 +205,11 @@ def _output_error(
         moments.covariance,
         strict=True,
     ):
-        error_squared += output_error_squared(exact - approximate, covariance)
-        norm_squared += output_error_squared(exact, covariance)
+        # Some output channels at a time: of a large linear layer each copy is most of the memory.
+        for start in range(0, len(exact), BLOCK):
+            rows = slice(start, start + BLOCK)
+            error_squared += output_error_squared(exact[rows] - approximate[rows], covariance)
+            norm_squared += output_error_squared(exact[rows], covariance)
     return float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
 
 
@@ -213,11 +217,19 @@ def _mean_error(
     layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
 ) -> np.ndarray:
     """What the approximation's outputs lack on average, (T,)."""
-    difference = group_kernels(layer, kernel) - group_kernels(layer, approximation)
-    if moments.mean.shape[1] == difference.shape[2]:
-        difference = difference.sum(axis=(3, 4))
-    flat = difference.reshape(layer.groups, -1, moments.mean.shape[1])
-    return np.einsum("gtn,gn->gt", flat, moments.mean).ravel()
+    missing = []
+    for exact, approximate, mean in zip(
+        group_kernels(layer, kernel),
+        group_kernels(layer, approximation),
+        moments.mean,
+        strict=True,
+    ):
+        for start in range(0, len(exact), BLOCK):
+            difference = exact[start : start + BLOCK] - approximate[start : start + BLOCK]
+            if len(mean) == difference.shape[1]:
+                difference = difference.sum(axis=(2, 3))
+            missing.append(difference.reshape(len(difference), -1) @ mean)
+    return np.concatenate(missing)
 
 
 def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[int, ...]) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _RIDGE = 1e-4
 
 # Output channels that are multiplied at a time.
-_BLOCK = 64
+BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ def whitened(
     root = np.linalg.cholesky(covariance)
     product = np.empty(kernel.shape)
     # Some output channels at a time: a linear layer's kernel may take as much as all else.
-    for start in range(0, len(kernel), _BLOCK):
-        block = kernel[start : start + _BLOCK].astype(np.float64)
+    for start in range(0, len(kernel), BLOCK):
+        block = kernel[start : start + BLOCK].astype(np.float64)
         # (T, S, D_h, D_w) x (S, S) -> (T, D_h, D_w, S)
-        product[start : start + _BLOCK] = np.moveaxis(np.tensordot(block, root, (1, 0)), -1, 1)
+        product[start : start + BLOCK] = np.moveaxis(np.tensordot(block, root, (1, 0)), -1, 1)
     return product, root
 
 

@@ -1,6 +1,6 @@
 """How far a network's answers move when one of its layers is decomposed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from lowrank.networks.states import replaced
 
 # Images at once, by what a recorded pass over them takes in memory.
 _RECORDED_BYTES = 400_000_000
+
+# Replacements that are kept at once, likewise; each time the images pass the whole network again.
+_KEPT_BYTES = 300_000_000
 
 
 class Divergence:
@@ -43,10 +46,22 @@ class Divergence:
     def __call__(self, replacements: Iterable[tuple[str, Decomposition]]) -> list[float]:
         """The divergence for each replacement, a layer's name and its factors.
 
-        All of them are kept meanwhile: so each batch of images passes the layers before a replaced
-        one only once.
+        Several of them are kept at a time: so each batch of images passes the layers before a
+        replaced one only once for all of these.
         """
-        replacements = list(replacements)
+        found: list[float] = []
+        kept: list[tuple[str, Decomposition]] = []
+        kept_bytes = 0
+        for name, factors in replacements:
+            kept.append((name, factors))
+            kept_bytes += sum(tensor.nbytes for tensor in factors.tensors.values())
+            if kept_bytes > _KEPT_BYTES:
+                found += self._of(kept)
+                kept.clear()
+                kept_bytes = 0
+        return found + self._of(kept)
+
+    def _of(self, replacements: Sequence[tuple[str, Decomposition]]) -> list[float]:
         if not replacements:
             return []
         totals, count = [0.0] * len(replacements), 0
