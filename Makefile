@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test study compare coverage env record adopt lint format clean FORCE
+.PHONY: all test report study compare coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -27,6 +27,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# One HTML file with every picture of the matrix.
+report: all
+	snakemake --report report.html
 
 # The comparisons under `studies` in params.yaml; about five hours on two cores.
 study: $(INSTALLED)
@@ -61,7 +65,7 @@ format: $(INSTALLED)
 	snakefmt Snakefile workflow
 
 clean:
-	rm -rf build logs results/*.json results/plots .snakemake
+	rm -rf build logs models results/*.json results/summary.* results/plots results/pictures .snakemake
 
 # The picture in the README; needs graphviz.
 docs/rulegraph.svg: Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)

@@ -16,14 +16,20 @@ include: "workflow/rules/networks.smk"
 include: "workflow/rules/compress.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/deliver.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/studies.smk"
+
+
+report: "workflow/report/workflow.rst"
 
 
 rule all:
     default_target: True
     input:
+        GRAPH.matrix_results,
+        rules.overview.output,
         expand(
-            "results/{model}_{method}.json",
+            rules.draw.output.ranks,
             model=PARAMS.matrix.models,
             method=PARAMS.matrix.methods,
         ),

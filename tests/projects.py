@@ -23,6 +23,7 @@ BUILD = Path("build/resnet20")
 
 # What a run makes that two runs may not share: clocks.
 TIMED = ("timing.json", "times.json", "local.json", f"{VARIANT}.json")
+TIMED += ("summary.csv", "summary.md", "summary.html", "times_local.svg", "accuracy_by_latency.svg")
 
 
 @dataclass
@@ -130,6 +131,7 @@ def make_project(folder: Path) -> Project:
     write_tiny_dataset(folder / "data/datasets/cifar10", train=200, test=50)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.run("dvc", "init", "--quiet")
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     project.run("dvc", "config", "core.analytics", "false")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "start")

@@ -387,3 +387,48 @@ def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
     with pytest.raises(UserError, match=r"unknown network 'vgg61'. Did you mean 'vgg16'"):
         graph.rounds("vgg61", "tucker")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overview_holds_the_matrix_and_other_results(graph, tmp_path, monkeypatch):
+    monkeypatch.setattr("lowrank.workflow.RESULTS", tmp_path / "results")
+    assert graph.overview_variants == "net:at_once"
+    (tmp_path / "results").mkdir()
+    for name in ("net_at_once", "net_in_turn", "net_unknown", "summary"):
+        (tmp_path / f"results/{name}.json").write_text("{}")
+    assert graph.overview_variants == "net:at_once net:in_turn"
+    before = graph.compared
+    assert before.keys() == {"net:in_turn"}
+    # So that another result of that name is seen.
+    (tmp_path / "results/net_in_turn.json").write_text("[]")
+    assert graph.compared != before
+
+
+def test_the_overview_leaves_studies_to_their_own_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("lowrank.workflow.RESULTS", tmp_path)
+    for name in ("vgg16_labels_both", "vgg16_musco"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert Workflow.from_document(DOCUMENT).compared.keys() == {"vgg16:musco"}
+
+
+def test_what_a_card_states_is_what_applies(graph):
+    at = wildcards(model="net", method="hybrid")
+    described = json.loads(graph.described_json(at))
+    assert (described["name"], described["data"]) == ("net_hybrid", "cifar10")
+    assert described["command"].endswith("results/net_hybrid.json")
+    method = described["method"]
+    # What the method says for this network, before what `finetune` says in general.
+    assert method["finetune"]["total_steps"] == 60
+    assert "steps" not in method["finetune"]
+    assert method["finetune"]["last_share"] == 0.8
+    assert method["finetune"]["batch_size"] == DOCUMENT["finetune"]["batch_size"]
+    assert yaml.safe_load(graph.stated(at)) == method
+
+
+def test_git_and_dvc_pass_over_single_variants_of_studies():
+    studies = parse_params(DOCUMENT).studies
+    for file, patterns in (
+        (".gitignore", ("/results/*_{}_*.json", "/results/plots/*_{}_*/")),
+        (".dvcignore", ("/results/plots/*_{}_*/",)),
+    ):
+        lines = (ROOT / file).read_text().splitlines()
+        assert {each.format(name) for name in studies for each in patterns} <= set(lines)

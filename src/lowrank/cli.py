@@ -25,6 +25,8 @@ _STEPS = (
     "quantize",
     "benchmark",
     "summarize",
+    "overview",
+    "draw",
     "study",
     "record",
     "adopt",

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from lowrank.errors import UserError, unknown_name
-from lowrank.files import read_json
+from lowrank.files import read_json, sha256_of
 from lowrank.network_source import NetworkSource
 from lowrank.params import (
     Params,
@@ -30,6 +32,7 @@ from lowrank.plan import LayerTable, assign_factorizations, fits, rounds_of
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
+RESULTS = Path("results")
 
 # What a search takes over from its best trial.
 SETTLED = (
@@ -88,13 +91,17 @@ class Workflow:
 
         Raises UserError for a name that is neither.
         """
-        known = {f"{m}_{k}": (m, k) for m in self.params.checkpoint for k in self.params.methods}
-        matrix = self.params.matrix
+        known, matrix = self._known, self.params.matrix
         names = names or [f"{m}_{k}" for m in matrix.models for k in matrix.methods]
         for name in names:
             if name not in known:
                 raise unknown_name("result", name, known, where=f"results/{name}.json")
         return {name: known[name] for name in names}
+
+    @property
+    def _known(self) -> dict[str, tuple[str, str]]:
+        """Model and method of every result that could be asked for, by its name."""
+        return {f"{m}_{k}": (m, k) for m in self.params.checkpoint for k in self.params.methods}
 
     def first_run(self) -> str:
         """A file made by the first run in a clone, and an input of every result.
@@ -471,6 +478,78 @@ class Workflow:
         """The measurements on every device."""
         folder = f"{self._folder(wildcards)}/benchmark"
         return [f"{folder}/{device}.json" for device in self.params.matrix.devices]
+
+    def described_json(self, wildcards: Wildcards) -> str:
+        """What a variant's card states beside what was measured, as JSON."""
+        name = f"{wildcards.model}_{wildcards.method}"
+        return json.dumps(
+            {
+                "name": name,
+                "data": self.params.checkpoint[wildcards.model].dataset,
+                "method": self._stated(wildcards),
+                "command": f"snakemake --cores all results/{name}.json",
+            }
+        )
+
+    def stated(self, wildcards: Wildcards) -> str:
+        """A variant's method with all that applies to its network, as YAML."""
+        return yaml.safe_dump(self._stated(wildcards), sort_keys=False, width=100)
+
+    def _stated(self, wildcards: Wildcards) -> dict[str, Any]:
+        model, method = wildcards.model, wildcards.method
+        settings = self.params.methods[method]
+        sections = {
+            "factorize": settings.factorize,
+            "ranks": self.params.ranks_of(model, method),
+            "schedule": settings.schedule,
+            "finetune": self.params.finetune_of(model, method),
+        }
+        return {
+            "name": method,
+            **{
+                name: section.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+                for name, section in sections.items()
+            },
+            "quantize": settings.quantize,
+        }
+
+    def devices_stated(self) -> str:
+        """How each device of the matrix measures, as YAML."""
+        devices = {
+            name: self.params.benchmark[name].model_dump(mode="json", exclude_none=True)
+            for name in self.params.matrix.devices
+        }
+        return yaml.safe_dump(devices, sort_keys=False, width=100)
+
+    @property
+    def matrix_results(self) -> list[str]:
+        """The results of the matrix."""
+        return [f"results/{name}.json" for name in self.variants()]
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """What the overview holds beside the matrix: `model:method` of each, and its digest.
+
+        Every other result that there is, but for those of studies, which have their own pictures.
+        """
+        studied = {
+            f"{model}_{method}"
+            for name, study in self.params.studies.items()
+            for model in study.models
+            for method in study.methods(name)
+        }
+        matrix = self.variants()
+        found = {}
+        for path in sorted(RESULTS.glob("*.json")):
+            known = self._known.get(path.stem)
+            if known and path.stem not in matrix and path.stem not in studied:
+                found[":".join(known)] = sha256_of(path)[:12]
+        return found
+
+    @property
+    def overview_variants(self) -> str:
+        """`model:method` of each variant of the overview."""
+        return " ".join([*map(":".join, self.variants().values()), *self.compared])
 
     @property
     def unknown_variant(self) -> str:

@@ -1,5 +1,9 @@
+import json
+
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 from lowrank.files import read_json, write_json
 from lowrank.plan import Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
@@ -33,6 +37,23 @@ FACTORED = Factored(
     0.123456789,
     (PlainLayer(8, 2), PlainLayer(2, 3, (3, 3), padding=(1, 1)), PlainLayer(3, 8)),
 )
+
+SPEC = {
+    "name": "net",
+    "input_shape": [3, 8, 8],
+    "num_classes": 10,
+    "mean": [0.5] * 3,
+    "std": [0.2] * 3,
+    "channel_order": "rgb",
+    "resize": None,
+    "interpolation": "bilinear",
+}
+DESCRIBED = {
+    "name": "net_tucker",
+    "data": "photos",
+    "method": {"name": "tucker"},
+    "command": "make",
+}
 
 
 def accuracies(**values):
@@ -115,7 +136,7 @@ def write_documents(tmp_path, others):
         "after": export(1, 88.5),
         "phone": measured_in_int8(5.5) | {"others": {"threads_2": measured_in_int8(4.5)}},
         "board": measurement() | {"int8": {"not_measured": "no int8 kernels"}},
-        "int8": INT8,
+        "int8/report": INT8,
         "search": {"accuracy_drop": 1.0, "share": 0.1, "taken": 2},
         "ranks1": PLANS[0].to_json(),
         "ranks2": PLANS[1].to_json(),
@@ -131,8 +152,15 @@ def write_documents(tmp_path, others):
     write_tensors(
         tmp_path / "model.safetensors",
         {},
-        {"network": "net", "factored": {"second": FACTORED.to_json()}},
+        {
+            "network": {"network": "net"},
+            "spec": SPEC,
+            "factored": {"second": FACTORED.to_json()},
+        },
     )
+    for name in ("model.onnx", "int8/model.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        onnx.save_model(helper.make_model(helper.make_graph([], "net", [], [])), tmp_path / name)
 
 
 def arguments(tmp_path):
@@ -147,9 +175,12 @@ def arguments(tmp_path):
         "state": str(tmp_path / "model.safetensors"),
         "plans": paths("ranks1", "ranks2"),
         "rounds": paths(*rounds),
-        "int8": paths("int8"),
+        "model": str(tmp_path / "model.onnx"),
+        "int8": str(tmp_path / "int8"),
         "search": paths("search"),
         "benchmarks": paths("phone", "board"),
+        "described": json.dumps(DESCRIBED),
+        "delivered": str(tmp_path / "models/net_tucker"),
         "result": paths("result"),
         "layers": paths("layers"),
         "times": paths("times"),
@@ -232,6 +263,17 @@ def test_a_measurement_of_an_earlier_version_is_told(run):
     assert "phone.json: measured by an earlier version of lowrank. Delete it" in result.output
 
 
+def test_what_to_take_away(outputs, tmp_path):
+    folder = tmp_path / "models/net_tucker"
+    page = (folder / "net_tucker.md").read_text()
+    assert "| top-1 on the test images, % | 92.00 | 88.50 | |" in page
+    assert "| second | tucker2 | 2, 3 |" in page
+    model = onnx.load(folder / "net_tucker_int8.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(facts["lowrank.accuracy_percent"])["this_file"] == 88.25
+    assert json.loads(facts["lowrank.latency_ms"])["board"]["not_measured"] == "no int8 kernels"
+
+
 def test_totals_over_rounds(outputs):
     result = outputs["result"]
     assert result["rounds"] == 2
@@ -266,6 +308,8 @@ def test_a_record_for_every_layer(outputs):
         "layer": "second",
         "form": "tucker2",
         "ranks": "2 x 3",
+        "rank_names": "input x output",
+        "full_ranks": "8 x 8",
         "parameters_original": 576,
         "parameters_compressed": 94,
         "macs_original": 36864,

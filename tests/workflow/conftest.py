@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from projects import RESULT, Project, make_project
+from projects import Project, make_project
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def project(tmp_path: Path) -> Project:
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project that Snakemake built on one core. Not to be changed: see `built`."""
     built = make_project(tmp_path_factory.mktemp("built") / "project")
-    built.snakemake(RESULT, cores=1)
+    built.snakemake(cores=1)
     return built
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from projects import BUILD, RESULT, Project, environment
+from projects import BUILD, RESULT, Project, environment, job_counts
 
 
 def test_the_result_holds_the_keys_of_the_contract(built_once: Project):
@@ -56,8 +57,50 @@ def test_layer_table_and_curve_are_records_of_scalars(built_once: Project):
         )
 
 
+def test_what_a_user_takes_away_says_what_it_is(built_once: Project):
+    folder = built_once.folder / "models/resnet20_tucker"
+    names = {path.name for path in folder.iterdir() if path.suffix in {".onnx", ".md"}}
+    assert names == {
+        *("resnet20_tucker.onnx", "resnet20_tucker.md"),
+        *("resnet20_tucker_int8.onnx", "resnet20_tucker_int8.md"),
+    }
+    commit = built_once.run("git", "rev-parse", "HEAD").stdout.strip()
+    for name, measured in (("resnet20_tucker", "model"), ("resnet20_tucker_int8", "int8/model")):
+        page = (folder / f"{name}.md").read_text()
+        assert "snakemake --cores all results/resnet20_tucker.json" in page
+        assert f"commit {commit}." in page
+        model = onnx.load(folder / f"{name}.onnx")
+        facts = {entry.key: entry.value for entry in model.metadata_props}
+        assert facts["lowrank.commit"] == commit
+        assert json.loads(facts["lowrank.method"])["finetune"]["steps"] == 4
+        # The network itself is the one that was measured.
+        graph = onnx.load(built_once.folder / BUILD / f"tucker/{measured}.onnx").graph
+        assert model.graph == graph
+
+
+def test_the_report_holds_every_picture_with_its_settings(built: Project):
+    built.run("snakemake", "--report", "report.html")
+    page = (built.folder / "report.html").read_text()
+    for name in ("accuracy_by_latency", "accuracy_by_macs", "energy"):
+        assert f"results/pictures/{name}.svg" in page
+    for name in ("ranks", "times_local", "curve"):
+        assert f"results/pictures/resnet20_tucker/{name}.svg" in page
+    assert "results/pictures/summary.html" in page
+    for setting in ("weaken: 0.2", "steps: 4", "sittings: 1"):
+        assert setting in page
+
+
 def test_again_there_is_nothing_to_do(built: Project):
     assert "Nothing to be done" in built.snakemake(RESULT)
+    assert "Nothing to be done" in built.snakemake()
+
+
+def test_other_results_join_the_table(built: Project):
+    shutil.copy(built.folder / RESULT, built.folder / "results/resnet20_musco.json")
+    assert job_counts(built.snakemake("--dry-run")).keys() == {"all", "overview"}
+    built.snakemake()
+    assert "| resnet20 | musco |" in (built.folder / "results/summary.md").read_text()
+    assert "Nothing to be done" in built.snakemake()
 
 
 def test_no_more_cores_are_used_than_there_are(built: Project):
@@ -74,7 +117,7 @@ def test_results_that_git_brought_are_built_all_the_same(project: Project):
 
 
 def test_another_folder_and_more_cores_give_the_same_bytes(built_once: Project, project: Project):
-    project.snakemake(RESULT, cores=2)
+    project.snakemake(cores=2)
     expected, found = built_once.files(), project.files()
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
@@ -120,7 +163,7 @@ def test_after_kill_9_the_same_command_completes_to_the_same_bytes(
             break
     process.wait()
     assert process.returncode == -signal.SIGKILL
-    built.snakemake(RESULT)
+    built.snakemake()
     expected, found = built_once.files(), built.files()
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []

@@ -87,6 +87,7 @@ rule summarize:
         state=GRAPH.last_state,
         plans=GRAPH.plans,
         rounds=GRAPH.round_files,
+        model="build/{model}/{method}/model.onnx",
         quantized=GRAPH.quantized,
         search=GRAPH.search,
         benchmarks=GRAPH.benchmarks,
@@ -97,15 +98,18 @@ rule summarize:
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
+        delivered=directory("models/{model}_{method}"),
     log:
         "logs/summarize/{model}/{method}.log",
     params:
-        int8=lambda wildcards, input: "".join(f"{each}/report.json" for each in input.quantized),
+        described=GRAPH.described_json,
     shell:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
         " --table {input.table} --original {input.original} --exports '{input.exports}'"
         " --state {input.state} --plans '{input.plans}' --rounds '{input.rounds}'"
-        " --int8 '{params.int8}' --search '{input.search}' --benchmarks '{input.benchmarks}'"
+        " --model {input.model} --int8 '{input.quantized}' --search '{input.search}'"
+        " --benchmarks '{input.benchmarks}'"
+        " --described {params.described:q} --delivered {output.delivered}"
         " --result {output.result} --layers {output.layers} --times {output.times}"
         " --curve {output.curve}"
 

@@ -1,13 +1,13 @@
 """Train a network from scratch, or on from earlier weights: how shipped checkpoints are made."""
 
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lowrank.files import read_json
+from lowrank.provenance import commit as current_commit
 from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
 
 
@@ -44,7 +44,7 @@ def pretrain(
 
     recipe = PretrainSettings.model_validate(settings)
     data = open_dataset(dataset)
-    commit = _commit()
+    commit = current_commit()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     source = NetworkSource.parse(network)
@@ -92,13 +92,6 @@ def _provenance_of(weights: Path) -> dict[str, Any]:
     """How earlier weights were made, where the file beside them says so."""
     beside = weights.with_suffix(".json")
     return {"provenance": read_json(beside)} if beside.is_file() else {}
-
-
-def _commit() -> str | None:
-    """The commit that trains, marked where the working tree differs from it; None outside Git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ def record(results: tuple[str, ...]) -> None:
     # DVC has what networks learn from as a stage, whether or not a method has `distill`.
     learnt_from = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}
     asked = [*(f"results/{name}.json" for name in variants), *sorted(learnt_from)]
+    # Of the whole matrix, not of a part of it.
+    asked += [] if results else ["results/summary.csv"]
     run("snakemake", "--cores", "all", *asked)
     for model, method in variants.values():
         say(f"recording {model}_{method}")
         run("dvc", "commit", "--force", "--with-deps", f"summarize@{model}-{method}")
+    if not results:
+        run("dvc", "commit", "--force", "overview")
 
 
 if __name__ == "__main__":

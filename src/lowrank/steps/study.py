@@ -20,7 +20,7 @@ def study(
     name: str, settings: dict[str, Any], results: Path, records: Path, table: Path, picture: Path
 ) -> None:
     """Bring the variants of a study together."""
-    from lowrank.pictures import study_picture
+    from lowrank.pictures.study import study_picture
 
     rows = [
         _record(model, variant, read_json(results / f"{model}_{name}_{variant}.json"))

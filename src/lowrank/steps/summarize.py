@@ -1,12 +1,15 @@
 """Bring what was measured of one variant together: the result, and the tables of its plots."""
 
 import itertools
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lowrank.card import deliver
 from lowrank.errors import UserError
+from lowrank.factorize import get_factorization, one_group
 from lowrank.files import read_json, write_json
 from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
@@ -18,7 +21,8 @@ from lowrank.plan import (
     sequence_macs,
     sequence_parameters,
 )
-from lowrank.steps.common import Paths, Step, say
+from lowrank.provenance import commit
+from lowrank.steps.common import Json, Paths, Step, say
 from lowrank.stored import read_header
 
 
@@ -31,9 +35,12 @@ from lowrank.stored import read_header
 @click.option(
     "--rounds", type=Paths(), required=True, help="Metrics, curve and timing of every round, JSON."
 )
-@click.option("--int8", default="", help="Report of the quantize step, JSON; empty: float alone.")
+@click.option("--model", type=Path, required=True, help="The compressed network, ONNX.")
+@click.option("--int8", default="", help="Folder of the quantize step; empty: float alone.")
 @click.option("--search", default="", help="Report of the settle step, JSON; empty: no search.")
 @click.option("--benchmarks", type=Paths(), required=True, help="One for each device, JSON.")
+@click.option("--described", type=Json(), required=True, help="What the card states, JSON.")
+@click.option("--delivered", type=Path, required=True, help="Output: folder of what to take away.")
 @click.option("--result", type=Path, required=True, help="Output: nested scalars, JSON.")
 @click.option("--layers", type=Path, required=True, help="Output: a record a layer, JSON.")
 @click.option("--times", type=Path, required=True, help="Output: a record a layer, JSON.")
@@ -45,9 +52,12 @@ def summarize(
     state: Path,
     plans: list[Path],
     rounds: list[Path],
+    model: Path,
     int8: str,
     search: str,
     benchmarks: list[Path],
+    described: dict[str, Any],
+    delivered: Path,
     result: Path,
     layers: Path,
     times: Path,
@@ -90,19 +100,25 @@ def summarize(
         document["search"] = read_json(search)
     if int8:
         size_bytes = before["counts"]["size_bytes"]
-        document["int8"] = _quantized(read_json(int8), measured, size_bytes)
+        document["int8"] = _quantized(read_json(Path(int8) / "report.json"), measured, size_bytes)
     network = LayerTable.from_json(read_json(table))
     planned = {layer.name: layer for path in plans for layer in Plan.read(path).layers}
-    factored = {
-        name: Factored.from_json(each) for name, each in read_header(state)["factored"].items()
-    }
-    write_json(
-        layers,
-        [
-            _layer_record(layer, planned.get(layer.name), factored.get(layer.name))
-            for layer in network.layers
-        ],
+    header = read_header(state)
+    factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
+    of_layers = [
+        _layer_record(layer, planned.get(layer.name), factored.get(layer.name))
+        for layer in network.layers
+    ]
+    deliver(
+        delivered,
+        {"float32": model} | ({"int8": Path(int8) / "model.onnx"} if int8 else {}),
+        document,
+        described
+        | {"network": header["network"], "input": header["spec"]}
+        | {"commit": commit(), "version": version("lowrank")},
+        of_layers,
     )
+    write_json(layers, of_layers)
     write_json(
         times,
         [
@@ -236,6 +252,19 @@ def _joined(
     ]
 
 
+def _ranks(layer: Layer, factored: Factored | None) -> dict[str, str]:
+    """The ranks of a layer, their names, and the largest that there could be; empty if dense."""
+    if factored is None:
+        return {"ranks": "", "rank_names": "", "full_ranks": ""}
+    method = get_factorization(factored.factorization)
+    listed = {
+        "ranks": factored.ranks,
+        "rank_names": method.rank_names,
+        "full_ranks": method.full_ranks(one_group(layer)),
+    }
+    return {key: " x ".join(map(str, each)) for key, each in listed.items()}
+
+
 def _before_after(original: int, compressed: int) -> dict[str, float]:
     return {
         "original": original,
@@ -263,7 +292,7 @@ def _layer_record(
     return {
         "layer": layer.name,
         "form": factored.factorization if factored else "dense",
-        "ranks": " x ".join(map(str, factored.ranks)) if factored else "",
+        **_ranks(layer, factored),
         "parameters_original": layer.parameters,
         "parameters_compressed": parameters,
         "macs_original": layer.dense_macs,

@@ -1,20 +1,13 @@
-"""Pictures of results, as SVG: legible in grey, in colours that the colour-blind tell apart."""
+"""A study: variants that differ in one thing, side by side."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lowrank.files import written_whole
-
-# Okabe & Ito 2008.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#56B4E9", "#D55E00")
-_MARKERS = "osD^vP"
+from lowrank.pictures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, save
 
 
 def study_picture(
@@ -43,7 +36,7 @@ def study_picture(
             _speed_bars(row_of_axes[1], of_model)
         else:
             _lines_over_steps(row_of_axes[0], of_model, model)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _accuracy_points(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> None:
@@ -51,8 +44,8 @@ def _accuracy_points(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> 
     values = [row["test_percent"] for row in rows]
     original = rows[0]["original_percent"]
     # Points, not bars: the axis does not start at 0.
-    axes.plot(values, names, "o", color=_BLUE)
-    axes.axvline(original, color=_GREY, linestyle="--", linewidth=1)
+    axes.plot(values, names, "o", color=BLUE)
+    axes.axvline(original, color=GREY, linestyle="--", linewidth=1)
     lowest, highest = min([*values, original]), max([*values, original])
     room = 0.15 * (highest - lowest) + 0.2
     axes.set_xlim(lowest - room, highest + 2 * room)
@@ -72,7 +65,7 @@ def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         [row["macs_ratio"] for row in rows],
         height=0.38,
         color="white",
-        edgecolor=_GREY,
+        edgecolor=GREY,
         hatch="///",
         label="fewer MACs",
     )
@@ -80,11 +73,11 @@ def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         [place + 0.2 for place in places],
         [row["speedup"] for row in rows],
         height=0.38,
-        color=_ORANGE,
+        color=ORANGE,
         label=f"faster, measured ({rows[0]['device']})",
     )
     axes.set_yticks(places, labels=[])
-    axes.axvline(1, color=_GREY, linewidth=0.8)
+    axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_xlabel("original / compressed")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     # Above the bars, where none reaches.
@@ -100,12 +93,12 @@ def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) ->
         axes.plot(
             [row["steps"] for row in members],
             [row["test_percent"] for row in members],
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
             label=family,
         )
     axes.axhline(
-        rows[0]["original_percent"], color=_GREY, linestyle="--", linewidth=1, label="original"
+        rows[0]["original_percent"], color=GREY, linestyle="--", linewidth=1, label="original"
     )
     steps = sorted({row["steps"] for row in rows})
     axes.set_xscale("symlog", linthresh=max(1, min(filter(None, steps), default=1) / 2))
@@ -117,13 +110,3 @@ def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) ->
     axes.set_ylabel("top-1 on the test images, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # The same figures give the same bytes: no date, no random names of parts.
-    with (
-        mpl.rc_context({"svg.hashsalt": "lowrank", "svg.fonttype": "none"}),
-        written_whole(path) as partial,
-    ):
-        figure.savefig(partial, format="svg", metadata={"Date": None})

@@ -1,0 +1,215 @@
+"""What a user takes away: ONNX files that say what they are, and a card beside each.
+
+The cards and the files' metadata hold the same facts. The files that were measured are left as they
+are: these are copies of them with the metadata added, made when all is known.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lowrank.files import write_text, written_whole
+
+# Before the name of each entry of a file's metadata.
+PREFIX = "lowrank."
+
+_PRECISION = {"float32": "", "int8": "_int8"}
+
+
+def deliver(
+    folder: Path,
+    models: Mapping[str, Path],
+    result: Mapping[str, Any],
+    described: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write `<name>.onnx` and `<name>.md` for each precision, all of them or none.
+
+    Parameters
+    ----------
+    folder
+        What it held before is replaced.
+    models
+        The ONNX file by precision: `float32`, `int8`.
+    result
+        As the step `summarize` writes it.
+    described
+        `name` of the variant, `network`, `input` (a network's spec), `data`, `method`, `command`,
+        `commit`, `version`.
+    layers
+        The records of `layers.json`.
+    """
+    import onnx
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        made = Path(beside) / folder.name
+        made.mkdir()
+        for precision, path in models.items():
+            facts = facts_of(precision, result, described, layers)
+            name = described["name"] + _PRECISION[precision]
+            model = onnx.load(path)
+            onnx.helper.set_model_props(model, metadata(facts))
+            with written_whole(made / f"{name}.onnx") as partial:
+                onnx.save_model(model, partial)
+            write_text(made / f"{name}.md", markdown(name, facts))
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+
+
+def facts_of(
+    precision: str,
+    result: Mapping[str, Any],
+    described: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What is known of one of the files, as a JSON document. Arguments as for `deliver`."""
+    measured = result["int8"] if precision == "int8" else result
+    accuracy = {
+        "original": result["accuracy"]["original"],
+        "this_file": measured["accuracy"]["exported"],
+    }
+    if "top5" in result["accuracy"]:
+        accuracy["original_top5"] = result["accuracy"]["top5"]["original"]
+        accuracy["this_file_top5"] = measured["accuracy"]["top5"]["exported"]
+    devices = {
+        device: {key: each for key, each in latency.items() if key != "others"}
+        | {"measured_with": result["environment"][device]}
+        for device, latency in measured["latency_ms"].items()
+    }
+    return {
+        **{key: described[key] for key in ("network", "input", "data")},
+        "precision": precision,
+        "method": described["method"],
+        "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
+        "accuracy_percent": accuracy,
+        **{key: result[key] for key in ("parameters", "macs")},
+        "size_bytes": measured["size_bytes"],
+        "latency_ms": devices,
+        "energy_mj": measured.get("energy_mj", {}),
+        **{key: described[key] for key in ("command", "commit", "version")},
+    }
+
+
+def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts as the metadata of an ONNX file: JSON texts, and plain ones where they are text."""
+    return {
+        PREFIX + key: each if isinstance(each, str) else json.dumps(each)
+        for key, each in facts.items()
+        if each is not None
+    }
+
+
+def markdown(name: str, facts: Mapping[str, Any]) -> str:
+    """The facts as a page for people."""
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"`{name}.onnx`: the network `{facts['input']['name']}`, trained on `{facts['data']}`, "
+            f"made smaller and faster by low-rank decomposition, in {facts['precision']}. "
+            "The file's metadata hold all of this, too.",
+            "",
+            *_costs(facts),
+            "",
+            "## Input and output",
+            "",
+            *_input(facts["input"]),
+            "",
+            "## Method",
+            "",
+            "```yaml",
+            yaml.safe_dump(facts["method"], sort_keys=False, width=100).rstrip(),
+            "```",
+            "",
+            "| layer | what it became | ranks |",
+            "|---|---|---|",
+            *(
+                f"| {each['layer']} | {each['form']} | {each['ranks'].replace(' x ', ', ')} |"
+                for each in facts["layers"]
+            ),
+            "",
+            "## How it was made",
+            "",
+            f"    {facts['command']}",
+            "",
+            f"by lowrank {facts['version']}"
+            + (f", commit {facts['commit']}." if facts["commit"] else "."),
+            "",
+        ]
+    )
+
+
+def _costs(facts: Mapping[str, Any]) -> list[str]:
+    accuracy = facts["accuracy_percent"]
+    lines = [
+        "| | original | this file | |",
+        "|---|---|---|---|",
+        f"| top-1 on the test images, % | {accuracy['original']:.2f} "
+        f"| {accuracy['this_file']:.2f} | |",
+    ]
+    if "original_top5" in accuracy:
+        lines.append(
+            f"| top-5, % | {accuracy['original_top5']:.2f} | {accuracy['this_file_top5']:.2f} | |"
+        )
+    for key, label, better in (
+        ("parameters", "parameters", "fewer"),
+        ("macs", "multiply-accumulates of one image", "fewer"),
+        ("size_bytes", "bytes of the ONNX file", "smaller"),
+    ):
+        each = facts[key]
+        lines.append(
+            f"| {label} | {each['original']:,} | {each['compressed']:,} "
+            f"| {each['ratio']:.2f}x {better} |"
+        )
+    for device, each in facts["latency_ms"].items():
+        lines.append(_latency(device, each))
+        energy = facts["energy_mj"].get(device, {})
+        if energy.get("compressed") is not None:
+            lines.append(
+                f"| energy of one run on {device}, mJ | {energy['original']:.2f} "
+                f"| {energy['compressed']:.2f} | |"
+            )
+    return lines
+
+
+def _latency(device: str, latency: Mapping[str, Any]) -> str:
+    if "not_measured" in latency:
+        return f"| latency on {device} | | | not measured: {latency['not_measured']} |"
+    with_ = latency["measured_with"]
+    threads = with_.get("threads")
+    return (
+        f"| latency on {device}, ms, median | {latency['original']['p50']:.3f} "
+        f"| {latency['compressed']['p50']:.3f} | {latency['speedup']:.2f}x faster "
+        f"({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): {with_.get('cpu')}, "
+        f"{threads} thread{'s' if threads != 1 else ''}, {with_.get('provider')}, "
+        f"ONNX Runtime {with_.get('runtime_version')} |"
+    )
+
+
+def _input(spec: Mapping[str, Any]) -> list[str]:
+    channels, height, width = spec["input_shape"]
+
+    def listed(values: Sequence[float]) -> str:
+        return ", ".join(map(str, values))
+
+    resized = (
+        f"the shorter side resized to {spec['resize']} ({spec['interpolation']}), the middle cut "
+        "out, "
+        if spec["resize"]
+        else ""
+    )
+    return [
+        f"- `images`, float32, (N, {channels}, {height}, {width}): {spec['channel_order']}, "
+        f"{resized}pixels scaled to [0, 1], less ({listed(spec['mean'])}), divided by "
+        f"({listed(spec['std'])}).",
+        f"- `logits`, float32, (N, {spec['num_classes']}): a score for each class.",
+    ]

@@ -1,0 +1,22 @@
+"""What all pictures share."""
+
+import os
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from lowrank.files import written_whole
+
+# Okabe & Ito 2008: told apart by the colour-blind. What they say is said by shape, too.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00")
+MARKERS = "osD^vP"
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure as SVG; the same figures give the same bytes: no date, no random names."""
+    with (
+        mpl.rc_context({"svg.hashsalt": "lowrank", "svg.fonttype": "none"}),
+        written_whole(path) as partial,
+    ):
+        figure.savefig(partial, format="svg", metadata={"Date": None})

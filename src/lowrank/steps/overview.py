@@ -1,0 +1,81 @@
+"""All variants side by side: a table, and their accuracy against what they cost."""
+
+import csv
+import io
+from pathlib import Path
+
+import click
+
+from lowrank.files import read_json, write_text
+from lowrank.overview import html, markdown
+from lowrank.overview import overview as overview_of
+from lowrank.steps.common import Step, say
+
+
+@click.command(cls=Step)
+@click.option("--results", type=Path, required=True, help="Folder of the variants' results.")
+@click.option("--variants", required=True, help="`model:method` of each, separated by spaces.")
+@click.option("--csv", "table", type=Path, required=True, help="Output: a line for each, CSV.")
+@click.option("--markdown", "page", type=Path, required=True, help="Output: the same, Markdown.")
+@click.option("--html", "web_page", type=Path, required=True, help="Output: the same, HTML.")
+@click.option("--latency", type=Path, required=True, help="Output: accuracy by latency, SVG.")
+@click.option("--macs", type=Path, required=True, help="Output: accuracy by MACs, SVG.")
+@click.option("--energy", type=Path, required=True, help="Output: energy of one run, SVG.")
+def overview(
+    results: Path,
+    variants: str,
+    table: Path,
+    page: Path,
+    web_page: Path,
+    latency: Path,
+    macs: Path,
+    energy: Path,
+) -> None:
+    """Bring all variants together."""
+    from lowrank.pictures.overview import accuracy_picture, energy_picture
+
+    named = [tuple(each.split(":")) for each in variants.split()]
+    documents = [
+        (model, method, read_json(results / f"{model}_{method}.json")) for model, method in named
+    ]
+    records = overview_of(documents)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(table, lines.getvalue())
+    write_text(page, "# All variants\n\n" + markdown(records))
+    write_text(web_page, html(records))
+    accuracy_picture(
+        latency,
+        records,
+        cost="p50_ms",
+        label="latency, ms (median of one run)",
+        front="on_front_by_latency",
+    )
+    first_device = {each["network"]: each["device"] for each in reversed(records)}
+    accuracy_picture(
+        macs,
+        # They are the same on every device.
+        [each for each in records if each["device"] == first_device[each["network"]]],
+        cost="macs",
+        label="multiply-accumulates of one image, millions",
+        unit=1e6,
+        front="on_front_by_macs",
+    )
+    energy_picture(energy, records, _reasons([document for *_, document in documents]))
+    say(f"{len(named)} variants: {page}")
+
+
+def _reasons(documents: list[dict]) -> list[str]:
+    """Why devices did not count energy."""
+    return [
+        f"{device}: {each['not_measured']}"
+        for document in documents
+        for device, each in document.get("energy_mj", {}).items()
+        if "not_measured" in each
+    ]
+
+
+if __name__ == "__main__":
+    overview()

@@ -1,0 +1,90 @@
+"""The table and the pictures of all variants."""
+
+import csv
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+from lowrank.cli import main
+from lowrank.files import write_json
+
+
+def result(top1, ms, **energy):
+    latency = {"original": {"p50": 4.0}, "compressed": {"p50": ms}, "speedup": 4 / ms}
+    return {
+        "accuracy": {"original": 92.0, "exported": top1},
+        **{
+            quantity: {"original": 1000, "compressed": 500, "ratio": 2.0}
+            for quantity in ("parameters", "macs", "size_bytes")
+        },
+        "latency_ms": {"board": latency, "phone": latency},
+        "energy_mj": {"board": energy | {"not_measured": "no counter"}, "phone": energy},
+        "finetune": {"steps": 7},
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the step on two variants."""
+
+    def written(*results):
+        names = ["net:tucker", "other:cpsvd"]
+        for name, document in zip(names, results, strict=True):
+            write_json(tmp_path / f"{name.replace(':', '_')}.json", document)
+        outputs = {
+            "csv": "summary.csv",
+            "markdown": "summary.md",
+            "html": "summary.html",
+            "latency": "pictures/latency.svg",
+            "macs": "pictures/macs.svg",
+            "energy": "pictures/energy.svg",
+        }
+        arguments = [f"--{key}={tmp_path / name}" for key, name in outputs.items()]
+        arguments += [f"--results={tmp_path}", f"--variants={' '.join(names)}"]
+        return CliRunner().invoke(main, ["overview", *arguments])
+
+    return written
+
+
+def texts(path):
+    return {each.text for each in ElementTree.parse(path).getroot().iter() if each.text}
+
+
+def test_table_and_pictures(run, tmp_path):
+    done = run(result(91.0, 1.0), result(90.0, 2.0))
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert (rows[1]["method"], rows[1]["top1_percent"], rows[1]["p50_ms"]) == (
+        "tucker",
+        "91.0",
+        "1.0",
+    )
+    assert rows[1]["energy_mj"] == ""
+    assert "| net | tucker | float32 | phone |" in (tmp_path / "summary.md").read_text()
+    latency, macs = (texts(tmp_path / f"pictures/{name}.svg") for name in ("latency", "macs"))
+    assert {"net on board", "net on phone", "other on phone", "tucker", "cpsvd"} <= latency
+    # They are the same on both devices.
+    assert {"net", "other", "tucker", "cpsvd"} <= macs
+    assert "multiply-accumulates of one image, millions" in macs
+    energy = texts(tmp_path / "pictures/energy.svg")
+    assert {"No device counted energy.", "board: no counter"} <= energy
+
+
+def test_energy_where_it_was_measured(run, tmp_path):
+    done = run(result(91.0, 1.0), result(90.0, 2.0, original=8.0, compressed=3.0))
+    assert done.exit_code == 0, done.output
+    energy = texts(tmp_path / "pictures/energy.svg")
+    assert {"other cpsvd, float32", "other original, float32", "3.00", "8.00"} <= energy
+    assert "net tucker, float32" not in energy
+
+
+def test_the_same_results_give_the_same_bytes(run, tmp_path):
+    found = []
+    for _ in range(2):
+        assert run(result(91.0, 1.0), result(90.0, 2.0)).exit_code == 0
+        files = [*tmp_path.glob("summary.*"), *tmp_path.glob("pictures/*")]
+        found.append({path.name: path.read_bytes() for path in files})
+    assert found[0] == found[1]

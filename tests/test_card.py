@@ -1,0 +1,162 @@
+"""What a user takes away."""
+
+import json
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lowrank.card import deliver, markdown, metadata
+from lowrank.card import facts_of as facts_of_file
+
+SPEC = {
+    "name": "net",
+    "input_shape": [3, 8, 8],
+    "num_classes": 10,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.2],
+    "channel_order": "rgb",
+    "resize": None,
+    "interpolation": "bilinear",
+}
+DESCRIBED = {
+    "name": "net_tucker",
+    "network": {"network": "net"},
+    "input": SPEC,
+    "data": "photos",
+    "method": {"name": "tucker", "ranks": {"select": "vbmf"}},
+    "command": "snakemake results/net_tucker.json",
+    "commit": "0123abc",
+    "version": "1.2.3",
+}
+LAYERS = [
+    {"layer": "first", "form": "dense", "ranks": "", "macs_ratio": 1.0},
+    {"layer": "second", "form": "tucker2", "ranks": "2 x 3", "macs_ratio": 4.0},
+]
+
+
+def latency(compressed):
+    return {
+        "original": {"p50": 4.0},
+        "compressed": {"p50": compressed},
+        "speedup": 4 / compressed,
+        "speedup_low": 3.5 / compressed,
+        "speedup_high": 4.5 / compressed,
+    }
+
+
+RESULT = {
+    "accuracy": {"original": 93.0, "exported": 92.5},
+    "parameters": {"original": 1000, "compressed": 500, "ratio": 2.0},
+    "macs": {"original": 5000, "compressed": 1000, "ratio": 5.0},
+    "size_bytes": {"original": 4000, "compressed": 2000, "ratio": 2.0},
+    "latency_ms": {"board": latency(1.0) | {"others": {"threads_2": latency(0.8)}}},
+    "energy_mj": {"board": {"original": 8.0, "compressed": 2.0}},
+    "environment": {
+        "board": {"cpu": "A72", "threads": 1, "provider": "CPU", "runtime_version": "1.31"}
+    },
+    "int8": {
+        "accuracy": {"exported": 92.0},
+        "size_bytes": {"original": 4000, "compressed": 500, "ratio": 8.0},
+        "latency_ms": {"board": {"not_measured": "no int8 kernels"}},
+    },
+}
+
+
+def facts_of(precision="float32", result=RESULT, **described):
+    return facts_of_file(precision, result, DESCRIBED | described, LAYERS)
+
+
+@pytest.fixture
+def model(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["images"], ["logits"])],
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save_model(helper.make_model(graph), path)
+    return path
+
+
+def test_files_and_cards_say_the_same(tmp_path, model):
+    before = model.read_bytes()
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    assert model.read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx")
+    ]
+    for name, precision in (("net_tucker", "float32"), ("net_tucker_int8", "int8")):
+        delivered = onnx.load(folder / f"{name}.onnx")
+        onnx.checker.check_model(delivered)
+        assert delivered.graph == onnx.load(model).graph
+        facts = facts_of(precision)
+        found = {entry.key: entry.value for entry in delivered.metadata_props}
+        assert found == metadata(facts)
+        assert (folder / f"{name}.md").read_text() == markdown(name, facts)
+
+
+def test_what_was_there_is_replaced(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert {path.name for path in folder.iterdir()} == {"net_tucker.md", "net_tucker.onnx"}
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    with pytest.raises(FileNotFoundError):
+        deliver(
+            folder,
+            {"float32": model, "int8": tmp_path / "missing.onnx"},
+            RESULT,
+            DESCRIBED,
+            LAYERS,
+        )
+    assert {path.name for path in folder.iterdir()} == {"net_tucker.md", "net_tucker.onnx"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_metadata_are_texts():
+    found = metadata(facts_of())
+    assert found["lowrank.data"] == "photos"
+    assert json.loads(found["lowrank.latency_ms"])["board"]["speedup"] == 4.0
+    assert json.loads(found["lowrank.layers"])[1] == {
+        "layer": "second",
+        "form": "tucker2",
+        "ranks": "2 x 3",
+    }
+    assert "lowrank.commit" not in metadata(facts_of(commit=None))
+
+
+def test_the_card_of_a_file_in_float():
+    page = markdown("net_tucker", facts_of())
+    assert "| top-1 on the test images, % | 93.00 | 92.50 | |" in page
+    assert "| multiply-accumulates of one image | 5,000 | 1,000 | 5.00x fewer |" in page
+    assert "| 4.000 | 1.000 | 4.00x faster (3.50 to 4.50): A72, 1 thread, CPU, ONNX" in page
+    assert "| energy of one run on board, mJ | 8.00 | 2.00 | |" in page
+    assert "(N, 3, 8, 8): rgb, pixels scaled to [0, 1], less (0.5, 0.4, 0.3)" in page
+    assert "  select: vbmf" in page
+    assert "| second | tucker2 | 2, 3 |" in page
+    assert "by lowrank 1.2.3, commit 0123abc." in page
+
+
+def test_the_card_of_a_file_in_int8():
+    page = markdown("net_tucker_int8", facts_of("int8"))
+    assert "in int8" in page
+    assert "| top-1 on the test images, % | 93.00 | 92.00 | |" in page
+    assert "| bytes of the ONNX file | 4,000 | 500 | 8.00x smaller |" in page
+    assert "| latency on board | | | not measured: no int8 kernels |" in page
+    assert "energy" not in page
+
+
+def test_top5_and_resizing_where_there_are_such():
+    top5 = {"top5": {"original": 99.0, "exported": 98.5}}
+    result = RESULT | {"accuracy": RESULT["accuracy"] | top5}
+    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}, commit=None))
+    assert "| top-5, % | 99.00 | 98.50 | |" in page
+    assert "the shorter side resized to 10 (bilinear), the middle cut out, " in page
+    assert page.endswith("by lowrank 1.2.3.\n")

@@ -1,0 +1,87 @@
+# All variants side by side, and what `snakemake --report report.html` shows.
+
+
+# Beside the matrix every result that is there. Not as inputs: those would be built.
+rule overview:
+    input:
+        results=GRAPH.matrix_results,
+    output:
+        table="results/summary.csv",
+        page="results/summary.md",
+        web_page=report(
+            "results/pictures/summary.html",
+            caption="../report/summary.rst",
+            category="All variants",
+            labels={"what": "Table"},
+        ),
+        latency=report(
+            "results/pictures/accuracy_by_latency.svg",
+            caption="../report/accuracy_by_latency.rst",
+            category="All variants",
+            labels={"what": "Accuracy by latency"},
+        ),
+        macs=report(
+            "results/pictures/accuracy_by_macs.svg",
+            caption="../report/accuracy_by_macs.rst",
+            category="All variants",
+            labels={"what": "Accuracy by MACs"},
+        ),
+        energy=report(
+            "results/pictures/energy.svg",
+            caption="../report/energy.rst",
+            category="All variants",
+            labels={"what": "Energy"},
+        ),
+    log:
+        "logs/overview.log",
+    params:
+        variants=GRAPH.overview_variants,
+        beside_the_matrix=GRAPH.compared,
+        devices=GRAPH.devices_stated(),
+    shell:
+        "lowrank overview --log {log} --label overview --results results"
+        " --variants '{params.variants}' --csv {output.table} --markdown {output.page}"
+        " --html {output.web_page} --latency {output.latency} --macs {output.macs} --energy {output.energy}"
+
+
+# DVC draws the same from the tables by itself.
+rule draw:
+    input:
+        layers="results/plots/{model}_{method}/layers.json",
+        times="results/plots/{model}_{method}/times.json",
+        curve="results/plots/{model}_{method}/curve.json",
+    output:
+        ranks=report(
+            "results/pictures/{model}_{method}/ranks.svg",
+            caption="../report/ranks.rst",
+            category="{model}",
+            subcategory="{method}",
+            labels={"what": "Ranks by layer"},
+        ),
+        times=report(
+            expand(
+                "results/pictures/{{model}}_{{method}}/times_{device}.svg",
+                device=PARAMS.matrix.devices,
+            ),
+            caption="../report/times.rst",
+            category="{model}",
+            subcategory="{method}",
+            labels={"what": "Time by layer"},
+        ),
+        curve=report(
+            "results/pictures/{model}_{method}/curve.svg",
+            caption="../report/curve.rst",
+            category="{model}",
+            subcategory="{method}",
+            labels={"what": "Fine-tuning"},
+        ),
+    log:
+        "logs/draw/{model}/{method}.log",
+    params:
+        method=GRAPH.stated,
+        devices=GRAPH.devices_stated(),
+    shell:
+        "lowrank draw --log {log} --label 'draw {wildcards.model} {wildcards.method}'"
+        " --name {wildcards.model}_{wildcards.method} --layers {input.layers}"
+        " --times {input.times} --curve {input.curve} --ranks-picture {output.ranks}"
+        " --times-pictures '{output.times}' --curve-picture {output.curve}"
