@@ -173,8 +173,8 @@ def decompose(
     approximation = reconstruct(sequence, weights)
     output_error = None
     if moments is not None:
-        output_error = _output_error(layer, kernel, approximation, moments)
-        bias = bias + _mean_error(layer, kernel, approximation, moments)
+        output_error, missing = _errors_of_outputs(layer, kernel, approximation, moments)
+        bias = bias + missing
     return Decomposition(
         sequence=sequence,
         weights=weights,
@@ -195,41 +195,30 @@ def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
     return float(np.sqrt(error_squared / norm_squared)) if norm_squared > 0 else 0.0
 
 
-def _output_error(
+def _errors_of_outputs(
     layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
-) -> float:
+) -> tuple[float, np.ndarray]:
+    """The relative error of the outputs around their mean, and what they lack on average, (T,)."""
     error_squared = norm_squared = 0.0
-    for exact, approximate, covariance in zip(
+    missing = []
+    for exact, approximate, mean, covariance in zip(
         group_kernels(layer, kernel),
         group_kernels(layer, approximation),
+        moments.mean,
         moments.covariance,
         strict=True,
     ):
         # Some output channels at a time: of a large linear layer each copy is most of the memory.
         for start in range(0, len(exact), BLOCK):
             rows = slice(start, start + BLOCK)
-            error_squared += output_error_squared(exact[rows] - approximate[rows], covariance)
+            difference = exact[rows] - approximate[rows]
+            error_squared += output_error_squared(difference, covariance)
             norm_squared += output_error_squared(exact[rows], covariance)
-    return float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
-
-
-def _mean_error(
-    layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
-) -> np.ndarray:
-    """What the approximation's outputs lack on average, (T,)."""
-    missing = []
-    for exact, approximate, mean in zip(
-        group_kernels(layer, kernel),
-        group_kernels(layer, approximation),
-        moments.mean,
-        strict=True,
-    ):
-        for start in range(0, len(exact), BLOCK):
-            difference = exact[start : start + BLOCK] - approximate[start : start + BLOCK]
             if len(mean) == difference.shape[1]:
                 difference = difference.sum(axis=(2, 3))
             missing.append(difference.reshape(len(difference), -1) @ mean)
-    return np.concatenate(missing)
+    error = float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
+    return error, np.concatenate(missing)
 
 
 def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[int, ...]) -> None:
