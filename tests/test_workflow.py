@@ -389,6 +389,16 @@ def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_control_has_no_ranks_to_share_out():
+    # A study's base says `ranks` for all of its variants.
+    budget = {"select": "budget", "target": {"macs": 0.5}}
+    methods = DOCUMENT["methods"] | {"control": {"factorize": {}, "ranks": budget}}
+    graph = Workflow(parse_params(DOCUMENT | {"methods": methods}), ROOT / "data/networks")
+    first = wildcards(model="vgg16", method="control", at="first")
+    assert graph.measured_on(first) == graph.measured_moments(first) == []
+    assert graph.all_layers_json(first) == "{}"
+
+
 def test_the_overview_holds_the_matrix_and_other_results(graph, tmp_path, monkeypatch):
     monkeypatch.setattr("lowrank.workflow.RESULTS", tmp_path / "results")
     assert graph.overview_variants == "net:at_once"

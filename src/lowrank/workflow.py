@@ -595,7 +595,10 @@ class Workflow:
         return self.params.methods[wildcards.method].factorize.sequential
 
     def _shares_out(self, wildcards: Wildcards) -> bool:
-        return self.params.ranks_of(wildcards.model, wildcards.method).looks_at_all_layers
+        # A control, which factors nothing, has no ranks to share out.
+        factors = any(self.params.methods[wildcards.method].factorize.by_kind().values())
+        rule = self.params.ranks_of(wildcards.model, wildcards.method)
+        return factors and rule.looks_at_all_layers
 
     def _measures(self, wildcards: Wildcards) -> bool:
         return self._round(wildcards) == 1 and self._shares_out(wildcards)

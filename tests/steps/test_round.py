@@ -330,7 +330,7 @@ def select(
         "select_ranks",
         *("--state", folder / "original.safetensors"),
         *("--table", folder / "table.json"),
-        *("--layers", json.dumps(layers or LAYERS)),
+        *("--layers", json.dumps(LAYERS if layers is None else layers)),
         *("--all-layers", json.dumps(LAYERS)),
         *("--settings", json.dumps(settings)),
         *("--alternatives", json.dumps(others)),
@@ -338,6 +338,11 @@ def select(
         *("--threads", 1),
         *("--plan", folder / plan),
     )
+
+
+def test_a_control_needs_no_images_for_a_target(folder):
+    select(folder, {"select": "budget", "target": {"macs": 0.5}}, layers={})
+    assert Plan.read(folder / "ranks.json").layers == ()
 
 
 def share_of_macs(folder, plan):

@@ -94,7 +94,7 @@ def select_ranks(
     losses: Losses = {}
     for loss in (loss for path in known for loss in Plan.read(path).losses):
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
-    if rule.looks_at_all_layers:
+    if rule.looks_at_all_layers and layers:
         if first:
             shares = Plan.read(first).shares
         else:
