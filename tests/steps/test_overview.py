@@ -88,3 +88,12 @@ def test_the_same_results_give_the_same_bytes(run, tmp_path):
         files = [*tmp_path.glob("summary.*"), *tmp_path.glob("pictures/*")]
         found.append({path.name: path.read_bytes() for path in files})
     assert found[0] == found[1]
+
+
+def test_what_is_no_result_is_told(run, tmp_path):
+    broken = result(90.0, 2.0)
+    del broken["macs"]
+    done = run(result(91.0, 1.0), broken)
+    assert done.exit_code == 1
+    assert "other_cpsvd.json: not a result that this version of lowrank wrote" in done.output
+    assert not (tmp_path / "summary.csv").exists()

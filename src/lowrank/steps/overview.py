@@ -3,11 +3,13 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import click
 
+from lowrank.errors import UserError
 from lowrank.files import read_json, write_text
-from lowrank.overview import html, markdown
+from lowrank.overview import html, markdown, records_of
 from lowrank.overview import overview as overview_of
 from lowrank.steps.common import Step, say
 
@@ -34,10 +36,8 @@ def overview(
     """Bring all variants together."""
     from lowrank.pictures.overview import accuracy_picture, energy_picture
 
-    named = [tuple(each.split(":")) for each in variants.split()]
-    documents = [
-        (model, method, read_json(results / f"{model}_{method}.json")) for model, method in named
-    ]
+    named = [each.split(":") for each in variants.split()]
+    documents = [(*each, _result(results / f"{'_'.join(each)}.json", *each)) for each in named]
     records = overview_of(documents)
     lines = io.StringIO()
     writer = csv.DictWriter(lines, records[0], lineterminator="\n")
@@ -67,7 +67,19 @@ def overview(
     say(f"{len(named)} variants: {page}")
 
 
-def _reasons(documents: list[dict]) -> list[str]:
+def _result(path: Path, model: str, method: str) -> dict[str, Any]:
+    result = read_json(path)
+    try:
+        records_of(model, method, result)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a result that this version of lowrank wrote ({error!r}). Delete it, or "
+            f"build it anew: `snakemake --cores all --forcerun summarize -- {path}`."
+        ) from error
+    return result
+
+
+def _reasons(documents: list[dict[str, Any]]) -> list[str]:
     """Why devices did not count energy."""
     return [
         f"{device}: {each['not_measured']}"
