@@ -90,6 +90,16 @@ def test_the_same_results_give_the_same_bytes(run, tmp_path):
     assert found[0] == found[1]
 
 
+def test_a_network_that_another_device_has_not_seen(run, tmp_path):
+    elsewhere = result(90.0, 2.0)
+    del elsewhere["latency_ms"]["phone"]
+    done = run(result(91.0, 1.0), elsewhere)
+    assert done.exit_code == 0, done.output
+    latency = texts(tmp_path / "pictures/latency.svg")
+    assert "other on board" in latency
+    assert "other on phone" not in latency
+
+
 def test_what_is_no_result_is_told(run, tmp_path):
     broken = result(90.0, 2.0)
     del broken["macs"]

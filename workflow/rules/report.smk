@@ -41,7 +41,8 @@ rule overview:
     shell:
         "lowrank overview --log {log} --label overview --results results"
         " --variants '{params.variants}' --csv {output.table} --markdown {output.page}"
-        " --html {output.web_page} --latency {output.latency} --macs {output.macs} --energy {output.energy}"
+        " --html {output.web_page} --latency {output.latency} --macs {output.macs}"
+        " --energy {output.energy}"
 
 
 # DVC draws the same from the tables by itself.

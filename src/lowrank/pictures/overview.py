@@ -62,6 +62,9 @@ def accuracy_picture(
                 of_panel = [
                     each for each in records if (each["network"], each["device"]) == (model, device)
                 ]
+                if not of_panel:
+                    panel.set_axis_off()
+                    continue
                 panels.append((panel, of_panel))
                 _panel(panel, of_panel, cost, front)
                 panel.set_title(f"{model} on {device}" if len(devices) > 1 else model, fontsize=11)
