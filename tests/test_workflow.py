@@ -318,7 +318,7 @@ def run_in_process(monkeypatch):
         done = CliRunner().invoke(main, command[3:])
         return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)  # Also that of lowrank.processes.
 
 
 def test_a_table_is_made_on_first_use(tmp_path, run_in_process):

@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from lowrank.params import (
     trial_name,
 )
 from lowrank.plan import LayerTable, assign_factorizations, fits, rounds_of
+from lowrank.processes import run_step
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
@@ -634,13 +634,8 @@ class Workflow:
         # A table of the network as it was described before is no use.
         if not path.exists() or read_json(path).get("source", source) != source:
             # In a process of its own: the graph must not wait for PyTorch every time.
-            command = [sys.executable, "-m", "lowrank.cli", "inspect", json.dumps(source)]
-            command += ["--name", model, "--output", str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UserError(
-                    done.stderr.strip().splitlines()[-1].removeprefix("[inspect] error: ")
-                )
+            arguments = ["inspect", "--name", model, "--output", str(path), "--"]
+            run_step([*arguments, json.dumps(source)], output=path, about=f"checkpoint.{model}")
         return LayerTable.from_json(read_json(path))
 
     @staticmethod

@@ -6,7 +6,8 @@ import inspect
 import operator
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +80,8 @@ def _imported(factory: str) -> Callable[..., Any]:
     if (folder := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
         sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
+        with _without_arguments():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
             raise UserError(
@@ -88,6 +90,12 @@ def _imported(factory: str) -> Callable[..., Any]:
                 "install its package, or correct `factory`."
             ) from error
         raise _import_failed(factory, error) from error
+    except SystemExit as error:
+        raise UserError(
+            f"factory '{factory}': importing its module ends the program (exit status "
+            f"{error.code}). Put what the module does as a program under "
+            '`if __name__ == "__main__":`.'
+        ) from error
     except Exception as error:
         raise _import_failed(factory, error) from error
     try:
@@ -103,6 +111,17 @@ def _imported(factory: str) -> Callable[..., Any]:
             "that returns a torch.nn.Module."
         )
     return function
+
+
+@contextmanager
+def _without_arguments() -> Iterator[None]:
+    """Hide this program's command line from code of the user's that parses arguments."""
+    present = sys.argv
+    sys.argv = present[:1]
+    try:
+        yield
+    finally:
+        sys.argv = present
 
 
 def _import_failed(factory: str, error: Exception) -> UserError:
@@ -126,7 +145,13 @@ def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) 
             f"({error}). Correct `arguments` in params.yaml."
         ) from error
     try:
-        network = function(**arguments)
+        with _without_arguments():
+            network = function(**arguments)
+    except SystemExit as error:
+        raise UserError(
+            f"network '{name}': its function ends the program (exit status {error.code}) with "
+            f"`arguments` {arguments}. Let it return the network."
+        ) from error
     except Exception as error:
         raise UserError(
             f"network '{name}': its function fails with `arguments` {arguments}: "
