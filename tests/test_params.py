@@ -354,6 +354,14 @@ def test_a_budget_for_each_round_is_not(document):
     assert settings.of_round(2, 3).steps == document["finetune"]["steps"]
 
 
+@pytest.mark.parametrize("factorize", [{}, {"factorize": None}, {"factorize": {}}])
+def test_a_method_may_leave_every_layer_dense(document, factorize):
+    document["methods"]["int8"] = {"quantize": "int8", **factorize}
+    method = parse_params(document).methods["int8"]
+    assert not any(method.factorize.by_kind().values())
+    assert method.quantize == "int8"
+
+
 def test_factorizations_are_those_that_there_are():
     kinds = [
         kind

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -530,7 +531,13 @@ class PretrainSettings(TrainingSettings):
 class MethodSettings(Section):
     """A method is only data: factorizations, rank rule, schedule, and its own fine-tuning."""
 
-    factorize: FactorizeSettings
+    factorize: Annotated[
+        FactorizeSettings | None, AfterValidator(lambda found: found or FactorizeSettings())
+    ] = Field(
+        FactorizeSettings(),
+        description="Factorization by kind of layer; null or absent: all layers stay dense, for a "
+        "control or for int8 alone.",
+    )
     ranks: MethodRankSettings = MethodRankSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     finetune: dict[str, Any] = Field(
