@@ -79,7 +79,18 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     target = {"macs": 0.1} if name == "vgg16" else {"macs": 0.25}
     ranks = {"select": "budget", "target": target}
     ranks |= {"images": 10} if name != "vgg16" else {}
-    common = ["--state", state, "--table", table, "--layers", assigned, "--dataset", dataset]
+    common = [
+        "--network",
+        name,
+        "--state",
+        state,
+        "--table",
+        table,
+        "--layers",
+        assigned,
+        "--dataset",
+        dataset,
+    ]
     moments = folder / "moments.safetensors"
     return {
         "network": name,

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from lowrank.network_source import NetworkSource
 from lowrank.networks import create_network, network_spec
 from lowrank.networks.states import read_state
 from lowrank.steps.common import reuse_memory
@@ -97,10 +98,14 @@ def milliseconds_an_image(network: str, precision: str, order: str) -> float:
     return 1e3 * (time.perf_counter() - started) / STEPS / BATCH_SIZE
 
 
+def _compressed() -> torch.nn.Module:
+    return read_state(COMPRESSED, NetworkSource(network="vgg16")).network
+
+
 @functools.cache
 def trainer(name: str, precision: str, order: str):
     """A function that trains a few steps."""
-    network = read_state(COMPRESSED).network if "compressed" in name else create_network(name)
+    network = _compressed() if "compressed" in name else create_network(name)
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     memory_format = formats[order]

@@ -9,10 +9,18 @@ from lowrank.factorize import decompose, get_factorization, reconstruct
 from lowrank.network_source import NetworkSource
 from lowrank.networks.layers import find_layers
 from lowrank.networks.sources import create
-from lowrank.networks.states import FactorsOnMap, State, put_factors, read_state, write_state
+from lowrank.networks.states import (
+    FactorsOnMap,
+    State,
+    put_factors,
+    read_spec,
+    read_state,
+    write_state,
+)
 from lowrank.plan import Factored, PlainLayer
 from lowrank.stored import read_header, write_tensors
 
+TOY = NetworkSource(network="toy")
 CONV2 = Factored(
     "tucker2",
     (3, 4),
@@ -83,7 +91,7 @@ def test_factors_take_the_place_of_a_linear_layer(state):
 
 def test_round_trip(tmp_path, state):
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors")
+    found = read_state(tmp_path / "model.safetensors", TOY)
     assert found.spec == state.spec
     assert found.factored == state.factored
     assert_same_weights(found.network, state.network)
@@ -93,14 +101,14 @@ def test_round_trip(tmp_path, state):
 def test_round_trip_of_a_dense_network(tmp_path, spec):
     state = State(spec, toy(seed=3), {})
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors")
+    found = read_state(tmp_path / "model.safetensors", TOY)
     assert found.factored == {}
     assert torch.equal(outputs_of(found.network), outputs_of(state.network))
 
 
 def test_equal_states_give_equal_bytes(tmp_path, state):
     write_state(tmp_path / "1.safetensors", state)
-    write_state(tmp_path / "2.safetensors", read_state(tmp_path / "1.safetensors"))
+    write_state(tmp_path / "2.safetensors", read_state(tmp_path / "1.safetensors", TOY))
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
 
 
@@ -120,10 +128,46 @@ def test_factors_that_do_not_fit_their_header(spec):
 
 def test_a_state_of_an_unknown_network(tmp_path, spec):
     path = tmp_path / "model.safetensors"
-    header = {"network": {"network": "vgg61"}, "spec": spec.to_json(), "factored": {}}
-    write_tensors(path, {}, header)
+    write_state(path, State(spec, toy(), {}, NetworkSource(network="vgg61")))
     with pytest.raises(UserError, match="unknown network 'vgg61'"):
-        read_state(path)
+        read_state(path, NetworkSource(network="vgg61"))
+
+
+RUNS_A_COMMAND = {
+    "factory": "subprocess:getoutput",
+    "arguments": {"cmd": "touch pwned"},
+    "input_shape": [3, 32, 32],
+}
+
+
+def test_opening_a_state_runs_nothing_that_it_names(tmp_path, spec, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.safetensors"
+    write_state(path, State(spec, toy(), {}, NetworkSource.parse(RUNS_A_COMMAND)))
+    with pytest.raises(UserError, match=r"model\.safetensors: holds the network .*getoutput.*toy"):
+        read_state(path, TOY)
+    assert read_spec(path) == spec
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("changed", [{"arguments": {"seed": 1}}, {"mean": [0.5, 0.5, 0.5]}])
+def test_a_state_of_the_same_network_described_differently(tmp_path, spec, changed):
+    path = tmp_path / "model.safetensors"
+    write_state(path, State(spec, toy(), {}))
+    with pytest.raises(UserError, match=r"but params\.yaml describes .*Nothing that the file"):
+        read_state(path, NetworkSource(network="toy", **changed))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"network": 3}, {"factored": []}, {"factored": {"conv1": {}}}, {"spec": {}}, {"spec": None}],
+)
+def test_a_damaged_header(tmp_path, spec, damage):
+    path = tmp_path / "model.safetensors"
+    header = {"network": {"network": "toy"}, "spec": spec.to_json(), "factored": {}}
+    write_tensors(path, {}, header | damage)
+    with pytest.raises(UserError, match=r"model\.safetensors: not the state of a network"):
+        read_state(path, TOY)
 
 
 def test_a_state_without_its_weights(tmp_path, spec):
@@ -131,7 +175,7 @@ def test_a_state_without_its_weights(tmp_path, spec):
     header = {"network": {"network": "toy"}, "spec": spec.to_json(), "factored": {}}
     write_tensors(path, {}, header)
     with pytest.raises(UserError, match=r"model\.safetensors: holds no tensor 'conv1.weight'"):
-        read_state(path)
+        read_state(path, TOY)
 
 
 def test_a_state_of_an_earlier_version(tmp_path):
@@ -140,10 +184,10 @@ def test_a_state_of_an_earlier_version(tmp_path):
     with pytest.raises(
         UserError, match=r"model\.safetensors: not the state of a network, or one of"
     ):
-        read_state(path)
+        read_state(path, TOY)
 
 
-def test_a_users_own_network_is_built_again_from_the_file_alone(tmp_path):
+def test_a_users_own_network_is_built_again(tmp_path):
     source = NetworkSource(
         factory="mynet:build",
         arguments={"num_classes": 3, "width": 8},
@@ -158,7 +202,7 @@ def test_a_users_own_network_is_built_again_from_the_file_alone(tmp_path):
     put_factors(network, "stem", sequence, factors_of(factored), source="stem.safetensors")
     state = State(spec, network, {"stem": factored}, source)
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors")
+    found = read_state(tmp_path / "model.safetensors", source)
     assert (found.spec, found.source, found.factored) == (spec, source, {"stem": factored})
     assert_same_weights(found.network, network)
     assert read_header(tmp_path / "model.safetensors")["network"]["factory"] == "mynet:build"

@@ -37,7 +37,7 @@ def test_weights_come_into_one_form_and_are_measured(tmp_path, run, tiny_data):
     torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "any.pth")
     result = run(tmp_path / "any.pth")
     assert result.exit_code == 0, result.output
-    state = read_state(tmp_path / "model.safetensors")
+    state = read_state(tmp_path / "model.safetensors", NetworkSource(network="toy"))
     assert_same_weights(state.network, network)
     assert state.factored == {}
     accuracy = read_json(tmp_path / "metrics.json")["accuracy"]
@@ -61,6 +61,6 @@ def test_a_users_own_network(tmp_path, run):
     source = {"factory": "mynet:build", "arguments": {"width": 8}, "input_shape": [3, 32, 32]}
     result = run(tmp_path / "any.pt", json.dumps(source))
     assert result.exit_code == 0, result.output
-    state = read_state(tmp_path / "model.safetensors")
+    state = read_state(tmp_path / "model.safetensors", NetworkSource.parse(source))
     assert state.source == NetworkSource.parse(source)
     assert_same_weights(state.network, network)

@@ -10,6 +10,7 @@ from toy import assert_same_weights, toy
 
 from lowrank.cli import main
 from lowrank.files import read_json, write_json
+from lowrank.network_source import NetworkSource
 from lowrank.networks.layers import layer_table
 from lowrank.networks.states import State, put_factors, read_state, write_state
 from lowrank.plan import Factored, Plan, PlannedLayer
@@ -18,6 +19,7 @@ from lowrank.stored import read_header, read_tensors, write_tensors
 from lowrank.training.batches import EvaluationBatches
 from lowrank.training.datasets import open_dataset
 
+TOY = NetworkSource(network="toy")
 LAYERS = {"conv1": "tucker1", "conv2": "tucker2", "classifier": "svd"}
 FULL_RANKS = {"conv1": (8,), "conv2": (8, 8), "classifier": (8,)}
 RANKS = {"conv1": (4,), "conv2": (5, 6), "classifier": (3,)}
@@ -62,6 +64,7 @@ def plan_with(ranks):
 def calibrate(folder, dataset, images=40):
     return lowrank(
         "calibrate",
+        *("--network", "toy"),
         *("--state", folder / "original.safetensors"),
         *("--table", folder / "table.json"),
         *("--layers", json.dumps(LAYERS)),
@@ -87,6 +90,7 @@ def decompose(folder, plan, moments="", dataset=None):
         before.append(factors)
         lowrank(
             "decompose",
+            *("--network", "toy"),
             *("--moments", moments),
             *("--state", folder / "original.safetensors"),
             *("--table", folder / "table.json"),
@@ -103,6 +107,7 @@ def finetune(
 ):
     return lowrank(
         "finetune",
+        *("--network", "toy"),
         *("--previous", folder / "original.safetensors"),
         *("--factors", folder / "factors"),
         *("--layers", json.dumps(layers)),
@@ -122,6 +127,7 @@ def finetune(
 def test_ranks_of_every_layer(folder):
     lowrank(
         "select_ranks",
+        *("--network", "toy"),
         *("--state", folder / "original.safetensors"),
         *("--table", folder / "table.json"),
         *("--layers", json.dumps(LAYERS)),
@@ -140,8 +146,8 @@ def test_ranks_of_every_layer(folder):
 def test_full_ranks_leave_the_network_as_it_was(folder, tiny_folder):
     decompose(folder, plan_with(FULL_RANKS))
     finetune(folder, tiny_folder, steps=0)
-    before = read_state(folder / "original.safetensors")
-    after = read_state(folder / "after/model.safetensors")
+    before = read_state(folder / "original.safetensors", TOY)
+    after = read_state(folder / "after/model.safetensors", TOY)
     assert {name: f.factorization for name, f in after.factored.items()} == LAYERS
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
@@ -160,9 +166,11 @@ def test_the_error_in_the_header_is_that_of_the_factors(folder):
 
 def test_factors_keep_the_outputs_on_images(folder, tiny_folder):
     calibrate(folder, tiny_folder)
-    original = read_state(folder / "original.safetensors").network.eval()
+    original = read_state(folder / "original.safetensors", TOY).network.eval()
     data = open_dataset(tiny_folder)
-    images = EvaluationBatches(data.train, read_state(folder / "original.safetensors").spec)[0][0]
+    images = EvaluationBatches(data.train, read_state(folder / "original.safetensors", TOY).spec)[
+        0
+    ][0]
     seen, errors = {}, {}
     original.conv2.register_forward_pre_hook(lambda _, given: seen.setdefault("inputs", given[0]))
     with torch.inference_mode():
@@ -171,7 +179,7 @@ def test_factors_keep_the_outputs_on_images(folder, tiny_folder):
     for norm, moments in (("weight", ""), ("activation", folder / "moments.safetensors")):
         decompose(folder, plan_with({"conv2": (5, 6)}), moments)
         finetune(folder, tiny_folder, norm, layers={"conv2": "tucker2"}, steps=0)
-        small = read_state(folder / norm / "model.safetensors").network.eval()
+        small = read_state(folder / norm / "model.safetensors", TOY).network.eval()
         with torch.inference_mode():
             errors[norm] = float((small.conv2(seen["inputs"]) - expected).norm())
     assert errors["activation"] < 0.95 * errors["weight"]
@@ -194,7 +202,7 @@ def test_outputs_of_finetune(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder)
     after = folder / "after"
-    state = read_state(after / "model.safetensors")
+    state = read_state(after / "model.safetensors", TOY)
     assert {name: f.ranks for name, f in state.factored.items()} == RANKS
     accuracy = read_json(after / "metrics.json")["accuracy"]
     assert accuracy.keys() == {"decomposed", "finetuned"}
@@ -233,6 +241,7 @@ def test_a_round_learns_from_the_original(folder, tiny_folder):
     outputs = folder / "outputs.safetensors"
     lowrank(
         "teacher_outputs",
+        *("--network", "toy"),
         *("--state", original),
         *("--dataset", tiny_folder),
         *("--settings", json.dumps({"threads": 1, "device": "cpu", "precision": "float32"})),
@@ -271,7 +280,7 @@ def test_a_layer_that_stays_dense(folder, tiny_folder):
     header = read_header(folder / "factors/conv1.safetensors")
     assert header == {"dense_because": "costs more than it does"}
     finetune(folder, tiny_folder, steps=0)
-    after = read_state(folder / "after/model.safetensors")
+    after = read_state(folder / "after/model.safetensors", TOY)
     assert after.factored == {}
     assert_same_weights(after.network, toy(seed=2))
 
@@ -311,7 +320,7 @@ def test_a_factored_layer_is_factored_further(folder, tiny_folder):
     for layer in ("conv2", "classifier"):
         assert read_header(folder / f"factors/{layer}.safetensors")["relative_error"] > 0.1
     finetune(folder, tiny_folder, steps=0)
-    after = read_state(folder / "after/model.safetensors")
+    after = read_state(folder / "after/model.safetensors", TOY)
     assert after.factored["conv2"].ranks == (2, 2)
     assert after.factored["classifier"].ranks == (1,)
 
@@ -328,6 +337,7 @@ def select(
 ):
     return lowrank(
         "select_ranks",
+        *("--network", "toy"),
         *("--state", folder / "original.safetensors"),
         *("--table", folder / "table.json"),
         *("--layers", json.dumps(LAYERS if layers is None else layers)),
@@ -373,7 +383,7 @@ def test_ranks_that_meet_a_target(folder, tiny_folder, aware):
 
 def test_a_layer_gets_the_factorization_that_loses_least(folder, tiny_folder):
     """The second convolution is a product of columns and rows, which is what spatial SVD finds."""
-    before = read_state(folder / "original.safetensors")
+    before = read_state(folder / "original.safetensors", TOY)
     shape = before.network.conv2.weight.shape
     generator = torch.Generator().manual_seed(0)
     columns, rows = (torch.randn(1, size, 3, generator=generator) for size in shape[:2])
@@ -387,7 +397,7 @@ def test_a_layer_gets_the_factorization_that_loses_least(folder, tiny_folder):
     assert plan["classifier"].factorization == "svd"
     decompose(folder, plan)
     finetune(folder, tiny_folder, steps=0)
-    after = read_state(folder / "after/model.safetensors")
+    after = read_state(folder / "after/model.safetensors", TOY)
     assert after.factored["conv2"].factorization == "spatial_svd"
 
 
@@ -432,7 +442,7 @@ def test_a_table_of_ranks_overrides_what_is_negligible(folder):
 def test_errors_do_not_pile_up_where_layers_follow_one_another(folder, tiny_folder):
     """The last outputs are nearer to the original's than where each layer is seen by itself."""
     data = open_dataset(tiny_folder)
-    original = read_state(folder / "original.safetensors")
+    original = read_state(folder / "original.safetensors", TOY)
     images, _ = EvaluationBatches(data.train.sample(200), original.spec)[0]
     expected = original.network.eval()(images).detach()
     plan = plan_with({"conv1": (4,), "conv2": (5, 6)})
@@ -440,7 +450,7 @@ def test_errors_do_not_pile_up_where_layers_follow_one_another(folder, tiny_fold
     errors = []
     for options in ({"moments": folder / "moments.safetensors"}, {"dataset": tiny_folder}):
         decompose(folder, plan, **options)
-        network = read_state(folder / "original.safetensors").network
+        network = read_state(folder / "original.safetensors", TOY).network
         for name in ("conv1", "conv2"):
             file = folder / f"factors/{name}.safetensors"
             sequence = Factored.from_json(read_header(file)).sequence

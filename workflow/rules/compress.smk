@@ -21,6 +21,7 @@ rule select_ranks:
         method=GRAPH.not_searching,
     threads: PARAMS.select_ranks.threads
     params:
+        network=GRAPH.network_json,
         layers=GRAPH.layers_json,
         all_layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
@@ -35,7 +36,7 @@ rule select_ranks:
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
         " --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
-        " --dataset '{input.dataset}' --moments '{input.moments}'"
+        " --network {params.network:q} --dataset '{input.dataset}' --moments '{input.moments}'"
         " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
         " --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
@@ -73,12 +74,13 @@ rule profile_draft:
         "logs/profile_draft/{model}/{method}/{at}/{device}.log",
     threads: workflow.cores
     params:
+        network=GRAPH.network_json,
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
         device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank profile_draft --log {log} --label 'profile_draft {wildcards.model}'"
-        " --original {input.original} --state {input.state} --table {input.table}"
+        " --network {params.network:q} --original {input.original} --state {input.state} --table {input.table}"
         " --draft {input.draft} --latencies {input.latencies} --quantize '{params.quantize}'"
         " --quantize-settings {params.quantize_settings:q}"
         " --device {wildcards.device} --device-settings {params.device:q} --output {output}"
@@ -96,6 +98,7 @@ rule profile_layers:
     # All cores, so that no other job of this run disturbs the clock.
     threads: workflow.cores
     params:
+        network=GRAPH.network_json,
         layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
@@ -104,7 +107,7 @@ rule profile_layers:
         device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank profile_layers --log {log} --label 'profile_layers {wildcards.model}'"
-        " --original {input.original} --state {input.state} --table {input.table}"
+        " --network {params.network:q} --original {input.original} --state {input.state} --table {input.table}"
         " --layers {params.layers:q} --alternatives {params.alternatives:q}"
         " --settings {params.settings:q} --quantize '{params.quantize}'"
         " --quantize-settings {params.quantize_settings:q}"
@@ -124,11 +127,13 @@ rule calibrate:
         "logs/calibrate/{model}/{method}/{at}.log",
     threads: PARAMS.calibrate.threads
     params:
+        network=GRAPH.network_json,
         layers=GRAPH.calibrated_json,
         images=GRAPH.images,
         threads=PARAMS.calibrate.threads,
     shell:
         "lowrank calibrate --log {log} --label 'calibrate {wildcards.model}'"
+        " --network {params.network:q}"
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
         " --dataset {input.dataset} --images {params.images} --threads {params.threads}"
         " --moments {output}"
@@ -150,6 +155,7 @@ rule decompose:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: GRAPH.threads_of_decompose
     params:
+        network=GRAPH.network_json,
         threads=GRAPH.threads_of_decompose,
         images=GRAPH.number_of_images_beside,
         calibration=GRAPH.calibration_json,
@@ -157,7 +163,8 @@ rule decompose:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
         " --layer {wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
-        " --before '{input.before}' --dataset '{input.dataset}' --images {params.images}"
+        " --before '{input.before}' --network {params.network:q}"
+        " --dataset '{input.dataset}' --images {params.images}"
         " --threads {params.threads} --factors {output}"
 
 
@@ -172,10 +179,12 @@ rule teacher_outputs:
         "logs/teacher_outputs/{model}.log",
     threads: PARAMS.teacher_outputs.threads
     params:
+        network=GRAPH.network_json,
         settings=PARAMS.teacher_outputs.model_dump_json(),
     shell:
         "lowrank teacher_outputs --log {log} --label 'teacher_outputs {wildcards.model}'"
-        " --state {input.state} --dataset {input.dataset} --settings {params.settings:q}"
+        " --network {params.network:q} --state {input.state} --dataset {input.dataset}"
+        " --settings {params.settings:q}"
         " --output {output}"
 
 
@@ -196,6 +205,7 @@ rule finetune:
         method=GRAPH.not_searching,
     threads: lambda wildcards: GRAPH.finetune(wildcards).threads
     params:
+        network=GRAPH.network_json,
         layers=GRAPH.layers_json,
         settings=lambda wildcards: GRAPH.finetune(wildcards).model_dump_json(),
         factors=GRAPH.factors_folder,
@@ -204,6 +214,7 @@ rule finetune:
     shell:
         "lowrank finetune --log {log}"
         " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"
+        " --network {params.network:q}"
         " --previous {input.previous} --factors {params.factors} --layers {params.layers:q}"
         " --round {wildcards.round} --dataset {input.dataset} --settings {params.settings:q}"
         " --teacher '{input.teacher}'"

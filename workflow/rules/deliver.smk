@@ -12,11 +12,13 @@ rule export_onnx:
         "logs/export_onnx/{model}/{method}.log",
     threads: PARAMS.export_onnx.threads
     params:
+        network=GRAPH.network_json,
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
         accuracy="--accuracy",
     shell:
         "lowrank export_onnx --log {log} --label 'export_onnx {wildcards.model}'"
+        " --network {params.network:q}"
         " --state {input.state} --dataset {input.dataset} --threads {params.threads}"
         " --images {params.images} {params.accuracy}"
         " --model {output.model} --report {output.report}"
@@ -33,6 +35,7 @@ use rule export_onnx as export_original with:
         "logs/export_original/{model}.log",
     # The original's accuracy is the checkpoint's: that this file computes the same is checked.
     params:
+        network=GRAPH.network_json,
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
         accuracy="--no-accuracy",

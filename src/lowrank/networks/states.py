@@ -1,5 +1,6 @@
 """A network as it passes between steps: its source, its weights, and which layers are factored."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,19 +45,18 @@ def write_state(path: str | os.PathLike, state: State) -> None:
     write_weights(path, state.network, header=header)
 
 
-def read_state(path: str | os.PathLike) -> State:
-    """Build the network that a state file describes and load its weights.
+def read_state(path: str | os.PathLike, source: NetworkSource) -> State:
+    """Build a network and load the weights and factors of a state file into it.
 
-    A network by a factory is built by importing that factory: read only states of your own.
+    `source` says how the network is built, and comes from params.yaml. The file's own description
+    is only compared with it: files come from elsewhere, and opening one must not run code that it
+    names.
 
-    Raises UserError when the file is missing, damaged, or does not fit the network it names, or
-    that network cannot be built.
+    Raises UserError when the file is missing or damaged, describes another network than `source`,
+    or does not fit it, or when the network cannot be built.
     """
-    header = _header(path)
-    source = NetworkSource.parse(header["network"])
-    spec = NetworkSpec.from_json(header["spec"])
+    spec, factored = _read_header(path, source)
     network = build(source, spec.input_shape)
-    factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
     for name, each in factored.items():
         replace_layer(network, name, each.sequence)
     load_weights(network, read_weights(path), source=str(path))
@@ -68,17 +68,30 @@ def read_spec(path: str | os.PathLike) -> NetworkSpec:
 
     Raises UserError when the file is missing, damaged or no state.
     """
-    return NetworkSpec.from_json(_header(path)["spec"])
+    return _read_header(path)[0]
 
 
-def _header(path: str | os.PathLike) -> dict[str, Any]:
+def _read_header(
+    path: str | os.PathLike, expected: NetworkSource | None = None
+) -> tuple[NetworkSpec, dict[str, Factored]]:
+    """The specification and the factored layers; raises UserError where it is not `expected`'s."""
     header = read_header(path)
-    if "network" not in header or "spec" not in header:
+    try:
+        source = NetworkSource.parse(header["network"])
+        spec = NetworkSpec.from_json(header["spec"])
+        factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
             f"{path}: not the state of a network, or one of an earlier version of lowrank. Delete "
             "it and run the same command again."
+        ) from error
+    if expected is not None and source != expected:
+        raise UserError(
+            f"{path}: holds the network {json.dumps(source.to_json())}, but params.yaml describes "
+            f"{json.dumps(expected.to_json())} (`checkpoint`). Nothing that the file names was "
+            "run. Correct params.yaml, or delete the file and run the same command again."
         )
-    return header
+    return spec, factored
 
 
 class FactorsOnMap(nn.Sequential):

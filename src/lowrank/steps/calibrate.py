@@ -8,6 +8,7 @@ from lowrank.steps.common import Json, Step, say, use_threads
 
 
 @click.command(cls=Step)
+@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
 @click.option("--state", type=Path, required=True, help="The network before the round.")
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--layers", type=Json(), required=True, help="The round's layers, JSON.")
@@ -16,6 +17,7 @@ from lowrank.steps.common import Json, Step, say, use_threads
 @click.option("--threads", type=int, required=True)
 @click.option("--moments", type=Path, required=True, help="Output: moments, safetensors.")
 def calibrate(
+    network: str,
     state: Path,
     table: Path,
     layers: dict[str, str],
@@ -29,6 +31,7 @@ def calibrate(
     import torch
 
     from lowrank.files import read_json
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.moments import input_moments
     from lowrank.networks.states import read_state
     from lowrank.plan import LayerTable
@@ -37,7 +40,7 @@ def calibrate(
     from lowrank.training.datasets import open_dataset, require_match
 
     torch.set_num_threads(threads)
-    data, before = open_dataset(dataset), read_state(state)
+    data, before = open_dataset(dataset), read_state(state, NetworkSource.parse(network))
     require_match(data, before.spec)
     known = LayerTable.from_json(read_json(table))
     sample = data.train.sample(images)

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 @click.option(
     "--original",
     default="",
-    help="For `sequential`: the original network; --before, --dataset and --images go with it.",
+    help="For `sequential`: the original; --network, --before, --dataset, --images go with it.",
 )
 @click.option(
     "--before", type=Paths(), default="", help="Factors of the layers decomposed before this one."
 )
+@click.option("--network", default="", help="For `sequential`: as params.yaml describes it.")
 @click.option("--dataset", default="", help="For `sequential`: folder of the dataset step.")
 @click.option("--images", type=int, default=0, help="For `sequential`: training images.")
 @click.option("--threads", type=int, required=True)
@@ -40,6 +41,7 @@ def decompose(
     moments: str,
     original: str,
     before: list[Path],
+    network: str,
     dataset: str,
     images: int,
     threads: int,
@@ -65,7 +67,7 @@ def decompose(
     weight, bias = layer_weight(state, layer), layer_bias(state, layer)
     of_inputs = layer_moments(Path(moments), layer) if moments else None
     if original:
-        sample = _Sample(Path(dataset), images, threads)
+        sample = _Sample(network, Path(dataset), images, threads)
         of_inputs, shift = sample.moments(Path(original), state, before, known)
         kernel = kernel_of(known, layer_weight(Path(original), layer), name=layer)
         bias = layer_bias(Path(original), layer)
@@ -86,12 +88,14 @@ def decompose(
 class _Sample:
     """Training images, for `sequential`."""
 
-    def __init__(self, dataset: Path, images: int, threads: int) -> None:
+    def __init__(self, network: str, dataset: Path, images: int, threads: int) -> None:
         import torch
 
+        from lowrank.network_source import NetworkSource
         from lowrank.training.datasets import open_dataset
 
         torch.set_num_threads(threads)
+        self._source = NetworkSource.parse(network)
         self._images = open_dataset(dataset).train.sample(images)
 
     def moments(
@@ -104,14 +108,15 @@ class _Sample:
         from lowrank.stored import read_header, read_tensors
         from lowrank.training.batches import EvaluationBatches
 
-        now = read_state(state)
+        now = read_state(state, self._source)
         for file in before:
             if "dense_because" not in (header := read_header(file)):
                 sequence = Factored.from_json(header).sequence
                 put_factors(now.network, file.stem, sequence, read_tensors(file), source=str(file))
         batches = EvaluationBatches(self._images, now.spec)
         images = (batches[number][0] for number in range(len(batches)))
-        return shifted_moments(read_state(original).network, now.network, layer, images)
+        whole = read_state(original, self._source).network
+        return shifted_moments(whole, now.network, layer, images)
 
 
 if __name__ == "__main__":

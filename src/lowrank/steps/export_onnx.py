@@ -9,6 +9,7 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
 
 
 @click.command(cls=Step)
+@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
 @click.option("--state", type=Path, required=True, help="The network, safetensors.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--threads", type=int, required=True)
@@ -17,6 +18,7 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
 @click.option("--model", type=Path, required=True, help="Output: the ONNX file.")
 @click.option("--report", type=Path, required=True, help="Output: counts and check, JSON.")
 def export_onnx(
+    network: str,
     state: Path,
     dataset: Path,
     threads: int,
@@ -31,6 +33,7 @@ def export_onnx(
     import torch
 
     from lowrank.files import write_json
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.export import export_onnx as write_onnx
     from lowrank.networks.onnx_counts import count
     from lowrank.networks.states import read_state
@@ -38,7 +41,7 @@ def export_onnx(
     from lowrank.training.exported import compare_with_pytorch, exported_percent
 
     torch.set_num_threads(threads)
-    exported = read_state(state)
+    exported = read_state(state, NetworkSource.parse(network))
     data = open_dataset(dataset)
     write_onnx(exported.network, exported.spec, model)
     counts = count(model)

@@ -9,6 +9,7 @@ from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of,
 
 
 @click.command(cls=Step)
+@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
 @click.option("--previous", type=Path, required=True, help="The network before the round.")
 @click.option("--factors", type=Path, required=True, help="Folder of the round's factors.")
 @click.option("--layers", type=Json(), required=True, help="The round's layers, a JSON list.")
@@ -23,6 +24,7 @@ from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of,
 @click.option("--timing", type=Path, required=True, help="Output: steps and seconds, JSON.")
 @click.option("--test/--no-test", default=True, help="Measure on the test split, too.")
 def finetune(
+    network: str,
     previous: Path,
     factors: Path,
     layers: list[str],
@@ -46,6 +48,7 @@ def finetune(
 
     from lowrank.errors import UserError
     from lowrank.files import sha256_of, write_json
+    from lowrank.network_source import NetworkSource
     from lowrank.networks.states import put_factors, read_state, write_state
     from lowrank.params import RoundSettings
     from lowrank.plan import Factored
@@ -69,7 +72,8 @@ def finetune(
     # Deterministic mode also fills all new memory, for code that reads what it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = open_dataset(dataset)
-    compressed = read_state(previous)
+    source = NetworkSource.parse(network)
+    compressed = read_state(previous, source)
     files = [factors / f"{layer}.safetensors" for layer in layers]
     for layer, file in zip(layers, files, strict=True):
         header = read_header(file)
@@ -83,16 +87,16 @@ def finetune(
     if teacher and recipe.distill.images == "plain":
         learnt_from = PlainTeacher(read_outputs(teacher, data.train), recipe.distill)
     elif teacher:
-        learnt_from = AugmentedTeacher(read_state(teacher).network, recipe.distill)
-    network, spec = compressed.network, compressed.spec
-    network.to(pick_device(recipe.device))
+        learnt_from = AugmentedTeacher(read_state(teacher, source).network, recipe.distill)
+    module, spec = compressed.network, compressed.spec
+    module.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]
     splits = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
-        decomposed = accuracy_percent(network, data, spec, splits)
+        decomposed = accuracy_percent(module, data, spec, splits)
         say(_line("decomposed", decomposed))
         report = train(
-            network,
+            module,
             spec,
             data,
             recipe,
@@ -101,7 +105,7 @@ def finetune(
             fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
             say=say,
         )
-        finetuned = accuracy_percent(network, data, spec, splits)
+        finetuned = accuracy_percent(module, data, spec, splits)
         say(_line("fine-tuned", finetuned))
         write_state(state, compressed)
         write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})

@@ -14,6 +14,9 @@ from lowrank.steps.profiling import Form, in_one_piece
 
 @click.command(cls=Step)
 @click.option("--original", type=Path, required=True, help="The network, ONNX.")
+@click.option(
+    "--network", "described", required=True, help="As params.yaml describes it: a name, or JSON."
+)
 @click.option("--state", type=Path, required=True, help="The network, safetensors.")
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--draft", type=Path, required=True, help="The first choice: a plan, JSON.")
@@ -25,6 +28,7 @@ from lowrank.steps.profiling import Form, in_one_piece
 @click.option("--output", type=Path, required=True, help="Output: those latencies, corrected.")
 def profile_draft(
     original: Path,
+    described: str,
     state: Path,
     table: Path,
     draft: Path,
@@ -41,7 +45,9 @@ def profile_draft(
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies
+    from lowrank.network_source import NetworkSource
 
+    source = NetworkSource.parse(described)
     network = LayerTable.from_json(read_json(table))
     form = Form.of_settings(quantize, quantize_settings)
     sequences = {
@@ -54,7 +60,7 @@ def profile_draft(
     try:
         there = create_device(device, device_settings)
         found = in_one_piece(
-            original, state, network, sequences, known, form, there, device_settings
+            original, source, state, network, sequences, known, form, there, device_settings
         )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error

@@ -32,6 +32,9 @@ _WHOLE = (0.5, 1.0, 1.5)
 
 @click.command(cls=Step)
 @click.option("--original", type=Path, required=True, help="The network, ONNX.")
+@click.option(
+    "--network", "described", required=True, help="As params.yaml describes it: a name, or JSON."
+)
 @click.option("--state", type=Path, required=True, help="The network, safetensors.")
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--layers", type=Json(), required=True, help="Factorization by layer, JSON.")
@@ -45,6 +48,7 @@ _WHOLE = (0.5, 1.0, 1.5)
 @click.option("--output", type=Path, required=True, help="Output: ms of layers, JSON.")
 def profile_layers(
     original: Path,
+    described: str,
     state: Path,
     table: Path,
     layers: dict[str, str],
@@ -68,9 +72,11 @@ def profile_layers(
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.latency import Latencies, grids_for
+    from lowrank.network_source import NetworkSource
     from lowrank.plan import LayerTable
     from lowrank.ranks.base import rank_settings
 
+    source = NetworkSource.parse(described)
     rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
     grids = grids_for(_sequences(network, layers, alternatives, rule))
     form = Form.of_settings(quantize, quantize_settings)
@@ -94,7 +100,9 @@ def profile_layers(
         say(f"{measured.count} convolutions measured; the network as it is: {whole:.3f} ms")
         share = rule.costs.latency_ms[device]
         pieces = [
-            in_one_piece(original, state, network, sequences, found, form, there, device_settings)
+            in_one_piece(
+                original, source, state, network, sequences, found, form, there, device_settings
+            )
             for sequences in _compressed(network, layers, rule, share)
         ]
     except DeviceError as error:

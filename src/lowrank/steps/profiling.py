@@ -13,6 +13,7 @@ from lowrank.steps.common import say
 if TYPE_CHECKING:
     from lowrank.devices import Device
     from lowrank.latency import Latencies
+    from lowrank.network_source import NetworkSource
     from lowrank.params import QuantizeSettings
     from lowrank.plan import LayerTable, PlainLayer
 
@@ -57,6 +58,7 @@ class Form:
 
 def in_one_piece(
     original: Path,
+    source: NetworkSource,
     state: Path,
     table: LayerTable,
     sequences: Mapping[str, Sequence[PlainLayer]],
@@ -69,8 +71,8 @@ def in_one_piece(
 
     Parameters
     ----------
-    original, state
-        The network, as ONNX and as safetensors.
+    original, source, state
+        The network, as ONNX, as params.yaml describes it, and as safetensors.
     table
         Its layer table.
     sequences
@@ -84,7 +86,7 @@ def in_one_piece(
     """
     settings = settings | {"energy_seconds": 0}
     with tempfile.TemporaryDirectory() as folder:
-        small = _export(state, sequences, Path(folder) / "small.onnx")
+        small = _export(source, state, sequences, Path(folder) / "small.onnx")
         with form.of(small) as model:
             speedup = device.measure(original, model, settings)["speedup"]
     by_layers = latencies.rest_ms + sum(
@@ -97,12 +99,17 @@ def in_one_piece(
     return by_layers, whole
 
 
-def _export(state: Path, sequences: Mapping[str, Sequence[PlainLayer]], path: Path) -> Path:
+def _export(
+    source: NetworkSource,
+    state: Path,
+    sequences: Mapping[str, Sequence[PlainLayer]],
+    path: Path,
+) -> Path:
     """Write the network with layers replaced by sequences of fresh weights as ONNX."""
     from lowrank.networks.export import export_onnx
     from lowrank.networks.states import read_state, replace_layer
 
-    read = read_state(state)
+    read = read_state(state, source)
     for name, sequence in sequences.items():
         replace_layer(read.network, name, sequence)
     export_onnx(read.network, read.spec, path)

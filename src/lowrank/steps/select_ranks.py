@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--alternatives", type=Json(), default="[]", help="For `budget`: further factorizations, JSON."
 )
+@click.option(
+    "--network", "described", default="", help="For such a rule: as params.yaml describes it."
+)
 @click.option("--dataset", default="", help="For such a rule: folder of the dataset step.")
 @click.option("--moments", default="", help="For such a rule, with `norm: activation`: moments.")
 @click.option(
@@ -64,6 +67,7 @@ def select_ranks(
     stages_left: int,
     all_layers: dict[str, str],
     alternatives: list[str],
+    described: str,
     dataset: str,
     moments: str,
     latencies: list[Path],
@@ -98,7 +102,7 @@ def select_ranks(
         if first:
             shares = Plan.read(first).shares
         else:
-            original = _Original(state, Path(dataset), rule, moments, threads)
+            original = _Original(described, state, Path(dataset), rule, moments, threads)
             if rule.select == "sensitivity":
                 sensitivity, shares = _by_sensitivity(original, network, all_layers, rule)
             else:
@@ -147,16 +151,23 @@ class _Original:
     """The network before the first round, for rules that look at all of its layers."""
 
     def __init__(
-        self, state: Path, dataset: Path, rule: RankSettings, moments: str, threads: int
+        self,
+        described: str,
+        state: Path,
+        dataset: Path,
+        rule: RankSettings,
+        moments: str,
+        threads: int,
     ) -> None:
         import torch
 
+        from lowrank.network_source import NetworkSource
         from lowrank.networks.states import read_state
         from lowrank.training.datasets import open_dataset
 
         torch.set_num_threads(threads)
         self._path, self._moments = state, moments
-        self._state = read_state(state)
+        self._state = read_state(state, NetworkSource.parse(described))
         self._images = open_dataset(dataset).validation.sample(rule.images)
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
