@@ -72,12 +72,16 @@ class Layer(PlainLayer):
     input_map: Pair = (1, 1)
     not_factored: str | None = None
 
+    def macs(self, input_map: Pair) -> int:
+        """Multiply-accumulates for one image whose map has that height and width."""
+        if self.kind == "transposed_conv":
+            # The kernel is applied at each place of the input rather than of the output.
+            return math.prod(self.weight_shape) * math.prod(input_map)
+        return super().macs(input_map)
+
     @property
     def dense_macs(self) -> int:
         """Multiply-accumulates of the layer as it is, for one image."""
-        if self.kind == "transposed_conv":
-            # The kernel is applied at each place of the input rather than of the output.
-            return math.prod(self.weight_shape) * math.prod(self.input_map)
         return self.macs(self.input_map)
 
 

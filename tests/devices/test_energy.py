@@ -13,9 +13,10 @@ from lowrank.devices.energy import Battery, Rapl, find_counter, millijoules_of_a
 CPU = "CPUExecutionProvider"
 
 
-def zone(root, name, microjoules, span=10_000_000):
+def zone(root, name, microjoules, label="package-0", span=10_000_000):
     folder = root / "sys/class/powercap" / name
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{label}\n")
     (folder / "energy_uj").write_text(f"{microjoules}\n")
     (folder / "max_energy_range_uj").write_text(f"{span}\n")
     return folder
@@ -29,15 +30,37 @@ def battery(root, **files):
     return folder
 
 
-def test_processors_are_added_up_and_their_parts_left_out(tmp_path):
-    zone(tmp_path, "intel-rapl:0", 1_000_000)
-    zone(tmp_path, "intel-rapl:0:0", 500_000)
-    zone(tmp_path, "intel-rapl:1", 2_000_000)
+def laptop(root, package, platform):
+    """One processor, a part of it, and the platform that contains both, in microjoules."""
+    zone(root, "intel-rapl:0", package, "package-0")
+    zone(root, "intel-rapl:0:0", package // 2, "core")
+    zone(root, "intel-rapl:1", platform, "psys")
+
+
+def test_the_platform_contains_the_processors_and_is_not_added(tmp_path):
+    laptop(tmp_path, 1_000_000, 3_000_000)
     counter = Rapl(tmp_path)
-    zone(tmp_path, "intel-rapl:0", 1_500_000)
-    zone(tmp_path, "intel-rapl:1", 2_250_000)
-    zone(tmp_path, "intel-rapl:0:0", 900_000)
+    laptop(tmp_path, 2_000_000, 4_400_000)
+    assert counter.joules() == pytest.approx(1.0)
+
+
+def test_processors_are_added_up_and_their_parts_left_out(tmp_path):
+    def server(first, second):
+        zone(tmp_path, "intel-rapl:0", first, "package-0")
+        zone(tmp_path, "intel-rapl:0:0", first // 3, "dram")
+        zone(tmp_path, "intel-rapl:1", second, "package-1")
+
+    server(1_000_000, 2_000_000)
+    counter = Rapl(tmp_path)
+    server(1_500_000, 2_250_000)
     assert counter.joules() == pytest.approx(0.75)
+
+
+def test_the_platform_alone_is_counted(tmp_path):
+    zone(tmp_path, "intel-rapl:0", 1_000_000, "psys")
+    counter = Rapl(tmp_path)
+    zone(tmp_path, "intel-rapl:0", 1_400_000, "psys")
+    assert counter.joules() == pytest.approx(0.4)
 
 
 def test_a_counter_that_starts_again_goes_on(tmp_path):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+import lowrank
 from lowrank.latency import Latencies
 from lowrank.networks import create_network
 from lowrank.networks.export import export_onnx
@@ -50,3 +52,34 @@ def test_milliseconds_in_one_piece_bound_the_sum_of_layers():
     assert bound.limit(table) == pytest.approx(2.0)
     assert bound.share_of_network(table, 2.0) == pytest.approx(0.25)
     assert bound.rest == 0.5
+
+
+def test_a_transposed_convolution_costs_what_it_multiplies():
+    """Each of 8 x 8 inputs meets a kernel of 3 x 3 from 4 to 6 channels, whatever the stride."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 6, 3, stride=2), nn.Flatten()
+    )
+    table = find_layers(network, (3, 8, 8), "decoder")
+    transposed = table["1"]
+    assert transposed.dense_macs == 8 * 8 * 4 * 6 * 9
+    bound = bound_for({"macs": 0.75})
+    assert bound.of_dense(transposed) == transposed.dense_macs
+    assert bound.of_network(table) == sum(layer.dense_macs for layer in table.layers)
+
+
+def test_a_target_holds_for_a_network_with_a_transposed_convolution():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(32, 8, 2, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    ranks = {"select": "budget", "target": {"macs": 0.75}}
+    small = lowrank.compress(network, (3, 8, 8), ranks=ranks, images=[torch.randn(8, 3, 8, 8)])
+    total = sum(layer.dense_macs for layer in find_layers(network, (3, 8, 8), "net").layers)
+    saved = sum(layer.macs[0] - layer.macs[1] for layer in small.layers)
+    assert 0.72 < 1 - saved / total <= 0.75

@@ -41,6 +41,8 @@ class Counter(Protocol):
 class Rapl:
     """Intel's and AMD's counters of whole processors, through Linux's powercap.
 
+    Where there is none of a processor, that of the whole platform (`psys`).
+
     Parameters
     ----------
     root : Path
@@ -55,9 +57,7 @@ class Rapl:
     name = "RAPL"
 
     def __init__(self, root: Path) -> None:
-        zones = sorted(root.glob("sys/class/powercap/*-rapl:*"))
-        # `intel-rapl:0` is a processor, `intel-rapl:0:1` a part of it.
-        self._zones = [zone for zone in zones if zone.name.count(":") == 1]
+        self._zones = _disjoint_zones(root)
         if not self._zones:
             raise FileNotFoundError("no powercap zone")
         self._ranges = [int((zone / "max_energy_range_uj").read_text()) for zone in self._zones]
@@ -75,6 +75,20 @@ class Rapl:
 
     def _read(self) -> list[int]:
         return [int((zone / "energy_uj").read_text()) for zone in self._zones]
+
+
+def _disjoint_zones(root: Path) -> list[Path]:
+    """Return the counters of which none contains another: one for each processor.
+
+    `intel-rapl:0` is a processor and `intel-rapl:0:1` a part of it. Beside them may stand `psys`,
+    the whole platform, which contains the processors: it counts only where it is alone.
+    """
+    zones = sorted(root.glob("sys/class/powercap/*-rapl:*"))
+    labels = {
+        zone: (zone / "name").read_text().strip() for zone in zones if zone.name.count(":") == 1
+    }
+    processors = [zone for zone, label in labels.items() if not label.startswith("psys")]
+    return processors or list(labels)
 
 
 class Battery:

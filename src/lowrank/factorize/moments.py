@@ -145,6 +145,8 @@ def weighted_factors(
         `regularised` makes it.
     """
     first, *others = factorization.sequence(layer, ranks)
+    # A power of 4, whose root is exact: the scale of the inputs must not end up in the factors.
+    covariance = covariance / 4.0 ** round(np.log2(np.trace(covariance) / len(covariance)) / 2)
     kernel_whitened, root = whitened(factorization, layer, kernel, covariance)
     head, *rest = factorization.factors(kernel_whitened, ranks)
     # Of a large linear layer it takes more than all that follows.
@@ -172,11 +174,14 @@ def weighted_factors(
     if tail:
         method, its_layer, its_ranks = tail
         before = reconstruct([first], [head])
-        target, encoded = _least_squares(kernel, covariance, before, its_layer.kernel)
+        target, encoded, _ = _least_squares(kernel, covariance, before, its_layer.kernel)
         target = target.reshape(len(kernel), len(head), *layer.kernel)
         return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
     before = reconstruct([first, *others[:-1]], [head, *rest[:-1]])
-    last, _ = _least_squares(kernel, covariance, before, others[-1].kernel)
+    last, _, silent = _least_squares(kernel, covariance, before, others[-1].kernel)
+    # Channels that let nothing through, as of a kernel of zeros, decide nothing. What the last
+    # factor had for them stays: two factors of 0 in a row would never train.
+    last[:, silent] = rest[-1].reshape(last.shape)[:, silent]
     return head, *rest[:-1], last.reshape(rest[-1].shape)
 
 
@@ -247,18 +252,19 @@ def _divided(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
 
 def _least_squares(
     kernel: np.ndarray, covariance: np.ndarray, before: np.ndarray, window: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The kernel behind an encoder that keeps the outputs best, and the covariance that it sees.
 
     B = W C E^T (E C E^T)^-1 for the encoder E, as in `_encoded`: shapes (T, R E^2) and
-    (R E^2, R E^2).
+    (R E^2, R E^2). And which encoded values are always 0, so that B does not matter there.
     """
     seen = _encoded(covariance, before, window).T  # C E^T, as C is symmetric: (S D^2, R E^2)
     encoded = _encoded(seen, before, window)
-    # Encoded directions of next to nothing, as of a rank beyond the kernel's.
-    encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded)
     crossed = kernel.reshape(len(kernel), -1) @ seen  # (T, R E^2)
-    return np.linalg.solve(encoded, crossed.T).T, encoded
+    # Encoded directions of next to nothing, as of a rank beyond the kernel's; or nothing at all.
+    silent = np.diag(encoded) == 0
+    encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded) or 1.0
+    return np.linalg.solve(encoded, crossed.T).T, encoded, silent
 
 
 def _encoded(columns: np.ndarray, before: np.ndarray, window: tuple[int, int]) -> np.ndarray:
