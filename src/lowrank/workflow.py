@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from lowrank.code_digests import digest_of_step
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of
 from lowrank.network_source import NetworkSource
@@ -113,6 +114,11 @@ class Workflow:
             FIRST_RUN.parent.mkdir(parents=True, exist_ok=True)
             FIRST_RUN.touch()
         return str(FIRST_RUN)
+
+    @staticmethod
+    def code(*steps: str) -> str:
+        """What the code of some steps comes to; a rule's jobs are stale where it has changed."""
+        return " ".join(map(digest_of_step, steps))
 
     @property
     def searching(self) -> str:

@@ -22,6 +22,7 @@ rule select_ranks:
     threads: PARAMS.select_ranks.threads
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("select_ranks", "calibrate"),
         layers=GRAPH.layers_json,
         all_layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
@@ -75,6 +76,7 @@ rule profile_draft:
     threads: workflow.cores
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("profile_draft"),
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
         device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
@@ -99,6 +101,7 @@ rule profile_layers:
     threads: workflow.cores
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("profile_layers"),
         layers=GRAPH.all_layers_json,
         alternatives=GRAPH.alternatives_json,
         settings=GRAPH.ranks_json,
@@ -128,6 +131,7 @@ rule calibrate:
     threads: PARAMS.calibrate.threads
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("calibrate"),
         layers=GRAPH.calibrated_json,
         images=GRAPH.images,
         threads=PARAMS.calibrate.threads,
@@ -156,6 +160,7 @@ rule decompose:
     threads: GRAPH.threads_of_decompose
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("decompose", "calibrate"),
         threads=GRAPH.threads_of_decompose,
         images=GRAPH.number_of_images_beside,
         calibration=GRAPH.calibration_json,
@@ -180,6 +185,7 @@ rule teacher_outputs:
     threads: PARAMS.teacher_outputs.threads
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("teacher_outputs"),
         settings=PARAMS.teacher_outputs.model_dump_json(),
     shell:
         "lowrank teacher_outputs --log {log} --label 'teacher_outputs {wildcards.model}'"
@@ -206,6 +212,7 @@ rule finetune:
     threads: lambda wildcards: GRAPH.finetune(wildcards).threads
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("finetune"),
         layers=GRAPH.layers_json,
         settings=lambda wildcards: GRAPH.finetune(wildcards).model_dump_json(),
         factors=GRAPH.factors_folder,

@@ -13,6 +13,7 @@ rule export_onnx:
     threads: PARAMS.export_onnx.threads
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
         accuracy="--accuracy",
@@ -36,6 +37,7 @@ use rule export_onnx as export_original with:
     # The original's accuracy is the checkpoint's: that this file computes the same is checked.
     params:
         network=GRAPH.network_json,
+        code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
         accuracy="--no-accuracy",
@@ -54,6 +56,7 @@ rule quantize:
         "logs/quantize/{model}/{method}.log",
     threads: PARAMS.quantize.threads
     params:
+        code=GRAPH.code("quantize"),
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
     shell:
@@ -74,6 +77,7 @@ rule benchmark:
     # All cores, so that no other job of this run disturbs the clock.
     threads: workflow.cores
     params:
+        code=GRAPH.code("benchmark"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
@@ -105,6 +109,7 @@ rule summarize:
     log:
         "logs/summarize/{model}/{method}.log",
     params:
+        code=GRAPH.code("summarize"),
         described=GRAPH.described_json,
     shell:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"

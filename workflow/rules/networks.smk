@@ -8,12 +8,14 @@ rule dataset:
         "logs/dataset/{dataset}.log",
     threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
     params:
+        code=GRAPH.code("dataset"),
         settings=lambda wildcards: PARAMS.dataset[wildcards.dataset].model_dump_json(),
     shell:
         "lowrank dataset --log {log} --name {wildcards.dataset} --settings {params.settings:q}"
         " --output {output}"
 
 
+# Without `code`: what the registry offers is what arrives, whatever fetches it.
 rule fetch_weights:
     output:
         GRAPH.downloaded("{model}"),
@@ -37,6 +39,7 @@ rule checkpoint:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
     params:
+        code=GRAPH.code("checkpoint"),
         network=GRAPH.network_json,
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
@@ -57,6 +60,7 @@ rule pretrain:
         "logs/pretrain/{model}.log",
     threads: lambda wildcards: GRAPH.pretrain(wildcards).threads
     params:
+        code=GRAPH.code("pretrain"),
         network=GRAPH.network_json,
         settings=lambda wildcards: GRAPH.pretrain(wildcards).model_dump_json(),
     shell:

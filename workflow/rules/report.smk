@@ -35,6 +35,7 @@ rule overview:
     log:
         "logs/overview.log",
     params:
+        code=GRAPH.code("overview"),
         variants=GRAPH.overview_variants,
         beside_the_matrix=GRAPH.compared,
         devices=GRAPH.devices_stated(),
@@ -79,6 +80,7 @@ rule draw:
     log:
         "logs/draw/{model}/{method}.log",
     params:
+        code=GRAPH.code("draw"),
         method=GRAPH.stated,
         devices=GRAPH.devices_stated(),
     shell:

@@ -12,6 +12,7 @@ rule next_trial:
     wildcard_constraints:
         method=GRAPH.searching,
     params:
+        code=GRAPH.code("next_trial"),
         settings=GRAPH.ranks_json,
     shell:
         "lowrank next_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
@@ -33,6 +34,7 @@ rule judge_trial:
         method=GRAPH.searching,
     threads: PARAMS.export_onnx.threads
     params:
+        code=GRAPH.code("judge_trial"),
         threads=PARAMS.export_onnx.threads,
     shell:
         "lowrank judge_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
@@ -54,6 +56,7 @@ rule settle:
     wildcard_constraints:
         method=GRAPH.searching,
     params:
+        code=GRAPH.code("settle"),
         settings=GRAPH.ranks_json,
     shell:
         "lowrank settle --log {log} --label 'search {wildcards.model} {wildcards.method}'"

@@ -11,6 +11,7 @@ rule study:
     log:
         "logs/study/{study}.log",
     params:
+        code=GRAPH.code("study"),
         settings=lambda wildcards: PARAMS.studies[wildcards.study].model_dump_json(),
     shell:
         "lowrank study --log {log} --label 'study {wildcards.study}' --name {wildcards.study}"
