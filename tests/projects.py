@@ -19,6 +19,7 @@ from lowrank.networks.checkpoints import write_weights
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet20_tucker"
 RESULT = f"results/{VARIANT}.json"
+METRICS = f"results/metrics/{VARIANT}.json"
 BUILD = Path("build/resnet20")
 
 # What a run makes that two runs may not share: clocks.

@@ -4,6 +4,7 @@ import json
 
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto, helper
 
 from lowrank.card import deliver, markdown, metadata
@@ -25,9 +26,7 @@ DESCRIBED = {
     "input": SPEC,
     "data": "photos",
     "method": {"name": "tucker", "ranks": {"select": "vbmf"}},
-    "command": "snakemake results/net_tucker.json",
-    "commit": "0123abc",
-    "version": "1.2.3",
+    "configuration": {"finetune": {"steps": 3}},
 }
 LAYERS = [
     {"layer": "first", "form": "dense", "ranks": "", "macs_ratio": 1.0},
@@ -60,6 +59,9 @@ RESULT = {
         "size_bytes": {"original": 4000, "compressed": 500, "ratio": 8.0},
         "latency_ms": {"board": {"not_measured": "no int8 kernels"}},
     },
+    "command": "snakemake results/net_tucker.json",
+    "commit": "0123abc",
+    "version": "1.2.3",
 }
 
 
@@ -80,14 +82,20 @@ def model(tmp_path):
     return path
 
 
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 def test_files_and_cards_say_the_same(tmp_path, model):
     before = model.read_bytes()
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     assert model.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx")
+        *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx"),
+        "params.yaml",
     ]
+    assert yaml.safe_load((folder / "params.yaml").read_text()) == DESCRIBED["configuration"]
     for name, precision in (("net_tucker", "float32"), ("net_tucker_int8", "int8")):
         delivered = onnx.load(folder / f"{name}.onnx")
         onnx.checker.check_model(delivered)
@@ -102,7 +110,7 @@ def test_what_was_there_is_replaced(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
-    assert {path.name for path in folder.iterdir()} == {"net_tucker.md", "net_tucker.onnx"}
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, model):
@@ -116,7 +124,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, model):
             DESCRIBED,
             LAYERS,
         )
-    assert {path.name for path in folder.iterdir()} == {"net_tucker.md", "net_tucker.onnx"}
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -129,7 +137,8 @@ def test_metadata_are_texts():
         "form": "tucker2",
         "ranks": "2 x 3",
     }
-    assert "lowrank.commit" not in metadata(facts_of(commit=None))
+    assert json.loads(found["lowrank.configuration"]) == {"finetune": {"steps": 3}}
+    assert "lowrank.commit" not in metadata(facts_of(result=RESULT | {"commit": None}))
 
 
 def test_the_card_of_a_file_in_float():
@@ -141,7 +150,15 @@ def test_the_card_of_a_file_in_float():
     assert "(N, 3, 8, 8): rgb, pixels scaled to [0, 1], less (0.5, 0.4, 0.3)" in page
     assert "  select: vbmf" in page
     assert "| second | tucker2 | 2, 3 |" in page
-    assert "by lowrank 1.2.3, commit 0123abc." in page
+    assert "by lowrank 1.2.3, commit 0123abc.\n" in page
+    assert "    snakemake results/net_tucker.json\n" in page
+    assert "```yaml\nfinetune:\n  steps: 3\n```" in page
+    assert "uncommitted" not in page
+
+
+def test_the_card_of_uncommitted_changes():
+    page = markdown("net", facts_of(result=RESULT | {"commit": "0123abc-dirty"}))
+    assert "commit 0123abc-dirty.\n\nTracked files had uncommitted changes." in page
 
 
 def test_the_card_of_a_file_in_int8():
@@ -155,8 +172,8 @@ def test_the_card_of_a_file_in_int8():
 
 def test_top5_and_resizing_where_there_are_such():
     top5 = {"top5": {"original": 99.0, "exported": 98.5}}
-    result = RESULT | {"accuracy": RESULT["accuracy"] | top5}
-    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}, commit=None))
+    result = RESULT | {"accuracy": RESULT["accuracy"] | top5, "commit": None}
+    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}))
     assert "| top-5, % | 99.00 | 98.50 | |" in page
     assert "the shorter side resized to 10 (bilinear), the middle cut out, " in page
-    assert page.endswith("by lowrank 1.2.3.\n")
+    assert "by lowrank 1.2.3.\n" in page

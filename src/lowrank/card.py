@@ -30,7 +30,7 @@ def deliver(
     described: Mapping[str, Any],
     layers: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write `<name>.onnx` and `<name>.md` for each precision, all of them or none.
+    """Write `<name>.onnx` and `<name>.md` for each precision, and `params.yaml`; all or nothing.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def deliver(
     result
         As the step `summarize` writes it.
     described
-        `name` of the variant, `network`, `input` (a network's spec), `data`, `method`, `command`,
-        `commit`, `version`.
+        `name` of the variant, `network`, `input` (a network's spec), `data`, `method`,
+        `configuration`.
     layers
         The records of `layers.json`.
     """
@@ -60,6 +60,7 @@ def deliver(
             with written_whole(made / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
             write_text(made / f"{name}.md", markdown(name, facts))
+        write_text(made / "params.yaml", _yaml(described["configuration"]) + "\n")
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
@@ -95,7 +96,8 @@ def facts_of(
         "size_bytes": measured["size_bytes"],
         "latency_ms": devices,
         "energy_mj": measured.get("energy_mj", {}),
-        **{key: described[key] for key in ("command", "commit", "version")},
+        **{key: result[key] for key in ("command", "commit", "version")},
+        "configuration": described["configuration"],
     }
 
 
@@ -127,7 +129,7 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             "## Method",
             "",
             "```yaml",
-            yaml.safe_dump(facts["method"], sort_keys=False, width=100).rstrip(),
+            _yaml(facts["method"]),
             "```",
             "",
             "| layer | what it became | ranks |",
@@ -143,9 +145,35 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             "",
             f"by lowrank {facts['version']}"
             + (f", commit {facts['commit']}." if facts["commit"] else "."),
+            *_uncommitted(facts["commit"]),
+            "",
+            "## Configuration",
+            "",
+            "What decides the result, overrides included; `params.yaml` beside this file holds the "
+            "same. What it does not mention has the default of that version.",
+            "",
+            "```yaml",
+            _yaml(facts["configuration"]),
+            "```",
             "",
         ]
     )
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    # Through JSON, for the engines have mappings and tuples of their own.
+    plain = json.loads(json.dumps(document))
+    return yaml.safe_dump(plain, sort_keys=False, width=100).rstrip()
+
+
+def _uncommitted(commit: str | None) -> list[str]:
+    if not (commit or "").endswith("-dirty"):
+        return []
+    return [
+        "",
+        "Tracked files had uncommitted changes. The command repeats those of params.yaml; changes "
+        "of code are lost unless they were kept.",
+    ]
 
 
 def _costs(facts: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import yaml
 
 from lowrank.code_digests import digest_of_step
+from lowrank.configuration import configuration_of
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of
 from lowrank.network_source import NetworkSource
@@ -73,14 +74,20 @@ class Wildcards(Protocol):
 class Workflow:
     """The graph that a configuration describes. Each method is an input or parameter function."""
 
-    def __init__(self, params: Params, tables: Path = TABLES) -> None:
+    def __init__(
+        self,
+        params: Params,
+        tables: Path = TABLES,
+        document: Mapping[str, Any] | None = None,
+    ) -> None:
         self.params = params
+        self._document = document or {}
         self._tables = tables
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Workflow:
         """Check params.yaml as Snakemake read it. Raises UserError where it is wrong."""
-        return cls(parse_params(document))
+        return cls(parse_params(document), document=document)
 
     @classmethod
     def load(cls) -> Workflow:
@@ -493,7 +500,9 @@ class Workflow:
                 "name": name,
                 "data": self.params.checkpoint[wildcards.model].dataset,
                 "method": self._stated(wildcards),
-                "command": f"snakemake --cores all results/{name}.json",
+                "configuration": configuration_of(
+                    self._document, self.params, wildcards.model, wildcards.method
+                ),
             }
         )
 

@@ -1,12 +1,15 @@
 import json
+from importlib.metadata import version
 
 import onnx
 import pytest
+import yaml
 from click.testing import CliRunner
 from onnx import helper
 
 from lowrank.files import read_json, write_json
 from lowrank.plan import Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
+from lowrank.provenance import digest
 from lowrank.steps.summarize import summarize
 from lowrank.stored import write_tensors
 
@@ -52,7 +55,7 @@ DESCRIBED = {
     "name": "net_tucker",
     "data": "photos",
     "method": {"name": "tucker"},
-    "command": "make",
+    "configuration": {"finetune": {"steps": 10}},
 }
 
 
@@ -124,7 +127,7 @@ def outputs(run, tmp_path):
     result = run()
     assert result.exit_code == 0, result.output
     assert "92.00 % -> 88.50 % top-1, 3.00x fewer MACs" in result.stderr
-    names = ("result", "layers", "times", "curve")
+    names = ("result", "headlines", "layers", "times", "curve")
     return {name: read_json(tmp_path / f"{name}.json") for name in names}
 
 
@@ -182,6 +185,7 @@ def arguments(tmp_path):
         "described": json.dumps(DESCRIBED),
         "delivered": str(tmp_path / "models/net_tucker"),
         "result": paths("result"),
+        "metrics": paths("headlines"),
         "layers": paths("layers"),
         "times": paths("times"),
         "curve": paths("curve"),
@@ -223,6 +227,34 @@ def test_int8_beside_float(outputs):
 
 def test_what_a_search_took(outputs):
     assert outputs["result"]["search"] == {"accuracy_drop": 1.0, "share": 0.1, "taken": 2}
+
+
+def test_what_made_it(outputs, tmp_path):
+    result = outputs["result"]
+    assert result["version"] == version("lowrank")
+    assert result["configuration"] == digest(DESCRIBED["configuration"])
+    assert f" {tmp_path / 'result.json'}" in result["command"]
+    folder = tmp_path / "models/net_tucker"
+    assert yaml.safe_load((folder / "params.yaml").read_text()) == {"finetune": {"steps": 10}}
+    assert result["command"] in (folder / "net_tucker.md").read_text()
+
+
+def test_the_metrics_are_figures_of_the_result_and_nothing_else(outputs):
+    assert outputs["headlines"] == {
+        "accuracy": {"exported": 88.5, "original": 92.0},
+        "size_bytes": {"ratio": 3.0},
+        "parameters": {"ratio": 3.0},
+        "macs": {"ratio": 3.0},
+        "finetune": {"steps": 30},
+        "latency_ms": {
+            device: {"compressed": {"p50": 1.0}, "speedup": 2.9} for device in ("phone", "board")
+        },
+        "int8": {
+            "accuracy": {"exported": 88.25},
+            "size_bytes": {"ratio": 8.0},
+            "latency_ms": {"phone": {"compressed": {"p50": 1.0}, "speedup": 5.5}},
+        },
+    }
 
 
 def test_latency_by_device(outputs):

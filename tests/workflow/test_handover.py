@@ -2,7 +2,7 @@
 
 import json
 
-from projects import RESULT, Project, job_counts
+from projects import METRICS, RESULT, Project, job_counts
 
 SUMMARY = "results/summary.csv"
 PICTURES = "pictures/resnet20_tucker/"
@@ -37,6 +37,8 @@ def test_a_clone_pulls_and_adopts(recorded: Project, tmp_path):
 
 def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     before = json.loads((recorded.folder / RESULT).read_text())
+    shown = json.loads(recorded.run("dvc", "metrics", "show", "--json").stdout)
+    assert shown[""]["data"].keys() == {METRICS}
     recorded.change_params(finetune__steps=3)
     output = recorded.run("dvc", "repro").stdout
     assert "Running stage 'finetune@resnet20-tucker'" in output
@@ -50,12 +52,12 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     after = json.loads((recorded.folder / RESULT).read_text())
     assert after["finetune"]["steps"] == 3
     diff = json.loads(recorded.run("dvc", "metrics", "diff", "HEAD~1", "--all", "--json").stdout)
-    steps = diff[RESULT]["finetune.steps"]
+    steps = diff[METRICS]["finetune.steps"]
     assert (steps["old"], steps["new"]) == (4, 3)
-    latency = diff[RESULT]["latency_ms.local.compressed.p50"]
+    latency = diff[METRICS]["latency_ms.local.compressed.p50"]
     assert latency["old"] == before["latency_ms"]["local"]["compressed"]["p50"]
     assert latency["new"] == after["latency_ms"]["local"]["compressed"]["p50"]
-    accuracy = diff[RESULT]["accuracy.exported"]
+    accuracy = diff[METRICS]["accuracy.exported"]
     assert accuracy["new"] == after["accuracy"]["exported"]
     params = json.loads(recorded.run("dvc", "params", "diff", "HEAD~1", "--json").stdout)
     assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3, "diff": -1}

@@ -1,13 +1,17 @@
 # Checks the configuration, names the wildcards, and answers what depends on both. The answers
 # come from lowrank.workflow, where they can be tested.
+import sys
+
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
+from lowrank.provenance import remember_profile
 from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
+remember_profile(sys.argv[1:])
 
 # Steps that train side by side on the same cores take many times as long as one after the other:
 # the threads of each wait for one another. Not where a cluster's nodes run the jobs.

@@ -102,6 +102,7 @@ rule summarize:
         first_run=GRAPH.first_run(),
     output:
         result="results/{model}_{method}.json",
+        metrics="results/metrics/{model}_{method}.json",
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
@@ -118,7 +119,7 @@ rule summarize:
         " --model {input.model} --int8 '{input.quantized}' --search '{input.search}'"
         " --benchmarks '{input.benchmarks}'"
         " --described {params.described:q} --delivered {output.delivered}"
-        " --result {output.result} --layers {output.layers} --times {output.times}"
+        " --result {output.result} --metrics {output.metrics} --layers {output.layers} --times {output.times}"
         " --curve {output.curve}"
 
 

@@ -1,7 +1,6 @@
 """Bring what was measured of one variant together: the result, and the tables of its plots."""
 
 import itertools
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lowrank.card import deliver
 from lowrank.errors import UserError
 from lowrank.factorize import get_factorization, one_group
 from lowrank.files import read_json, write_json
+from lowrank.headline import headline
 from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
     Factored,
@@ -21,7 +21,7 @@ from lowrank.plan import (
     sequence_macs,
     sequence_parameters,
 )
-from lowrank.provenance import commit
+from lowrank.provenance import stamp
 from lowrank.steps.common import Json, Paths, Step, say
 from lowrank.stored import read_header
 
@@ -42,6 +42,7 @@ from lowrank.stored import read_header
 @click.option("--described", type=Json(), required=True, help="What the card states, JSON.")
 @click.option("--delivered", type=Path, required=True, help="Output: folder of what to take away.")
 @click.option("--result", type=Path, required=True, help="Output: nested scalars, JSON.")
+@click.option("--metrics", "headlines", type=Path, required=True, help="Output: metrics, JSON.")
 @click.option("--layers", type=Path, required=True, help="Output: a record a layer, JSON.")
 @click.option("--times", type=Path, required=True, help="Output: a record a layer, JSON.")
 @click.option("--curve", type=Path, required=True, help="Output: a record a point, JSON.")
@@ -59,6 +60,7 @@ def summarize(
     described: dict[str, Any],
     delivered: Path,
     result: Path,
+    headlines: Path,
     layers: Path,
     times: Path,
     curve: Path,
@@ -95,6 +97,7 @@ def summarize(
             "max_abs_error": after["check"]["max_abs_error"],
             "relative_error": after["check"]["relative_error"],
         },
+        **stamp(str(result), described["configuration"], f"{delivered}/params.yaml"),
     }
     if search:
         document["search"] = read_json(search)
@@ -113,9 +116,7 @@ def summarize(
         delivered,
         {"float32": model} | ({"int8": Path(int8) / "model.onnx"} if int8 else {}),
         document,
-        described
-        | {"network": header["network"], "input": header["spec"]}
-        | {"commit": commit(), "version": version("lowrank")},
+        described | {"network": header["network"], "input": header["spec"]},
         of_layers,
     )
     write_json(layers, of_layers)
@@ -128,6 +129,7 @@ def summarize(
         ],
     )
     write_json(curve, _joined(curves, timings))
+    write_json(headlines, headline(document))
     write_json(result, document)
     accuracy = document["accuracy"]
     say(
