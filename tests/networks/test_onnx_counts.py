@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lowrank.errors import UserError
-from lowrank.networks import create_network, network_spec
+from lowrank.networks import NetworkSpec, create_network, network_spec
 from lowrank.networks.export import export_onnx
 from lowrank.networks.onnx_counts import LayerCount, count
 
@@ -103,6 +103,117 @@ def test_a_transposed_product_sums_over_the_first_dimension(tmp_path: Path):
     tensors = [tensor("left", 7, 2), tensor("right", 7, 3)]
     path = save(tmp_path / "a.onnx", nodes, tensors, image=["batch", 1], output_rank=2)
     assert count(path).macs == 2 * 3 * 7
+
+
+def node_macs(tmp_path: Path, node, tensors: list, *, image: list, opset: int = 18) -> int:
+    """MACs of a graph of one node, whose first output is `logits`."""
+    path = save(tmp_path / "a.onnx", [node], tensors, image=image, output_rank=4, opset=opset)
+    counts = count(path)
+    assert counts.not_counted == ()
+    return counts.macs
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_meets_each_input_once(tmp_path: Path, groups: int):
+    node = helper.make_node(
+        "ConvTranspose", ["images", "kernel"], ["logits"], "up", strides=[2, 2], group=groups
+    )
+    kernel = tensor("kernel", 4, 6 // groups, 3, 3)
+    macs = node_macs(tmp_path, node, [kernel], image=["batch", 4, 5, 7])
+    assert macs == 5 * 7 * 4 * (6 // groups) * 9
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "macs"),
+    [
+        # Batch 1, 2 heads: 5 queries by 7 keys of width 3; with the dots for batch and heads.
+        ("bhqd,hkd->bhqk", (2, 7, 3), 2 * 5 * 7 * 3),
+        ("...qd,...kd->...qk", (1, 2, 7, 3), 2 * 5 * 7 * 3),
+        # A product by elements sums nothing: one multiplication for each.
+        ("bhqd,hqd->bhqd", (2, 5, 3), 2 * 5 * 3),
+    ],
+)
+def test_an_einsum_of_two_operands(tmp_path: Path, equation: str, shape: tuple, macs: int):
+    node = helper.make_node("Einsum", ["images", "right"], ["logits"], "e", equation=equation)
+    found = node_macs(tmp_path, node, [tensor("right", *shape)], image=["batch", 2, 5, 3])
+    assert found == macs
+
+
+def test_an_einsum_of_one_operand_multiplies_nothing(tmp_path: Path):
+    node = helper.make_node("Einsum", ["images"], ["logits"], "e", equation="bhqd->bhdq")
+    assert node_macs(tmp_path, node, [], image=["batch", 2, 5, 3]) == 0
+
+
+def test_a_product_of_two_activations(tmp_path: Path):
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["turned"], "turn", perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["images", "turned"], ["logits"], "scores"),
+    ]
+    path = save(tmp_path / "a.onnx", nodes, [], image=["batch", 2, 5, 3], output_rank=4)
+    assert count(path).macs == 2 * 5 * 5 * 3
+
+
+def test_attention_multiplies_twice(tmp_path: Path):
+    node = helper.make_node("Attention", ["images", "keys", "values"], ["logits"], "attention")
+    tensors = [tensor("keys", 1, 2, 7, 3), tensor("values", 1, 2, 7, 4)]
+    macs = node_macs(tmp_path, node, tensors, image=["batch", 2, 5, 3], opset=23)
+    # 2 heads: 5 queries by 7 keys of width 3, and 5 x 7 weights by values of width 4.
+    assert macs == 2 * 5 * 7 * 3 + 2 * 5 * 7 * 4
+
+
+def test_recurrent_layers_multiply_at_each_step(tmp_path: Path):
+    nodes = [
+        # Six steps of one sequence of 3 values: W x + R h, for 4 gates of 5.
+        helper.make_node("LSTM", ["steps", "w", "r"], ["", "logits"], "lstm", hidden_size=5),
+    ]
+    nodes.insert(0, helper.make_node("Transpose", ["images"], ["steps"], "turn", perm=[1, 0, 2]))
+    tensors = [tensor("w", 1, 20, 3), tensor("r", 1, 20, 5)]
+    path = save(tmp_path / "a.onnx", nodes, tensors, image=["batch", 6, 3], output_rank=3)
+    assert count(path).macs == 6 * (20 * 3 + 20 * 5)
+
+
+def test_what_cannot_be_counted_is_named(tmp_path: Path):
+    nodes = [
+        helper.make_node("Einsum", ["images", "a", "b"], ["x"], "e", equation="bi,ij,jk->bk"),
+        helper.make_node("Gelu", ["x"], ["y"], "own", domain="com.example"),
+        helper.make_node("MatMul", ["images", "a"], ["logits"], "known"),
+    ]
+    tensors = [tensor("a", 3, 4), tensor("b", 4, 2)]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
+        tensors,
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)]
+    path = tmp_path / "a.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    counts = count(path)
+    assert counts.not_counted == ("Einsum of 3 operands", "com.example.Gelu")
+    assert counts.macs == 3 * 4
+
+
+class Decoder(nn.Module):
+    """A transposed convolution, and attention by PyTorch's own function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 8, 2, stride=2)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        tokens = self.up(images).flatten(2).transpose(1, 2)[:, None]  # (N, 1, 64, 8)
+        mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+        return self.head(mixed.mean((1, 2)))
+
+
+def test_an_export_with_attention(tmp_path: Path):
+    spec = NetworkSpec("decoder", (3, 4, 4), num_classes=10)
+    export_onnx(Decoder().eval(), spec, tmp_path / "a.onnx")
+    counts = count(tmp_path / "a.onnx")
+    assert counts.macs == 4 * 4 * 3 * 8 * 4 + 2 * 64 * 64 * 8 + 8 * 10
+    assert counts.not_counted == ()
 
 
 def test_shapes_and_scalars_are_no_parameters(tmp_path: Path):

@@ -353,3 +353,14 @@ def test_a_record_for_every_layer(outputs):
     for record in (first, third, last):
         assert record["parameters_compressed"] == record["parameters_original"]
         assert record["macs_compressed"] == record["macs_original"]
+
+
+def test_operators_that_the_macs_leave_out_are_named(run, tmp_path):
+    after = export(1, 88.5)
+    after["counts"]["not_counted"] = ["Loop"]
+    done = run(after=after)
+    assert done.exit_code == 0, done.output
+    assert "warning: the MACs leave out Loop, which cannot be counted" in done.stderr
+    assert read_json(tmp_path / "result.json")["macs"]["not_counted"] == "Loop"
+    run(after=export(1, 88.5))
+    assert "not_counted" not in read_json(tmp_path / "result.json")["macs"]

@@ -1,16 +1,17 @@
 """Parameters and multiply-accumulates of a network, counted on its ONNX file."""
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from lowrank.errors import UserError
+from lowrank.networks.onnx_macs import macs_of, why_not_counted
 
 _FLOATING_POINT = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE
@@ -33,15 +34,17 @@ class Counts:
 
     `parameters` are the elements of all floating-point tensors; scalars are not among them, for
     they are constants of an operator (the value that pads, a bound that clips). `macs` are the
-    multiply-accumulates of convolutions and matrix products for a batch of one. `size_bytes` is
-    the file's, with that of a second one that holds its weights. `layers` are in the order of the
-    graph.
+    multiply-accumulates of convolutions and matrix products for a batch of one, those between
+    activations (attention) and of recurrent layers included. `size_bytes` is the file's, with that
+    of a second one that holds its weights. `layers` are in the order of the graph. `not_counted`
+    holds the types of operators that may multiply and accumulate and are not among `macs`.
     """
 
     parameters: int
     macs: int
     size_bytes: int
     layers: list[LayerCount]
+    not_counted: tuple[str, ...] = ()
 
 
 def count(path: str | os.PathLike) -> Counts:
@@ -55,11 +58,15 @@ def count(path: str | os.PathLike) -> Counts:
     shapes = _shapes(model.graph)
     sizes = _parameter_sizes(model.graph)
     total = sum(sizes.values())
-    layers = []
+    layers, not_counted = [], set()
     for node in model.graph.node:
         # A tensor that two nodes share is the first one's: each is counted once.
         parameters = sum(sizes.pop(name, 0) for name in node.input)
-        macs = _macs(node, shapes, path)
+        if type_ := why_not_counted(node):
+            not_counted.add(type_)
+            macs = 0
+        else:
+            macs = macs_of(node, shapes, path)
         if parameters or macs:
             layers.append(LayerCount(node.name, node.op_type, parameters, macs))
     return Counts(
@@ -67,6 +74,7 @@ def count(path: str | os.PathLike) -> Counts:
         macs=sum(layer.macs for layer in layers),
         size_bytes=path.stat().st_size + sum(f.stat().st_size for f in _data_files(model, path)),
         layers=layers,
+        not_counted=tuple(sorted(not_counted)),
     )
 
 
@@ -145,30 +153,5 @@ def _parameter_sizes(graph: GraphProto) -> dict[str, int]:
                 sizes[node.output[0]] = len(attribute.floats)
     for name, tensor in tensors.items():
         if tensor.data_type in _FLOATING_POINT and tensor.dims:
-            sizes[name] = math.prod(tensor.dims)
+            sizes[name] = prod(tensor.dims)
     return sizes
-
-
-def _macs(node: NodeProto, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
-    """Multiply-accumulates: elements of the output times what is summed for each of them."""
-
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in shapes:
-            raise UserError(
-                f"{path}: the shape of '{name}' at node '{node.name}' ({node.op_type}) does not "
-                "follow from the graph, so its MACs cannot be counted. Export the network with "
-                "every dimension fixed but the batch."
-            )
-        return shapes[name]
-
-    if node.op_type == "Conv":
-        # A kernel is (outputs, inputs / groups, height, width).
-        summed = math.prod(shape(node.input[1])[1:])
-    elif node.op_type == "MatMul":
-        summed = shape(node.input[0])[-1]
-    elif node.op_type == "Gemm":
-        transposed = any(item.name == "transA" and item.i for item in node.attribute)
-        summed = shape(node.input[0])[0 if transposed else 1]
-    else:
-        return 0
-    return math.prod(shape(node.output[0])) * summed

@@ -49,6 +49,11 @@ def export_onnx(
         f"{counts.parameters / 1e6:.2f} M parameters, {counts.macs / 1e6:.1f} M "
         f"multiply-accumulates, {counts.size_bytes / 1e6:.2f} MB"
     )
+    if counts.not_counted:
+        say(
+            f"warning: {', '.join(counts.not_counted)} not counted: the network costs more "
+            "multiply-accumulates than that"
+        )
     checked = data.test.sample(images)
     check = compare_with_pytorch(model, exported.network, checked, exported.spec, threads=threads)
     say(

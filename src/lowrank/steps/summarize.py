@@ -99,6 +99,9 @@ def summarize(
         },
         **stamp(str(result), described["configuration"], f"{delivered}/params.yaml"),
     }
+    if missing := sorted({type_ for each in (before, after) for type_ in _not_counted(each)}):
+        document["macs"]["not_counted"] = ", ".join(missing)
+        say(f"warning: the MACs leave out {', '.join(missing)}, which cannot be counted")
     if search:
         document["search"] = read_json(search)
     if int8:
@@ -143,6 +146,11 @@ def summarize(
             f"int8: {eight['accuracy']['exported']:.2f} % top-1, "
             f"{eight['size_bytes']['ratio']:.2f}x smaller, {_faster(eight['latency_ms'])}"
         )
+
+
+def _not_counted(export: dict[str, Any]) -> list[str]:
+    """Types of operators that the count of MACs leaves out, from a report of an export."""
+    return export["counts"].get("not_counted", [])
 
 
 def _measurement(path: Path) -> dict[str, Any]:
