@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -109,6 +109,16 @@ class LayerTable:
 
     def __getitem__(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
+
+    def with_obstacles(self, reasons: Mapping[str, str]) -> LayerTable:
+        """The table with further layers marked as not to be factored, by name, and why."""
+        return replace(
+            self,
+            layers=tuple(
+                replace(layer, not_factored=layer.not_factored or reasons.get(layer.name))
+                for layer in self.layers
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The document that `lowrank inspect` writes."""

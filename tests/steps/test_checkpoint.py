@@ -26,6 +26,7 @@ def run(tmp_path, tiny_folder, register_network, restored_torch, monkeypatch):
             "threads": 1,
             "state": tmp_path / "model.safetensors",
             "metrics": tmp_path / "metrics.json",
+            "replaceable": tmp_path / "replaceable.json",
         }
         return CliRunner().invoke(checkpoint, [f"--{k}={v}" for k, v in arguments.items()])
 
@@ -64,3 +65,28 @@ def test_a_users_own_network(tmp_path, run):
     state = read_state(tmp_path / "model.safetensors", NetworkSource.parse(source))
     assert state.source == NetworkSource.parse(source)
     assert_same_weights(state.network, network)
+
+
+def test_layers_that_cannot_be_replaced_are_named(tmp_path, run, register_network):
+    """Activates what a convolution gave, by its type: with factors in its place it would not."""
+    register_network(Typed, "typed")
+    torch.manual_seed(0)
+    torch.save(Typed().state_dict(), tmp_path / "any.pth")
+    done = run(tmp_path / "any.pth", "typed")
+    assert done.exit_code == 0, done.output
+    found = read_json(tmp_path / "replaceable.json")
+    assert set(found["stays_dense"]) == {"first"}
+    assert "first stays as it is: factors that lose nothing change the network's" in done.stderr
+    assert "leave the outputs for 8 images as they are in 1 of 2 layers" in done.stderr
+
+
+class Typed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 10)
+
+    def forward(self, images):
+        features = self.first(images)
+        if isinstance(self.first, torch.nn.Conv2d):
+            features = torch.relu(features)
+        return self.head(features.mean((2, 3)))

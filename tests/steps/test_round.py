@@ -333,7 +333,15 @@ def test_rounds_before_the_last_leave_the_test_images_alone(folder, tiny_folder)
 
 
 def select(
-    folder, settings, dataset="", first="", layers=None, plan="ranks.json", moments="", others=()
+    folder,
+    settings,
+    dataset="",
+    first="",
+    layers=None,
+    plan="ranks.json",
+    moments="",
+    others=(),
+    options=(),
 ):
     return lowrank(
         "select_ranks",
@@ -347,6 +355,7 @@ def select(
         *("--dataset", dataset, "--moments", moments, "--first", first),
         *("--threads", 1),
         *("--plan", folder / plan),
+        *options,
     )
 
 
@@ -457,3 +466,17 @@ def test_errors_do_not_pile_up_where_layers_follow_one_another(folder, tiny_fold
             put_factors(network, name, sequence, read_tensors(file), source=name)
         errors.append(float((network.eval()(images).detach() - expected).norm()))
     assert 0 < errors[1] < 0.9 * errors[0]
+
+
+def test_a_layer_that_must_not_be_replaced_stays_with_the_reason(folder, tiny_folder):
+    write_json(folder / "replaceable.json", {"images": 8, "stays_dense": {"conv2": "it counts"}})
+    for settings in (
+        {"select": "vbmf", "weaken": 0.5},
+        {"select": "budget", "target": {"macs": 0.7}},
+    ):
+        select(
+            folder, settings, tiny_folder, options=("--replaceable", folder / "replaceable.json")
+        )
+        plan = Plan.read(folder / "ranks.json")
+        assert plan["conv2"].dense_because == "it counts"
+        assert any(not layer.is_dense for layer in plan.layers)

@@ -6,6 +6,7 @@ rule select_ranks:
     input:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
+        replaceable="build/{model}/original/replaceable.json",
         # For a rule that measures what each layer is worth before the first round.
         dataset=GRAPH.measured_on,
         moments=GRAPH.measured_moments,
@@ -34,8 +35,8 @@ rule select_ranks:
         calibration=GRAPH.measured_calibration_json,
     shell:
         "lowrank select_ranks --log {log} --label 'select_ranks {wildcards.model}'"
-        " --state {input.state} --table {input.table} --layers {params.layers:q}"
-        " --settings {params.settings:q} --stages-left {params.stages_left}"
+        " --state {input.state} --table {input.table} --replaceable {input.replaceable}"
+        " --layers {params.layers:q} --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
         " --network {params.network:q} --dataset '{input.dataset}' --moments '{input.moments}'"
         " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
@@ -50,6 +51,7 @@ use rule select_ranks as draft_ranks with:
     input:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
+        replaceable="build/{model}/original/replaceable.json",
         dataset=GRAPH.measured_on,
         moments=GRAPH.measured_moments,
         latencies=GRAPH.latencies_of_layers,

@@ -35,6 +35,8 @@ rule checkpoint:
     output:
         state="build/{model}/original/model.safetensors",
         metrics="build/{model}/original/metrics.json",
+        # Layers that no factors can replace without changing what the network computes.
+        replaceable="build/{model}/original/replaceable.json",
     log:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
@@ -46,6 +48,7 @@ rule checkpoint:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
         " --network {params.network:q} --weights {input.weights:q} --dataset {input.dataset}"
         " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
+        " --replaceable {output.replaceable}"
 
 
 # How the shipped checkpoints were made. Nothing asks for its output unless a user does, by name.

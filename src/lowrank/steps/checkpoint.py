@@ -19,8 +19,17 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
 @click.option("--threads", type=int, required=True)
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
 @click.option("--metrics", type=Path, required=True, help="Output: its accuracy, JSON.")
+@click.option(
+    "--replaceable", type=Path, required=True, help="Output: which layers must stay, and why, JSON."
+)
 def checkpoint(
-    network: str, weights: Path, dataset: Path, threads: int, state: Path, metrics: Path
+    network: str,
+    weights: Path,
+    dataset: Path,
+    threads: int,
+    state: Path,
+    metrics: Path,
+    replaceable: Path,
 ) -> None:
     """Bring trained weights into one form, and measure them."""
     use_threads(threads)
@@ -30,10 +39,12 @@ def checkpoint(
     from lowrank.files import write_json
     from lowrank.network_source import NetworkSource
     from lowrank.networks.checkpoints import load_weights, read_weights
+    from lowrank.networks.equality import IMAGES, layers_that_must_stay
+    from lowrank.networks.layers import find_layers
     from lowrank.networks.sources import create
     from lowrank.networks.states import State, write_state
     from lowrank.training.datasets import open_dataset
-    from lowrank.training.evaluate import accuracy_percent
+    from lowrank.training.evaluate import accuracy_percent, inputs_of
 
     torch.set_num_threads(threads)
     source = NetworkSource.parse(network)
@@ -42,6 +53,15 @@ def checkpoint(
     data = open_dataset(dataset)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
+    images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
+    table = find_layers(model, spec.input_shape, spec.name)
+    stays = layers_that_must_stay(model, table, images, say=say)
+    factorable = sum(not layer.not_factored for layer in table.layers)
+    say(
+        f"factors that lose nothing leave the outputs for {len(images)} images as they are in "
+        f"{factorable - len(stays)} of {factorable} layers"
+    )
+    write_json(replaceable, {"images": len(images), "stays_dense": stays})
     write_state(state, State(spec, model, {}, source))
     write_json(metrics, {"accuracy": accuracy})
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.command(cls=Step)
 @click.option("--state", type=Path, required=True, help="The network before the round.")
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
+@click.option("--replaceable", default="", help="Layers that must stay, and why, JSON.")
 @click.option("--layers", type=Json(), required=True, help="Factorization by layer, JSON.")
 @click.option("--settings", type=Json(), required=True, help="methods.<method>.ranks, JSON.")
 @click.option(
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 def select_ranks(
     state: Path,
     table: Path,
+    replaceable: str,
     layers: dict[str, str],
     settings: dict[str, Any],
     stages_left: int,
@@ -88,6 +90,8 @@ def select_ranks(
     from lowrank.steps.weights import layer_factored, layer_weight
 
     network = LayerTable.from_json(read_json(table))
+    if replaceable:
+        network = network.with_obstacles(read_json(replaceable)["stays_dense"])
     rule = rank_settings(settings)
     if aim:
         target = Target.of(rule.search.cost, read_json(aim)["share"])
