@@ -50,6 +50,8 @@ def graph(tables):
         "in_turn": {"factorize": TUCKER, "schedule": {"kind": "iterative", "group": 2}},
         "nothing": {"factorize": {"pointwise_conv": "svd"}},
         "control": {"factorize": {}},
+        "int8": {"quantize": "int8"},
+        "untaught": {"factorize": TUCKER, "finetune": {"steps": 0, "distill": {"weight": 0.5}}},
         "hybrid": {
             "factorize": TUCKER | {"exclude": ["c"]},
             "schedule": {"kind": "hybrid", "order": ["d"]},
@@ -418,6 +420,50 @@ def test_the_overview_leaves_studies_to_their_own_pictures(tmp_path, monkeypatch
     for name in ("vgg16_labels_both", "vgg16_musco"):
         (tmp_path / f"{name}.json").write_text("{}")
     assert Workflow.from_document(DOCUMENT).compared.keys() == {"vgg16:musco"}
+
+
+def test_int8_alone_is_the_original(graph):
+    at = wildcards(model="net", method="int8")
+    assert graph.rounds("net", "int8") == []
+    assert graph.last_state(at) == "build/net/original/model.safetensors"
+    assert graph.plans(at) == graph.round_files(at) == []
+    assert graph.layers_json(wildcards(model="net", method="int8", at="first")) == "{}"
+    # One that is trained is a control, as it always was.
+    assert graph.rounds("net", "control") == [{}]
+
+
+def test_without_steps_there_is_nothing_to_learn_from(graph):
+    assert graph.teacher(wildcards(model="net", method="taught", round="1")) == [
+        "build/net/original/outputs.safetensors"
+    ]
+    assert graph.teacher(wildcards(model="net", method="untaught", round="1")) == []
+
+
+def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
+    document = copy.deepcopy(DOCUMENT)
+    base = {"factorize": TUCKER, "quantize": "int8"}
+    variants = {"all": {}, "control": {"factorize": None}}
+    document["studies"] = {
+        "ask": {"title": "", "models": ["resnet20"], "base": base, "variants": variants}
+    }
+    params = parse_params(document)
+    assert params.finetune_of("resnet20", "ask_control").steps == document["finetune"]["steps"]
+    document["methods"]["plain"] = {"quantize": "int8", "finetune": {"steps": 7}}
+    document["methods"]["int8"] = {"quantize": "int8", "finetune": {"learning_rate": 0.1}}
+    params = parse_params(document)
+    assert params.finetune_of("resnet20", "plain").steps == 7
+    assert params.finetune_of("resnet20", "int8").steps == 0
+    assert Workflow(params, ROOT / "data/networks").rounds("resnet20", "int8") == []
+
+
+@pytest.mark.parametrize("kind", ["one_shot", "iterative", "hybrid", "multi_stage"])
+def test_a_control_has_one_round_by_any_schedule(tables, kind):
+    document = copy.deepcopy(DOCUMENT)
+    document["methods"]["control"] = {"factorize": None, "schedule": {"kind": kind, "stages": 2}}
+    graph = Workflow(parse_params(document), ROOT / "data/networks")
+    assert graph.rounds("resnet20", "control") == [{}]
+    at = wildcards(model="resnet20", method="control")
+    assert graph.last_state(at) == "build/resnet20/control/rounds/1/model.safetensors"
 
 
 def test_what_a_card_states_is_what_applies(graph):

@@ -448,6 +448,11 @@ class TrainingSettings(Section):
     )
 
     @property
+    def trains(self) -> bool:
+        """Whether there is any step to take."""
+        return any(getattr(self, name) for name in self._budgets)
+
+    @property
     def _budgets(self) -> list[str]:
         return ["steps", "epochs"]
 
@@ -756,6 +761,17 @@ class Params(Section):
                     return name, number
         return None
 
+    def is_int8_alone(self, method: str) -> bool:
+        """Whether a method only quantizes: it factors nothing, and names no budget of training.
+
+        A variant of a study never is: its control is trained by the budget of the others.
+        """
+        settings = self.methods[method]
+        factors = any(settings.factorize.by_kind().values())
+        budgets = BUDGETS & settings.finetune.keys()
+        studied = any(method in study.methods(name) for name, study in self.studies.items())
+        return settings.quantize is not None and not factors and not budgets and not studied
+
     @property
     def searching(self) -> list[str]:
         """The methods that find ranks by trials."""
@@ -777,6 +793,9 @@ class Params(Section):
             if BUDGETS & replaced.keys():
                 settings = {key: value for key, value in settings.items() if key not in BUDGETS}
             settings |= replaced
+        if self.is_int8_alone(method) and not BUDGETS & of_model.keys():
+            settings = {key: value for key, value in settings.items() if key not in BUDGETS}
+            settings["steps"] = 0
         return FinetuneSettings.model_validate(settings)
 
     @model_validator(mode="after")

@@ -147,7 +147,8 @@ class Workflow:
         """For each round its layers, in the order of the schedule, with their factorizations.
 
         A method that names no factorization at all has one round without layers: the network is
-        fine-tuned as it is, for comparison.
+        fine-tuned as it is, for comparison. If it is not fine-tuned either, there is no round, and
+        the original is what is exported and quantized.
         """
         settings = self.params.methods[method]
         table, by_kind = self._table(model), settings.factorize.by_kind()
@@ -161,6 +162,8 @@ class Workflow:
                 "factorization for at least one kind of layer that the network has, and let "
                 "`include` and `exclude` leave some."
             )
+        if not assigned:
+            return [{}] if self.params.finetune_of(model, method).trains else []
         taken = [layer for layer in table.layers if layer.name in assigned]
         schedule = settings.schedule
         rounds = rounds_of(
@@ -331,8 +334,9 @@ class Workflow:
 
     def teacher(self, wildcards: Wildcards) -> list[str]:
         """The original network, or its outputs, where a round learns from them; else none."""
-        distill = self.finetune(wildcards).distill
-        if not distill.weight:
+        settings = self.finetune(wildcards)
+        distill = settings.distill
+        if not distill.weight or not settings.trains:
             return []
         file = "outputs" if distill.images == "plain" else "model"
         return [f"build/{wildcards.model}/original/{file}.safetensors"]
@@ -406,8 +410,10 @@ class Workflow:
         return f"{self._folder(wildcards)}/rounds/{number - 1}/model.safetensors"
 
     def last_state(self, wildcards: Wildcards) -> str:
-        """The network that the last round leaves."""
+        """The network that the last round leaves; the original where there is no round."""
         last = len(self.rounds(wildcards.model, wildcards.method))
+        if not last:
+            return f"build/{wildcards.model}/original/model.safetensors"
         return f"{self._folder(wildcards)}/rounds/{last}/model.safetensors"
 
     def layers_json(self, wildcards: Wildcards) -> str:
@@ -596,6 +602,8 @@ class Workflow:
     def _layers(self, wildcards: Wildcards) -> dict[str, str]:
         rounds = self.rounds(wildcards.model, wildcards.method)
         number = self._round(wildcards)
+        if number == 1 and not rounds:
+            return {}
         if number > len(rounds):
             raise UserError(
                 f"{wildcards.model}_{wildcards.method} has {len(rounds)} rounds; "

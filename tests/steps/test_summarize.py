@@ -225,6 +225,18 @@ def test_int8_beside_float(outputs):
     assert (int8["nodes"], int8["kept_in_float"]) == (4, 1)
 
 
+def test_without_a_round_the_network_is_the_original(tmp_path):
+    write_documents(tmp_path, {})
+    # The last value of an option counts.
+    done = CliRunner().invoke(summarize, [*arguments(tmp_path), "--plans=", "--rounds="])
+    assert done.exit_code == 0, done.output
+    result = read_json(tmp_path / "result.json")
+    assert (result["rounds"], result["finetune"]["steps"]) == (0, 0)
+    accuracy = result["accuracy"]
+    assert accuracy["decomposed"] == accuracy["finetuned"] == accuracy["original"] == 92.0
+    assert read_json(tmp_path / "curve.json") == []
+
+
 def test_what_a_search_took(outputs):
     assert outputs["result"]["search"] == {"accuracy_drop": 1.0, "share": 0.1, "taken": 2}
 

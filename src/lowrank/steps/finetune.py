@@ -60,10 +60,11 @@ def finetune(
     from lowrank.training.loop import fingerprint_of, train
 
     recipe = RoundSettings.model_validate(settings)
-    if bool(teacher) != bool(recipe.distill.weight):
+    if bool(teacher) != bool(recipe.distill.weight and recipe.trains):
         raise UserError(
-            f"`distill.weight` is {recipe.distill.weight:g} and --teacher is "
-            f"'{teacher}': give the original where, and only where, the weight is above 0."
+            f"`distill.weight` is {recipe.distill.weight:g} and --teacher is '{teacher}', for a "
+            f"round with{'' if recipe.trains else 'out'} steps: give the original where, and only "
+            "where, the weight is above 0 and there are steps."
         )
     # Rounds that shared a seed would all see the same images in the same order.
     recipe = recipe.model_copy(update={"seed": recipe.seed + round_ - 1})

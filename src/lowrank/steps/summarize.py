@@ -69,11 +69,12 @@ def summarize(
     metrics, curves, timings = ([read_json(path) for path in rounds[i::3]] for i in range(3))
     before, after = (read_json(path) for path in exports)
     measured = {path.stem: _measurement(path) for path in benchmarks}
-    # Of several rounds the last: before its training, and after.
+    original_accuracy = read_json(original)["accuracy"]
+    # Of several rounds the last: before its training, and after. Without any the original is left.
+    last = metrics[-1]["accuracy"] if metrics else {}
     measured_accuracy = {
-        "original": read_json(original)["accuracy"],
-        "decomposed": metrics[-1]["accuracy"]["decomposed"],
-        "finetuned": metrics[-1]["accuracy"]["finetuned"],
+        "original": original_accuracy,
+        **{what: last.get(what, original_accuracy) for what in ("decomposed", "finetuned")},
     }
     document = {
         "accuracy": {
