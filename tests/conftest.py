@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 
 import hypothesis
@@ -21,6 +22,34 @@ def tiny_data(tiny_folder):
     from lowrank.training.datasets import open_dataset
 
     return open_dataset(tiny_folder)
+
+
+class Clock:
+    """A clock that goes on by a fixed time whenever it is read."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self._tick = 0.0, tick
+
+    def monotonic(self) -> float:
+        self.now += self._tick
+        return self.now
+
+
+@pytest.fixture
+def progress_lines(caplog, monkeypatch):
+    """Runs work under a clock of a given tick, and gives the lines that it reports."""
+
+    def run(work, tick):
+        from lowrank import progress
+
+        monkeypatch.setattr(progress, "time", Clock(tick))
+        monkeypatch.setattr(logging.getLogger("lowrank"), "propagate", True)
+        with caplog.at_level(logging.INFO, logger="lowrank"):
+            caplog.clear()
+            work()
+        return [record.getMessage() for record in caplog.records]
+
+    return run
 
 
 @pytest.fixture

@@ -166,3 +166,11 @@ def test_an_error_in_the_network_restores_its_mode():
     with pytest.raises(RuntimeError, match="no"):
         top1_percent(network, split_of(3, 0), SPEC)
     assert network.training
+
+
+def test_a_long_evaluation_reports_its_progress(progress_lines):
+    lines = progress_lines(
+        lambda: topk_percent(ReadsTheLabel(), split_of(1000, 0), SPEC),
+        tick=6.0,
+    )
+    assert [line.split(" images")[0] for line in lines] == ["250/1000", "500/1000", "750/1000"]

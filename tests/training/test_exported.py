@@ -129,3 +129,10 @@ def test_images_are_resized_to_the_input(exported: Path):
     result = compare_with_pytorch(exported, small_network(), split, spec, threads=1)
     assert result["images"] == 20
     assert result["relative_error"] < 1e-5
+
+
+def test_a_long_evaluation_reports_its_progress(exported: Path, progress_lines):
+    lines = progress_lines(
+        lambda: exported_percent(exported, random_split(600), SPEC, threads=1), tick=6.0
+    )
+    assert [line.split(" images")[0] for line in lines] == ["250/600", "500/600"]

@@ -43,7 +43,7 @@ def quiet(_):
 @pytest.fixture
 def saves_each_step(monkeypatch):
     monkeypatch.setattr(loop, "_SAVE_EVERY_SECONDS", -1.0)
-    monkeypatch.setattr(loop, "_REPORT_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", -1.0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from lowrank.networks.forward import evaluation_mode
 from lowrank.networks.registry import NetworkSpec
+from lowrank.progress import Progress
 from lowrank.training.background import in_background
 from lowrank.training.batches import Batch, EvaluationBatches
 from lowrank.training.datasets import Dataset, Split, require_match
@@ -110,10 +111,14 @@ def outputs_of(
 
 
 def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:
-    """Images (N, C, H, W) and labels (N,) of each batch, as and where the network takes them."""
+    """Images (N, C, H, W) and labels (N,) of each batch, as and where the network takes them.
+
+    Reports progress: a batch counts as done when the next one is asked for.
+    """
     device, memory_format = next(network.parameters()).device, memory_format_of(network, spec)
-    batches = EvaluationBatches(split, spec)
+    batches, progress = EvaluationBatches(split, spec), Progress(len(split))
     for images, labels in in_background(
         batches.__getitem__, range(len(batches)), torch.get_num_threads()
     ):
         yield images.to(device, memory_format=memory_format), labels.to(device)
+        progress.advance(len(labels))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowrank.errors import UserError
 from lowrank.networks.export import inference_copy
 from lowrank.networks.registry import NetworkSpec
+from lowrank.progress import Progress
 from lowrank.training.background import in_background
 from lowrank.training.batches import EvaluationBatches
 from lowrank.training.datasets import Split
@@ -110,9 +111,11 @@ def _outputs(
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.float32]]]:
     """Images (N, C, H, W), labels (N,) and the file's logits (N, outputs) of each batch."""
     session, batches = _open(path, threads), EvaluationBatches(split, spec)
+    progress = Progress(len(split))
     for images, labels in in_background(batches.__getitem__, range(len(batches)), threads):
         inputs = images.contiguous()
         yield inputs, labels, session.run(["logits"], {"images": inputs.numpy()})[0]
+        progress.advance(len(labels))
 
 
 def _open(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.networks.registry import NetworkSpec
 from lowrank.params import TrainingSettings
+from lowrank.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
 from lowrank.training.background import in_background
 from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import Dataset, require_match
@@ -29,7 +30,6 @@ from lowrank.training.hardware import autocast, pick_device, pick_precision
 from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
-_REPORT_EVERY_SECONDS = 5.0
 # For the running statistics of batch normalisation under averaged weights; no more than steps.
 _BATCHES_OF_STATISTICS = 64
 
@@ -172,13 +172,13 @@ def train(
                 say(f"step {done}/{steps}  validation {validation:.2f} %")
             curve.append(CurvePoint(done, learning_rate, loss_mean, train_percent, validation))
             window = _Window(device)
-        elif now - said > _REPORT_EVERY_SECONDS:
+        elif now - said > SECONDS_BETWEEN_LINES:
             loss_mean, train_percent = _finite(window.means(), done, learning_rate)
-        if now - said > _REPORT_EVERY_SECONDS or done == steps:
+        if now - said > SECONDS_BETWEEN_LINES or done == steps:
             left = (now - started) / (done - first) * (steps - done)
             say(
                 f"step {done}/{steps}  loss {loss_mean:.4f}  accuracy {train_percent:.1f} %  "
-                f"learning rate {learning_rate:.2g}  {_clock(left)} left"
+                f"learning rate {learning_rate:.2g}  {clock_time(left)} left"
             )
             said = now
         if state_path and now - kept > _SAVE_EVERY_SECONDS and done < steps:
@@ -204,17 +204,16 @@ def train(
     if averaged and steps:
         network.load_state_dict(averaged.module.state_dict())
         # Other weights, other statistics (Izmailov et al. 2018, section 3.2).
+        more = range(steps, steps + min(steps, _BATCHES_OF_STATISTICS))
+        progress = Progress(len(more), "batches for the statistics of batch normalization")
+
+        def images_only() -> Iterator[Tensor]:
+            for images, _ in in_background(batches.__getitem__, more, torch.get_num_threads()):
+                yield images.to(device, memory_format=memory_format)
+                progress.advance()
+
         with autocast(device, precision):
-            more = range(steps, steps + min(steps, _BATCHES_OF_STATISTICS))
-            swa_utils.update_bn(
-                (
-                    images.to(device, memory_format=memory_format)
-                    for images, _ in in_background(
-                        batches.__getitem__, more, torch.get_num_threads()
-                    )
-                ),
-                network,
-            )
+            swa_utils.update_bn(images_only(), network)
     network.eval()
     if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise _diverged("a weight", steps, settings.learning_rate)
@@ -336,9 +335,3 @@ def _saved_state(state_path: Path | None, fingerprint: str) -> dict[str, Any] | 
         if state["fingerprint"] == fingerprint:
             return state
     return None
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
