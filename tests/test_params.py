@@ -7,7 +7,16 @@ import yaml
 
 from lowrank.errors import UserError
 from lowrank.factorize import FACTORIZATIONS
-from lowrank.params import FactorizeSettings, Section, load_params, parse_params, schema
+from lowrank.params import (
+    FactorizeSettings,
+    FinetuneSettings,
+    RankSettings,
+    RoundSettings,
+    Section,
+    load_params,
+    parse_params,
+    schema,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,18 +104,30 @@ def test_misspelt_names_get_a_suggestion(document, place, value, name, suggestio
         ("finetune/learning_rate", 0, ["finetune.learning_rate", "is 0", "above 0", "at most 100"]),
         ("finetune/momentum", 1, ["finetune.momentum", "is 1", "at least 0", "below 1"]),
         ("decompose/threads", 0, ["decompose.threads", "at least 1", "at most 1024"]),
-        ("finetune/clip_norm", -1.5, ["finetune.clip_norm", "is -1.5", "greater than 0"]),
-        ("finetune/steps", -1, ["finetune.steps", "is -1", "greater than or equal to 0"]),
+        ("finetune/clip_norm", -1.5, ["finetune.clip_norm", "is -1.5", "should be above 0"]),
+        ("finetune/steps", -1, ["finetune.steps", "is -1", "should be at least 0"]),
         ("methods/tucker/ranks/weaken", 1.01, ["methods.tucker.ranks.weaken", "at most 1"]),
         ("finetune/augment/pad_pixels", 65, ["finetune.augment.pad_pixels", "at most 64"]),
         ("pretrain/vgg16/batch_size", 0, ["pretrain.vgg16.batch_size", "at least 1"]),
         ("finetune/seed", 2**64, ["finetune.seed", "below 4294967296"]),
         ("finetune/learning_rate", float("nan"), ["finetune.learning_rate", "is nan", "finite"]),
         ("benchmark/local/seconds", float("inf"), ["benchmark.local.seconds", "is inf", "finite"]),
-        ("finetune/batch_size", "many", ["finetune.batch_size", "'many'", "valid integer"]),
-        ("checkpoint/a-b", {}, ["checkpoint.a-b", "should match pattern"]),
-        ("matrix/methods", [], ["matrix.methods", "should have at least 1 item"]),
-        ("decompose", None, ["decompose", "None", "should be a valid dictionary"]),
+        (
+            "finetune/batch_size",
+            "many",
+            ["finetune.batch_size", "'many'", "a whole number, at least 1"],
+        ),
+        (
+            "checkpoint/a-b",
+            {},
+            ["checkpoint.a-b", "letters, digits and underscores, with a letter first"],
+        ),
+        (
+            "matrix/methods",
+            [],
+            ["matrix.methods", "is [], it should be a list of at least 1 value"],
+        ),
+        ("decompose", None, ["decompose", "is null, it should be a mapping of settings: threads"]),
     ],
 )
 def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
@@ -114,6 +135,55 @@ def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
     assert f"`{parts[0]}`" in told
     for part in parts[1:]:
         assert part in told
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (
+            "checkpoint/vgg16/input_shape",
+            5,
+            "`checkpoint.vgg16.input_shape` is 5, it should be a list.",
+        ),
+        ("methods/tucker/factorize", 3, "it should be a mapping of settings: alternatives, conv"),
+        ("methods/tucker/finetune", [1], "is [1], it should be a mapping, `name: value`."),
+        ("finetune/augment/flip", "maybe", "is 'maybe', it should be true or false."),
+        (
+            "methods/cpsvd/schedule/order",
+            7,
+            "`methods.cpsvd.schedule.order` is 7, it should be one of 'network' or 'reverse' "
+            "or a list.",
+        ),
+        (
+            "methods/tucker/factorize/exclude",
+            [0],
+            "exclude[0]` is 0, it should be text; put it in quotes: '0'",
+        ),
+        (
+            "methods/tucker/factorize/exclude",
+            [False],
+            "yes, no, on, off, true and false need quotes",
+        ),
+        ("methods/tucker/finetune/models", {"vgg16": None}, "`finetune.models.vgg16` is null"),
+        ("methods/tucker/finetune/models", [1], "`finetune.models` is [1]; entries by network"),
+        (
+            "dataset/cifar10/outputs",
+            {"cat": -1},
+            "`dataset.cifar10.outputs.cat` is -1, it should be at least 0.",
+        ),
+        (
+            "matrix",
+            "vgg16",
+            "`matrix` is 'vgg16', it should be a mapping of settings: devices, methods",
+        ),
+        ("finetune/augment/resized_crop", [0.5], "`finetune.augment.resized_crop` is too short"),
+    ],
+)
+def test_errors_speak_the_users_words(document, place, value, told):
+    found = message(changed(document, place, value))
+    assert told in found
+    for word in ("valid", "tuple", "dictionary", "instance", "Settings", "None", "pattern"):
+        assert word not in found
 
 
 def test_a_device_may_have_several_threads_and_batch_sizes(document):
@@ -202,15 +272,15 @@ def test_a_method_may_change_the_kind_of_budget(document):
 def test_entries_of_a_method_are_checked(document):
     told = message(changed(document, "methods/tucker/finetune", {"learning_rate": -1}))
     assert "`methods.tucker.finetune.learning_rate` is -1" in told
-    assert "above 0, at most 100" in told
+    assert "above 0 and at most 100" in told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a: [1", "not YAML"),
-        ("- 1\n- 2\n", "expected a mapping of sections, found list"),
-        ("", "expected a mapping of sections, found NoneType"),
+        ("a: [1", "line 1, column 6: not YAML"),
+        ("- 1\n- 2\n", "expected a mapping of sections, found a list"),
+        ("", "expected a mapping of sections, found nothing"),
         (None, "no such file"),
     ],
 )
@@ -226,13 +296,6 @@ def test_a_method_may_give_its_budget_in_epochs(document):
     document["methods"]["tucker"]["finetune"] = {"epochs": 2}
     merged = parse_params(document).finetune_of("vgg16", "tucker")
     assert (merged.steps, merged.epochs) == (None, 2)
-
-
-def test_two_variants_with_one_result_are_refused(document):
-    checkpoint = document["checkpoint"]["vgg16"]
-    document["checkpoint"] |= {"vgg16_a": checkpoint}
-    document["methods"] |= {"a_tucker": document["methods"]["tucker"]}
-    assert "vgg16_a_tucker" in message(document)
 
 
 def test_a_network_may_differ(document):
@@ -266,14 +329,17 @@ def test_what_differs_for_a_network_is_checked(document, section, entries, told)
     ("ranks", "told"),
     [
         ({"select": "budget"}, "`select: budget` needs `target`"),
-        ({"target": {"macs": 0.5}}, "`target` belongs to `select: budget`, not to 'vbmf'"),
+        ({"target": {"macs": 0.5}}, "`target` belongs to `select: budget`, not to `select: vbmf`"),
         (
             {"select": "budget", "target": {}},
             "give `macs`, `parameters`, `size_bytes` or `latency_ms`",
         ),
         ({"select": "budget", "target": {"macs": 1}}, "`methods.tucker.ranks.target.macs` is 1"),
         ({"select": "budget", "target": {"mac": 0.5}}, "did you mean 'macs'?"),
-        ({"select": "budget", "target": {"macs": 0.5}, "weaken": 0.5}, "would miss the target"),
+        (
+            {"select": "budget", "target": {"macs": 0.5}, "weaken": 0.5},
+            "`weaken` does not go with `select: budget`",
+        ),
         (
             {"select": "budget", "target": {"macs": 0.5, "accuracy_drop": 1}},
             "`accuracy_drop` goes with no other entry",
@@ -399,7 +465,7 @@ def test_variants_of_a_study_are_methods(document):
         (
             "studies/shapes/variants/cp4",
             {"factorize": {"conv": "cp5"}},
-            "shapes_cp4.factorize.conv",
+            "`studies.shapes.variants.cp4.factorize.conv` is 'cp5'",
         ),
         ("studies/shapes/models", ["vgg61"], "`studies.shapes.models` names 'vgg61'"),
         ("studies/shapes/titel", "x", "unknown parameter `studies.shapes.titel`"),
@@ -410,3 +476,215 @@ def test_variants_of_a_study_are_methods(document):
 def test_mistakes_in_a_study_are_told(document, place, value, told):
     document["studies"] = {"shapes": STUDY}
     assert told in message(changed(document, place, value))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        (
+            {"select": "vbmf", "energy": 0.3},
+            "`energy` belongs to `select: energy`, not to `select: vbmf`, which takes `weaken`",
+        ),
+        ({"ratio": 4.0}, "`ratio` belongs to `select: ratio` or `select: sensitivity`, not to"),
+        ({"select": "ratio", "trial_ratio": 2.0}, "`trial_ratio` belongs to `select: sensitivity`"),
+        ({"select": "fixed", "table": {"a": [1]}, "negligible": 0.1}, "`negligible` does not go"),
+        ({"select": "budget", "target": {"macs": 0.5}, "search": {}}, "`search` needs `target: "),
+        (
+            {"models": {"resnet20": {"select": "energy", "ratio": 2.0}}},
+            "in `methods.tucker.ranks.models.resnet20`: `ratio` belongs to",
+        ),
+    ],
+)
+def test_settings_of_another_rank_rule_are_refused(document, ranks, told):
+    assert told in message(changed(document, "methods/tucker/ranks", ranks))
+
+
+@pytest.mark.parametrize(
+    ("place", "entries", "told"),
+    [
+        (
+            "methods/tucker/factorize",
+            {"conv": "svd", "images": 9},
+            "`images` belongs to `norm: act",
+        ),
+        ("methods/tucker/factorize", {"sequential": True}, "`sequential` belongs to `norm: activ"),
+        (
+            "methods/tucker/schedule",
+            {"kind": "one_shot", "group": 4},
+            "`group` belongs to `kind: it",
+        ),
+        (
+            "methods/tucker/schedule",
+            {"kind": "hybrid", "stages": 4},
+            "`stages` belongs to `kind: mu",
+        ),
+        (
+            "methods/tucker/finetune",
+            {"step_factor": 0.5},
+            "`step_factor` belongs to `schedule: step`",
+        ),
+        (
+            "methods/tucker/finetune",
+            {"optimizer": "adamw", "momentum": 0.5},
+            "`momentum` belongs to",
+        ),
+        ("methods/tucker/finetune", {"last_share": 0.5}, "`last_share` needs `total_steps`"),
+        ("quantize", {"percentile": 99.9}, "`percentile` belongs to `calibration: percentile`"),
+    ],
+)
+def test_settings_without_effect_are_refused(document, place, entries, told):
+    assert told in message(changed(document, place, entries))
+
+
+def test_a_network_may_have_another_rank_rule(document):
+    document["methods"]["tucker"]["ranks"] = {
+        "select": "ratio",
+        "ratio": 3.0,
+        "weaken": 0.1,
+        "models": {
+            "resnet20": {"select": "vbmf"},
+            "vgg16": {"select": "budget", "target": {"macs": 0.5}},
+        },
+    }
+    params = parse_params(document)
+    small, large = (params.ranks_of(name, "tucker") for name in ("resnet20", "vgg16"))
+    assert (small.select, small.weaken) == ("vbmf", 0.1)
+    assert (large.select, large.weaken, large.target.macs) == ("budget", 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "method", ["tucker", "cpsvd", "macs_budget", "accuracy_budget", "records_record"]
+)
+@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+def test_written_settings_can_be_read_again(document, model, method):
+    params = parse_params(document)
+    ranks, finetune = params.ranks_of(model, method), params.finetune_of(model, method)
+    assert RankSettings.model_validate_json(ranks.model_dump_json()) == ranks
+    assert FinetuneSettings.model_validate_json(finetune.model_dump_json()) == finetune
+    round_ = finetune.of_round(1, 1)
+    assert RoundSettings.model_validate_json(round_.model_dump_json()) == round_
+    assert ("energy" in ranks.model_dump()) == (ranks.select == "energy")
+
+
+def test_what_a_method_does_not_name_is_that_of_finetune(document):
+    document["finetune"] |= {
+        "distill": {"weight": 0.9, "temperature": 2.0, "images": "augmented"},
+        "augment": {"pad_pixels": 2, "flip": False},
+    }
+    document["methods"]["tucker"]["finetune"] = {
+        "distill": {"weight": 0.5},
+        "models": {"resnet20": {"distill": {"temperature": 3.0}, "augment": {"pad_pixels": None}}},
+    }
+    params = parse_params(document)
+    general, special = (params.finetune_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    distill = general.distill
+    assert (distill.weight, distill.temperature, distill.images) == (0.5, 2.0, "augmented")
+    distill = special.distill
+    assert (distill.weight, distill.temperature, distill.images) == (0.5, 3.0, "augmented")
+    assert (general.augment.pad_pixels, special.augment.pad_pixels) == (2, 4)
+    assert (general.augment.flip, special.augment.flip) == (False, False)
+
+
+# As ranks and finetune come out of params.yaml where two levels of it meet.
+GOLDEN = {
+    ("vgg16", "tucker"): ("vbmf", {"weaken": 0.0, "multiple_of": 16}, {"steps": 2300}),
+    ("resnet20", "tucker"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 2300}),
+    ("resnet20", "cpsvd"): (
+        "sensitivity",
+        {"ratio": 1.4, "trial_ratio": 8.0},
+        {"steps": None, "total_steps": 1400, "last_share": 0.6},
+    ),
+    ("resnet20", "spatial_svd"): ("ratio", {"ratio": 2.0}, {"steps": 2300}),
+    ("resnet20", "latency_budget"): ("budget", {"multiple_of": 8}, {"steps": 2300}),
+    ("resnet20", "compare_kim"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 500}),
+    ("vgg16", "records_record"): (
+        "budget",
+        {"multiple_of": 1},
+        {"steps": None, "epochs": 10, "learning_rate": 0.01, "average_last": 0.5},
+    ),
+    ("vgg16", "schedules_control"): ("ratio", {"ratio": 4.0}, {"steps": None, "total_steps": 400}),
+}
+
+
+@pytest.mark.parametrize(("model", "method"), GOLDEN)
+def test_settings_of_the_committed_file_where_levels_meet(document, model, method):
+    select, ranks, finetune = GOLDEN[model, method]
+    params = parse_params(document)
+    found = params.ranks_of(model, method)
+    assert found.select == select
+    assert {name: getattr(found, name) for name in ranks} == ranks
+    found = params.finetune_of(model, method)
+    assert {name: getattr(found, name) for name in finetune} == finetune
+    frozen = 0.0 if method == "records_record" else 0.125
+    assert (found.freeze.layers, found.freeze.after) == (frozen, 0.3)
+    assert (found.distill.weight, found.distill.temperature) == (0.9, 2.0)
+
+
+def test_a_variant_replaces_the_budget_and_the_rule_of_its_base(document):
+    study = copy.deepcopy(STUDY)
+    study["base"] |= {
+        "ranks": {"select": "ratio", "ratio": 3.0},
+        "finetune": {"total_steps": 90, "last_share": 0.2},
+        "schedule": {"kind": "iterative", "group": 4},
+        "quantize": "int8",
+    }
+    study["variants"] = {
+        "other": {
+            "ranks": {"select": "vbmf"},
+            "finetune": {"epochs": 2},
+            "schedule": {"kind": "multi_stage", "stages": 2},
+        },
+        "cleared": {"ranks": None, "finetune": None, "schedule": None, "quantize": None},
+    }
+    params = parse_params(document | {"studies": {"shapes": study}})
+    other, cleared = params.methods["shapes_other"], params.methods["shapes_cleared"]
+    assert params.ranks_of("vgg16", "shapes_other").select == "vbmf"
+    finetune = params.finetune_of("vgg16", "shapes_other")
+    assert (finetune.epochs, finetune.steps, finetune.total_steps) == (2, None, None)
+    assert (other.schedule.kind, other.schedule.stages) == ("multi_stage", 2)
+    assert cleared.ranks.select == "vbmf"
+    assert cleared.schedule.kind == "one_shot"
+    assert cleared.quantize is None
+    assert params.finetune_of("vgg16", "shapes_cleared") == params.finetune
+
+
+def test_a_variant_that_searches_has_trials(document):
+    study = copy.deepcopy(STUDY)
+    search = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"trials": 2}}
+    study["variants"] = {"searched": {"ranks": search}}
+    params = parse_params(document | {"studies": {"shapes": study}})
+    assert "shapes_searched" in params.searching
+    assert params.trial_of("shapes_searched_trial2") == ("shapes_searched", 2)
+
+
+def test_two_variants_of_one_name_are_refused(document):
+    one, two = (STUDY | {"variants": {name: {}}} for name in ("b_c", "c"))
+    told = message(document | {"studies": {"a": one, "a_b": two}})
+    assert (
+        "`studies.a_b.variants.c` is the method 'a_b_c', and so is `studies.a.variants.b_c`" in told
+    )
+
+
+def test_a_method_does_not_shadow_a_variant_or_a_trial(document):
+    document["studies"] = {"shapes": STUDY}
+    shadowing = changed(document, "methods/shapes_cp4", document["methods"]["tucker"])
+    told = message(shadowing)
+    assert "`studies.shapes.variants.cp4` is the method 'shapes_cp4', and so is `methods.sh" in told
+    shadowing = changed(document, "methods/accuracy_budget_trial2", document["methods"]["tucker"])
+    told = message(shadowing)
+    assert "trial 2 of `methods.accuracy_budget` is the method 'accuracy_budget_trial2'" in told
+    assert "and so is `methods.accuracy_budget_trial2`" in told
+
+
+def test_two_results_of_one_name_are_refused_with_both_places(document):
+    document["checkpoint"]["vgg16_a"] = document["checkpoint"]["vgg16"]
+    document["methods"]["a_tucker"] = document["methods"]["tucker"]
+    told = message(document)
+    assert "'vgg16_a_tucker' is the result of `checkpoint.vgg16` by `methods.a_tucker`" in told
+    assert "and of `checkpoint.vgg16_a` by `methods.tucker`" in told
+
+
+@pytest.mark.parametrize("name", ["moments", "latencies", "pretrain", "devices"])
+def test_a_network_is_not_called_like_a_folder_of_the_build(document, name):
+    document["checkpoint"][name] = document["checkpoint"]["vgg16"]
+    assert f"`checkpoint.{name}`: lowrank keeps files of its own" in message(document)

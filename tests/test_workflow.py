@@ -178,7 +178,10 @@ def test_the_original_is_needed_where_a_round_learns_from_it(graph):
             {"ranks": {"select": "fixed", "table": {"bb": [1, 1]}}},
             r"`methods\.wrong\.ranks\.table`: unknown layer of net 'bb'",
         ),
-        ({"schedule": {"order": ["a", "x"]}}, r"methods\.wrong\.schedule\.order`: unknown layer"),
+        (
+            {"schedule": {"kind": "iterative", "order": ["a", "x"]}},
+            r"methods\.wrong\.schedule\.order`: unknown layer",
+        ),
         (
             {"factorize": {"conv": "tucker2", "exclude": ["feat*"]}},
             r"methods\.wrong\.factorize\.exclude`: no layer of net is named like 'feat\*'",

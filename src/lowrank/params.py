@@ -1,24 +1,29 @@
 """The meaning, unit and bounds of every parameter in params.yaml."""
 
-import difflib
+import itertools
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from lowrank.config.choices import BUDGETS, CHOICES, misplaced
+from lowrank.config.document import Document, Place, read_document
+from lowrank.config.merging import merged
+from lowrank.config.mistakes import described, nearest, refused, shown
 from lowrank.errors import UserError
 from lowrank.network_source import NetworkSource
 
@@ -31,9 +36,6 @@ Threads = Annotated[
     ),
 ]
 BatchSize = Annotated[int, Field(ge=1)]
-
-# Of a value that may be several: how errors know which form was meant.
-_FORMS = ("one", "several")
 
 
 def _form(value: object) -> str:
@@ -58,6 +60,44 @@ class Section(BaseModel):
     """A part of params.yaml: no key that is not described here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # The settings on which it depends which of the others are used; see `CHOICES`.
+    chooses: ClassVar[tuple[str, ...]] = ()
+
+    def unused(self) -> dict[str, str]:
+        """The settings that the choices made beside them do not use, and where they belong."""
+        found, names = {}, list(type(self).model_fields)
+        for setting in self.chooses:
+            value = getattr(self, setting)
+            without = misplaced(setting, value, names)
+            taken = [f"`{each}`" for each in names if each not in (setting, *without)]
+            for name in without:
+                users = [f"`{setting}: {user}`" for user in CHOICES[setting][name]]
+                belongs = (
+                    f"belongs to {' or '.join(users)}, not to"
+                    if len(users) < 3
+                    else ("does not go with")
+                )
+                found[name] = (
+                    f"{belongs} `{setting}: {value}`, which takes {', '.join(taken) or 'no others'}"
+                )
+        return found
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        """Refuse settings that would have no effect."""
+        for name, reason in self.unused().items():
+            if name in self.model_fields_set:
+                raise PydanticCustomError(
+                    "misplaced", "`{name}` {reason}", {"name": name, "reason": reason}
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what has no effect, so that a written section can be read again."""
+        unused = self.unused()
+        return {name: value for name, value in write(self).items() if name not in unused}
 
 
 class Matrix(Section):
@@ -209,6 +249,8 @@ class SearchSettings(Section):
 class RankSettings(Section):
     """How ranks are chosen, and what they are held to afterwards."""
 
+    chooses = ("select",)
+
     select: Literal["vbmf", "energy", "ratio", "sensitivity", "budget", "fixed"] = Field(
         "vbmf", description="Rule: a file in src/lowrank/ranks/."
     )
@@ -255,15 +297,16 @@ class RankSettings(Section):
     def _consistent(self) -> "RankSettings":
         if self.select == "fixed" and not self.table:
             raise ValueError("`select: fixed` needs `table`, ranks by layer")
-        if self.table and self.select != "fixed":
-            raise ValueError(f"`table` belongs to `select: fixed`, not to '{self.select}'")
         if self.select == "budget" and not self.target:
             raise ValueError("`select: budget` needs `target`, such as `{macs: 0.25}`")
-        if self.target and self.select != "budget":
-            raise ValueError(f"`target` belongs to `select: budget`, not to '{self.select}'")
-        if self.select == "budget" and self.weaken:
-            raise ValueError("`weaken` would miss the target of `select: budget`; leave it out")
         return self
+
+    def unused(self) -> dict[str, str]:
+        """As of every section; and `search` where nothing is searched for."""
+        found = super().unused()
+        if not self.searches:
+            found.setdefault("search", "needs `target: {accuracy_drop: ...}`, which it looks for")
+        return found
 
     @property
     def searches(self) -> bool:
@@ -291,13 +334,14 @@ class MethodRankSettings(RankSettings):
 
     models: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
-        description="For one network, entries that replace the others: `resnet20: {weaken: 0.5}`.",
+        description="For one network, entries that replace the others: `resnet20: {weaken: 0.5}`. "
+        "Mappings are merged, and null takes an entry back to its default.",
     )
 
-    def of(self, model: str) -> RankSettings:
-        """How the ranks of one network are chosen."""
+    def entries_of(self, model: str) -> dict[str, Any]:
+        """The entries that apply to one network, not checked."""
         general = self.model_dump(exclude_unset=True, exclude={"models"})
-        return RankSettings.model_validate(general | self.models.get(model, {}))
+        return merged(general, self.models.get(model, {}))
 
 
 _CONVOLUTION = (
@@ -309,6 +353,8 @@ _Convolution = Literal[_CONVOLUTION]  # type: ignore[valid-type]
 
 class FactorizeSettings(Section):
     """Which factorization each kind of layer gets; null leaves the kind dense."""
+
+    chooses = ("norm",)
 
     first_conv: _Convolution | None = Field(
         None, description="The network's first convolution, which has few input channels."
@@ -351,15 +397,11 @@ class FactorizeSettings(Section):
         others = {"norm", "images", "sequential", "alternatives", "include", "exclude"}
         return self.model_dump(exclude=others)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "FactorizeSettings":
-        if self.sequential and self.norm != "activation":
-            raise ValueError("`sequential` needs `norm: activation`")
-        return self
-
 
 class ScheduleSettings(Section):
     """Which layers each round takes."""
+
+    chooses = ("kind",)
 
     kind: Literal["one_shot", "iterative", "hybrid", "multi_stage"] = Field(
         "one_shot",
@@ -407,12 +449,10 @@ class Freezing(Section):
     after: float = Field(0.3, ge=0, lt=1, description="Share of the steps that train them all.")
 
 
-# A budget of training can be given in any of these.
-BUDGETS = {"steps", "epochs", "total_steps"}
-
-
 class TrainingSettings(Section):
     """A budget, an optimizer and its schedule; shared by pre-training and fine-tuning."""
+
+    chooses = ("schedule", "optimizer")
 
     steps: int | None = Field(None, ge=0, description="Budget in steps (this or `epochs`).")
     epochs: float | None = Field(None, gt=0, description="Budget in passes over the images.")
@@ -524,6 +564,13 @@ class FinetuneSettings(RoundSettings):
     def _budgets(self) -> list[str]:
         return [*super()._budgets, "total_steps"]
 
+    def unused(self) -> dict[str, str]:
+        """As of every section; and `last_share` where each round has a budget of its own."""
+        found = super().unused()
+        if self.total_steps is None:
+            found["last_share"] = "needs `total_steps`, the budget of all rounds together"
+        return found
+
 
 class PretrainSettings(TrainingSettings):
     """A recipe for a checkpoint."""
@@ -547,7 +594,8 @@ class MethodSettings(Section):
     schedule: ScheduleSettings = ScheduleSettings()
     finetune: dict[str, Any] = Field(
         default_factory=dict,
-        description="Entries that replace those of `finetune`; under `models`, for one network.",
+        description="Entries that replace those of `finetune`; under `models`, for one network. "
+        "Mappings are merged, and null takes an entry back to its default.",
     )
     quantize: Literal["int8"] | None = Field(
         None, description="Of the exported network; null: float alone."
@@ -567,15 +615,31 @@ class MethodSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _finetune_of_models(self) -> "MethodSettings":
+        models = self.finetune.get("models", {})
+        if not isinstance(models, Mapping):
+            raise ValueError(
+                f"`finetune.models` is {shown(models)}; entries by network, such as "
+                "`{resnet20: {steps: 500}}`, were expected"
+            )
+        for name, entries in models.items():
+            if not isinstance(entries, Mapping):
+                raise ValueError(
+                    f"`finetune.models.{name}` is {shown(entries)}; entries of `finetune`, such as "
+                    "`{steps: 500}`, were expected"
+                )
+        return self
+
     def of_models(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What differs for one network, by section and network."""
-        return {"ranks": self.ranks.models, "finetune": self.finetune.get("models") or {}}
+        return {"ranks": self.ranks.models, "finetune": self.finetune.get("models", {})}
 
 
 class StudySettings(Section):
     """A comparison: methods that differ in one thing, on the same networks.
 
-    Each variant is the base with entries replaced, section by section; null clears a section.
+    Each variant is the base with entries replaced; see `lowrank.config.merging.merged`.
     """
 
     title: str = Field(description="Heading of the table and of the picture.")
@@ -590,8 +654,12 @@ class StudySettings(Section):
 
     def methods(self, study: str) -> dict[str, dict[str, Any]]:
         """The variants as entries of `methods`, named by the study and themselves."""
+        return dict(self.methods_of_variants(study).values())
+
+    def methods_of_variants(self, study: str) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The name and the entry of each variant's method."""
         return {
-            f"{study}_{variant}": _replaced(self.base, entries)
+            variant: (f"{study}_{variant}", merged(self.base, entries))
             for variant, entries in self.variants.items()
         }
 
@@ -633,6 +701,8 @@ class ExportSettings(Section):
 
 class QuantizeSettings(Section):
     """Of methods with `quantize`: 8-bit weights and activations, by ONNX Runtime."""
+
+    chooses = ("calibration",)
 
     images: int = Field(
         500, ge=1, description="Training images that show how large activations are; no labels."
@@ -751,7 +821,11 @@ class Params(Section):
 
     def ranks_of(self, model: str, method: str) -> RankSettings:
         """How a method chooses the ranks of one network."""
-        return self.methods[method].ranks.of(model)
+        return RankSettings.model_validate(self.ranks_entries(model, method))
+
+    def ranks_entries(self, model: str, method: str) -> dict[str, Any]:
+        """The entries of that, not checked."""
+        return self.methods[method].ranks.entries_of(model)
 
     def trial_of(self, method: str) -> tuple[str, int] | None:
         """The method that searches by this one, and which of its trials it is; None: of none."""
@@ -782,26 +856,26 @@ class Params(Section):
         ]
 
     def finetune_of(self, model: str, method: str) -> FinetuneSettings:
-        """`finetune` with the entries that the method replaces, in general and for one network.
+        """`finetune` with the entries that the method replaces, in general and for one network."""
+        return FinetuneSettings.model_validate(self.finetune_entries(model, method))
 
-        A budget replaces the one that stood there before, however it is given.
-        """
-        settings = self.finetune.model_dump(exclude_unset=True)
+    def finetune_entries(self, model: str, method: str) -> dict[str, Any]:
+        """The entries of that, not checked."""
+        general = self.finetune.model_dump(exclude_unset=True)
         of_method = dict(self.methods[method].finetune)
         of_model = of_method.pop("models", {}).get(model, {})
-        for replaced in (of_method, of_model):
-            if BUDGETS & replaced.keys():
-                settings = {key: value for key, value in settings.items() if key not in BUDGETS}
-            settings |= replaced
-        if self.is_int8_alone(method) and not BUDGETS & of_model.keys():
-            settings = {key: value for key, value in settings.items() if key not in BUDGETS}
-            settings["steps"] = 0
-        return FinetuneSettings.model_validate(settings)
+        entries = merged(general, of_method)
+        if self.is_int8_alone(method):
+            entries = merged(entries, {"steps": 0})
+        return merged(entries, of_model)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
         for name, settings in self.dataset.items():
-            settings.kind_of(name)
+            try:
+                settings.kind_of(name)
+            except ValueError as error:
+                raise refused(str(error), "dataset", name) from None
         references = [
             ("matrix.models", self.matrix.models, "checkpoint", self.checkpoint),
             ("matrix.methods", self.matrix.methods, "methods", self.methods),
@@ -823,17 +897,11 @@ class Params(Section):
         for place, names, section, known in references:
             for name in names:
                 if name not in known:
-                    raise ValueError(
+                    raise refused(
                         f"`{place}` names '{name}', which is not under `{section}`"
-                        f"{_nearest(name, known)}"
+                        f"{nearest(name, known)}",
+                        *place.split("."),
                     )
-        results = [f"{model}_{method}" for model in self.checkpoint for method in self.methods]
-        if twice := [name for name in results if results.count(name) > 1]:
-            raise ValueError(
-                f"two pairs of `checkpoint` and `methods` give the result '{twice[0]}'; rename one"
-            )
-        if "original" in self.methods:
-            raise ValueError("`methods.original`: 'original' names the uncompressed network")
         return self
 
 
@@ -842,138 +910,125 @@ def trial_name(method: str, number: int) -> str:
     return f"{method}_trial{number}"
 
 
-def parse_params(document: Mapping[str, Any], *, source: str = "params.yaml") -> Params:
-    """Check a configuration. Raises UserError that names each wrong parameter and its bounds."""
+def parse_params(document: Mapping[str, Any] | Document) -> Params:
+    """Check a configuration, and add the methods of its studies and searches.
+
+    Raises UserError that names each wrong parameter, what was expected and, where it is known, the
+    line.
+    """
+    file = document if isinstance(document, Document) else Document(document)
+    entries: dict[str, Any] = dict(file.entries)
+    origins: dict[str, Place] = {}
     try:
-        params = Params.model_validate(document)
-        derived = {
-            name: method
-            for study, settings in params.studies.items()
-            for name, method in settings.methods(study).items()
-        }
-        derived |= {
-            trial_name(name, number): document["methods"][name]
-            for name, method in params.methods.items()
-            if method.ranks.searches
-            for number in range(1, method.ranks.search.trials + 1)
-        }
-        if derived:
-            methods = derived | document["methods"]
-            params = Params.model_validate({**document, "methods": methods})
+        params = Params.model_validate(entries)
+        methods = dict(entries["methods"])
+        entries["methods"] = methods
+        origins |= {name: ("methods", name) for name in methods}
+        for study, settings in params.studies.items():
+            for variant, (name, method) in settings.methods_of_variants(study).items():
+                _claim(file, origins, name, ("studies", study, "variants", variant))
+                methods[name] = method
+        params = Params.model_validate(entries)
+        for name, settings in params.methods.items():
+            if settings.ranks.searches:
+                for number in range(1, settings.ranks.search.trials + 1):
+                    trial = trial_name(name, number)
+                    _claim(file, origins, trial, origins[name], f"trial {number} of ")
+                    methods[trial] = methods[name]
+        params = Params.model_validate(entries)
     except ValidationError as error:
-        raise UserError(f"{source}: {described(error, Params)}") from error
+        found = described(error, Params, entries, file=file, origins=origins)
+        raise UserError(f"{file.source}: {found}") from error
+    _check_names(file, params, origins)
+    _check_resolved(file, params, origins)
+    return params
+
+
+def _claim(
+    file: Document, origins: dict[str, Place], name: str, place: Place, of: str = ""
+) -> None:
+    """Note where a derived method is from. Raises UserError where another one has its name."""
+    if name in origins:
+        raise UserError(
+            f"{file.source}: {of}{file.named(place)} is the method '{name}', and so is "
+            f"{file.named(origins[name])}. Rename one of them."
+        )
+    origins[name] = place
+
+
+# What stands beside networks in build/, and beside methods in build/<model>/ and in results.
+_RESERVED = {
+    "checkpoint": {
+        "coverage",
+        "devices",
+        "first_run",
+        "latencies",
+        "moments",
+        "pretrain",
+        "resume",
+    },
+    "methods": {"original"},
+}
+
+
+def _check_names(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
+    """Raise UserError for a name that lowrank uses itself, and for two results of one name."""
+    for section, reserved in _RESERVED.items():
+        for name in getattr(params, section):
+            if name in reserved:
+                raise UserError(
+                    f"{file.source}: {file.named((section, name))}: lowrank keeps files of its own "
+                    f"under the name '{name}'. Choose another one."
+                )
+    results: dict[str, tuple[str, str]] = {}
+    for pair in itertools.product(params.checkpoint, params.methods):
+        name = "_".join(pair)
+        if name in results:
+            model, method = results[name]
+            raise UserError(
+                f"{file.source}: '{name}' is the result of `checkpoint.{model}` by "
+                f"{file.named(origins[method])} and of `checkpoint.{pair[0]}` by "
+                f"{file.named(origins[pair[1]])}. Rename a network or a method."
+            )
+        results[name] = pair
+
+
+def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
+    """Raise UserError where the settings of a method are wrong once merged for a network."""
     for method, settings in params.methods.items():
-        for section, model_type, resolve in (
-            ("ranks", RankSettings, params.ranks_of),
-            ("finetune", FinetuneSettings, params.finetune_of),
+        if params.trial_of(method):
+            continue
+        for section, kind, resolve in (
+            ("ranks", RankSettings, params.ranks_entries),
+            ("finetune", FinetuneSettings, params.finetune_entries),
         ):
             for model in ("", *settings.of_models()[section]):
+                found = resolve(model, method)
                 try:
-                    resolve(model, method)
+                    kind.model_validate(found)
                 except ValidationError as error:
-                    place = f"methods.{method}.{section}" + (f".models.{model}" if model else "")
-                    raise UserError(f"{source}: {described(error, model_type, place)}") from error
-    for method, settings in params.methods.items():
-        for model in () if params.trial_of(method) else settings.ranks.models:
+                    place = (section, "models", model) if model else (section,)
+                    prefix = ("methods", method, *place)
+                    clauses = described(
+                        error, kind, found, prefix=prefix, file=file, origins=origins
+                    )
+                    raise UserError(f"{file.source}: {clauses}") from error
+        for model in settings.ranks.models:
             general, found = settings.ranks, params.ranks_of(model, method)
             trials = [each.search.trials if each.searches else None for each in (general, found)]
             if trials[0] != trials[1]:
+                place = file.named((*origins[method], "ranks", "models", model))
                 raise UserError(
-                    f"{source}: `methods.{method}.ranks.models.{model}`: a target of accuracy and "
-                    "the number of its trials are those of all networks; make another method of it."
+                    f"{file.source}: {place}: a target of accuracy and the number of its trials "
+                    "are those of all networks; make another method of it."
                 )
-    return params
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check a params.yaml. Raises UserError when it is missing or wrong."""
-    try:
-        document = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file. Run the command in the folder that holds it."
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected a mapping of sections, found {type(document).__name__}.")
-    return parse_params(document, source=str(path))
+    return parse_params(read_document(path))
 
 
 def schema() -> str:
     """The JSON schema that stands in workflow/schemas/, for editors and for Snakemake."""
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"
-
-
-def _replaced(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with entries replaced, section by section; null clears a section."""
-    result = dict(base)
-    for key, value in entries.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = _replaced(result[key], value)
-        elif value is None and isinstance(result.get(key), Mapping):
-            result[key] = {}
-        else:
-            result[key] = value
-    return result
-
-
-def described(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """One clause for each mistake: the parameter, what was found, what is allowed."""
-    clauses = []
-    for mistake in error.errors(include_url=False):
-        place = [str(part) for part in mistake["loc"] if part not in ("[key]", *_FORMS)]
-        name = ".".join(([prefix] if prefix else []) + place)
-        match mistake["type"]:
-            case "extra_forbidden":
-                known = _known_at(model, place[:-1])
-                clauses.append(
-                    f"unknown parameter `{name}`{_nearest(place[-1], known)}, known here are "
-                    f"{', '.join(sorted(known))}"
-                )
-            case "missing":
-                clauses.append(f"`{name}` is missing")
-            case "value_error":
-                found = mistake["msg"].removeprefix("Value error, ")
-                clauses.append(f"in `{name}`: {found}" if name else found)
-            case _:
-                expected = mistake["msg"].partition(" should ")[2]
-                if isinstance(mistake["input"], str):
-                    expected += _nearest(mistake["input"], re.findall(r"'(\w+)'", expected))
-                bounds = _bounds(model, place)
-                clauses.append(f"`{name}` is {mistake['input']!r}, it should {expected}{bounds}")
-    return "; ".join(clauses) + "."
-
-
-def _bounds(model: type[BaseModel], place: list[str]) -> str:
-    """The description and all bounds of the parameter at `place`, in brackets."""
-    section = _section_at(model, place[:-1])
-    document = section.model_json_schema()["properties"].get(place[-1], {})
-    words = {
-        "exclusiveMinimum": "above {}",
-        "minimum": "at least {}",
-        "exclusiveMaximum": "below {}",
-        "maximum": "at most {}",
-    }
-    found = [text.format(document[key]) for key, text in words.items() if key in document]
-    return f" (bounds: {', '.join(found)})" if found else ""
-
-
-def _known_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    return list(_section_at(model, place).model_fields)
-
-
-def _section_at(model: type[BaseModel], place: list[str]) -> type[BaseModel]:
-    """The section at `place`; the names of a mapping's entries are stepped over."""
-    for part in place:
-        if (field := model.model_fields.get(part)) is None:
-            continue
-        found = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        sections = [t for t in found if isinstance(t, type) and issubclass(t, BaseModel)]
-        model = sections[0] if sections else model
-    return model
-
-
-def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""

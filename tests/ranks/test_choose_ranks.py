@@ -168,12 +168,12 @@ def test_linear_layers_take_matrices():
     ("settings", "message"),
     [
         ({"select": "vmbf"}, r"ranks: `select` is 'vmbf', .* \(did you mean 'vbmf'\?\)"),
-        ({"weaken": 1.5}, "ranks: `weaken` is 1.5, it should be less than or equal to 1"),
+        ({"weaken": 1.5}, "ranks: `weaken` is 1.5, it should be at least 0 and at most 1"),
         ({"multiple_of": 0}, "ranks: `multiple_of` is 0"),
         ({"minimum": 0}, "ranks: `minimum` is 0"),
         ({"enrgy": 0.5}, r"unknown parameter `enrgy` \(did you mean 'energy'\?\)"),
         ({"select": "fixed"}, "`select: fixed` needs `table`"),
-        ({"table": {"conv": (1, 1)}}, "`table` belongs to `select: fixed`, not to 'vbmf'"),
+        ({"table": {"conv": (1, 1)}}, "`table` belongs to `select: fixed`, not to `select: vbmf`"),
     ],
 )
 def test_settings_out_of_range_are_told(settings, message):

@@ -442,7 +442,7 @@ def test_negligible_layers_stay_dense_and_get_no_share(folder, tiny_folder):
 
 def test_a_table_of_ranks_overrides_what_is_negligible(folder):
     table = {"classifier": [3]}
-    select(folder, {"select": "fixed", "table": table, "negligible": 0.9})
+    select(folder, {"select": "fixed", "table": table})
     plan = Plan.from_json(read_json(folder / "ranks.json"))
     assert plan["classifier"].ranks == (3,)
     assert not any("nothing to gain" in (layer.dense_because or "") for layer in plan.layers)

@@ -336,9 +336,8 @@ def test_a_last_step_that_ruins_the_weights_is_told(tiny_data):
 @pytest.mark.parametrize("steps", [10, 100])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
 def test_learning_rates_by_formula(steps, schedule):
-    settings = settings_of(
-        steps=steps, schedule=schedule, warmup_fraction=0.2, step_at=(0.5, 0.8), step_factor=0.1
-    )
+    falls = {"step_at": (0.5, 0.8), "step_factor": 0.1} if schedule == "step" else {}
+    settings = settings_of(steps=steps, schedule=schedule, warmup_fraction=0.2, **falls)
     warmup = steps // 5
     for step in range(steps):
         found = learning_rate_factor(step, steps, settings)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from lowrank.config.mistakes import described
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, get_factorization, one_group
-from lowrank.params import RankSettings, described
+from lowrank.params import RankSettings
 from lowrank.plan import Layer, LayerTable
 
 
@@ -74,4 +75,4 @@ def rank_settings(settings: RankSettings | Mapping[str, Any]) -> RankSettings:
     try:
         return RankSettings.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"ranks: {described(error, RankSettings)}") from error
+        raise UserError(f"ranks: {described(error, RankSettings, settings)}") from error
