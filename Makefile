@@ -64,8 +64,9 @@ format: $(INSTALLED)
 	ruff format
 	snakefmt Snakefile workflow
 
-clean:
-	rm -rf build logs models results/*.json results/summary.* results/plots results/pictures .snakemake
+# What runs made, by name, except what Git tracks.
+clean: $(INSTALLED)
+	lowrank clean
 
 # The picture in the README; needs graphviz.
 docs/rulegraph.svg: Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)

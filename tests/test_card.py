@@ -83,7 +83,7 @@ def model(tmp_path):
 
 
 def names_in(folder):
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {".gitignore"}
 
 
 def test_files_and_cards_say_the_same(tmp_path, model):
@@ -91,7 +91,8 @@ def test_files_and_cards_say_the_same(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     assert model.read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert (folder / ".gitignore").read_text() == "*\n"
+    assert sorted(names_in(folder)) == [
         *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx"),
         "params.yaml",
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import yaml
 
 from lowrank.files import write_text, written_whole
-from lowrank.temporary import temporary_folder
 
 # Before the name of each entry of a file's metadata.
 PREFIX = "lowrank."
@@ -49,8 +49,8 @@ def deliver(
     import onnx
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder.parent) as beside:
-        made = beside / folder.name
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        made = Path(beside) / folder.name
         made.mkdir()
         for precision, path in models.items():
             facts = facts_of(precision, result, described, layers)
@@ -60,6 +60,8 @@ def deliver(
             with written_whole(made / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
             write_text(made / f"{name}.md", markdown(name, facts))
+        # A pattern for the whole of models/ would hide a package of the user's.
+        write_text(made / ".gitignore", "*\n")
         write_text(made / "params.yaml", _yaml(described["configuration"]) + "\n")
         if folder.exists():
             shutil.rmtree(folder)

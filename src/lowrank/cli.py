@@ -30,6 +30,7 @@ _STEPS = (
     "study",
     "record",
     "adopt",
+    "clean",
     "clean_device",
 )
 

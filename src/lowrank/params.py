@@ -740,14 +740,21 @@ class DeviceSettings(Section):
         "or later, NumPy and onnxruntime.",
     )
     host: str | None = Field(
-        None, min_length=1, description="For `ssh`: its name for the SSH client (~/.ssh/config)."
+        None,
+        # Never an option of the client; see lowrank.devices.ssh.
+        pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9_.:@%/\[\]-]*$",
+        description="For `ssh`: its name for the SSH client (~/.ssh/config).",
     )
     python: str | None = Field(None, min_length=1, description="For `ssh`: Python over there.")
     folder: str | None = Field(
-        None, min_length=1, description="For `ssh`: what is sent is kept there (~/.cache/lowrank)."
+        None,
+        min_length=1,
+        description="For `ssh`: what is sent is kept below it (~/.cache/lowrank).",
     )
     command: str | None = Field(
-        None, min_length=1, description="For `ssh`: the client and options of its own (`ssh`)."
+        None,
+        min_length=1,
+        description="For `ssh`: the OpenSSH client (`ssh`), with `-F`, `-i`, `-p`.",
     )
     threads: OneOrSeveral[Threads] = Field(
         1,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,13 @@ def server(tmp_path):
 @pytest.fixture
 def there(tmp_path):
     """The folder on the other machine."""
-    return tmp_path / "there"
+    return tmp_path / "there/lowrank-device"
 
 
 @pytest.fixture
 def board(server, there):
     def create(**settings):
-        own = {"host": "board", "command": server.command, "folder": str(there)}
+        own = {"host": "board", "command": server.command, "folder": str(there.parent)}
         section = {"kind": "ssh", "python": sys.executable, **own, **QUICK, **settings}
         return create_device("board", section)
 
@@ -85,8 +86,8 @@ def test_a_measurement_is_that_of_the_other_machine(board, models, there, tmp_pa
     (room,) = (there / "room").iterdir()
     assert {path.name for path in (room / "lowrank").rglob("*.py")} >= {"local.py", "remote.py"}
     assert not list(tmp_path.glob("*.part"))
-    device.clean()
-    assert not there.exists()
+    assert device.clean()["removed"] > 0
+    assert list(there.parent.iterdir()) == []
 
 
 def test_paths_from_the_home_folder(board, models, tmp_path):
@@ -94,7 +95,7 @@ def test_paths_from_the_home_folder(board, models, tmp_path):
     python = f"~/{os.path.relpath(sys.executable, home)}"
     folder = f"~/{os.path.relpath(tmp_path / 'with space', home)}"
     assert board(python=python, folder=folder).measure(*models, {})["speedup"] > 0
-    assert (tmp_path / "with space/models").is_dir()
+    assert (tmp_path / "with space/lowrank-device/models").is_dir()
 
 
 def test_what_was_sent_is_kept_for_the_next_run(board, models, there, server):
@@ -219,8 +220,8 @@ def test_no_host():
 
 
 def test_no_ssh_client(board):
-    with pytest.raises(DeviceError, match="there is no 'no-such-ssh' here"):
-        board(command="no-such-ssh").environment({})
+    with pytest.raises(DeviceError, match="there is no '/no/ssh' here"):
+        board(command="/no/ssh").environment({})
 
 
 def test_no_python_there(board):
@@ -298,3 +299,142 @@ def test_a_damaged_model_is_named_as_it_is_here(board, models, tmp_path):
         board().measure(models[0], cut, {})
     with pytest.raises(DeviceError, match=r"absent\.onnx: no such model"):
         board().measure(models[0], tmp_path / "absent.onnx", {})
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_cleaning_removes_no_file_of_the_users(board, models, there):
+    there.parent.mkdir()
+    (there.parent / "thesis.tex").write_text("years of work")
+    (there.parent / "models").mkdir()
+    (there.parent / "models/mine.onnx").write_bytes(b"mine")
+    before = files_below(there.parent)
+    board().measure(*models, {})
+    (there / "models/notes.txt").write_text("put here by hand")
+    found = board().clean()
+    assert found["stay"] == ["models"]
+    assert set(files_below(there)) == {"made_by_lowrank", "lock", "models/notes.txt"}
+    (there / "models/notes.txt").unlink()
+    assert board().clean()["stay"] == []
+    assert files_below(there.parent) == before
+
+
+def test_a_folder_of_that_name_that_is_not_ours_is_left_alone(board, models, there):
+    (there / "models").mkdir(parents=True)
+    (there / "models" / f"{'0' * 64}.onnx").write_bytes(b"mine")
+    before = files_below(there)
+    for use in (lambda: board().clean(), lambda: board().measure(*models, {})):
+        with pytest.raises(DeviceError, match=r"board: .*holds files that lowrank did not make"):
+            use()
+    assert files_below(there) == before
+
+
+def test_cleaning_follows_no_link(board, models, there, tmp_path):
+    board().measure(*models, {})
+    shutil.rmtree(there / "models")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f"{'0' * 64}.onnx").write_bytes(b"mine")
+    (there / "models").symlink_to(tmp_path / "elsewhere")
+    assert board().clean()["stay"] == ["models"]
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_cleaning_where_nothing_was_sent(board, there):
+    assert board().clean() == {"folder": str(there), "removed": 0, "stay": []}
+    assert not there.parent.exists()
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "part of another"])
+def test_a_model_that_was_damaged_there_is_sent_again(board, models, there, damage):
+    board().measure(*models, {})
+    sent = sorted((there / "models").iterdir())
+    whole = {path: path.read_bytes() for path in sent}
+    for path, content in whole.items():
+        if damage == "part of another":
+            path.rename(path.with_suffix(".part"))
+            path.with_suffix(".part").write_bytes(b"x" * 50)
+        elif damage == "altered":
+            path.write_bytes(content[:-30] + bytes(30))
+        else:
+            path.write_bytes(content[:-30])
+    assert board().measure(*models, {})["speedup"] > 0
+    assert {path: path.read_bytes() for path in (there / "models").iterdir()} == whole
+
+
+@pytest.mark.parametrize("damage", ["altered", "added", "removed", "truncated"])
+def test_code_that_was_changed_there_does_not_run(board, there, tmp_path, damage):
+    board().environment({})
+    (room,) = (there / "room").iterdir()
+    before = files_below(room)
+    assert not list(room.rglob("*.pyc"))
+    path = room / "lowrank/devices/base.py"
+    code = f"open({str(tmp_path / 'pwned')!r}, 'w')\n"
+    if damage == "altered":
+        path.write_text(path.read_text().replace("import json", code + "import json", 1) + code)
+    elif damage == "added":
+        # Python looks for modules in the current folder first.
+        (room / "json.py").write_text(code)
+    elif damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    assert board().environment({})
+    assert not (tmp_path / "pwned").exists()
+    assert files_below(room) == before
+    assert [each.name for each in (there / "room").iterdir()] == [room.name]
+
+
+HOSTS = [
+    "-oProxyCommand=touch pwned",
+    "--",
+    "a b",
+    "board\nx",
+    "board;touch pwned",
+    "$(touch x)",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_is_never_an_option_nor_code(board, tmp_path, monkeypatch, host):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeviceError, match="`host` is"):
+        board(host=host).environment({})
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "touch pwned",
+        "sh -c 'touch pwned' ssh",
+        "ssh -oProxyCommand='touch pwned'",
+        "ssh -o ProxyCommand='touch pwned'",
+        "ssh -F -oProxyCommand='touch pwned'",
+        "ssh -p",
+        "ssh board touch pwned",
+        "ssh 'board",
+        "",
+    ],
+)
+def test_a_command_is_the_ssh_client_and_nothing_else(board, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeviceError, match="`command` is"):
+        board(command=command).environment({})
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["python", "folder"])
+@pytest.mark.parametrize(
+    "text", ["{}/x'; touch {}/pwned; '", "{}/$(touch {}/pwned)", "{}/`touch {}/pwned`"]
+)
+def test_words_for_the_shell_over_there_are_quoted(board, tmp_path, name, text):
+    expected = (
+        pytest.raises(DeviceError, match="there is no") if name == "python" else nullcontext()
+    )
+    with expected:
+        board(**{name: text.format(tmp_path, tmp_path)}).environment({})
+    assert not (tmp_path / "pwned").exists()

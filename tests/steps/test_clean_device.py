@@ -34,10 +34,13 @@ def test_what_was_sent_is_removed(clean, tmp_path):
         board |= {"folder": str(there), "command": server.command}
         create_device("board", board).environment({})
         assert there.is_dir()
+        (there / "thesis.tex").write_text("years of work")
         result = clean("board", {"board": board})
+        again = clean("board", {"board": board})
     assert result.exit_code == 0, result.output
-    assert f"board: removed {there}" in result.output
-    assert not there.exists()
+    assert f"board: {there}/lowrank-device: removed, " in result.output
+    assert [path.name for path in there.iterdir()] == ["thesis.tex"]
+    assert "nothing was sent there" in again.output
 
 
 def test_a_device_that_nothing_was_sent_to(clean):

@@ -8,7 +8,6 @@ from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
 from lowrank.provenance import remember_profile
-from lowrank.snakemake_run import begin_run, end_steps_when_told
 from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
@@ -27,17 +26,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params
-
-# One run at a time in this folder. Before any file is looked at: what is missing or stale now may
-# be there when another run has ended.
-try:
-    begin_run(workflow, logger.warning)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
-
-
-onstart:
-    end_steps_when_told(logger.warning)
 
 
 wildcard_constraints:

@@ -4,9 +4,9 @@
 
 It is started over SSH by `lowrank.devices.ssh`, in the copy of this folder that was sent there, and
 prints one JSON object: the answer, or `problem` with a message. FOLDER holds `models/`, by their
-hash, `jobs/` and `lock`.
+hash, `jobs/` and `lock`; it is `lowrank-device` below the one that the user names.
 
-`have HASH ...`      How many bytes of each model are here, and which are whole.
+`have HASH ...`      How many bytes of each model are here, and which are whole by their hash.
 `receive HASH AT OF` The rest of a model of OF bytes, from byte AT on, from the standard input.
 `run JOB`            Do the request on the standard input, once, and wait for the answer. The work
                      is a process of its own: a second `run` of the same job waits for the same one.
@@ -49,16 +49,24 @@ def have(folder: Path, hashes: list[str]) -> dict[str, Any]:
     models = folder / "models"
     found = {}
     for each in hashes:
-        part = _part(models, each)
+        part, whole = _part(models, each), _whole(models, each)
+        # A disk, or somebody, may have altered it since it arrived.
+        if is_whole := whole.is_file() and _hash_of(whole) == each:
+            part.unlink(missing_ok=True)
+        else:
+            whole.unlink(missing_ok=True)
         found[each] = {
-            "whole": _whole(models, each).is_file(),
+            "whole": is_whole,
             "bytes": part.stat().st_size if part.is_file() else 0,
         }
     return {"models": found}
 
 
 def receive(folder: Path, expected: str, start: str, size: str) -> dict[str, Any]:
-    """Append the standard input to what is here of a model; it is kept if it is the right one."""
+    """Append the standard input to what is here of a model.
+
+    The answer's `whole` says whether that is the right one; if not, nothing of it is kept.
+    """
     models = folder / "models"
     models.mkdir(parents=True, exist_ok=True)
     part = _part(models, expected)
@@ -71,15 +79,11 @@ def receive(folder: Path, expected: str, start: str, size: str) -> dict[str, Any
     if arrived < int(size):
         # The connection is gone, and so is who would read this; the next one goes on from here.
         raise DeviceError(f"{arrived} of {size} bytes of the model arrived.")
-    found = hashlib.sha256()
-    with part.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            found.update(chunk)
-    if found.hexdigest() != expected:
+    if _hash_of(part) != expected:
         part.unlink()
-        raise DeviceError("what arrived is not the model that was sent. Run the same again.")
+        return {"whole": False}
     part.replace(_whole(models, expected))
-    return {}
+    return {"whole": True}
 
 
 def run(folder: Path, job: str) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def run(folder: Path, job: str) -> dict[str, Any]:
         (place / "request.json").write_bytes(request)
         with (place / "log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "lowrank.devices.remote", str(folder), "work", job],
+                [sys.executable, "-B", "-m", "lowrank.devices.remote", str(folder), "work", job],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -149,6 +153,14 @@ def _locked(path: Path, owner: str) -> Iterator[None]:
         file.write(json.dumps({"owner": owner, "since": time.time()}))
         file.flush()
         yield
+
+
+def _hash_of(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _whole(models: Path, digest: str) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.devices.base import DeviceError, NodeTime
+from lowrank.devices.there import CLEAN, FOLDER, PREPARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,41 +64,16 @@ _REFUSALS = (
 # The client's exit status for a failure of its own, such as a connection that is lost.
 _LOST = 255
 
-# Run by the Python over there before anything of ours is: it keeps the room that comes in, and
-# says what the machine is.
-_PREPARE = """
-import io, json, os, sys
-if sys.version_info < (3, 9):
-    print(json.dumps({"old": sys.version.split()[0]})); sys.exit()
-import platform, tarfile, tempfile
-folder, digest = os.path.expanduser(sys.argv[1]), sys.argv[2]
-room = os.path.join(folder, "room", digest)
-data = sys.stdin.buffer.read()
-found = {"python": sys.executable, "machine": platform.machine(), "room": room, "folder": folder}
-try:
-    if not os.path.isdir(room):
-        os.makedirs(os.path.dirname(room), exist_ok=True)
-        new = tempfile.mkdtemp(dir=os.path.dirname(room))
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            tar.extractall(new)
-        try:
-            os.rename(new, room)
-        except OSError:
-            if not os.path.isdir(room):
-                raise
-except OSError as error:
-    found["problem"] = "%s: %s" % (error.filename or room, error.strerror)
-for name in ("numpy", "onnxruntime"):
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        found["missing"] = name
-        break
-    except Exception as error:
-        found["broken"] = "%s (%s)" % (name, error)
-        break
-print(json.dumps(found))
-"""
+# What a `host` may be: a name, an address, `user@host`, `ssh://user@host:port`. Nothing that the
+# client could take for an option, or a configuration hand to a shell.
+_HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:@%/\[\]-]*")
+
+# Options of the client that a `command` may have. Others, `-o` above all, can name programs to run;
+# they belong in the user's own SSH configuration.
+_WITH_VALUE, _ALONE = ("-F", "-i", "-l", "-p", "-J", "-c", "-m"), ("-4", "-6", "-C", "-q", "-v")
+
+# Python over there writes no compiled files: a disk that was full would leave cut ones.
+_PYTHON_OPTIONS = ("-B", "-c")
 
 
 class SshDevice:
@@ -141,11 +117,17 @@ class SshDevice:
         found = self._ask("node_times", [model], settings)
         return {name: NodeTime(*each) for name, each in found.items()}
 
-    def clean(self) -> str:
-        """Remove all that was sent; the folder that it was in."""
-        folder = self._prepared()["folder"]
-        self._link.run(["rm", "-rf", folder])
-        return folder
+    def clean(self) -> dict[str, Any]:
+        """Remove what was sent, and nothing else.
+
+        Returns `folder`, how many files were `removed`, and the names of those that `stay` because
+        they are not ours. Raises DeviceError where a measurement is running.
+        """
+        link = self._link
+        command = [link.python, *_PYTHON_OPTIONS, FOLDER + CLEAN, link.folder]
+        found = self._twice(lambda: link.json(command))
+        _require_usable(found, link)
+        return found
 
     def _ask(self, method: str, models: list[Path], settings: dict[str, Any]) -> Any:
         """Have a method of a device called over there, once, whatever the connection does."""
@@ -173,20 +155,33 @@ class SshDevice:
             raise DeviceError(told) from error
 
     def _send(self, digest: str, model: Path) -> None:
-        """Bring a model there, or the rest of it where a part has arrived."""
-        known = self._call("have", digest)["models"][digest]
-        if not known["whole"]:
+        """Bring a model there, or the rest of it where a part has arrived.
+
+        What is there is used only where its hash is right. A part that turns out to be another
+        file's is sent again from the start.
+        """
+        for _ in range(2):
+            known = self._call("have", digest)["models"][digest]
+            if known["whole"]:
+                return
             with model.open("rb") as file:
                 file.seek(known["bytes"])
                 size = model.stat().st_size
-                self._call("receive", digest, str(known["bytes"]), str(size), data=file)
+                arrived = self._call("receive", digest, str(known["bytes"]), str(size), data=file)
+            if arrived["whole"]:
+                return
+        raise DeviceError(
+            f"{self._link.host}: {model} arrived altered twice. Check the disk over there."
+        )
 
     def _call(self, verb: str, *arguments: str, data: Any = b"") -> dict[str, Any]:
         """What our program over there answers. Raises DeviceError for a problem that it tells."""
         there = self._prepared()
         code = "import os, sys; os.chdir(sys.argv.pop(1)); sys.path.insert(0, '')"
+        code += "; os.environ['PYTHONDONTWRITEBYTECODE'] = '1'"
         code += "; import runpy; runpy.run_module('lowrank.devices.remote', run_name='__main__')"
-        command = [self._link.python, "-c", code, there["room"], there["folder"], verb, *arguments]
+        command = [self._link.python, *_PYTHON_OPTIONS, code]
+        command += [there["room"], there["folder"], verb, *arguments]
         answer = self._link.json(command, data)
         if "problem" in answer:
             raise DeviceError(f"{self._link.host}: {answer['problem']}")
@@ -197,7 +192,7 @@ class SshDevice:
         if not self._there:
             room, digest = _packed_room()
             link = self._link
-            command = [link.python, "-c", _PREPARE, link.folder, digest]
+            command = [link.python, *_PYTHON_OPTIONS, FOLDER + PREPARE, link.folder, digest]
             found = self._twice(lambda: link.json(command, room))
             _require_usable(found, link)
             self._there = found
@@ -232,8 +227,13 @@ class _Link:
         folder: str = "~/.cache/lowrank",
         command: str = "ssh",
     ) -> None:
+        if not _HOST.fullmatch(host):
+            raise DeviceError(
+                f"`host` is {host!r}, expected a name of ~/.ssh/config, an address, or "
+                "`user@host`. Options belong in ~/.ssh/config."
+            )
         self.host, self.python, self.folder = host, python, folder
-        self._command = shlex.split(command)
+        self._command = _client(command)
 
     def json(self, command: list[str], data: Any = b"") -> dict[str, Any]:
         """The JSON object that a command prints as its last line."""
@@ -255,7 +255,7 @@ class _Link:
         given = {"input": data} if isinstance(data, bytes) else {"stdin": data}
         try:
             done = subprocess.run(
-                [*self._command, *_OPTIONS, self.host, line],
+                [*self._command, *_OPTIONS, "--", self.host, line],
                 capture_output=True,
                 check=False,
                 **given,
@@ -296,6 +296,8 @@ def _require_usable(found: dict[str, Any], link: _Link) -> None:
             f"{host}: '{python}' is Python {found['old']}; 3.9 or later is needed. Install one, "
             "and name it as `python`."
         )
+    if "refused" in found:
+        raise DeviceError(f"{host}: {found['refused']}")
     if "problem" in found:
         raise DeviceError(
             f"{host}: nothing can be kept in {link.folder} ({found['problem']}). Free some space, "
@@ -312,6 +314,29 @@ def _require_usable(found: dict[str, Any], link: _Link) -> None:
             f"be for another architecture: `ssh {host} {python} -m pip install --force-reinstall "
             "numpy onnxruntime`."
         )
+
+
+def _client(command: str) -> list[str]:
+    """The words of a `command`. Raises DeviceError where it is not the OpenSSH client."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise DeviceError(f"`command` is {command!r}: {error}.") from None
+    program, rest = (words[0] if words else ""), iter(words[1:])
+    if Path(program).name not in ("ssh", "ssh.exe"):
+        raise DeviceError(
+            f"`command` is {command!r}, expected the OpenSSH client: `ssh`, or a path that ends "
+            "in `/ssh`, with options."
+        )
+    for word in rest:
+        value = next(rest, "-") if word in _WITH_VALUE else ""
+        if word not in (*_WITH_VALUE, *_ALONE) or value.startswith("-"):
+            raise DeviceError(
+                f"`command` is {command!r}: of the client's options it may have "
+                f"{', '.join((*_WITH_VALUE, *_ALONE))}; '{word}' belongs in ~/.ssh/config, or in a "
+                "file that `-F` names."
+            )
+    return words
 
 
 def _apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,10 +22,16 @@ def clean_device(name: str) -> None:
         raise unknown_name("device of `kind: ssh`", name, known, where="params.yaml: `benchmark`")
     settings = known[name].model_dump(exclude_none=True)
     try:
-        folder = SshDevice(name, settings).clean()
+        found = SshDevice(name, settings).clean()
     except DeviceError as error:
         raise UserError(f"benchmark.{name}: {error}") from error
-    say(f"{settings['host']}: removed {folder}")
+    where = f"{settings['host']}: {found['folder']}"
+    if found["stay"]:
+        say(f"{where}: {found['removed']} files removed; not ours, and kept: {found['stay']}")
+    elif found["removed"]:
+        say(f"{where}: removed, {found['removed']} files")
+    else:
+        say(f"{where}: nothing was sent there")
 
 
 if __name__ == "__main__":
