@@ -15,12 +15,14 @@ from lowrank.files import read_json, sha256_of, write_json, written_whole
 def full_disk(monkeypatch):
     """Every byte that is written to a partial file finds the disk full."""
 
-    def on_full_disk(dir, prefix, suffix):  # noqa: A002
-        name = Path(dir) / f"{prefix}x{suffix}"
-        name.symlink_to("/dev/full")
-        return os.open(os.devnull, os.O_RDONLY), str(name)
+    make_folder = tempfile.mkdtemp
 
-    monkeypatch.setattr(tempfile, "mkstemp", on_full_disk)
+    def on_full_disk(*arguments):
+        folder = make_folder(*arguments)
+        Path(folder, "c.json").symlink_to("/dev/full")
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", on_full_disk)
 
 
 def failing(code):
@@ -38,10 +40,10 @@ def test_writes_into_a_folder_that_does_not_exist_yet(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_partial_file_stands_beside_and_keeps_the_suffix(tmp_path):
+def test_partial_file_stands_beside_and_keeps_the_name(tmp_path):
     with written_whole(tmp_path / "c.npy") as partial:
-        assert partial.parent == tmp_path
-        assert partial.suffix == ".npy"
+        assert partial.parent.parent == tmp_path
+        assert partial.name == "c.npy"
         assert not (tmp_path / "c.npy").exists()
 
 
@@ -71,7 +73,7 @@ def test_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
 
 
 def test_unwritable_folder_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "mkstemp", failing(errno.EACCES))
+    monkeypatch.setattr(tempfile, "mkdtemp", failing(errno.EACCES))
     with pytest.raises(UserError, match=r"c\.json: cannot be written: Permission denied"):
         write_json(tmp_path / "c.json", [])
 

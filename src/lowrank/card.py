@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from lowrank.files import write_text, written_whole
+from lowrank.temporary import temporary_folder
 
 # Before the name of each entry of a file's metadata.
 PREFIX = "lowrank."
@@ -49,8 +49,8 @@ def deliver(
     import onnx
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        made = Path(beside) / folder.name
+    with temporary_folder(folder.parent) as beside:
+        made = beside / folder.name
         made.mkdir()
         for precision, path in models.items():
             facts = facts_of(precision, result, described, layers)

@@ -33,7 +33,10 @@ LEFT_OUT = frozenset(
         "provenance",
         "recording",
         "run_lock",
+        "snakemake_run",
         "steps.common",
+        "steps.ending",
+        "temporary",
         "workflow",
     )
 )

@@ -5,44 +5,37 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lowrank.errors import UserError
+from lowrank.temporary import temporary_folder
 
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it onto `path` when the block succeeds.
+    """Yield a path to write to, of the same name; rename it onto `path` when the block succeeds.
 
-    A process that dies inside the block leaves `path` as it was. Raises UserError when the
-    disk is full or the folder cannot be written.
+    It is in a temporary folder beside `path`, which takes in what libraries put beside a file
+    while they write it. A process that dies inside the block leaves `path` as it was. Raises
+    UserError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays: writers that go by it (numpy.save, for one) keep working.
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}"
-        )
-        os.close(handle)
-    except OSError as error:
-        raise cannot_write(path, error) or error from error
-    partial = Path(name)
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
+        with temporary_folder(path.parent) as folder:
+            partial = folder / path.name
+            partial.touch()
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(path)
     except OSError as error:
         if told := cannot_write(path, error):
             raise told from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, document: Any) -> None:

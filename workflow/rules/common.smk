@@ -8,6 +8,7 @@ from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
 from lowrank.provenance import remember_profile
+from lowrank.snakemake_run import begin_run, end_steps_when_told
 from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
@@ -26,6 +27,17 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params
+
+# One run at a time in this folder. Before any file is looked at: what is missing or stale now may
+# be there when another run has ended.
+try:
+    begin_run(workflow, logger.warning)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+onstart:
+    end_steps_when_told(logger.warning)
 
 
 wildcard_constraints:

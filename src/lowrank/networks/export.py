@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 import re
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.networks.forward import innermost, reason_of
 from lowrank.networks.registry import NetworkSpec
+from lowrank.temporary import temporary_folder
 
 # The exporter's own operator set: newer ones are converted from it, and every ONNX Runtime since
 # 1.14 runs it.
@@ -111,14 +111,14 @@ def export_onnx(
 def _write_in_two(program: torch.onnx.ONNXProgram, path: Path) -> None:
     data = path.with_name(f"{path.name}.data")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        whole = Path(folder) / path.name
+    with temporary_folder(path.parent) as folder:
+        whole = folder / path.name
         program.save(whole, external_data=True)
         model = _finished(onnx.load(whole, load_external_data=False))
         whole.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(whole, full_check=True)
         # The graph last: a graph without its weights would be half a file.
-        (Path(folder) / data.name).replace(data)
+        (folder / data.name).replace(data)
         whole.replace(path)
 
 

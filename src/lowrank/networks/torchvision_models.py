@@ -7,7 +7,6 @@ import contextlib
 import io
 import shutil
 import socket
-import tempfile
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lowrank.errors import UserError, unknown_name
 from lowrank.files import written_whole
 from lowrank.networks.registry import NetworkSpec
 from lowrank.stored import write_tensors
+from lowrank.temporary import temporary_folder
 
 # Their weights come from TensorFlow, whose normalisation their forward() restores; their auxiliary
 # heads serve to train from scratch.
@@ -94,7 +94,7 @@ def fetch_torchvision_weights(name: str, weights_name: str, path: Path) -> None:
     weights = _weights(name.removeprefix("torchvision/"), weights_name)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
+    with temporary_folder(path.parent) as folder:
         try:
             tensors = _download(weights.url, folder)
         except (OSError, HTTPException, RuntimeError) as error:
@@ -107,10 +107,10 @@ def fetch_torchvision_weights(name: str, weights_name: str, path: Path) -> None:
             write_tensors(path, {key: tensor.numpy() for key, tensor in tensors.items()})
             return
         with written_whole(path) as partial:
-            shutil.copyfile(next(Path(folder).iterdir()), partial)
+            shutil.copyfile(next(folder.iterdir()), partial)
 
 
-def _download(url: str, folder: str) -> dict[str, torch.Tensor]:
+def _download(url: str, folder: Path) -> dict[str, torch.Tensor]:
     # torch.hub sets no time limit of its own, and prints.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECTION_SECONDS)
@@ -118,7 +118,7 @@ def _download(url: str, folder: str) -> dict[str, torch.Tensor]:
         with contextlib.redirect_stdout(io.StringIO()):
             return torch.hub.load_state_dict_from_url(
                 url,
-                model_dir=folder,
+                model_dir=str(folder),
                 map_location="cpu",
                 progress=False,
                 check_hash=True,

@@ -16,6 +16,7 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
+from lowrank.steps.ending import ends_cleanly
 
 _logger = logging.getLogger("lowrank")
 
@@ -38,7 +39,8 @@ class Step(click.Command):
         log, label = context.params.pop("log"), context.params.pop("label")
         try:
             _set_up_logging(log, label or (self.name or ""))
-            return super().invoke(context)
+            with ends_cleanly(_logger.warning):
+                return super().invoke(context)
         except UserError as error:
             if os.environ.get("LOWRANK_TRACEBACK"):
                 raise

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write, write_json
+from lowrank.temporary import temporary_folder
 from lowrank.training.cifar10 import CIFAR10_CLASSES, obtain_cifar10
 from lowrank.training.fashion_mnist import FASHION_MNIST_CLASSES, obtain_fashion_mnist
 from lowrank.training.obtaining import Arrays, Say, sha256_of_array
@@ -90,7 +90,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        with temporary_folder(folder.parent) as beside:
             # A folder inside it, because the temporary one is closed to other users.
             new = Path(beside, "new")
             new.mkdir()
