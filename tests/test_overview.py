@@ -123,12 +123,91 @@ def test_pareto_front(points, expected):
 
 def test_the_table_leaves_out_what_nothing_has():
     records = overview([("net", "tucker", result(energy_mj={}, int8=INT8))])
-    heading, _, original, in_float, in_int8 = markdown(records).splitlines()
+    heading, _, original, in_float, in_int8 = table_of(markdown(records))
     assert "energy" not in heading
-    assert "| net | original | float32 | board | 92.00 |  | 4.000 |  | 1,000 |" in original
-    assert "| 90.00 | 2.00 | 1.000 | 4.00x | 200 | 5.00x | 40 | 2.0x |" in in_float
+    assert "CPU" not in heading
+    assert "| net | original | float32 | board | 92.00 |  | 4.000 |  |  | 1,000 |" in original
+    assert "| 90.00 | 2.00 | 1.000 | 4.000 | 4.00x | 200 | 5.00x | 40 | 2.0x |" in in_float
     assert in_int8.endswith("| 10 | 8.0x | yes |")
     assert "energy, mJ" in markdown(overview([("net", "tucker", result())]))
+
+
+def table_of(page):
+    return [line for line in page.splitlines() if line.startswith("|")]
+
+
+def controlled(top1=91.5, ms=2.0, over=None, **more):
+    """A result beside the original in int8, which is twice as fast as it is in float."""
+    control = INT8 | {"accuracy": {"exported": top1}, "latency_ms": {"board": latency(4.0, ms)}}
+    found = INT8["latency_ms"]["board"] | ({"speedup_over_control": over} if over else {})
+    int8 = INT8 | {"latency_ms": {"board": found}}
+    return result(**{"int8": int8, "control": {"int8": control}} | more)
+
+
+def test_the_original_in_int8_is_a_row_and_two_columns():
+    records = overview(
+        [("net", "one", controlled(ms=2.0, over=3.5)), ("net", "two", controlled(ms=1.0))]
+    )
+    named = [(each["method"], each["precision"]) for each in records]
+    assert named[:2] == [(ORIGINAL, "float32"), (ORIGINAL, "int8")]
+    assert named[2:] == [(m, p) for m in ("one", "two") for p in ("float32", "int8")]
+    control = records[1]
+    # The median of what was measured beside both.
+    assert (control["p50_ms"], control["speedup"], control["top1_percent"]) == (1.5, 3.0, 91.5)
+    assert (control["macs"], control["macs_ratio"], control["onnx_bytes"]) == (1000, None, 10)
+    one_float, one, _, two = records[2:]
+    assert one["points_below_control"] == 2.0
+    # Measured against each other where it was; otherwise the quotient of the speed-ups.
+    assert one["speedup_over_control"] == 3.5
+    assert one_float["speedup_over_control"] == 4.0 / 2.0
+    assert two["speedup_over_control"] == 8.0 / 4.0
+    heading = table_of(markdown(records))[0]
+    assert "faster than int8 original" in heading
+    assert "lost against int8 original" in heading
+
+
+def on(cpu, **more):
+    return controlled(environment={"board": {"cpu": cpu}}, **more)
+
+
+def test_milliseconds_of_different_processors_are_not_compared():
+    results = [
+        ("net", "one", on("EPYC", original_ms=4.0)),
+        ("net", "two", on("Xeon", original_ms=8.0, ms=2.0)),
+    ]
+    records = overview(results)
+    originals = [e for e in records if (e["method"], e["precision"]) == (ORIGINAL, "float32")]
+    assert [(each["cpu"], each["p50_ms"]) for each in originals] == [("EPYC", 4.0), ("Xeon", 8.0)]
+    # Each has a front of its own.
+    assert all(each["on_front_by_latency"] for each in originals)
+    page = markdown(records)
+    assert "Warning: rows of one device were measured on different CPUs." in page
+    heading, _, *rows = table_of(page)
+    assert "| CPU |" in heading
+    assert sum("| Xeon |" in row for row in rows) == 4
+
+
+def test_one_processor_is_named_once():
+    page = markdown(overview([("net", "one", on("EPYC")), ("net", "two", on("EPYC"))]))
+    assert "CPU of each device: board: EPYC." in page
+    assert "Warning" not in page
+    assert "| CPU |" not in page
+
+
+def test_the_page_has_a_title_and_says_how_a_ratio_is_taken():
+    records = overview([("net", "one", controlled())])
+    for page in (html(records), markdown(records)):
+        assert "All variants" in page
+        assert "the median over turns of the ratio of both" in page
+    assert "<h1>All variants</h1>" in html(records)
+    assert "<em>Faster</em>" in html(records)
+
+
+def test_what_stands_beside_a_speedup_gives_it():
+    """The original's latency in the row is what this network was measured beside."""
+    records = overview([("net", f"by{ms}", result(original_ms=ms, ms=1.0)) for ms in (4.0, 5.0)])
+    for each in records[1:]:
+        assert each["original_p50_ms"] / each["p50_ms"] == pytest.approx(each["speedup"])
 
 
 def test_the_page_has_the_cells_of_the_table():

@@ -74,18 +74,35 @@ def next_share(
     return sqrt(low * high)
 
 
-def cheapest(trials: Sequence[Found], *, accuracy_drop: float, confidence: float) -> int:
-    """Which trial is the cheapest within the target, from 0.
+def cheapest(
+    trials: Sequence[Found],
+    *,
+    accuracy_drop: float,
+    confidence: float,
+    control: Found | None = None,
+) -> int:
+    """Return which trial, from 0, is the cheapest within the target.
 
-    Raises UserError where none is, with the nearest.
+    If none is, but the `control` is (the original in int8), the trial that loses least stands
+    beside it. Otherwise UserError is raised, with the nearest.
     """
     within = [n for n, trial in enumerate(trials) if trial.within(accuracy_drop, confidence)]
     if within:
         return min(within, key=lambda number: trials[number].share)
-    nearest = min(trials, key=lambda trial: trial.drop)
+    best = min(range(len(trials)), key=lambda number: trials[number].drop)
+    if control and control.within(accuracy_drop, confidence):
+        return best
+    nearest = trials[best]
+    without = (
+        f", and neither does int8 of the original ({control.drop:.2f} +- "
+        f"{control.standard_error:.2f})"
+        if control
+        else ""
+    )
     raise UserError(
         f"ranks.target.accuracy_drop: no trial loses at most {accuracy_drop:g} points with "
-        f"{confidence:g} standard errors added. The nearest, at a share of {nearest.share:.3f} of "
-        f"the original's cost, loses {nearest.drop:.2f} +- {nearest.standard_error:.2f}. Raise the "
-        "target or the upper end of `search.between`, or give `finetune` more steps."
+        f"{confidence:g} standard errors added{without}. The nearest, at a share of "
+        f"{nearest.share:.3f} of the original's cost, loses {nearest.drop:.2f} +- "
+        f"{nearest.standard_error:.2f}. Raise the target or the upper end of `search.between`, or "
+        "give `finetune` more steps."
     )

@@ -73,6 +73,26 @@ def test_table_and_pictures(run, tmp_path):
     assert {"No device counted energy.", "board: no counter"} <= energy
 
 
+def test_the_original_in_int8_is_marked(run, tmp_path):
+    documents = [result(91.0, 1.0), result(90.0, 2.0)]
+    for document in documents:
+        latency = {"original": {"p50": 4.0}, "compressed": {"p50": 3.0}, "speedup": 4 / 3}
+        document["control"] = {
+            "int8": {
+                "accuracy": {"exported": 91.9},
+                "size_bytes": {"original": 1000, "compressed": 250, "ratio": 4.0},
+                "latency_ms": {"board": latency, "phone": {"not_measured": "no int8 kernels"}},
+            }
+        }
+    done = run(*documents)
+    assert done.exit_code == 0, done.output
+    for name in ("latency", "macs"):
+        assert "original, int8" in texts(tmp_path / f"pictures/{name}.svg")
+    with (tmp_path / "summary.csv").open() as file:
+        control = [row for row in csv.DictReader(file) if row["precision"] == "int8"]
+    assert [row["top1_percent"] for row in control] == ["91.9"] * 4
+
+
 def test_energy_where_it_was_measured(run, tmp_path):
     done = run(result(91.0, 1.0), result(90.0, 2.0, original=8.0, compressed=3.0))
     assert done.exit_code == 0, done.output

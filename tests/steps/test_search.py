@@ -14,7 +14,7 @@ FILES = ("ranks.json", "model.bin")
 def run(tmp_path):
     """Settle three trials that lost 2, 0.5 and 0.8 points, at falling cost."""
 
-    def settled(accuracy_drop: float, made=((0.1, 2.0), (0.2, 0.5), (0.14, 0.8))):
+    def settled(accuracy_drop: float, made=((0.1, 2.0), (0.2, 0.5), (0.14, 0.8)), control=None):
         files = []
         for number, (share, drop) in enumerate(made, start=1):
             write_json(tmp_path / f"{number}_found.json", Found(share, drop, 0.1).to_json())
@@ -31,6 +31,9 @@ def run(tmp_path):
             "outputs": " ".join(map(str, outputs)),
             "report": tmp_path / "search.json",
         }
+        if control is not None:
+            arguments["control"] = tmp_path / "control.json"
+            write_json(arguments["control"], Found(1.0, control, 0.1).to_json())
         return CliRunner().invoke(settle, [f"--{key}={each}" for key, each in arguments.items()])
 
     return settled
@@ -51,4 +54,29 @@ def test_no_trial_within_the_target_leaves_nothing(run, tmp_path):
     assert done.exit_code == 1
     assert "no trial loses at most 0.2 points" in done.stderr
     assert not (tmp_path / "taken").exists()
+    assert not (tmp_path / "search.json").exists()
+
+
+def test_the_original_in_int8_is_a_candidate(run, tmp_path):
+    done = run(1.0, control=0.3)
+    assert done.exit_code == 0, done.output
+    assert "int8 of the original loses 0.30 +- 0.10 points" in done.stderr
+    report = read_json(tmp_path / "search.json")
+    assert (report["taken"], report["within"]) == (3, True)
+    assert report["control"] == {"drop": 0.3, "standard_error": 0.1, "within": True}
+
+
+def test_where_the_original_in_int8_alone_keeps_the_target_it_is_no_error(run, tmp_path):
+    done = run(0.4, control=0.2)
+    assert done.exit_code == 0, done.output
+    report = read_json(tmp_path / "search.json")
+    # The trial that loses least stands beside it.
+    assert (report["taken"], report["within"]) == (2, False)
+    assert report["control"]["within"]
+
+
+def test_where_neither_keeps_the_target_both_are_named(run, tmp_path):
+    done = run(0.4, control=0.5)
+    assert done.exit_code == 1
+    assert "neither does int8 of the original (0.50 +- 0.10)" in done.stderr
     assert not (tmp_path / "search.json").exists()

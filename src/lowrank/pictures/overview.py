@@ -10,15 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from lowrank.overview import ORIGINAL
-from lowrank.pictures.style import BLUE, GREY, ORANGE, save
+from lowrank.overview import ORIGINAL, place_of
+from lowrank.pictures.style import BLUE, GREEN, GREY, ORANGE, save
 
-# How the networks of a panel look: the original, and by precision.
+CONTROL = "original, int8"
+# How the networks of a panel look: the originals, and the compressed ones by precision.
 _LOOKS = {
     ORIGINAL: {"marker": "*", "color": GREY, "markersize": 13},
+    CONTROL: {"marker": "D", "color": GREEN, "markersize": 8, "markeredgecolor": "black"},
     "float32": {"marker": "o", "color": BLUE, "markersize": 7},
     "int8": {"marker": "s", "color": ORANGE, "markersize": 7, "markeredgecolor": "black"},
 }
+
+
+def _kind(record: dict[str, Any]) -> str:
+    """Which of the looks a network has."""
+    if record["method"] != ORIGINAL:
+        return record["precision"]
+    return CONTROL if record["precision"] == "int8" else ORIGINAL
 
 
 def accuracy_picture(
@@ -47,27 +56,26 @@ def accuracy_picture(
     """
     records = [each | {cost: each[cost] / unit} for each in records if each[cost] is not None]
     models = list(dict.fromkeys(each["network"] for each in records))
-    devices = list(dict.fromkeys(each["device"] for each in records))
+    places = list(dict.fromkeys((each["device"], each["cpu"]) for each in records))
+    names = [_named(*place, places) for place in places]
     figure = Figure(
-        figsize=(0.6 + 7.4 * max(len(devices), 1), 0.7 + 4.0 * max(len(models), 1)),
+        figsize=(0.6 + 7.4 * max(len(places), 1), 0.7 + 4.0 * max(len(models), 1)),
         layout="constrained",
     )
     if not records:
         _say(figure, "No variant has been measured.")
     else:
-        axes = figure.subplots(len(models), len(devices), squeeze=False)
+        axes = figure.subplots(len(models), len(places), squeeze=False)
         panels = []
         for model, row in zip(models, axes, strict=True):
-            for device, panel in zip(devices, row, strict=True):
-                of_panel = [
-                    each for each in records if (each["network"], each["device"]) == (model, device)
-                ]
+            for place, name, panel in zip(places, names, row, strict=True):
+                of_panel = [each for each in records if place_of(each) == (model, *place)]
                 if not of_panel:
                     panel.set_axis_off()
                     continue
                 panels.append((panel, of_panel))
                 _panel(panel, of_panel, cost, front)
-                panel.set_title(f"{model} on {device}" if len(devices) > 1 else model, fontsize=11)
+                panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
                 panel.set_xlabel(label)
                 panel.set_ylabel("top-1 on the test images, %")
         figure.legend(
@@ -79,7 +87,7 @@ def accuracy_picture(
                 Line2D([], [], color=GREY, linewidth=1, label="best at its cost (Pareto front)"),
             ],
             loc="outside upper center",
-            ncols=4,
+            ncols=5,
             frameon=False,
             fontsize=9,
         )
@@ -89,6 +97,12 @@ def accuracy_picture(
         for panel, of_panel in panels:
             _names(panel, of_panel, cost)
     save(figure, path)
+
+
+def _named(device: str, cpu: str | None, places: Sequence[tuple[str, str | None]]) -> str:
+    """The name of a device, with its CPU where one of that name had several."""
+    several = sum(name == device for name, _ in places) > 1
+    return f"{device} ({cpu})" if several else device
 
 
 def _panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str) -> None:
@@ -102,8 +116,11 @@ def _panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str)
         zorder=1,
     )
     for each in records:
-        look = _LOOKS[ORIGINAL if each["method"] == ORIGINAL else each["precision"]]
+        look = _LOOKS[_kind(each)]
         axes.plot(each[cost], each["top1_percent"], linestyle="none", zorder=3, **look)
+        if _kind(each) == CONTROL and cost == "p50_ms":
+            # What lies to the right of the line costs more than the control.
+            axes.axvline(each[cost], color=GREEN, linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xscale("log")
     lowest, highest = _span([each[cost] for each in records])
     # Room on the right for names.
@@ -130,7 +147,7 @@ def _names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> None:
     y = [each["top1_percent"] for each in records]
     adjust_text(
         [
-            axes.text(*place, each["method"], fontsize=8)
+            axes.text(*place, CONTROL if _kind(each) == CONTROL else each["method"], fontsize=8)
             for *place, each in zip(x, y, records, strict=True)
         ],
         x,
@@ -171,7 +188,7 @@ def energy_picture(
             axes.barh(
                 place,
                 each["energy_mj"],
-                color="white" if original else _LOOKS[each["precision"]]["color"],
+                color="white" if _kind(each) == ORIGINAL else _LOOKS[_kind(each)]["color"],
                 edgecolor="black",
                 hatch="///" if original else "",
                 height=0.7,

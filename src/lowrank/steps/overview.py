@@ -9,7 +9,7 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import read_json, write_text
-from lowrank.overview import html, markdown, records_of
+from lowrank.overview import html, markdown, place_of, records_of
 from lowrank.overview import overview as overview_of
 from lowrank.steps.common import Step, say
 
@@ -44,7 +44,7 @@ def overview(
     writer.writeheader()
     writer.writerows(records)
     write_text(table, lines.getvalue())
-    write_text(page, "# All variants\n\n" + markdown(records))
+    write_text(page, markdown(records))
     write_text(web_page, html(records))
     accuracy_picture(
         latency,
@@ -53,11 +53,11 @@ def overview(
         label="latency, ms (median of one run)",
         front="on_front_by_latency",
     )
-    first_device = {each["network"]: each["device"] for each in reversed(records)}
+    first_place = {each["network"]: place_of(each) for each in reversed(records)}
     accuracy_picture(
         macs,
         # They are the same on every device.
-        [each for each in records if each["device"] == first_device[each["network"]]],
+        [each for each in records if place_of(each) == first_place[each["network"]]],
         cost="macs",
         label="multiply-accumulates of one image, millions",
         unit=1e6,
