@@ -3,9 +3,22 @@
 #   snakemake --cores 8 results/vgg16_tucker.json
 #
 # Every choice is in params.yaml. Helpers and names are in workflow/rules/common.smk.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from lowrank.config.document import read_document
+from lowrank.errors import UserError
+
 min_version("9.0")
+
+# Before Snakemake reads it, whose own message names no line.
+try:
+    if Path("params.yaml").exists():
+        read_document("params.yaml")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: "params.yaml"

@@ -494,3 +494,32 @@ def test_git_and_dvc_pass_over_single_variants_of_studies():
     ):
         lines = (ROOT / file).read_text().splitlines()
         assert {each.format(name) for name in studies for each in patterns} <= set(lines)
+
+
+def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
+    """`dvc exp run -S` writes 0.00001 as 1e-05, which Snakemake's reader takes for text."""
+    document = copy.deepcopy(DOCUMENT)
+    document["checkpoint"]["own"] = {
+        "dataset": "cifar10",
+        "weights": "own.pth",
+        "factory": "own:build",
+        "input_shape": [3, 32, 32],
+        "arguments": {"eps": "EPS", "name": "1e-05"},
+    }
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05"))
+    as_snakemake_reads = yaml.load(path.read_text(), yaml.FullLoader)
+    assert as_snakemake_reads["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
+    graph = Workflow.from_document(as_snakemake_reads, str(path))
+    source = json.loads(graph.network_json(wildcards(model="own")))
+    assert source["arguments"] == {"eps": 1e-5, "name": "1e-05"}
+
+
+def test_mistakes_have_lines(tmp_path):
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    path.write_text(text.replace("learning_rate: 0.008", "learning_rate: -0.008"))
+    line = 1 + text[: text.index("learning_rate: 0.008")].count("\n")
+    config = yaml.safe_load(path.read_text())
+    with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.008, it"):
+        Workflow.from_document(config, str(path))

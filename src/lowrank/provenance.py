@@ -14,6 +14,9 @@ from typing import Any
 
 import yaml
 
+from lowrank.config.document import parse_document
+from lowrank.errors import UserError
+
 PARAMS = "params.yaml"
 # What runs themselves write into tracked files.
 _WRITTEN = ("results", "dvc.lock")
@@ -172,7 +175,10 @@ def _committed_params() -> dict[str, Any] | None:
     text = _git("show", f"HEAD:./{PARAMS}") if commit() else ""
     if not text and Path(PARAMS).is_file():
         text = Path(PARAMS).read_text()
-    return yaml.safe_load(text) if text else None
+    try:
+        return dict(parse_document(text).entries) if text else None
+    except UserError:  # Committed by an earlier version, which took it.
+        return yaml.safe_load(text)
 
 
 def remember_profile(arguments: Sequence[str]) -> None:

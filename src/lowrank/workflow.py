@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import yaml
 
 from lowrank.code_digests import digest_of_step
+from lowrank.config.document import Document, read_document, reconciled
 from lowrank.configuration import configuration_of
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of
@@ -85,9 +86,17 @@ class Workflow:
         self._tables = tables
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Workflow:
-        """Check params.yaml as Snakemake read it. Raises UserError where it is wrong."""
-        return cls(parse_params(document), document=document)
+    def from_document(cls, document: Mapping[str, Any], file: str | None = None) -> Workflow:
+        """Check params.yaml as Snakemake read it, with what its command line replaced.
+
+        Values that only YAML 1.2 has, and lines, are those of the file where it is given. Raises
+        UserError where it is wrong.
+        """
+        read = Document(document)
+        if file:
+            as_read = yaml.load(Path(file).read_bytes(), yaml.FullLoader)  # as Snakemake
+            read = reconciled(document, read_document(file), as_read)
+        return cls(parse_params(read), document=read.entries)
 
     @classmethod
     def load(cls) -> Workflow:

@@ -32,6 +32,16 @@ def test_a_misspelt_parameter_is_named(project: Project):
     assert "'learning_rate'" in message
 
 
+def test_a_key_that_is_given_twice_is_named_with_both_lines(project: Project):
+    path = project.folder / "params.yaml"
+    lines = path.read_text().splitlines()
+    first = lines.index("finetune:") + 1
+    path.write_text("\n".join([*lines, "finetune: {steps: 3}", ""]))
+    message = refusal(project)
+    assert f"line {len(lines) + 1}, column 1: `finetune` was given in line {first}" in message
+    assert "Traceback" not in message
+
+
 def test_a_parameter_out_of_range_is_named_with_its_bounds(project: Project):
     project.change_params(methods__tucker__ranks__weaken=1.5)
     message = refusal(project)

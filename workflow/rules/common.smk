@@ -22,8 +22,10 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
     )
     workflow.register_resource("_cores", available_cpu_count())
 
+# A workflow that takes this one as a module brings a configuration of its own.
+own_file = "params.yaml" if "params.yaml" in workflow.configfiles else None
 try:
-    GRAPH = Workflow.from_document(config)
+    GRAPH = Workflow.from_document(config, own_file)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params

@@ -79,6 +79,11 @@ def read_document(path: str | Path = "params.yaml") -> Document:
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    return parse_document(text, str(path))
+
+
+def parse_document(text: bytes | str, source: str = "params.yaml") -> Document:
+    """Read a configuration from the text of a file. Raises UserError as `read_document` does."""
     try:
         loader = _Loader(text)
         try:
@@ -91,13 +96,13 @@ def read_document(path: str | Path = "params.yaml") -> Document:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = ": ".join(filter(None, (error.context, error.problem)))
         clear = "" if isinstance(error, _Unclear) else "not YAML: "
-        raise UserError(f"{path}: {place}{clear}{reason}.{_advice(reason)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{source}: {place}{clear}{reason}.{_advice(reason)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, dict):
         found = "nothing" if entries is None else _kind(entries)
-        raise UserError(f"{path}: expected a mapping of sections, found {found}.")
-    return Document(entries, str(path), _lines(node))
+        raise UserError(f"{source}: expected a mapping of sections, found {found}.")
+    return Document(entries, source, _lines(node, source))
 
 
 def reconciled(config: Mapping[str, Any], file: Document, as_read: Mapping[str, Any]) -> Document:
@@ -127,7 +132,8 @@ def reconciled(config: Mapping[str, Any], file: Document, as_read: Mapping[str, 
                 else agreed_elsewhere(value, (*place, name))
                 for name, value in given.items()
             }
-        return ours if given == theirs else agreed_elsewhere(given, place)
+        same = given == theirs and type(given) is type(theirs)
+        return ours if same else agreed_elsewhere(given, place)
 
     def agreed_elsewhere(given: Any, place: Place) -> Any:
         for known in [known for known in lines if known[: len(place)] == place]:
@@ -204,11 +210,20 @@ for _tag, _pattern in (("ambiguous", _AMBIGUOUS), ("int", _INTEGER), ("float", _
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
-def _lines(root: yaml.Node) -> dict[Place, int]:
+def _lines(root: yaml.Node, source: str) -> dict[Place, int]:
     """The line of each entry. Raises UserError for a section that holds itself."""
     lines: dict[Place, int] = {}
 
+    around: list[yaml.Node] = []
+
     def visit(node: yaml.Node, place: Place) -> None:
+        if node in around:
+            mark = node.start_mark
+            raise UserError(
+                f"{source}: line {mark.line + 1}, column {mark.column + 1}: "
+                f"`{'.'.join(map(str, place))}` holds itself, by an alias."
+            )
+        around.append(node)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 # What a merge (`<<`) brings in comes first; the section's own entries replace it.
@@ -218,6 +233,7 @@ def _lines(root: yaml.Node) -> dict[Place, int]:
             for number, value in enumerate(node.value):
                 lines[(*place, number)] = value.start_mark.line + 1
                 visit(value, (*place, number))
+        around.pop()
 
     visit(root, ())
     return lines

@@ -1,0 +1,130 @@
+import pytest
+import yaml
+
+from lowrank.config.document import read_document, reconciled
+from lowrank.errors import UserError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def written(text):
+        path = tmp_path / "params.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_document(path)
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-05", 1e-5),
+        ("1e-5", 1e-5),
+        ("-2E+3", -2000.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("6.0e-4", 6e-4),
+        ("+3", 3),
+        ("0", 0),
+        ("0.0", 0.0),
+        ("00.5", 0.5),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("-.inf", -float("inf")),
+        ("'1e-05'", "1e-05"),
+        ("'0100'", "0100"),
+        ("2024-01-01", "2024-01-01"),
+        ("1.2.3", "1.2.3"),
+        ("-", "-"),
+        ("true", True),
+        ("no", False),
+        ("~", None),
+        ("vgg16", "vgg16"),
+        ("[64, 1e-3]", [64, 1e-3]),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(read, text, value):
+    if text == "-":
+        text = "'-'"
+    found = read(f"a: {text}\n").entries["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a:\n  b: 0100\n", "line 2, column 6: 0100 is one number to some readers"),
+        ("a: 1_000\n", "line 1, column 4: 1_000 is one number"),
+        ("a: 1:30\n", "line 1, column 4: 1:30 is one number"),
+        ("a: 0b11\n", "line 1, column 4: 0b11 is one number"),
+        (
+            "a:\n  steps: 1\n  seed: 0\n  steps: 2\n",
+            "line 4, column 3: `steps` was given in line 2 already; keep one of them",
+        ),
+        (
+            "outputs: {0: 1}\n",
+            "line 1, column 11: the key `0` is read as the number 0; put it in quotes: '0'",
+        ),
+        (
+            "a:\n  no: 1\n",
+            "line 2, column 3: the key `no` is read as false; put it in quotes: 'no'",
+        ),
+        ("~: 1\n", "line 1, column 1: the key `~` is read as null; put it in quotes: '~'"),
+        ("? [a]\n: 1\n", "line 1, column 3: a key is a list or a mapping; a name was expected"),
+        ("a: [1\nb: 2\n", "line 2, column 2: not YAML: while parsing a flow sequence"),
+        ("a:\n\tb: 1\n", "Indent with spaces, not tabs."),
+        ("a: b: c\n", "line 1, column 5: not YAML: mapping values are not allowed here. Put text"),
+        ("a: *x\n", "found undefined alias 'x'"),
+        ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
+        ("a: &x {b: *x}\n", "holds itself"),
+        (b"a: \xff\n", "not YAML:"),
+        ("a: 1\n---\nb: 2\n", "line 2, column 1: not YAML: expected a single document"),
+        ("- 1\n", "expected a mapping of sections, found a list."),
+        ("text\n", "expected a mapping of sections, found text."),
+        ("", "expected a mapping of sections, found nothing."),
+    ],
+)
+def test_unclear_files_are_refused(read, tmp_path, text, told):
+    with pytest.raises(UserError) as caught:
+        read(text)
+    assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: ")
+    assert told in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_document(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_document(tmp_path)
+
+
+def test_entries_have_lines(read):
+    document = read("a:\n  b:\n    - 1\n    - {c: 2}\nd: &x\n  e: 1\nf:\n  <<: *x\n  g: 2\n")
+    assert document.line_of(("a", "b", 1, "c")) == 4
+    assert document.line_of(("a", "b", 0)) == 3
+    assert document.line_of(("a", "b", "missing")) == 2
+    assert document.line_of(("missing",)) is None
+    assert document.entries["f"] == {"e": 1, "g": 2}
+    assert document.line_of(("f", "g")) == 9
+    assert document.holds(("f", "g"))
+    assert not document.holds(("f", "h"))
+
+
+def test_what_the_command_line_replaced_is_kept_and_has_no_line(read):
+    text = "a: {eps: 1e-05, name: '1e-05', steps: 3}\nb: 2\n"
+    document = read(text)
+    as_read = yaml.safe_load(text)
+    assert as_read["a"]["eps"] == "1e-05"
+    config = yaml.safe_load(text)
+    config["a"] |= {"steps": "2e3", "more": ["1e-3"]}
+    config["c"] = {"d": 5}
+    found = reconciled(config, document, as_read)
+    assert found.entries == {
+        "a": {"eps": 1e-5, "name": "1e-05", "steps": 2000.0, "more": [1e-3]},
+        "b": 2,
+        "c": {"d": 5},
+    }
+    assert found.line_of(("b",)) == 2
+    assert ("a", "eps") in found.lines
+    assert ("a", "steps") not in found.lines
