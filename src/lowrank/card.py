@@ -20,7 +20,8 @@ from lowrank.temporary import temporary_folder
 # Before the name of each entry of a file's metadata.
 PREFIX = "lowrank."
 
-_PRECISION = {"float32": "", "int8": "_int8"}
+# Of the precision of the main file in int8; for other kinds of hardware, what follows.
+INT8 = "int8"
 
 
 def deliver(
@@ -37,7 +38,8 @@ def deliver(
     folder
         What it held before is replaced.
     models
-        The ONNX file by precision: `float32`, `int8`.
+        The ONNX file by precision: `float32`, `int8`, and `int8_<file>` for the int8 files of
+        other kinds of hardware than the main device's.
     result
         As the step `summarize` writes it.
     described
@@ -54,7 +56,7 @@ def deliver(
         made.mkdir()
         for precision, path in models.items():
             facts = facts_of(precision, result, described, layers)
-            name = described["name"] + _PRECISION[precision]
+            name = described["name"] + ("" if precision == "float32" else f"_{precision}")
             model = onnx.load(path)
             onnx.helper.set_model_props(model, metadata(facts))
             with written_whole(made / f"{name}.onnx") as partial:
@@ -75,7 +77,7 @@ def facts_of(
     layers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What is known of one of the files, as a JSON document. Arguments as for `deliver`."""
-    measured = result["int8"] if precision == "int8" else result
+    measured = _measured(precision, result)
     accuracy = {
         "original": result["accuracy"]["original"],
         "this_file": measured["accuracy"]["exported"],
@@ -90,7 +92,7 @@ def facts_of(
     }
     return {
         **{key: described[key] for key in ("network", "input", "data")},
-        "precision": precision,
+        "precision": precision.partition("_")[0],
         "method": described["method"],
         "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
         "accuracy_percent": accuracy,
@@ -100,6 +102,38 @@ def facts_of(
         "energy_mj": measured.get("energy_mj", {}),
         **{key: result[key] for key in ("command", "commit", "version")},
         "configuration": described["configuration"],
+    }
+
+
+def _measured(precision: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured of a file, under the keys of the whole result.
+
+    Of several int8 files each has the latencies of the devices that run it.
+    """
+    if not precision.startswith(INT8):
+        return result
+    int8 = result[INT8]
+    names = {each.partition(".")[0]: each for each in int8.get("files", {})}
+    if not names:
+        return int8
+    file = names.get(precision.removeprefix(INT8).removeprefix("_"), next(iter(names.values())))
+    own, size = int8["files"][file], int8["size_bytes"]
+    latency = {
+        device: each
+        for device, each in int8["latency_ms"].items()
+        if int8["devices"][device] == file
+    }
+    bytes_ = own["size_bytes"]
+    return {
+        **int8,
+        "accuracy": {**int8["accuracy"], **own["accuracy"]},
+        "size_bytes": {
+            "original": size["original"],
+            "compressed": bytes_,
+            "ratio": round(size["original"] / bytes_, 4),
+        },
+        "latency_ms": latency,
+        "energy_mj": {k: v for k, v in int8.get("energy_mj", {}).items() if k in latency},
     }
 
 

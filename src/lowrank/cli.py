@@ -22,6 +22,7 @@ _STEPS = (
     "teacher_outputs",
     "finetune",
     "export_onnx",
+    "describe_device",
     "quantize",
     "benchmark",
     "summarize",

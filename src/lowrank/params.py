@@ -713,10 +713,15 @@ class QuantizeSettings(Section):
         "`percentile` of them.",
     )
     percentile: float = Field(99.99, gt=50, le=100, description="For `percentile`: per cent.")
-    activations: Literal["int8", "uint8"] = Field("int8", description="Type of the activations.")
-    reduce_range: bool = Field(
-        False,
-        description="Weights of 7 bits, for x86 processors without VNNI, whose sums saturate.",
+    activations: Literal["auto", "int8", "uint8"] = Field(
+        "auto",
+        description="Type of the activations. `auto`: what each device runs in integer kernels, "
+        "int8 on ARM and uint8 elsewhere.",
+    )
+    reduce_range: Literal["auto"] | bool = Field(
+        "auto",
+        description="Weights of 7 bits. `auto`: for x86 processors without VNNI, whose sums of 8 "
+        "bits saturate.",
     )
     tolerance: float = Field(
         0.3,
@@ -806,6 +811,11 @@ class DeviceSettings(Section):
     def to_json(self) -> str:
         """As the steps take it: without what belongs to other kinds."""
         return self.model_dump_json(exclude_none=True)
+
+    def connection_json(self) -> str:
+        """Which machine it is and how it is reached, without how it measures."""
+        names = {"kind", "host", "python", "folder", "command"}
+        return self.model_dump_json(exclude_none=True, include=names)
 
 
 class Params(Section):

@@ -70,6 +70,7 @@ class Wildcards(Protocol):
     study: str
     number: str
     layer: str
+    device: str
 
 
 class Workflow:
@@ -502,6 +503,16 @@ class Workflow:
             return []
         return [f"{self._folder(wildcards)}/int8"]
 
+    def descriptions(self, wildcards: Wildcards) -> list[str]:
+        """What the processor of each device of the matrix can do; the main device first."""
+        return [f"build/devices/{device}.json" for device in self.params.matrix.devices]
+
+    def device_signature(self, wildcards: Wildcards) -> str:
+        """What a description depends on: the processor and runtime of a device that is this one."""
+        if self.params.benchmark[wildcards.device].kind != "local":
+            return ""
+        return here_signature()
+
     def benchmarks(self, wildcards: Wildcards) -> list[str]:
         """The measurements on every device."""
         folder = f"{self._folder(wildcards)}/benchmark"
@@ -679,6 +690,20 @@ class Workflow:
         if "at" in wildcards.keys():  # noqa: SIM118  (Snakemake's wildcards are no mapping)
             return 1 if wildcards.at == "first" else int(wildcards.at.removeprefix("rounds/"))
         return int(wildcards.round)
+
+
+@functools.cache
+def here_signature() -> str:
+    """What int8 files and latencies of this machine depend on: its processor and its runtime."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from lowrank.devices.processor import Processor
+
+    try:
+        runtime = version("onnxruntime")
+    except PackageNotFoundError:
+        runtime = "of another package"  # onnxruntime-gpu, say
+    return f"{Processor.here().signature}; onnxruntime {runtime}"
 
 
 def _at(number: int) -> str:

@@ -1,15 +1,21 @@
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
-from lowrank.files import read_json
+from lowrank.devices.processor import Processor, integer_types
+from lowrank.errors import UserError
+from lowrank.files import read_json, write_json
+from lowrank.int8_files import all_files, file_for
 from lowrank.networks import create_network
 from lowrank.networks.export import export_onnx
 from lowrank.networks.registry import network_spec
 from lowrank.networks.states import State, write_state
 from lowrank.steps.benchmark import benchmark
 from lowrank.steps.quantize import quantize
+
+SETTINGS = '{"images": 30, "tolerance": 100, "threads": 1}'
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +30,25 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(exported: Path, dataset: Path, folder: Path, *, kind: str, settings: str = "{}") -> str:
+def described(folder: Path, **processors: Processor) -> list[Path]:
+    """Descriptions of devices by their names."""
+    for name, processor in processors.items():
+        write_json(folder / f"{name}.json", processor.to_json())
+    return [folder / f"{name}.json" for name in processors]
+
+
+def run(
+    exported: Path,
+    dataset: Path,
+    folder: Path,
+    *,
+    kind: str,
+    settings: str = "{}",
+    **processors: Processor,
+) -> str:
+    devices = described(folder.parent, **(processors or {"local": Processor.here()}))
     arguments = {
+        "devices": " ".join(map(str, devices)),
         "model": exported / "model.onnx",
         "state": exported / "model.safetensors",
         "dataset": dataset,
@@ -39,15 +62,76 @@ def run(exported: Path, dataset: Path, folder: Path, *, kind: str, settings: str
 
 
 def test_a_network_in_int8_and_its_report(exported, tiny_folder, tmp_path, restored_torch):
-    settings = '{"images": 30, "tolerance": 100, "threads": 1}'
-    said = run(exported, tiny_folder, tmp_path / "int8", kind="int8", settings=settings)
+    said = run(exported, tiny_folder, tmp_path / "int8", kind="int8", settings=SETTINGS)
     report = read_json(tmp_path / "int8/report.json")
-    assert report["size_bytes"] == (tmp_path / "int8/model.onnx").stat().st_size
-    assert report["size_bytes"] < 0.5 * (exported / "model.onnx").stat().st_size
-    assert set(report["accuracy"]) == {"validation", "test"}
-    assert report["kept_in_float"] == []
-    assert report["nodes"] == 20
+    name = integer_types(Processor.here()).file
+    assert report["devices"] == {"local": name}
+    assert list(report["files"]) == [name]
+    found, path = report["files"][name], file_for(tmp_path / "int8", "local")
+    assert path == tmp_path / "int8" / name
+    assert found["size_bytes"] == path.stat().st_size
+    assert found["size_bytes"] < 0.5 * (exported / "model.onnx").stat().st_size
+    assert set(found["accuracy"]) == {"validation", "test"}
+    assert found["kept_in_float"] == []
+    assert found["nodes"] == 20
     assert "0 of 20 nodes in float" in said
+
+
+def test_each_kind_of_hardware_has_a_file(exported, tiny_folder, tmp_path, restored_torch):
+    """Devices of one kind share a file; what a user names holds for all of them."""
+    processors = {
+        "board": Processor("aarch64", "Cortex-A76", ("asimd", "asimddp")),
+        "old": Processor("x86_64", "Core i7-4770", ("avx2",)),
+        "new": Processor("AMD64", "Ryzen 9 7900", ("avx2", "avx512f", "avx512_vnni")),
+        "phone": Processor("arm64", "Cortex-A53", ("asimd",)),
+    }
+    folder = tmp_path / "int8"
+    run(exported, tiny_folder, folder, kind="int8", settings=SETTINGS, **processors)
+    report = read_json(folder / "report.json")
+    assert report["devices"] == {
+        "board": "s8.onnx",
+        "old": "u8_reduced.onnx",
+        "new": "u8.onnx",
+        "phone": "s8.onnx",
+    }
+    assert list(report["files"]) == ["s8.onnx", "u8_reduced.onnx", "u8.onnx"]
+    assert all_files(folder) == [folder / name for name in report["files"]]
+    assert {path.name for path in folder.iterdir()} == {*report["files"], "report.json"}
+    assert largest_weight(folder / "u8_reduced.onnx") == 64
+    assert largest_weight(folder / "u8.onnx") == largest_weight(folder / "s8.onnx") == 127
+    types = {name: activation_types(folder / name) for name in report["files"]}
+    assert types == {
+        "s8.onnx": {onnx.TensorProto.INT8},
+        "u8_reduced.onnx": {onnx.TensorProto.UINT8},
+        "u8.onnx": {onnx.TensorProto.UINT8},
+    }
+    with pytest.raises(UserError, match="no int8 file for the device 'laptop', only for board"):
+        file_for(folder, "laptop")
+    chosen = SETTINGS.replace("{", '{"activations": "int8", "reduce_range": false, ', 1)
+    run(exported, tiny_folder, tmp_path / "own", kind="int8", settings=chosen, **processors)
+    assert list(read_json(tmp_path / "own/report.json")["files"]) == ["s8.onnx"]
+
+
+def largest_weight(path: Path) -> int:
+    return max(
+        abs(int(value))
+        for each in onnx.load(path).graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
+        for value in (onnx.numpy_helper.to_array(each).astype(int).max(),)
+    )
+
+
+def activation_types(path: Path) -> set[int]:
+    """Types that activations are rounded to, by the zero points of their conversions."""
+    graph = onnx.load(path).graph
+    stored = {each.name: each.data_type for each in graph.initializer}
+    return {stored[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
+
+
+def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
+    write_json(tmp_path / "int8/report.json", {"kind": "int8", "size_bytes": 3})
+    with pytest.raises(UserError, match=r"int8/report\.json: written by an earlier version"):
+        file_for(tmp_path / "int8", "local")
 
 
 def test_without_a_kind_there_is_a_report_alone(exported, tiny_folder, tmp_path):
@@ -59,12 +143,18 @@ def test_without_a_kind_there_is_a_report_alone(exported, tiny_folder, tmp_path)
 def test_a_device_without_int8_keeps_the_measurement_in_float(exported, tmp_path, monkeypatch):
     because = "it has no int8 kernels"
     monkeypatch.setattr("lowrank.devices.local.LocalDevice.lacks_int8", lambda *_: because)
-    model, output = exported / "model.onnx", tmp_path / "local.json"
+    model, output = exported / "model.onnx", tmp_path / "benchmark.json"
+    record = {"activations": "uint8", "reduce_range": True}
+    write_json(
+        tmp_path / "int8/report.json",
+        {"kind": "int8", "devices": {"local": "u8.onnx"}, "files": {"u8.onnx": record}},
+    )
+    (processor,) = described(tmp_path, local=Processor.here())
     done = CliRunner().invoke(
         benchmark,
         [
-            *("--original", model, "--compressed", model, "--quantized", exported),
-            *("--device", "local", "--output", output),
+            *("--original", model, "--compressed", model, "--quantized", tmp_path / "int8"),
+            *("--device", "local", "--output", output, "--processor", processor),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
         ],
     )
@@ -73,3 +163,19 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(exported, tmp_path
     assert measured["speedup"] > 0
     assert measured["int8"] == {"not_measured": because}
     assert f"int8 is not measured: {because}" in done.stderr
+
+
+def test_another_processor_than_was_described_is_told(exported, tmp_path):
+    """Files made for the one may be wrong on the other."""
+    (processor,) = described(tmp_path, local=Processor("x86_64", "another", ("avx2",)))
+    model = exported / "model.onnx"
+    done = CliRunner().invoke(
+        benchmark,
+        [
+            *("--original", model, "--compressed", model, "--device", "local"),
+            *("--processor", processor, "--output", tmp_path / "out.json", "--settings", "{}"),
+        ],
+    )
+    assert done.exit_code == 1
+    assert "the device 'local' is described as another (x86_64), but it is" in done.output
+    assert not (tmp_path / "out.json").exists()

@@ -103,11 +103,26 @@ def measured_in_int8(speedup):
 
 INT8 = {
     "kind": "int8",
-    "accuracy": {"validation": {"top1": 89.25}, "test": {"top1": 88.25}},
+    "devices": {"phone": "s8.onnx", "board": "u8_reduced.onnx"},
+    "files": {
+        "s8.onnx": {
+            "activations": "int8",
+            "reduce_range": False,
+            "accuracy": {"validation": {"top1": 89.25}, "test": {"top1": 88.25}},
+            "size_bytes": 1500,
+            "nodes": 4,
+            "kept_in_float": ["second"],
+        },
+        "u8_reduced.onnx": {
+            "activations": "uint8",
+            "reduce_range": True,
+            "accuracy": {"validation": {"top1": 89.0}, "test": {"top1": 88.0}},
+            "size_bytes": 1600,
+            "nodes": 4,
+            "kept_in_float": [],
+        },
+    },
     "float_accuracy": {"validation": {"top1": 89.5}},
-    "size_bytes": 1500,
-    "nodes": 4,
-    "kept_in_float": ["second"],
 }
 
 
@@ -161,7 +176,7 @@ def write_documents(tmp_path, others):
             "factored": {"second": FACTORED.to_json()},
         },
     )
-    for name in ("model.onnx", "int8/model.onnx"):
+    for name in ("model.onnx", "int8/s8.onnx", "int8/u8_reduced.onnx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         onnx.save_model(helper.make_model(helper.make_graph([], "net", [], [])), tmp_path / name)
 
@@ -235,6 +250,19 @@ def test_without_a_round_the_network_is_the_original(tmp_path):
     accuracy = result["accuracy"]
     assert accuracy["decomposed"] == accuracy["finetuned"] == accuracy["original"] == 92.0
     assert read_json(tmp_path / "curve.json") == []
+
+
+def test_which_int8_file_each_device_runs(outputs):
+    int8 = outputs["result"]["int8"]
+    assert int8["devices"] == {"phone": "s8.onnx", "board": "u8_reduced.onnx"}
+    assert int8["files"]["u8_reduced.onnx"] == {
+        "activations": "uint8",
+        "reduce_range": True,
+        "accuracy": {"exported": 88.0, "validation": {"exported": 89.0}},
+        "size_bytes": 1600,
+        "kept_in_float": 0,
+    }
+    assert int8["files"]["s8.onnx"]["accuracy"]["exported"] == int8["accuracy"]["exported"]
 
 
 def test_what_a_search_took(outputs):
@@ -315,7 +343,15 @@ def test_what_to_take_away(outputs, tmp_path):
     model = onnx.load(folder / "net_tucker_int8.onnx")
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(facts["lowrank.accuracy_percent"])["this_file"] == 88.25
+    assert json.loads(facts["lowrank.latency_ms"]).keys() == {"phone"}
+    # The file of the other kind of hardware, with what was measured of it.
+    model = onnx.load(folder / "net_tucker_int8_u8_reduced.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(facts["lowrank.accuracy_percent"])["this_file"] == 88.0
+    assert json.loads(facts["lowrank.size_bytes"])["compressed"] == 1600
+    assert json.loads(facts["lowrank.latency_ms"]).keys() == {"board"}
     assert json.loads(facts["lowrank.latency_ms"])["board"]["not_measured"] == "no int8 kernels"
+    assert facts["lowrank.precision"] == "int8"
 
 
 def test_totals_over_rounds(outputs):

@@ -19,9 +19,9 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
             | {"seconds": 0.01, "warmup_seconds": 0},
             matrix__devices=["local", "board"],
         )
-        # What was measured on the first one stays.
+        # int8 files are made for the hardware of all devices together, and measured with them.
         jobs = job_counts(built.snakemake("-n", RESULT))
-        assert jobs == {"benchmark": 1, "summarize": 1}
+        assert jobs == {"describe_device": 1, "quantize": 1, "benchmark": 2, "summarize": 1}
         built.snakemake(RESULT)
     result = json.loads((built.folder / RESULT).read_text())
     for measured in (result, result["int8"]):
@@ -30,6 +30,9 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
         (other,) = measured["latency_ms"]["board"]["others"]
         assert other == "threads_2_batch_size_1"
     assert result["environment"]["board"] == result["environment"]["local"]
+    # Behind both is this machine: one file does for both.
+    assert result["int8"]["devices"]["board"] == result["int8"]["devices"]["local"]
+    assert len(result["int8"]["files"]) == 1
 
 
 def test_a_device_that_cannot_be_reached_takes_nothing_with_it(built):

@@ -65,7 +65,9 @@ def test_what_a_user_takes_away_says_what_it_is(built_once: Project):
         *("resnet20_tucker_int8.onnx", "resnet20_tucker_int8.md"),
     }
     commit = built_once.run("git", "rev-parse", "HEAD").stdout.strip()
-    for name, measured in (("resnet20_tucker", "model"), ("resnet20_tucker_int8", "int8/model")):
+    report = json.loads((built_once.folder / BUILD / "tucker/int8/report.json").read_text())
+    in_int8 = "int8/" + report["devices"]["local"].removesuffix(".onnx")
+    for name, measured in (("resnet20_tucker", "model"), ("resnet20_tucker_int8", in_int8)):
         page = (folder / f"{name}.md").read_text()
         assert "snakemake --cores all results/resnet20_tucker.json" in page
         assert f"commit {commit}." in page

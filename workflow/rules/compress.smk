@@ -71,6 +71,7 @@ rule profile_draft:
         table="data/networks/{model}.json",
         draft="build/{model}/{method}/{at}/draft.json",
         latencies=GRAPH.latencies_of_device,
+        processor="build/devices/{device}.json",
     output:
         "build/{model}/{method}/{at}/latencies/{device}.json",
     log:
@@ -87,6 +88,7 @@ rule profile_draft:
         " --network {params.network:q} --original {input.original} --state {input.state} --table {input.table}"
         " --draft {input.draft} --latencies {input.latencies} --quantize '{params.quantize}'"
         " --quantize-settings {params.quantize_settings:q}"
+        " --processor {input.processor}"
         " --device {wildcards.device} --device-settings {params.device:q} --output {output}"
 
 
@@ -95,6 +97,7 @@ rule profile_layers:
         original="build/{model}/original/model.onnx",
         state="build/{model}/original/model.safetensors",
         table="data/networks/{model}.json",
+        processor="build/devices/{device}.json",
     output:
         "build/{model}/{method}/latencies/{device}.json",
     log:
@@ -116,6 +119,7 @@ rule profile_layers:
         " --layers {params.layers:q} --alternatives {params.alternatives:q}"
         " --settings {params.settings:q} --quantize '{params.quantize}'"
         " --quantize-settings {params.quantize_settings:q}"
+        " --processor {input.processor}"
         " --device {wildcards.device} --device-settings {params.device:q}"
         " --cache build/latencies/{wildcards.device}.json --output {output}"
 

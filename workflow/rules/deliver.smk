@@ -43,6 +43,21 @@ use rule export_onnx as export_original with:
         accuracy="--no-accuracy",
 
 
+# What a device's processor can do decides the types of int8 files. The description of this machine
+# is made again when its processor or its ONNX Runtime is another.
+rule describe_device:
+    output:
+        "build/devices/{device}.json",
+    log:
+        "logs/describe_device/{device}.log",
+    params:
+        settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
+        signature=GRAPH.device_signature,
+    shell:
+        "lowrank describe_device --log {log} --label 'describe_device {wildcards.device}'"
+        " --device {wildcards.device} --settings {params.settings:q} --output {output}"
+
+
 # For methods with `quantize`. The folder is DVC's, which keeps one for every method: it holds a
 # report alone where nothing is quantised.
 rule quantize:
@@ -50,6 +65,7 @@ rule quantize:
         model="build/{model}/{method}/model.onnx",
         state=GRAPH.last_state,
         dataset=GRAPH.dataset,
+        devices=GRAPH.descriptions,
     output:
         directory("build/{model}/{method}/int8"),
     log:
@@ -62,7 +78,8 @@ rule quantize:
     shell:
         "lowrank quantize --log {log} --label 'quantize {wildcards.model} {wildcards.method}'"
         " --model {input.model} --state {input.state} --dataset {input.dataset}"
-        " --kind '{params.kind}' --settings {params.settings:q} --folder {output}"
+        " --devices '{input.devices}' --kind '{params.kind}' --settings {params.settings:q}"
+        " --folder {output}"
 
 
 rule benchmark:
@@ -70,6 +87,7 @@ rule benchmark:
         original="build/{model}/original/model.onnx",
         compressed="build/{model}/{method}/model.onnx",
         quantized=GRAPH.quantized,
+        processor="build/devices/{device}.json",
     output:
         "build/{model}/{method}/benchmark/{device}.json",
     log:
@@ -82,7 +100,7 @@ rule benchmark:
     shell:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
         " --original {input.original} --compressed {input.compressed}"
-        " --quantized '{input.quantized}'"
+        " --quantized '{input.quantized}' --processor {input.processor}"
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
 
 

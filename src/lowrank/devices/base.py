@@ -74,6 +74,9 @@ class Device(Protocol):
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What latencies depend on: the runtime's version, the provider, threads, the processor."""
 
+    def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the processor can do: see `Processor.to_json`, and `runtime_version`."""
+
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """What a model answers there, (batch, outputs), to the noise that it is measured on.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from lowrank.devices.base import (
 )
 from lowrank.devices.conditions import state_of_machine, warnings_of
 from lowrank.devices.node_times import node_times
+from lowrank.devices.processor import Processor
 from lowrank.devices.runtime import load_runner
 from lowrank.devices.turns import ratio_and_interval
 
@@ -78,13 +78,19 @@ class LocalDevice:
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What latencies depend on here; see `Device.environment`."""
         asked = MeasureSettings.of({**self._settings, **settings})
+        processor = Processor.here()
         return {
             "runtime_version": onnxruntime.__version__,
             "provider": asked.provider,
             "threads": asked.threads,
-            "cpu": _cpu_model(),
-            "machine": platform.machine(),
+            "cpu": processor.cpu,
+            "machine": processor.architecture,
+            **processor.features,
         }
+
+    def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Device.describe`."""
+        return {**Processor.here().to_json(), "runtime_version": onnxruntime.__version__}
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""
@@ -152,15 +158,3 @@ def _answer(program: str, models: list[Path], settings: MeasureSettings) -> dict
     if "error" in answer:
         raise DeviceError(answer["error"])
     return answer
-
-
-def _cpu_model() -> str:
-    """Ask the processor for its name; "unknown" where it tells none."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model") and value.strip():
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"

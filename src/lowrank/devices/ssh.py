@@ -108,6 +108,10 @@ class SshDevice:
         """See `Device.environment`."""
         return self._ask("environment", [], settings)
 
+    def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `Device.describe`."""
+        return self._ask("describe", [], settings)
+
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""
         return self._ask("outputs", [model], settings)

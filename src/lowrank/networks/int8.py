@@ -18,6 +18,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole
 from lowrank.params import QuantizeSettings
 
@@ -45,9 +46,9 @@ class Quantizer:
         An ONNX file.
     batches
         Inputs by name: some hundred training images as the network takes them, (N, C, H, W),
-        float32.
+        float32. Small batches: the maps of a whole batch are in memory at once.
     settings
-        How ranges are found, and the types.
+        How ranges are found, and the types where a file is written without naming some.
     folder
         An empty one, for intermediate files.
     """
@@ -60,6 +61,7 @@ class Quantizer:
         folder: Path,
     ) -> None:
         self._batches, self._settings = batches, settings
+        self._types = types_for(Processor.here(), settings)
         self._model, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
         # The export has folded what can be; shapes are all that is missing.
         quant_pre_process(model, self._model, skip_optimization=True, skip_symbolic_shape=True)
@@ -73,13 +75,19 @@ class Quantizer:
         )
 
     def write(
-        self, path: Path, *, only: Sequence[str] | None = None, but: Sequence[str] = ()
+        self,
+        path: Path,
+        types: IntegerTypes | None = None,
+        *,
+        only: Sequence[str] | None = None,
+        but: Sequence[str] = (),
     ) -> None:
         """Write the network with its nodes in int8: all, or `only` some, `but` none of these.
 
-        Where no node with weights is left, that is the network in float.
+        By default with the types that suit the processor of this machine. Where no node with
+        weights is left, that is the network in float.
         """
-        settings, types = self._settings, _TYPES
+        settings, types = self._settings, types or self._types
         with written_whole(path) as partial:
             if not set(self.nodes) - set(but):
                 # What lies between them would still be rounded, for nothing.
@@ -91,8 +99,8 @@ class Quantizer:
                 _Reader(self._batches),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                reduce_range=settings.reduce_range,
-                activation_type=types[settings.activations],
+                reduce_range=types.reduce_range,
+                activation_type=_TYPES[types.activations],
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=None if only is None else list(only),
                 nodes_to_exclude=list(but),
@@ -123,6 +131,11 @@ class _Reader(CalibrationDataReader):
         return None if number is None else self._batches[number]
 
 
+def types_for(processor: Processor, settings: QuantizeSettings) -> IntegerTypes:
+    """Choose the types of an int8 network for a processor, or take the user's choice."""
+    return integer_types(processor, settings.activations, settings.reduce_range)
+
+
 def noise_for(model: Path) -> dict[str, np.ndarray]:
     """A batch of normal noise for an ONNX file whose answers do not matter, but their time."""
     generator = np.random.default_rng(0)
@@ -139,6 +152,7 @@ def noise_for(model: Path) -> dict[str, np.ndarray]:
 def within_tolerance(
     quantizer: Quantizer,
     path: Path,
+    types: IntegerTypes | None = None,
     *,
     lost: Callable[[Path], float],
     divergence: Callable[[Path], float],
@@ -156,6 +170,8 @@ def within_tolerance(
         Of the network.
     path
         Where to write it.
+    types
+        Of the file; by default those that suit this machine.
     lost
         What a file loses, in the unit of `tolerance`.
     divergence
@@ -170,7 +186,7 @@ def within_tolerance(
     tuple of str
         The nodes that stayed in float; all of them where nothing else is within the tolerance.
     """
-    quantizer.write(path)
+    quantizer.write(path, types)
     if (found := lost(path)) <= tolerance:
         return ()
     say(
@@ -181,14 +197,14 @@ def within_tolerance(
         trial = Path(folder) / "one.onnx"
 
         def alone(node: str) -> float:
-            quantizer.write(trial, only=[node])
+            quantizer.write(trial, types, only=[node])
             return divergence(trial)
 
         by_divergence = sorted(quantizer.nodes, key=alone, reverse=True)
     count = 1
     while True:
         kept = tuple(by_divergence[:count])
-        quantizer.write(path, but=kept)
+        quantizer.write(path, types, but=kept)
         found = lost(path)
         say(f"{len(kept)} in float: loses {found:.2f} points")
         if found <= tolerance or len(kept) == len(quantizer.nodes):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 @click.option("--original", type=Path, required=True, help="ONNX file.")
 @click.option("--compressed", type=Path, required=True, help="ONNX file.")
 @click.option("--quantized", default="", help="Folder of the quantize step; empty: float alone.")
+@click.option(
+    "--processor", type=Path, required=True, help="The device as described by describe_device."
+)
 @click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
 @click.option("--settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
 @click.option("--output", type=Path, required=True, help="Output: the measurements, JSON.")
@@ -24,6 +27,7 @@ def benchmark(
     original: Path,
     compressed: Path,
     quantized: str,
+    processor: Path,
     device: str,
     settings: dict[str, Any],
     output: Path,
@@ -36,6 +40,7 @@ def benchmark(
     main, *others = combinations(settings).items()
     try:
         there = create_device(device, main[1])
+        _require_same_processor(there, processor, main[1])
         measured = _measured(there, original, compressed, quantized, main[1], "")
         measured["layers_ms"] = {
             name: _by_layer(there, model, main[1])
@@ -51,6 +56,25 @@ def benchmark(
     write_json(output, measured)
 
 
+def _require_same_processor(there: Device, described: Path, settings: dict[str, Any]) -> None:
+    """Raise UserError where the device has another processor than when it was described."""
+    from lowrank.devices.processor import Processor
+    from lowrank.errors import UserError
+    from lowrank.files import read_json
+
+    before = Processor.from_json(read_json(described))
+    now = Processor.from_json(there.describe(settings))
+    if before != now:
+        raise UserError(
+            f"{described}: the device '{there.name}' is described as {before.cpu} "
+            f"({before.architecture}), but it is {now.cpu} ({now.architecture}) now, or has other "
+            "instructions. int8 "
+            "files made for the one may be slow or wrong on the other. Delete that file and run "
+            f"the same command again; with DVC, run `dvc repro --force --single-item "
+            f"describe_device@{there.name}` first."
+        )
+
+
 def _measured(
     there: Device,
     original: Path,
@@ -60,15 +84,17 @@ def _measured(
     what: str,
 ) -> dict[str, Any]:
     """By one setting: what the device found, and `int8` where there is a quantised model."""
+    from lowrank.int8_files import file_for
+
     measured = there.measure(original, compressed, settings)
     _say_speedup(measured, what)
     if quantized:
-        model = Path(quantized) / "model.onnx"
+        model = file_for(Path(quantized), there.name)
         if because := there.lacks_int8(model, settings):
             say(f"{what}int8 is not measured: {because}")
             measured["int8"] = {"not_measured": because}
         else:
-            measured["int8"] = there.measure(original, model, settings)
+            measured["int8"] = {**there.measure(original, model, settings), "file": model.name}
             _say_speedup(measured["int8"], f"{what}int8: ")
     return measured
 

@@ -23,6 +23,9 @@ from lowrank.steps.profiling import Form, in_one_piece
 @click.option("--latencies", type=Path, required=True, help="What layers take there, JSON.")
 @click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
 @click.option("--quantize-settings", type=Json(), default="{}", help="quantize, JSON.")
+@click.option(
+    "--processor", type=Path, required=True, help="The device as described by describe_device."
+)
 @click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
 @click.option("--device-settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
 @click.option("--output", type=Path, required=True, help="Output: those latencies, corrected.")
@@ -35,6 +38,7 @@ def profile_draft(
     latencies: Path,
     quantize: str,
     quantize_settings: dict[str, Any],
+    processor: Path,
     device: str,
     device_settings: dict[str, Any],
     output: Path,
@@ -49,7 +53,7 @@ def profile_draft(
 
     source = NetworkSource.parse(described)
     network = LayerTable.from_json(read_json(table))
-    form = Form.of_settings(quantize, quantize_settings)
+    form = Form.of_settings(quantize, quantize_settings, processor)
     sequences = {
         name: grouped_sequence(get_factorization(share.factorization), network[name], share.ranks)
         for name, share in Plan.read(draft).shares.items()

@@ -42,6 +42,9 @@ _WHOLE = (0.5, 1.0, 1.5)
 @click.option("--settings", type=Json(), required=True, help="methods.<method>.ranks, JSON.")
 @click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
 @click.option("--quantize-settings", type=Json(), default="{}", help="quantize, JSON.")
+@click.option(
+    "--processor", type=Path, required=True, help="The device as described by describe_device."
+)
 @click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
 @click.option("--device-settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
 @click.option("--cache", type=Path, required=True, help="What was measured before; is added to.")
@@ -56,6 +59,7 @@ def profile_layers(
     settings: dict[str, Any],
     quantize: str,
     quantize_settings: dict[str, Any],
+    processor: Path,
     device: str,
     device_settings: dict[str, Any],
     cache: Path,
@@ -79,7 +83,7 @@ def profile_layers(
     source = NetworkSource.parse(described)
     rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
     grids = grids_for(_sequences(network, layers, alternatives, rule))
-    form = Form.of_settings(quantize, quantize_settings)
+    form = Form.of_settings(quantize, quantize_settings, processor)
     device_settings = main_settings(device_settings)
     asked = device_settings | _MEASURED
     try:

@@ -12,6 +12,7 @@ from lowrank.steps.common import say
 
 if TYPE_CHECKING:
     from lowrank.devices import Device
+    from lowrank.devices.processor import IntegerTypes
     from lowrank.latency import Latencies
     from lowrank.network_source import NetworkSource
     from lowrank.params import QuantizeSettings
@@ -21,15 +22,25 @@ if TYPE_CHECKING:
 class Form:
     """Models as they are, or quantised: what they answer does not matter."""
 
-    def __init__(self, quantized: QuantizeSettings | None) -> None:
-        self._quantized = quantized
+    def __init__(self, quantized: QuantizeSettings | None, types: IntegerTypes | None) -> None:
+        self._quantized, self._types = quantized, types
 
     @classmethod
-    def of_settings(cls, quantize: str, settings: dict[str, Any]) -> Form:
-        """By `methods.<method>.quantize`, empty for float, and the section `quantize`."""
+    def of_settings(cls, quantize: str, settings: dict[str, Any], processor: Path) -> Form:
+        """By `methods.<method>.quantize`, empty for float, and the section `quantize`.
+
+        `processor` is the description of the device that the models run on.
+        """
+        from lowrank.devices.processor import Processor
+        from lowrank.files import read_json
         from lowrank.params import QuantizeSettings
 
-        return cls(QuantizeSettings.model_validate(settings) if quantize else None)
+        if not quantize:
+            return cls(None, None)
+        from lowrank.networks.int8 import types_for
+
+        asked = QuantizeSettings.model_validate(settings)
+        return cls(asked, types_for(Processor.from_json(read_json(processor)), asked))
 
     @property
     def bytes_per_weight(self) -> int:
@@ -37,9 +48,9 @@ class Form:
         return 4 if self._quantized is None else 1
 
     def __str__(self) -> str:
-        if self._quantized is None:
+        if self._types is None:
             return "float"
-        return f"{self._quantized.activations}, reduce_range {self._quantized.reduce_range}"
+        return f"{self._types.activations}, reduce_range {self._types.reduce_range}"
 
     @contextmanager
     def of(self, model: Path) -> Iterator[Path]:
@@ -52,7 +63,7 @@ class Form:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
             minmax = self._quantized.model_copy(update={"calibration": "minmax"})
-            Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path)
+            Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path, self._types)
             yield path
 
 

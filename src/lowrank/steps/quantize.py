@@ -1,4 +1,4 @@
-"""Quantise an exported network to int8, and measure its accuracy."""
+"""Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
 
 import tempfile
 from functools import partial
@@ -7,25 +7,35 @@ from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say, use_threads
+from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 
 @click.command(cls=Step)
 @click.option("--model", type=Path, required=True, help="The network, ONNX.")
 @click.option("--state", type=Path, required=True, help="What it was exported from, safetensors.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option(
+    "--devices", type=Paths(), required=True, help="Descriptions of the devices, the main one first"
+)
 @click.option("--kind", default="", help="methods.<method>.quantize; empty: nothing is done.")
 @click.option("--settings", type=Json(), required=True, help="quantize, JSON.")
 @click.option(
-    "--folder", type=Path, required=True, help="Output: model.onnx, where asked for; report.json."
+    "--folder", type=Path, required=True, help="Output: an ONNX file for each kind; report.json."
 )
 def quantize(
-    model: Path, state: Path, dataset: Path, kind: str, settings: dict[str, Any], folder: Path
+    model: Path,
+    state: Path,
+    dataset: Path,
+    devices: list[Path],
+    kind: str,
+    settings: dict[str, Any],
+    folder: Path,
 ) -> None:
-    """Quantise an exported network to int8, and measure its accuracy."""
-    from lowrank.files import write_json
+    """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
+    from lowrank.files import read_json, write_json
+    from lowrank.int8_files import REPORT
 
-    report = folder / "report.json"
+    report = folder / REPORT
     if not kind:
         # What DVC keeps must be there, whether a method is quantised or not.
         write_json(report, {"kind": None})
@@ -34,24 +44,41 @@ def quantize(
 
     asked = QuantizeSettings.model_validate(settings)
     use_threads(asked.threads)
+    from lowrank.devices.processor import Processor
+    from lowrank.networks.int8 import types_for
+    from lowrank.networks.states import read_spec
+    from lowrank.training.datasets import open_dataset
+
+    types = {path.stem: types_for(Processor.from_json(read_json(path)), asked) for path in devices}
+    files, before = _quantized(
+        model, dict.fromkeys(types.values()), read_spec(state), open_dataset(dataset), asked, folder
+    )
+    write_json(
+        report,
+        {
+            "kind": kind,
+            "devices": {device: each.file for device, each in types.items()},
+            "files": files,
+            "float_accuracy": {"validation": before},
+        },
+    )
+
+
+def _quantized(
+    model: Path, types: Any, spec: Any, data: Any, asked: Any, folder: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Write a file of each of the types; what is known of each, and the accuracy in float."""
+    from lowrank.devices.processor import Processor, integer_types
     from lowrank.networks.divergence import mean_divergence
     from lowrank.networks.int8 import Quantizer, within_tolerance
-    from lowrank.networks.states import read_spec
     from lowrank.training.batches import EvaluationBatches
-    from lowrank.training.datasets import open_dataset
     from lowrank.training.exported import exported_percent, log_probabilities
 
-    spec, data = read_spec(state), open_dataset(dataset)
-    percent = partial(exported_percent, spec=spec, threads=asked.threads)
-    answers = partial(
-        log_probabilities,
-        split=data.validation.sample(asked.sensitivity_images),
-        spec=spec,
-        threads=asked.threads,
-    )
-    before = percent(model, data.validation)
+    sample = data.validation.sample(asked.sensitivity_images)
+    before = exported_percent(model, data.validation, spec, threads=asked.threads)
+    in_float = log_probabilities(model, sample, spec, threads=asked.threads)
     batches = EvaluationBatches(data.train.sample(asked.images), spec)
-    output = folder / "model.onnx"
+    files = {}
     with tempfile.TemporaryDirectory() as intermediate:
         quantizer = Quantizer(
             model,
@@ -59,33 +86,45 @@ def quantize(
             asked,
             Path(intermediate),
         )
-        in_float = answers(model)
-        kept = within_tolerance(
-            quantizer,
-            output,
-            lost=lambda path: before["top1"] - percent(path, data.validation)["top1"],
-            divergence=lambda path: mean_divergence(in_float, answers(path)),
-            tolerance=asked.tolerance,
-            say=say,
-        )
-    accuracy = {"validation": percent(output, data.validation), "test": percent(output, data.test)}
-    size = output.stat().st_size
-    say(
-        f"int8: {accuracy['validation']['top1']:.2f} % of the validation split (float: "
-        f"{before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test split, "
-        f"{size / 1e6:.2f} MB, {len(kept)} of {len(quantizer.nodes)} nodes in float"
-    )
-    write_json(
-        report,
-        {
-            "kind": kind,
-            "accuracy": accuracy,
-            "float_accuracy": {"validation": before},
-            "size_bytes": size,
-            "nodes": len(quantizer.nodes),
-            "kept_in_float": list(kept),
-        },
-    )
+        for each in types:
+            # Where this machine's products would saturate and the device's do not, float kernels
+            # between the conversions answer what the device does.
+            saturates = integer_types(Processor.here()).reduce_range and not each.reduce_range
+            how = {"spec": spec, "threads": asked.threads, "float_kernels": saturates}
+            percent, answers = partial(exported_percent, **how), partial(log_probabilities, **how)
+            output = folder / each.file
+            kept = within_tolerance(
+                quantizer,
+                output,
+                each,
+                lost=lambda path, percent=percent: (
+                    before["top1"] - percent(path, data.validation)["top1"]
+                ),
+                divergence=lambda path, answers=answers: mean_divergence(
+                    in_float, answers(path, sample)
+                ),
+                tolerance=asked.tolerance,
+                say=say,
+            )
+            accuracy = {
+                "validation": percent(output, data.validation),
+                "test": percent(output, data.test),
+            }
+            size = output.stat().st_size
+            say(
+                f"{each.file}: {accuracy['validation']['top1']:.2f} % of the validation split "
+                f"(float: {before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test "
+                f"split, {size / 1e6:.2f} MB, {len(kept)} of {len(quantizer.nodes)} nodes in float"
+            )
+            files[each.file] = {
+                "activations": each.activations,
+                "reduce_range": each.reduce_range,
+                "accuracy": accuracy,
+                "size_bytes": size,
+                "nodes": len(quantizer.nodes),
+                "kept_in_float": list(kept),
+            }
+    return files, before
 
 
 if __name__ == "__main__":

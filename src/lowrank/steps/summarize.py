@@ -11,6 +11,7 @@ from lowrank.errors import UserError
 from lowrank.factorize import get_factorization, one_group
 from lowrank.files import read_json, write_json
 from lowrank.headline import headline
+from lowrank.int8_files import all_files, main_record, read_report
 from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
     Factored,
@@ -107,7 +108,7 @@ def summarize(
         document["search"] = read_json(search)
     if int8:
         size_bytes = before["counts"]["size_bytes"]
-        document["int8"] = _quantized(read_json(Path(int8) / "report.json"), measured, size_bytes)
+        document["int8"] = _quantized(read_report(Path(int8)), measured, size_bytes)
     network = LayerTable.from_json(read_json(table))
     planned = {layer.name: layer for path in plans for layer in Plan.read(path).layers}
     header = read_header(state)
@@ -118,7 +119,7 @@ def summarize(
     ]
     deliver(
         delivered,
-        {"float32": model} | ({"int8": Path(int8) / "model.onnx"} if int8 else {}),
+        {"float32": model} | _int8_models(int8),
         document,
         described | {"network": header["network"], "input": header["spec"]},
         of_layers,
@@ -194,7 +195,30 @@ def _quantized(
     report: dict[str, Any], measured: dict[str, dict[str, Any]], original_bytes: int
 ) -> dict[str, Any]:
     """What the quantised network is beside the original, under the keys of the whole result."""
-    accuracy = report["accuracy"]
+    main = main_record(report)
+    return {
+        "accuracy": _int8_accuracy(main["accuracy"]),
+        "size_bytes": _before_after(original_bytes, main["size_bytes"]),
+        **_on_devices({device: _in_int8(values) for device, values in measured.items()}),
+        "nodes": main["nodes"],
+        "kept_in_float": len(main["kept_in_float"]),
+        # Which file each device runs, and what is known of each: the first is the main one's.
+        "devices": report["devices"],
+        "files": {
+            name: {
+                "activations": each["activations"],
+                "reduce_range": each["reduce_range"],
+                "accuracy": _int8_accuracy(each["accuracy"]),
+                "size_bytes": each["size_bytes"],
+                "kept_in_float": len(each["kept_in_float"]),
+            }
+            for name, each in report["files"].items()
+        },
+    }
+
+
+def _int8_accuracy(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Accuracy of an int8 file on both splits, top-5 where there are over ten classes."""
     top5 = {}
     if "top5" in accuracy["test"]:
         top5 = {
@@ -204,16 +228,21 @@ def _quantized(
             }
         }
     return {
-        "accuracy": {
-            "exported": accuracy["test"]["top1"],
-            "validation": {"exported": accuracy["validation"]["top1"]},
-            **top5,
-        },
-        "size_bytes": _before_after(original_bytes, report["size_bytes"]),
-        **_on_devices({device: _in_int8(values) for device, values in measured.items()}),
-        "nodes": report["nodes"],
-        "kept_in_float": len(report["kept_in_float"]),
+        "exported": accuracy["test"]["top1"],
+        "validation": {"exported": accuracy["validation"]["top1"]},
+        **top5,
     }
+
+
+def _int8_models(folder: str) -> dict[str, Path]:
+    """The int8 files by the precision that the card states; none without a folder.
+
+    The main one is `int8`, those of other kinds of hardware `int8_s8` and so on.
+    """
+    if not folder:
+        return {}
+    main, *others = all_files(Path(folder))
+    return {"int8": main} | {f"int8_{path.stem}": path for path in others}
 
 
 def _in_int8(values: dict[str, Any]) -> dict[str, Any]:

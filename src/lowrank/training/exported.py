@@ -68,9 +68,17 @@ def compare_with_pytorch(
 
 
 def exported_percent(
-    path: str | os.PathLike, split: Split, spec: NetworkSpec, *, threads: int
+    path: str | os.PathLike,
+    split: Split,
+    spec: NetworkSpec,
+    *,
+    threads: int,
+    float_kernels: bool = False,
 ) -> dict[str, float]:
     """Accuracy of an ONNX file in percent, in ONNX Runtime on the CPU.
+
+    With `float_kernels` an int8 file is computed in float between its conversions: what another
+    processor, whose integer kernels this one has not, should answer.
 
     Returns
     -------
@@ -78,39 +86,59 @@ def exported_percent(
         `top1` and, where the split has over ten classes, `top5`.
     """
     hits = Hits()
-    for _, labels, found in _outputs(path, split, spec, threads):
+    for _, labels, found in _outputs(path, split, spec, threads, float_kernels):
         hits.add(torch.from_numpy(split.of_classes(found)), labels)
     return hits.percent()
 
 
 def are_right(
-    path: str | os.PathLike, split: Split, spec: NetworkSpec, *, threads: int
+    path: str | os.PathLike,
+    split: Split,
+    spec: NetworkSpec,
+    *,
+    threads: int,
+    float_kernels: bool = False,
 ) -> NDArray[np.bool_]:
-    """For which images the best guess of an ONNX file is their class, (N,)."""
+    """For which images the best guess of an ONNX file is their class, (N,).
+
+    `float_kernels` as for `exported_percent`.
+    """
     return np.concatenate(
         [
             split.of_classes(found).argmax(1) == labels.numpy()
-            for _, labels, found in _outputs(path, split, spec, threads)
+            for _, labels, found in _outputs(path, split, spec, threads, float_kernels)
         ]
     )
 
 
 def log_probabilities(
-    path: str | os.PathLike, split: Split, spec: NetworkSpec, *, threads: int
+    path: str | os.PathLike,
+    split: Split,
+    spec: NetworkSpec,
+    *,
+    threads: int,
+    float_kernels: bool = False,
 ) -> Tensor:
-    """The answers of an ONNX file, (N, classes), in ONNX Runtime on the CPU."""
+    """The answers of an ONNX file, (N, classes), in ONNX Runtime on the CPU.
+
+    `float_kernels` as for `exported_percent`.
+    """
     logits = [
         torch.from_numpy(split.of_classes(found))
-        for _, _, found in _outputs(path, split, spec, threads)
+        for _, _, found in _outputs(path, split, spec, threads, float_kernels)
     ]
     return torch.cat(logits).log_softmax(1)
 
 
 def _outputs(
-    path: str | os.PathLike, split: Split, spec: NetworkSpec, threads: int
+    path: str | os.PathLike,
+    split: Split,
+    spec: NetworkSpec,
+    threads: int,
+    float_kernels: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.float32]]]:
     """Images (N, C, H, W), labels (N,) and the file's logits (N, outputs) of each batch."""
-    session, batches = _open(path, threads), EvaluationBatches(split, spec)
+    session, batches = _open(path, threads, float_kernels), EvaluationBatches(split, spec)
     progress = Progress(len(split))
     for images, labels in in_background(batches.__getitem__, range(len(batches)), threads):
         inputs = images.contiguous()
@@ -118,8 +146,12 @@ def _outputs(
         progress.advance(len(labels))
 
 
-def _open(path: str | os.PathLike, threads: int) -> onnxruntime.InferenceSession:
+def _open(
+    path: str | os.PathLike, threads: int, float_kernels: bool
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    if float_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors: what it warns about are its own choices

@@ -1,0 +1,61 @@
+"""The folder `int8/` of a network: one ONNX file for each kind of hardware, and `report.json`.
+
+The report maps each device to its file (`devices`), and each file (`files`) to its types, accuracy
+and size. The first device of the matrix names the main file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrank.devices.processor import Processor, integer_types
+from lowrank.errors import UserError
+from lowrank.files import read_json
+
+REPORT = "report.json"
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read the report of a folder. Raises UserError where an earlier version wrote it."""
+    path = folder / REPORT
+    report = read_json(path)
+    if report.get("kind") and "files" not in report:
+        raise UserError(
+            f"{path}: written by an earlier version of lowrank, which made one int8 file for all "
+            f"devices. Delete {folder} and run the same command again."
+        )
+    return report
+
+
+def file_for(folder: Path, device: str) -> Path:
+    """The int8 file that a device runs. Raises UserError where there is none."""
+    devices = read_report(folder).get("devices", {})
+    if device not in devices:
+        raise UserError(
+            f"{folder / REPORT}: it names no int8 file for the device '{device}', only for "
+            f"{', '.join(devices) or 'none'}. List the device under `matrix.devices` in "
+            "params.yaml and run the same command again."
+        )
+    return folder / devices[device]
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Every int8 file of a folder; the main one, of the first device, first."""
+    return [folder / name for name in read_report(folder)["files"]]
+
+
+def main_record(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of the main file."""
+    return next(iter(report["files"].values()))
+
+
+def runs_here(path: Path) -> bool:
+    """Whether this machine's processor computes an int8 file of a folder without saturation.
+
+    Where not, its answers elsewhere are those of float kernels between its conversions.
+    """
+    types = read_report(path.parent)["files"][path.name]
+    here = integer_types(Processor.here())
+    return types["reduce_range"] or not here.reduce_range

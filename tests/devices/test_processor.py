@@ -1,0 +1,122 @@
+"""What a processor says of itself, and which 8-bit types that means."""
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowrank.devices.processor import (
+    IntegerTypes,
+    Processor,
+    flags_by_cpuid,
+    from_cpuinfo,
+    integer_types,
+)
+
+AVX512 = ("avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "file"),
+    [
+        # x86 without VNNI: older ones, and AVX-512 of the first kind.
+        ("x86_64", ("sse4_2",), "u8_reduced.onnx"),
+        ("x86_64", ("avx2", "fma"), "u8_reduced.onnx"),
+        ("AMD64", ("avx2",), "u8_reduced.onnx"),
+        ("i686", ("sse4_1",), "u8_reduced.onnx"),
+        ("x86_64", AVX512, "u8_reduced.onnx"),
+        # With VNNI, of either width, or the matrix unit.
+        ("x86_64", (*AVX512, "avx512_vnni"), "u8.onnx"),
+        ("x86_64", ("avx2", "avx_vnni"), "u8.onnx"),
+        ("AMD64", (*AVX512, "amx_int8"), "u8.onnx"),
+        # A system that lists no instructions: what is right on all.
+        ("x86_64", (), "u8_reduced.onnx"),
+        # ARM with and without dot products, and by the names of other systems.
+        ("aarch64", ("fp", "asimd"), "s8.onnx"),
+        ("aarch64", ("fp", "asimd", "asimddp", "i8mm"), "s8.onnx"),
+        ("arm64", ("asimddp",), "s8.onnx"),
+        ("ARM64", (), "s8.onnx"),
+        ("armv7l", ("neon",), "s8.onnx"),
+        # Neither: uint8, as ONNX Runtime fuses it everywhere but on ARM.
+        ("riscv64", (), "u8.onnx"),
+    ],
+)
+def test_types_suit_the_processor(architecture, flags, file):
+    assert integer_types(Processor(architecture, "any", flags)).file == file
+
+
+def test_what_a_user_chooses_holds_on_every_processor():
+    old, board = Processor("x86_64", "old", ("avx2",)), Processor("aarch64", "board")
+    assert integer_types(old, "int8").file == "s8_reduced.onnx"
+    assert integer_types(old, "auto", False) == IntegerTypes("uint8", False)
+    assert integer_types(board, "uint8", True).file == "u8_reduced.onnx"
+
+
+X86 = """processor\t: 0
+vendor_id\t: GenuineIntel
+model\t\t: 60
+model name\t: Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz
+flags\t\t: fpu sse4_2 avx2 fma
+bogomips\t: 6784.42
+
+processor\t: 1
+model name\t: another
+flags\t\t: avx512_vnni
+"""
+RASPBERRY_PI = """processor\t: 0
+Features\t: fp asimd evtstrm crc32 cpuid asimddp
+CPU implementer\t: 0x41
+CPU part\t: 0xd0b
+
+Hardware\t: BCM2835
+Model\t\t: Raspberry Pi 5 Model B Rev 1.0
+"""
+SERVER = """processor\t: 0
+BogoMIPS\t: 2100.00
+Features\t: fp asimd asimddp sve i8mm bf16
+CPU implementer\t: 0x41
+CPU part\t: 0xd4f
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "flag"),
+    [
+        (X86, "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz", "avx2"),
+        (RASPBERRY_PI, "Raspberry Pi 5 Model B Rev 1.0", "asimddp"),
+        (SERVER, "CPU implementer 0x41 CPU part 0xd4f", "bf16"),
+    ],
+)
+def test_linux_says_what_the_first_processor_is(text, name, flag):
+    found, flags = from_cpuinfo(text)
+    assert found == name
+    assert flag in flags
+    assert "avx512_vnni" not in flags
+
+
+def test_features_that_matter():
+    new = Processor("x86_64", "new", (*AVX512, "avx512_vnni", "avx512_bf16"))
+    assert new.features == {"vnni": True, "avx512": True, "bf16": True, "dot_product": False}
+    board = Processor("aarch64", "board", ("asimddp",))
+    assert board.features == {"vnni": False, "avx512": False, "bf16": False, "dot_product": True}
+
+
+def test_a_description_is_read_again():
+    here = Processor.here()
+    assert here.architecture == platform.machine()
+    assert here.cpu
+    assert Processor.from_json(here.to_json() | {"runtime_version": "1.2.3"}) == here
+    assert here.cpu in here.signature
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="compares with Linux's list"
+)
+def test_the_processor_itself_says_what_linux_lists():
+    """As Windows, which lists nothing, asks it."""
+    listed = set(from_cpuinfo(Path("/proc/cpuinfo").read_text())[1])
+    asked = set(flags_by_cpuid())
+    assert "avx2" in asked or "avx2" not in listed
+    known = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
+    assert asked & known == listed & known
