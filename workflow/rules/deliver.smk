@@ -51,6 +51,7 @@ rule describe_device:
     log:
         "logs/describe_device/{device}.log",
     params:
+        code=GRAPH.code("describe_device"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
         signature=GRAPH.device_signature,
     shell:
