@@ -504,10 +504,10 @@ def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
         "weights": "own.pth",
         "factory": "own:build",
         "input_shape": [3, 32, 32],
-        "arguments": {"eps": "EPS", "name": "1e-05"},
+        "arguments": {"eps": "EPS", "name": "NAME"},
     }
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05"))
+    path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05").replace("NAME", "'1e-05'"))
     as_snakemake_reads = yaml.load(path.read_text(), yaml.FullLoader)
     assert as_snakemake_reads["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
     graph = Workflow.from_document(as_snakemake_reads, str(path))
