@@ -10,7 +10,7 @@ from projects import environment
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from lowrank.provenance import command, commit, digest, remember_profile, stamp
+from lowrank.provenance import command, commit, digest, origin_of, remember_profile, stamp
 
 
 @pytest.fixture
@@ -194,3 +194,18 @@ def test_a_result_outside_git_still_names_its_overrides(tmp_path, monkeypatch):
     found = stamp("x", changed, "y")
     assert found["commit"] is None
     assert "finetune={steps: 3}" in found["command"]
+
+
+def test_a_picture_of_several_results_names_all_their_commits():
+    results = [
+        {"version": "1", "commit": "a", "command": "x"},
+        {"version": "1", "commit": "b-dirty", "command": "y"},
+        {"version": "1", "commit": "a", "command": "z"},
+    ]
+    assert origin_of(results, "snakemake all") == {
+        "Creator": "lowrank 1",
+        "Source": "commit a, b-dirty",
+        "Description": "snakemake all",
+    }
+    # A result of an earlier version says nothing of itself.
+    assert origin_of([{}]) == {"Creator": "lowrank"}

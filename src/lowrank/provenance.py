@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,30 @@ def stamp(target: str, configuration: Mapping[str, Any], saved_as: str) -> dict[
         "configuration": digest(configuration),
         "command": command(target, configuration, _committed_params(), saved_as),
     }
+
+
+def origin_of(results: Iterable[Mapping[str, Any]], command: str | None = None) -> dict[str, str]:
+    """Return what made the figures of a picture or table, as metadata in the terms of Dublin Core.
+
+    Parameters
+    ----------
+    results
+        What the picture shows. Those of several commits are all named.
+    command
+        What draws it; by default the command of the only result.
+    """
+    results = list(results)
+
+    def named(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(each[key]) for each in results if each.get(key)))
+
+    versions, commits = named("version"), named("commit")
+    found = {
+        "Creator": f"lowrank {versions}".strip(),
+        "Source": f"commit {commits}" if commits else "",
+        "Description": command or named("command"),
+    }
+    return {key: each for key, each in found.items() if each}
 
 
 def digest(configuration: Mapping[str, Any]) -> str:

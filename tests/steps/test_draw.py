@@ -42,6 +42,7 @@ TIMES = [
     for device in ("board", "phone")
     for layer, original, compressed in (("first", 1, 1), ("second", 4, 2), ("rest", 0, 0))
 ]
+RESULT = {"version": "1.2.3", "commit": "0123abc-dirty", "command": "snakemake --config 'a={b: 1}'"}
 CURVE = [
     {"round": number, "step": step, "train_percent": 90.0, "validation_percent": validation}
     for number, step, validation in ((1, 10, None), (1, 20, 88.0), (2, 30, None))
@@ -53,7 +54,7 @@ def draw(tmp_path):
     """Draws a variant; the texts of each picture by its name."""
 
     def drawn(layers=LAYERS, times=TIMES, curve=CURVE):
-        documents = {"layers": layers, "times": times, "curve": curve}
+        documents = {"result": RESULT, "layers": layers, "times": times, "curve": curve}
         for name, document in documents.items():
             write_json(tmp_path / f"{name}.json", document)
         devices = list(dict.fromkeys(each["device"] for each in times))
@@ -86,6 +87,11 @@ def test_a_picture_for_each_table_and_device(draw):
     # What takes no time has no row.
     assert "rest" not in texts["times_board"]
     assert {"validation images", "a round ends"} <= texts["curve"]
+
+
+def test_every_picture_says_what_made_its_figures(draw):
+    for texts in draw().values():
+        assert {"commit 0123abc-dirty", "snakemake --config 'a={b: 1}'", "lowrank 1.2.3"} <= texts
 
 
 def test_a_method_that_leaves_all_layers_dense(draw):

@@ -49,6 +49,7 @@ rule overview:
 # DVC draws the same from the tables by itself.
 rule draw:
     input:
+        result="results/{model}_{method}.json",
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
@@ -85,6 +86,7 @@ rule draw:
         devices=GRAPH.devices_stated(),
     shell:
         "lowrank draw --log {log} --label 'draw {wildcards.model} {wildcards.method}'"
-        " --name {wildcards.model}_{wildcards.method} --layers {input.layers}"
+        " --name {wildcards.model}_{wildcards.method} --result {input.result}"
+        " --layers {input.layers}"
         " --times {input.times} --curve {input.curve} --ranks-picture {output.ranks}"
         " --times-pictures '{output.times}' --curve-picture {output.curve}"

@@ -10,6 +10,7 @@ from lowrank.steps.common import Paths, Step, say
 
 @click.command(cls=Step)
 @click.option("--name", required=True, help="The variant's.")
+@click.option("--result", type=Path, required=True, help="The variant's, JSON.")
 @click.option("--layers", type=Path, required=True, help="A record a layer, JSON.")
 @click.option("--times", type=Path, required=True, help="A record a layer and device, JSON.")
 @click.option("--curve", type=Path, required=True, help="A record a point, JSON.")
@@ -20,6 +21,7 @@ from lowrank.steps.common import Paths, Step, say
 @click.option("--curve-picture", type=Path, required=True, help="Output: fine-tuning, SVG.")
 def draw(
     name: str,
+    result: Path,
     layers: Path,
     times: Path,
     curve: Path,
@@ -29,18 +31,21 @@ def draw(
 ) -> None:
     """Draw one variant."""
     from lowrank.pictures import variant
+    from lowrank.pictures.style import stamped
+    from lowrank.provenance import origin_of
 
     of_layers, of_times = read_json(layers), read_json(times)
-    variant.ranks_picture(ranks_picture, of_layers, title=f"{name}: ranks and MACs by layer")
-    for path in times_pictures:
-        device = path.stem.removeprefix("times_")
-        variant.times_picture(
-            path,
-            [each for each in of_times if each["device"] == device],
-            of_layers,
-            title=f"{name}: time by layer on {device}",
-        )
-    variant.curve_picture(curve_picture, read_json(curve), title=f"{name}: fine-tuning")
+    with stamped(origin_of([read_json(result)])):
+        variant.ranks_picture(ranks_picture, of_layers, title=f"{name}: ranks and MACs by layer")
+        for path in times_pictures:
+            device = path.stem.removeprefix("times_")
+            variant.times_picture(
+                path,
+                [each for each in of_times if each["device"] == device],
+                of_layers,
+                title=f"{name}: time by layer on {device}",
+            )
+        variant.curve_picture(curve_picture, read_json(curve), title=f"{name}: fine-tuning")
     say(" ".join(map(str, [ranks_picture, *times_pictures, curve_picture])))
 
 

@@ -35,6 +35,8 @@ def overview(
 ) -> None:
     """Bring all variants together."""
     from lowrank.pictures.overview import accuracy_picture, energy_picture
+    from lowrank.pictures.style import stamped
+    from lowrank.provenance import origin_of
 
     named = [each.split(":") for each in variants.split()]
     documents = [(*each, _result(results / f"{'_'.join(each)}.json", *each)) for each in named]
@@ -46,24 +48,26 @@ def overview(
     write_text(table, lines.getvalue())
     write_text(page, markdown(records))
     write_text(web_page, html(records))
-    accuracy_picture(
-        latency,
-        records,
-        cost="p50_ms",
-        label="latency, ms (median of one run)",
-        front="on_front_by_latency",
-    )
-    first_place = {each["network"]: place_of(each) for each in reversed(records)}
-    accuracy_picture(
-        macs,
-        # They are the same on every device.
-        [each for each in records if place_of(each) == first_place[each["network"]]],
-        cost="macs",
-        label="multiply-accumulates of one image, millions",
-        unit=1e6,
-        front="on_front_by_macs",
-    )
-    energy_picture(energy, records, _reasons([document for *_, document in documents]))
+    shown = [document for *_, document in documents]
+    with stamped(origin_of(shown, "snakemake --cores all results/summary.csv")):
+        accuracy_picture(
+            latency,
+            records,
+            cost="p50_ms",
+            label="latency, ms (median of one run)",
+            front="on_front_by_latency",
+        )
+        first_place = {each["network"]: place_of(each) for each in reversed(records)}
+        accuracy_picture(
+            macs,
+            # They are the same on every device.
+            [each for each in records if place_of(each) == first_place[each["network"]]],
+            cost="macs",
+            label="multiply-accumulates of one image, millions",
+            unit=1e6,
+            front="on_front_by_macs",
+        )
+        energy_picture(energy, records, _reasons(shown))
     say(f"{len(named)} variants: {page}")
 
 

@@ -21,15 +21,21 @@ def study(
 ) -> None:
     """Bring the variants of a study together."""
     from lowrank.pictures.study import study_picture
+    from lowrank.pictures.style import stamped
+    from lowrank.provenance import origin_of
 
-    rows = [
-        _record(model, variant, read_json(results / f"{model}_{name}_{variant}.json"))
+    documents = {
+        (model, variant): read_json(results / f"{model}_{name}_{variant}.json")
         for model in settings["models"]
         for variant in settings["variants"]
-    ]
+    }
+    rows = [_record(*which, document) for which, document in documents.items()]
     write_json(records, rows)
     write_text(table, _markdown(settings["title"], rows))
-    study_picture(picture, rows, title=settings["title"], x=settings["x"])
+    with stamped(
+        origin_of(documents.values(), f"snakemake --cores all results/studies/{name}.svg")
+    ):
+        study_picture(picture, rows, title=settings["title"], x=settings["x"])
     say(f"{len(rows)} variants: {table}, {picture}")
 
 
