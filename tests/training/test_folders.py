@@ -241,3 +241,46 @@ def test_truncated_pixels_are_found_out(photos):
     np.save(path, np.load(path)[:-3])
     with pytest.raises(UserError, match=r"test_pixels\.npy: holds \d+ bytes, its images take"):
         open_dataset(photos / "made")
+
+
+@pytest.mark.parametrize("cache_gib", [1.0, 0.0])
+def test_a_named_pipe_is_named_and_nothing_waits(photos, lines, cache_gib):
+    os.mkfifo(photos / "train/red/pipe.png")
+    with pytest.raises(UserError, match=r"red/pipe\.png \(it is no ordinary file, but a pipe"):
+        store(photos, cache_gib=cache_gib)
+    store(photos, "second", lines.append, cache_gib=cache_gib, skip_unreadable=True)
+    assert any("1 files cannot be read and are left out" in line for line in lines)
+
+
+def test_a_file_that_becomes_a_pipe_is_named(photos):
+    images = open_dataset(store(photos, cache_gib=0.0)).train.images
+    (photos / "train/blue/000.png").unlink()
+    os.mkfifo(photos / "train/blue/000.png")
+    with pytest.raises(UserError, match=r"blue/000\.png: .*no ordinary file"):
+        images[0]
+
+
+@pytest.mark.parametrize("place", [b"train/red/gr\xfcn.png", b"train/gr\xfcn/000.png"])
+def test_a_name_that_is_not_utf8_is_named(photos, place):
+    path = photos / os.fsdecode(place)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((photos / "train/red/000.png").read_bytes())
+    with pytest.raises(UserError, match=r"1 names|2 names") as caught:
+        store(photos)
+    assert "gr\\xfcn" in str(caught.value)
+    assert "convmv" in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_links_that_lead_back_end(photos):
+    expected = scan(photos / "train", "here")
+    for name in ("one", "two"):
+        (photos / "train/red" / name).symlink_to(photos / "train/red")
+    (photos / "train/blue/up").symlink_to(photos / "train")
+    assert scan(photos / "train", "here") == expected
+
+
+def test_an_image_of_32_bits_is_named(photos):
+    Image.fromarray(np.ones((9, 9), np.float32)).save(photos / "val/red/float.tiff")
+    with pytest.raises(UserError, match=r"red/float\.tiff \(its pixels are floating-point"):
+        store(photos)

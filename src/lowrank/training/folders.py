@@ -6,6 +6,7 @@ here should name what to mend.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -16,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lowrank.errors import UserError
 from lowrank.params import DatasetSettings
 from lowrank.training.background import in_background
-from lowrank.training.images import decode, stored_size
+from lowrank.training.images import decode, read_file, size_of, stored_size
 from lowrank.training.obtaining import Say, one_line, sha256_of_array
 from lowrank.training.sources import replaced_folder, write_array, write_index
 
@@ -62,7 +62,8 @@ def scan(root: Path, place: str) -> ImageFolder:
     Raises
     ------
     UserError
-        When the folder is missing, has no sub-folders, or one of them holds no image.
+        When the folder is missing, has no sub-folders, or one of them holds no image; when a name
+        is not UTF-8.
     """
     if not root.is_dir():
         raise UserError(f"{place}: {root} is no folder. Name one with a sub-folder for each class.")
@@ -72,6 +73,7 @@ def scan(root: Path, place: str) -> ImageFolder:
             f"{place}: {root} has no sub-folders. One for each class was expected, with its images."
         )
     by_class = {name: sorted(_images_below(root, name)) for name in classes}
+    _require_utf8(place, root, [*classes, *itertools.chain(*by_class.values())])
     require_images(place, root, {name: len(found) for name, found in by_class.items()})
     return ImageFolder(
         root,
@@ -151,10 +153,36 @@ def _visible(name: str) -> bool:
 
 def _images_below(root: Path, name: str) -> Iterator[str]:
     for folder, below, files in os.walk(root / name, followlinks=True):
-        below[:] = filter(_visible, below)
+        below[:] = (each for each in below if _visible(each) and not _leads_back(folder, each))
         for file in files:
             if _visible(file) and Path(file).suffix.lower() in _SUFFIXES:
                 yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a sub-folder is a link to a folder that it is in: following it would never end."""
+    link = Path(folder, name)
+    return link.is_symlink() and Path(folder).resolve().is_relative_to(link.resolve())
+
+
+def _require_utf8(place: str, root: Path, names: list[str]) -> None:
+    """Raise UserError for names that no JSON document, card or terminal can show."""
+    bad = [os.fsencode(name) for name in names if not _is_utf8(name)]
+    if bad:
+        shown = [name.decode(errors="backslashreplace") for name in bad]
+        raise UserError(
+            f"{place}: {root} holds {len(bad)} names that are not UTF-8: {_some(shown)}. They come "
+            "from a system with another encoding; rename them, for example with "
+            f"`convmv -f latin1 -t utf8 -r --notest {root}`."
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_same(place: str, one: tuple[str, set[str]], other: tuple[str, set[str]]) -> None:
@@ -181,8 +209,7 @@ def _decoded_bytes(part: ImageFolder, settings: DatasetSettings) -> int:
 
     def of(name: str) -> int:
         try:
-            with Image.open(part.root / name) as file:
-                size = (file.height, file.width)
+            size = size_of(part.root / name)
         except Exception:  # Told later, when the whole file is read.
             return 0
         height, width = stored_size(size, settings.store_pixels)
@@ -206,7 +233,7 @@ def _store_part(
     def read(name: str) -> _Read:
         path = part.root / name
         try:
-            content = path.read_bytes()
+            content = read_file(path)
             image = decode(content, settings.store_pixels)
         except Exception as error:  # Pillow raises nearly anything on a damaged file.
             return _Read(name, unreadable=f"{path} ({one_line(str(error))})")
