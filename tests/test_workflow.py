@@ -523,3 +523,23 @@ def test_mistakes_have_lines(tmp_path):
     config = yaml.safe_load(path.read_text())
     with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.008, it"):
         Workflow.from_document(config, str(path))
+
+
+def test_where_choices_are_made():
+    document = copy.deepcopy(DOCUMENT)
+    document["dataset"]["mine"] = {"kind": "imagefolder", "train": "a", "validation": "b"}
+    network = {"dataset": "mine", "weights": "net.pth"}
+    choices = {"a": None, "b": {"from": "test", "images": 50}, "c": {"folder": "own"}}
+    document["checkpoint"] |= {
+        name: network | ({"validation": choice} if choice else {})
+        for name, choice in choices.items()
+    }
+    graph = Workflow(parse_params(document))
+    chosen = {name: json.loads(graph.validation_json(wildcards(model=name))) for name in choices}
+    assert chosen == choices | {"a": {"from": "train"}}
+    # How images are decoded reaches what it decides alone.
+    assert graph.decoding_json(wildcards(model="b")) == "{}"
+    assert json.loads(graph.decoding_json(wildcards(model="c")))["store_pixels"] == 256
+    document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
+    with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*goes with no other entry"):
+        parse_params(document)

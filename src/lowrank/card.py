@@ -96,6 +96,7 @@ def facts_of(
         "method": described["method"],
         "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
         "accuracy_percent": accuracy,
+        **{key: result[key] for key in ("validation", "reported") if key in result},
         **{key: result[key] for key in ("parameters", "macs")},
         "size_bytes": measured["size_bytes"],
         "latency_ms": devices,
@@ -158,6 +159,7 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             "",
             *_costs(facts),
             "",
+            *_choices(facts),
             "## Input and output",
             "",
             *_input(facts["input"]),
@@ -214,10 +216,11 @@ def _uncommitted(commit: str | None) -> list[str]:
 
 def _costs(facts: Mapping[str, Any]) -> list[str]:
     accuracy = facts["accuracy_percent"]
+    images = f"{facts['reported']['images']} " if "reported" in facts else "the "
     lines = [
         "| | original | this file | |",
         "|---|---|---|---|",
-        f"| top-1 on the test images, % | {accuracy['original']:.2f} "
+        f"| top-1 on {images}test images, % | {accuracy['original']:.2f} "
         f"| {accuracy['this_file']:.2f} | |",
     ]
     if "original_top5" in accuracy:
@@ -243,6 +246,20 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
                 f"| {energy['compressed']:.2f} | |"
             )
     return lines
+
+
+def _choices(facts: Mapping[str, Any]) -> list[str]:
+    """Which images choices were made on, and what is wrong with them."""
+    if "validation" not in facts:
+        return []
+    chosen = facts["validation"]
+    origin = {
+        "train": "images held out of the training split",
+        "test": "other test images, which are not reported",
+        "folder": "images of a folder of their own",
+    }[chosen["from"]]
+    warning = [f"**Warning:** {chosen['warning']}", ""] if "warning" in chosen else []
+    return [f"Choices were made on {chosen['images']} {origin}.", "", *warning]
 
 
 def _latency(device: str, latency: Mapping[str, Any]) -> str:

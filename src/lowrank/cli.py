@@ -7,6 +7,7 @@ import click
 
 _STEPS = (
     "dataset",
+    "splits",
     "fetch_weights",
     "checkpoint",
     "pretrain",

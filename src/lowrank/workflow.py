@@ -23,6 +23,7 @@ from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of
 from lowrank.network_source import NetworkSource
 from lowrank.params import (
+    DatasetSettings,
     Params,
     PretrainSettings,
     RoundSettings,
@@ -203,6 +204,10 @@ class Workflow:
         """The dataset for a rule that measures losses before the first round; else none."""
         return [self.dataset(wildcards)] if self._measures(wildcards) else []
 
+    def measured_splits(self, wildcards: Wildcards) -> list[str]:
+        """Which of its images those are; else none."""
+        return [_splits(wildcards)] if self._measures(wildcards) else []
+
     def measured_moments(self, wildcards: Wildcards) -> list[str]:
         """The moments that such a rule tries layers with, for `norm: activation`; else none."""
         return self.moments(wildcards) if self._measures(wildcards) else []
@@ -359,6 +364,25 @@ class Workflow:
         """The folder of the dataset that a model is trained on."""
         return f"data/datasets/{self.params.checkpoint[wildcards.model].dataset}"
 
+    def validation_json(self, wildcards: Wildcards) -> str:
+        """Which images choices about a network are made on, as JSON."""
+        return json.dumps(self.params.checkpoint[wildcards.model].validation.to_document())
+
+    def decoding_json(self, wildcards: Wildcards) -> str:
+        """How a folder of validation images is read, as JSON; empty where there is none."""
+        if self.params.checkpoint[wildcards.model].validation.folder is None:
+            return "{}"
+        return self._dataset_settings(wildcards).model_dump_json()
+
+    def threads_of_splits(self, wildcards: Wildcards) -> int:
+        """CPU threads that decode a folder of validation images."""
+        if self.params.checkpoint[wildcards.model].validation.folder is None:
+            return 1
+        return self._dataset_settings(wildcards).threads
+
+    def _dataset_settings(self, wildcards: Wildcards) -> DatasetSettings:
+        return self.params.dataset[self.params.checkpoint[wildcards.model].dataset]
+
     def network_json(self, wildcards: Wildcards) -> str:
         """How a model's network is built, as JSON."""
         return json.dumps(self._source(wildcards.model).to_json())
@@ -458,6 +482,10 @@ class Workflow:
     def images_beside(self, wildcards: Wildcards) -> list[str]:
         """For `sequential`: the dataset; else none."""
         return [self.dataset(wildcards)] if self._is_sequential(wildcards) else []
+
+    def splits_beside(self, wildcards: Wildcards) -> list[str]:
+        """For `sequential`: which of its images are for training; else none."""
+        return [_splits(wildcards)] if self._is_sequential(wildcards) else []
 
     def number_of_images_beside(self, wildcards: Wildcards) -> int:
         """For `sequential`: training images; else 0."""
@@ -704,6 +732,10 @@ def here_signature() -> str:
     except PackageNotFoundError:
         runtime = "of another package"  # onnxruntime-gpu, say
     return f"{Processor.here().signature}; onnxruntime {runtime}"
+
+
+def _splits(wildcards: Wildcards) -> str:
+    return f"build/{wildcards.model}/original/splits"
 
 
 def _at(number: int) -> str:

@@ -1,16 +1,22 @@
 import json
 
 import mynet
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
+from lowrank.cli import main
 from lowrank.files import read_json
 from lowrank.network_source import NetworkSource
+from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import read_state
 from lowrank.steps.checkpoint import checkpoint
+from lowrank.training.batches import EvaluationBatches
+from lowrank.training.datasets import open_dataset
 from lowrank.training.evaluate import top1_percent
+from lowrank.training.sources import store_dataset
 
 
 @pytest.fixture
@@ -18,11 +24,12 @@ def run(tmp_path, tiny_folder, register_network, restored_torch, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     register_network(toy, "toy")
 
-    def invoke(weights, network="toy"):
+    def invoke(weights, network="toy", dataset=tiny_folder, splits=""):
         arguments = {
             "network": network,
             "weights": weights,
-            "dataset": tiny_folder,
+            "dataset": dataset,
+            "splits": splits,
             "threads": 1,
             "state": tmp_path / "model.safetensors",
             "metrics": tmp_path / "metrics.json",
@@ -90,3 +97,58 @@ class Typed(torch.nn.Module):
         if isinstance(self.first, torch.nn.Conv2d):
             features = torch.relu(features)
         return self.head(features.mean((2, 3)))
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A dataset of noise with classes by chance: right answers are those of a good memory."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 400), ("test", 200)):
+        arrays[f"{split}_images"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = random.integers(0, 10, count).astype(np.uint8)
+    store_dataset(tmp_path / "noise", "noise", [str(n) for n in range(10)], arrays)
+    return tmp_path / "noise"
+
+
+@pytest.fixture
+def overfitted(noise):
+    """Weights that were trained on the images which would be held out for choices."""
+    network = toy(seed=1)
+    split = open_dataset(noise).validation
+    images, labels = EvaluationBatches(split, NetworkSpec("toy", (3, 32, 32), 10))[0]
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    torch.save(network.state_dict(), noise.parent / "overfitted.pth")
+    return noise.parent / "overfitted.pth"
+
+
+def test_weights_that_know_the_validation_images_are_told(tmp_path, run, noise, overfitted):
+    result = run(overfitted, dataset=noise)
+    assert result.exit_code == 0, result.output
+    metrics = read_json(tmp_path / "metrics.json")
+    assert metrics["accuracy"]["validation"] > 90 > 40 > metrics["accuracy"]["test"]
+    assert metrics["reported"] == {"from": "test", "images": 200}
+    warning = metrics["validation"].pop("warning")
+    assert metrics["validation"] == {"from": "train", "images": 40}
+    assert "probably trained on the validation images" in warning
+    assert "`validation: {from: test, images: 100}`" in warning
+    assert f"warning: {warning}" in result.stderr
+
+
+def test_choices_on_test_images_need_no_warning(tmp_path, run, noise, overfitted):
+    choice = json.dumps({"from": "test", "images": 80})
+    arguments = f"--model toy --dataset {noise} --output {tmp_path / 'splits'}".split()
+    done = CliRunner().invoke(main, ["splits", *arguments, "--validation", choice])
+    assert done.exit_code == 0, done.output
+    assert "on 80 images of the test split; 120 test images are reported, 400 are" in done.stderr
+    result = run(overfitted, dataset=noise, splits=tmp_path / "splits")
+    assert result.exit_code == 0, result.output
+    metrics = read_json(tmp_path / "metrics.json")
+    assert metrics["validation"] == {"from": "test", "images": 80}
+    assert metrics["reported"] == {"from": "test", "images": 120}
+    assert max(metrics["accuracy"].values()) < 40
+    assert "warning" not in result.stderr

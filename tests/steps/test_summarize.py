@@ -412,3 +412,22 @@ def test_operators_that_the_macs_leave_out_are_named(run, tmp_path):
     assert read_json(tmp_path / "result.json")["macs"]["not_counted"] == "Loop"
     run(after=export(1, 88.5))
     assert "not_counted" not in read_json(tmp_path / "result.json")["macs"]
+
+
+def test_which_images_choices_were_made_on_and_which_are_reported(run, tmp_path):
+    before = accuracies(original=92.0)
+    before |= {
+        "accuracy": before["accuracy"]["original"],
+        "validation": {"from": "test", "images": 60, "warning": "too good to be true"},
+        "reported": {"from": "test", "images": 40},
+    }
+    done = run(original=before)
+    assert done.exit_code == 0, done.output
+    result = read_json(tmp_path / "result.json")
+    assert result["validation"] == before["validation"]
+    assert result["reported"] == before["reported"]
+    assert "warning: too good to be true" in done.stderr
+    page = (tmp_path / "models/net_tucker/net_tucker.md").read_text()
+    assert "| top-1 on 40 test images, % | 92.00 | 88.50 | |" in page
+    assert "Choices were made on 60 other test images, which are not reported." in page
+    assert "**Warning:** too good to be true" in page

@@ -2,6 +2,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from lowrank.errors import UserError
 from lowrank.params import DatasetSettings
 from lowrank.training.datasets import open_dataset
-from lowrank.training.folders import scan, store_folders
+from lowrank.training.folders import NO_LABEL, scan, store_folders
 from lowrank.training.images import ImageFiles, StoredImages
 
 
@@ -138,16 +140,42 @@ def test_missing_folder_is_named(photos):
         store(photos)
 
 
-def test_folder_without_classes(photos):
-    for path in (photos / "train").glob("*/*"):
-        path.unlink()
-    for path in (photos / "train").iterdir():
-        path.rmdir()
-    Image.fromarray(photo(9, 9)).save(photos / "train/one.png")
+def without_classes(folder):
+    """Move a folder's images out of their sub-folders."""
+    for number, path in enumerate(sorted(folder.glob("*/*"))):
+        path.rename(folder / f"{number:03}.png")
+    for path in list(folder.iterdir()):
+        if path.is_dir():
+            path.rmdir()
+
+
+def test_reported_images_need_classes(photos):
+    without_classes(photos / "val")
     with pytest.raises(
-        UserError, match=r"photos\.train: .*train has no sub-folders\. One for each"
+        UserError, match=r"photos\.validation: .*val has no sub-folders\. One for each"
     ):
         store(photos)
+
+
+def test_folder_without_images_or_classes(photos):
+    shutil.rmtree(photos / "train")
+    (photos / "train").mkdir()
+    with pytest.raises(UserError, match=r"photos\.train: .*neither sub-folders nor images"):
+        store(photos)
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_training_images_without_classes_have_no_labels(photos, lines, cache_gib):
+    expected = [np.asarray(picture) for picture, _ in ImageFolder(photos / "train")]
+    without_classes(photos / "train")
+    data = open_dataset(store(photos, say=lines.append, cache_gib=cache_gib))
+    assert data.classes == ("blue", "green", "red")
+    assert set(data.train.labels) == {NO_LABEL}
+    assert [data.train.images[n].mean((0, 1)) for n in range(30)] == [
+        pytest.approx(image.mean((0, 1)), abs=2) for image in expected
+    ]
+    assert "used without labels: " in lines[0]
+    assert "train has no sub-folders" in data.train.unlabelled
 
 
 def test_empty_class_is_named(photos):
@@ -158,14 +186,17 @@ def test_empty_class_is_named(photos):
         store(photos)
 
 
-def test_classes_of_the_two_folders_differ(photos):
+def test_training_images_of_other_classes_have_no_labels(photos, lines):
     (photos / "val/red").rename(photos / "val/rouge")
-    with pytest.raises(
-        UserError,
-        match=r"dataset\.photos: .*train and .*val have different classes: only .*train has red; "
-        r"only .*val has rouge\.",
-    ):
-        store(photos)
+    data = open_dataset(store(photos, say=lines.append))
+    assert data.classes == ("blue", "green", "rouge")
+    assert set(data.train.labels) == {NO_LABEL}
+    assert list(np.bincount(data.test.labels)) == [4, 4, 4]
+    reason = r"train and .*val have different classes: only .*train has red; only .*val has rouge"
+    assert re.search(reason, lines[0])
+    with pytest.raises(UserError, match=f"measuring accuracy needs labels, .*{reason}"):
+        data.train.require_labels("measuring accuracy")
+    data.test.require_labels("measuring accuracy")
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])

@@ -174,6 +174,12 @@ LATER = {"export_onnx", "quantize", "benchmark", "summarize", "overview"}
         ({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
         ({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
         ({"export_onnx__threads": 2}, {"export_original"} | LATER),
+        (
+            {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
+            {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
+            | {"export_original"}
+            | LATER,
+        ),
         ({"pretrain__resnet20__epochs": 3}, set()),
     ],
 )

@@ -9,6 +9,7 @@ rule select_ranks:
         replaceable="build/{model}/original/replaceable.json",
         # For a rule that measures what each layer is worth before the first round.
         dataset=GRAPH.measured_on,
+        splits=GRAPH.measured_splits,
         moments=GRAPH.measured_moments,
         latencies=GRAPH.latencies,
         aim=GRAPH.aim,
@@ -38,7 +39,8 @@ rule select_ranks:
         " --state {input.state} --table {input.table} --replaceable {input.replaceable}"
         " --layers {params.layers:q} --settings {params.settings:q} --stages-left {params.stages_left}"
         " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
-        " --network {params.network:q} --dataset '{input.dataset}' --moments '{input.moments}'"
+        " --network {params.network:q}"
+        " --dataset '{input.dataset}' --splits '{input.splits}' --moments '{input.moments}'"
         " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
         " --first '{input.first}'"
         " --threads {params.threads} --plan {output}"
@@ -53,6 +55,7 @@ use rule select_ranks as draft_ranks with:
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
         dataset=GRAPH.measured_on,
+        splits=GRAPH.measured_splits,
         moments=GRAPH.measured_moments,
         latencies=GRAPH.latencies_of_layers,
         aim=GRAPH.aim,
@@ -130,6 +133,7 @@ rule calibrate:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
     output:
         temp("build/moments/{model}/{method}/{at}.safetensors"),
     log:
@@ -145,7 +149,8 @@ rule calibrate:
         "lowrank calibrate --log {log} --label 'calibrate {wildcards.model}'"
         " --network {params.network:q}"
         " --state {input.state} --table {input.table} --layers {params.layers:q}"
-        " --dataset {input.dataset} --images {params.images} --threads {params.threads}"
+        " --dataset {input.dataset} --splits {input.splits}"
+        " --images {params.images} --threads {params.threads}"
         " --moments {output}"
 
 
@@ -159,6 +164,7 @@ rule decompose:
         original=GRAPH.original_beside,
         before=GRAPH.factors_before,
         dataset=GRAPH.images_beside,
+        splits=GRAPH.splits_beside,
     output:
         "build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
@@ -175,7 +181,7 @@ rule decompose:
         " --state {input.state} --table {input.table} --plan {input.plan}"
         " --layer {wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
         " --before '{input.before}' --network {params.network:q}"
-        " --dataset '{input.dataset}' --images {params.images}"
+        " --dataset '{input.dataset}' --splits '{input.splits}' --images {params.images}"
         " --threads {params.threads} --factors {output}"
 
 
@@ -184,6 +190,7 @@ rule teacher_outputs:
     input:
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
     output:
         "build/{model}/original/outputs.safetensors",
     log:
@@ -195,7 +202,8 @@ rule teacher_outputs:
         settings=PARAMS.teacher_outputs.model_dump_json(),
     shell:
         "lowrank teacher_outputs --log {log} --label 'teacher_outputs {wildcards.model}'"
-        " --network {params.network:q} --state {input.state} --dataset {input.dataset}"
+        " --network {params.network:q} --state {input.state}"
+        " --dataset {input.dataset} --splits {input.splits}"
         " --settings {params.settings:q}"
         " --output {output}"
 
@@ -205,6 +213,7 @@ rule finetune:
         previous=GRAPH.state_before,
         factors=GRAPH.factors,
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
         teacher=GRAPH.teacher,
     output:
         state="build/{model}/{method}/rounds/{round}/model.safetensors",
@@ -229,7 +238,8 @@ rule finetune:
         " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"
         " --network {params.network:q}"
         " --previous {input.previous} --factors {params.factors} --layers {params.layers:q}"
-        " --round {wildcards.round} --dataset {input.dataset} --settings {params.settings:q}"
+        " --round {wildcards.round}"
+        " --dataset {input.dataset} --splits {input.splits} --settings {params.settings:q}"
         " --teacher '{input.teacher}'"
         " --resume build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt"
         " --state {output.state} --metrics {output.metrics} --curve {output.curve}"

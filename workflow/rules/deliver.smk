@@ -5,6 +5,7 @@ rule export_onnx:
     input:
         state=GRAPH.last_state,
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
     output:
         model="build/{model}/{method}/model.onnx",
         report="build/{model}/{method}/export.json",
@@ -20,7 +21,8 @@ rule export_onnx:
     shell:
         "lowrank export_onnx --log {log} --label 'export_onnx {wildcards.model}'"
         " --network {params.network:q}"
-        " --state {input.state} --dataset {input.dataset} --threads {params.threads}"
+        " --state {input.state}"
+        " --dataset {input.dataset} --splits {input.splits} --threads {params.threads}"
         " --images {params.images} {params.accuracy}"
         " --model {output.model} --report {output.report}"
 
@@ -29,6 +31,7 @@ use rule export_onnx as export_original with:
     input:
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
     output:
         model="build/{model}/original/model.onnx",
         report="build/{model}/original/export.json",
@@ -67,6 +70,7 @@ rule quantize:
         state=GRAPH.last_state,
         dataset=GRAPH.dataset,
         devices=GRAPH.descriptions,
+        splits="build/{model}/original/splits",
     output:
         directory("build/{model}/{method}/int8"),
     log:
@@ -78,7 +82,8 @@ rule quantize:
         settings=PARAMS.quantize.model_dump_json(),
     shell:
         "lowrank quantize --log {log} --label 'quantize {wildcards.model} {wildcards.method}'"
-        " --model {input.model} --state {input.state} --dataset {input.dataset}"
+        " --model {input.model} --state {input.state}"
+        " --dataset {input.dataset} --splits {input.splits}"
         " --devices '{input.devices}' --kind '{params.kind}' --settings {params.settings:q}"
         " --folder {output}"
 

@@ -15,6 +15,25 @@ rule dataset:
         " --output {output}"
 
 
+# Which images choices about a network are made on, and which are reported.
+rule splits:
+    input:
+        dataset=GRAPH.dataset,
+    output:
+        directory("build/{model}/original/splits"),
+    log:
+        "logs/splits/{model}.log",
+    threads: GRAPH.threads_of_splits
+    params:
+        code=GRAPH.code("splits"),
+        validation=GRAPH.validation_json,
+        decoding=GRAPH.decoding_json,
+    shell:
+        "lowrank splits --log {log} --label 'splits {wildcards.model}'"
+        " --model {wildcards.model} --dataset {input.dataset}"
+        " --validation {params.validation:q} --decoding {params.decoding:q} --output {output}"
+
+
 # Without `code`: what the registry offers is what arrives, whatever fetches it.
 rule fetch_weights:
     output:
@@ -32,6 +51,7 @@ rule checkpoint:
     input:
         weights=GRAPH.weights,
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
     output:
         state="build/{model}/original/model.safetensors",
         metrics="build/{model}/original/metrics.json",
@@ -46,7 +66,8 @@ rule checkpoint:
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
-        " --network {params.network:q} --weights {input.weights:q} --dataset {input.dataset}"
+        " --network {params.network:q} --weights {input.weights:q}"
+        " --dataset {input.dataset} --splits {input.splits}"
         " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
         " --replaceable {output.replaceable}"
 

@@ -25,6 +25,7 @@ rule judge_trial:
         trial=GRAPH.delivered,
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
         aim="build/{model}/{method}/search/{number}.json",
     output:
         "build/{model}/{method}/search/{number}_found.json",
@@ -39,7 +40,8 @@ rule judge_trial:
     shell:
         "lowrank judge_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
         " --original {input.original} --trial {input.trial} --state {input.state}"
-        " --dataset {input.dataset} --aim {input.aim} --threads {params.threads}"
+        " --dataset {input.dataset} --splits {input.splits} --aim {input.aim}"
+        " --threads {params.threads}"
         " --output {output}"
 
 

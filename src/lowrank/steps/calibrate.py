@@ -13,6 +13,7 @@ from lowrank.steps.common import Json, Step, say, use_threads
 @click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
 @click.option("--layers", type=Json(), required=True, help="The round's layers, JSON.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--images", type=int, required=True, help="How many of its training images.")
 @click.option("--threads", type=int, required=True)
 @click.option("--moments", type=Path, required=True, help="Output: moments, safetensors.")
@@ -22,6 +23,7 @@ def calibrate(
     table: Path,
     layers: dict[str, str],
     dataset: Path,
+    splits: str,
     images: int,
     threads: int,
     moments: Path,
@@ -40,7 +42,7 @@ def calibrate(
     from lowrank.training.datasets import open_dataset, require_match
 
     torch.set_num_threads(threads)
-    data, before = open_dataset(dataset), read_state(state, NetworkSource.parse(network))
+    data, before = open_dataset(dataset, splits), read_state(state, NetworkSource.parse(network))
     require_match(data, before.spec)
     known = LayerTable.from_json(read_json(table))
     sample = data.train.sample(images)

@@ -16,6 +16,7 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
     help="A .safetensors, .pth, .pt or .caffemodel file.",
 )
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--threads", type=int, required=True)
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
 @click.option("--metrics", type=Path, required=True, help="Output: its accuracy, JSON.")
@@ -26,6 +27,7 @@ def checkpoint(
     network: str,
     weights: Path,
     dataset: Path,
+    splits: str,
     threads: int,
     state: Path,
     metrics: Path,
@@ -45,14 +47,19 @@ def checkpoint(
     from lowrank.networks.states import State, write_state
     from lowrank.training.datasets import open_dataset
     from lowrank.training.evaluate import accuracy_percent, inputs_of
+    from lowrank.training.splits import gap_warning
 
     torch.set_num_threads(threads)
     source = NetworkSource.parse(network)
     spec, model = create(source)
     load_weights(model, read_weights(weights, model), source=str(weights))
-    data = open_dataset(dataset)
+    data = open_dataset(dataset, splits)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
+    counts = {"validation": len(data.validation), "test": len(data.test)}
+    warning = gap_warning(accuracy, **counts, validation_from=data.validation_from)
+    if warning:
+        say(f"warning: {warning}")
     images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name)
     stays = layers_that_must_stay(model, table, images, say=say)
@@ -63,7 +70,15 @@ def checkpoint(
     )
     write_json(replaceable, {"images": len(images), "stays_dense": stays})
     write_state(state, State(spec, model, {}, source))
-    write_json(metrics, {"accuracy": accuracy})
+    chosen = {"from": data.validation_from, "images": counts["validation"]}
+    write_json(
+        metrics,
+        {
+            "accuracy": accuracy,
+            "validation": chosen | ({"warning": warning} if warning else {}),
+            "reported": {"from": "test", "images": counts["test"]},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--network", default="", help="For `sequential`: as params.yaml describes it.")
 @click.option("--dataset", default="", help="For `sequential`: folder of the dataset step.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--images", type=int, default=0, help="For `sequential`: training images.")
 @click.option("--threads", type=int, required=True)
 @click.option("--factors", type=Path, required=True, help="Output: factors, safetensors.")
@@ -43,6 +44,7 @@ def decompose(
     before: list[Path],
     network: str,
     dataset: str,
+    splits: str,
     images: int,
     threads: int,
     factors: Path,
@@ -67,7 +69,7 @@ def decompose(
     weight, bias = layer_weight(state, layer), layer_bias(state, layer)
     of_inputs = layer_moments(Path(moments), layer) if moments else None
     if original:
-        sample = _Sample(network, Path(dataset), images, threads)
+        sample = _Sample(network, Path(dataset), splits, images, threads)
         of_inputs, shift = sample.moments(Path(original), state, before, known)
         kernel = kernel_of(known, layer_weight(Path(original), layer), name=layer)
         bias = layer_bias(Path(original), layer)
@@ -88,7 +90,7 @@ def decompose(
 class _Sample:
     """Training images, for `sequential`."""
 
-    def __init__(self, network: str, dataset: Path, images: int, threads: int) -> None:
+    def __init__(self, network: str, dataset: Path, splits: str, images: int, threads: int) -> None:
         import torch
 
         from lowrank.network_source import NetworkSource
@@ -96,7 +98,7 @@ class _Sample:
 
         torch.set_num_threads(threads)
         self._source = NetworkSource.parse(network)
-        self._images = open_dataset(dataset).train.sample(images)
+        self._images = open_dataset(dataset, splits).train.sample(images)
 
     def moments(
         self, original: Path, state: Path, before: list[Path], layer: Layer

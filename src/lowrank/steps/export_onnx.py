@@ -12,6 +12,7 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
 @click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
 @click.option("--state", type=Path, required=True, help="The network, safetensors.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--threads", type=int, required=True)
 @click.option("--images", type=int, required=True, help="Of the test split, for the check.")
 @click.option("--accuracy/--no-accuracy", default=True, help="Measure it on the test split.")
@@ -21,6 +22,7 @@ def export_onnx(
     network: str,
     state: Path,
     dataset: Path,
+    splits: str,
     threads: int,
     images: int,
     accuracy: bool,
@@ -42,7 +44,7 @@ def export_onnx(
 
     torch.set_num_threads(threads)
     exported = read_state(state, NetworkSource.parse(network))
-    data = open_dataset(dataset)
+    data = open_dataset(dataset, splits)
     write_onnx(exported.network, exported.spec, model)
     counts = count(model)
     say(

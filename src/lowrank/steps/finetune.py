@@ -15,6 +15,7 @@ from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of,
 @click.option("--layers", type=Json(), required=True, help="The round's layers, a JSON list.")
 @click.option("--round", "round_", type=int, required=True, help="From 1.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
 @click.option("--teacher", default="", help="The original, or its outputs, for `distill`.")
 @click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
@@ -30,6 +31,7 @@ def finetune(
     layers: list[str],
     round_: int,
     dataset: Path,
+    splits: str,
     settings: dict[str, Any],
     teacher: str,
     resume: Path,
@@ -72,7 +74,7 @@ def finetune(
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode also fills all new memory, for code that reads what it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    data = open_dataset(dataset)
+    data = open_dataset(dataset, splits)
     source = NetworkSource.parse(network)
     compressed = read_state(previous, source)
     files = [factors / f"{layer}.safetensors" for layer in layers]
@@ -92,9 +94,10 @@ def finetune(
     module, spec = compressed.network, compressed.spec
     module.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]
-    splits = ("validation", "test") if test else ("validation",)
+    inputs += [Path(splits) / "splits.json"] if splits else []
+    measured = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
-        decomposed = accuracy_percent(module, data, spec, splits)
+        decomposed = accuracy_percent(module, data, spec, measured)
         say(_line("decomposed", decomposed))
         report = train(
             module,
@@ -106,7 +109,7 @@ def finetune(
             fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
             say=say,
         )
-        finetuned = accuracy_percent(module, data, spec, splits)
+        finetuned = accuracy_percent(module, data, spec, measured)
         say(_line("fine-tuned", finetuned))
         write_state(state, compressed)
         write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})

@@ -14,6 +14,7 @@ from lowrank.steps.common import Step, say, use_threads
 )
 @click.option("--state", type=Path, required=True, help="The original, safetensors.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--aim", type=Path, required=True, help="The share that was asked for, JSON.")
 @click.option("--threads", type=int, required=True)
 @click.option("--output", type=Path, required=True, help="Output: the drop, JSON.")
@@ -22,6 +23,7 @@ def judge_trial(
     trial: Path,
     state: Path,
     dataset: Path,
+    splits: str,
     aim: Path,
     threads: int,
     output: Path,
@@ -35,7 +37,7 @@ def judge_trial(
     from lowrank.training.datasets import open_dataset
     from lowrank.training.exported import are_right
 
-    images, spec = open_dataset(dataset).validation, read_spec(state)
+    images, spec = open_dataset(dataset, splits).validation, read_spec(state)
     share, before = read_json(aim)["share"], are_right(original, images, spec, threads=threads)
 
     def judged(path: Path) -> Found:

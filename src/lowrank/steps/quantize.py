@@ -17,6 +17,7 @@ from lowrank.steps.common import Json, Paths, Step, say, use_threads
 @click.option(
     "--devices", type=Paths(), required=True, help="Descriptions of the devices, the main one first"
 )
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--kind", default="", help="methods.<method>.quantize; empty: nothing is done.")
 @click.option("--settings", type=Json(), required=True, help="quantize, JSON.")
 @click.option(
@@ -27,6 +28,7 @@ def quantize(
     state: Path,
     dataset: Path,
     devices: list[Path],
+    splits: str,
     kind: str,
     settings: dict[str, Any],
     folder: Path,
@@ -50,8 +52,9 @@ def quantize(
     from lowrank.training.datasets import open_dataset
 
     types = {path.stem: types_for(Processor.from_json(read_json(path)), asked) for path in devices}
+    data = open_dataset(dataset, splits)
     files, before = _quantized(
-        model, dict.fromkeys(types.values()), read_spec(state), open_dataset(dataset), asked, folder
+        model, dict.fromkeys(types.values()), read_spec(state), data, asked, folder
     )
     write_json(
         report,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     "--network", "described", default="", help="For such a rule: as params.yaml describes it."
 )
 @click.option("--dataset", default="", help="For such a rule: folder of the dataset step.")
+@click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--moments", default="", help="For such a rule, with `norm: activation`: moments.")
 @click.option(
     "--latencies",
@@ -71,6 +72,7 @@ def select_ranks(
     alternatives: list[str],
     described: str,
     dataset: str,
+    splits: str,
     moments: str,
     latencies: list[Path],
     quantize: str,
@@ -106,7 +108,7 @@ def select_ranks(
         if first:
             shares = Plan.read(first).shares
         else:
-            original = _Original(described, state, Path(dataset), rule, moments, threads)
+            original = _Original(described, state, Path(dataset), splits, rule, moments, threads)
             if rule.select == "sensitivity":
                 sensitivity, shares = _by_sensitivity(original, network, all_layers, rule)
             else:
@@ -159,6 +161,7 @@ class _Original:
         described: str,
         state: Path,
         dataset: Path,
+        splits: str,
         rule: RankSettings,
         moments: str,
         threads: int,
@@ -172,7 +175,7 @@ class _Original:
         torch.set_num_threads(threads)
         self._path, self._moments = state, moments
         self._state = read_state(state, NetworkSource.parse(described))
-        self._images = open_dataset(dataset).validation.sample(rule.images)
+        self._images = open_dataset(dataset, splits).validation.sample(rule.images)
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Of one layer."""

@@ -70,7 +70,8 @@ def summarize(
     metrics, curves, timings = ([read_json(path) for path in rounds[i::3]] for i in range(3))
     before, after = (read_json(path) for path in exports)
     measured = {path.stem: _measurement(path) for path in benchmarks}
-    original_accuracy = read_json(original)["accuracy"]
+    of_original = read_json(original)
+    original_accuracy = of_original["accuracy"]
     # Of several rounds the last: before its training, and after. Without any the original is left.
     last = metrics[-1]["accuracy"] if metrics else {}
     measured_accuracy = {
@@ -104,6 +105,10 @@ def summarize(
     if missing := sorted({type_ for each in (before, after) for type_ in _not_counted(each)}):
         document["macs"]["not_counted"] = ", ".join(missing)
         say(f"warning: the MACs leave out {', '.join(missing)}, which cannot be counted")
+    # Which images choices were made on, whether these can be trusted, and which are reported.
+    document |= {key: of_original[key] for key in ("validation", "reported") if key in of_original}
+    if warning := document.get("validation", {}).get("warning"):
+        say(f"warning: {warning}")
     if search:
         document["search"] = read_json(search)
     if int8:

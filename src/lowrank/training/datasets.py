@@ -13,11 +13,9 @@ from torch import Tensor
 from lowrank.errors import UserError
 from lowrank.files import read_json
 from lowrank.networks.registry import NetworkSpec
+from lowrank.params import ValidationSettings
 from lowrank.training.images import ImageFiles, Images, StoredImages
-
-# Changing either changes which images choices are made on, and so every result.
-VALIDATION_IMAGES = 5_000
-VALIDATION_SEED = 0
+from lowrank.training.splits import divide, read_splits
 
 Logits = TypeVar("Logits", Tensor, NDArray)
 
@@ -28,12 +26,14 @@ class Split:
 
     `images` is an array (N, H, W, C), or gives one image (H, W, C) at a time. `outputs` holds the
     output of the network that stands for each class; None: the outputs are the classes.
+    `unlabelled` says why the labels mean nothing; empty: they are the images' classes.
     """
 
     images: Images
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     outputs: tuple[int, ...] | None = None
+    unlabelled: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,6 +43,13 @@ class Split:
         rows = np.random.default_rng(seed).permutation(self.rows)[:count]
         return replace(self, rows=np.sort(rows))
 
+    def require_labels(self, purpose: str) -> None:
+        """Raise UserError where the images' classes are not known, which `purpose` needs."""
+        if self.unlabelled:
+            raise UserError(
+                f"{purpose} needs labels, and these images have none: {self.unlabelled}."
+            )
+
     def of_classes(self, logits: Logits) -> Logits:
         """Restrict logits (N, outputs) of the network to those of the classes, (N, classes)."""
         return logits if self.outputs is None else logits[:, list(self.outputs)]
@@ -50,8 +57,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """`train` and `validation` divide the training images; `test` is only ever reported.
+    """`validation` is what choices are made on; `test` is only ever reported.
 
+    `validation_from` says where its images come from: `train`, `test` or `folder`.
     `reduced_to` is the shorter side in pixels to which larger images were reduced when they were
     stored; None: no image was that large.
     """
@@ -62,12 +70,15 @@ class Dataset:
     validation: Split
     test: Split
     reduced_to: int | None = None
+    validation_from: str = "train"
 
 
-def open_dataset(folder: str | os.PathLike) -> Dataset:
+def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike = "") -> Dataset:
     """Open the dataset that the `dataset` step stored in `folder`.
 
-    Raises UserError when the folder is missing or does not hold what its index says.
+    `splits` is what the `splits` step wrote for a network; by default, validation images are held
+    out of the training images. Raises UserError when the folder is missing, does not hold what its
+    index says, or `splits` divides another dataset.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,29 +86,51 @@ def open_dataset(folder: str | os.PathLike) -> Dataset:
             f"{folder}: no dataset is stored here. Build it with `snakemake --cores 1 {folder}`."
         )
     index = read_json(folder / "dataset.json")
-    open_images = _FORMS[index.get("form", "arrays")]
     outputs = tuple(index["outputs"]) if "outputs" in index else None
-    whole = {}
-    for part in ("train", "test"):
-        images = open_images(folder, part, index)
-        labels = _load(folder / f"{part}_labels.npy").astype(np.int64)
-        expected = index["splits"][part]["images"]
-        if not len(images) == len(labels) == expected:
-            raise UserError(
-                f"{folder}: the {part} split holds {len(images)} images and {len(labels)} labels, "
-                f"its index says {expected}. Delete the folder and run the same command again."
-            )
-        whole[part] = Split(images, labels, np.arange(len(labels)), outputs)
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(whole["train"]))
-    held_out = min(VALIDATION_IMAGES, max(1, len(order) // 10))
+    chosen = read_splits(splits, folder)
+    whole = {
+        part: _open_split(folder, part, index, index["splits"][part]["images"], outputs)
+        for part in ("train", "test")
+    }
+    if unlabelled := index.get("unlabelled", ""):
+        whole["train"] = replace(whole["train"], unlabelled=unlabelled)
+    validation = ValidationSettings.model_validate(chosen["validation"])
+    if validation.folder is not None:
+        whole["folder"] = _open_split(Path(splits), "validation", chosen, chosen["images"], outputs)
+    rows = divide(
+        len(whole["train"]),
+        whole["test"].labels,
+        validation,
+        in_folder=len(whole.get("folder", ())),
+    )
+    reduced = index.get("reduced") or chosen.get("reduced")
     return Dataset(
         name=index["name"],
         classes=tuple(index["classes"]),
-        train=replace(whole["train"], rows=np.sort(order[held_out:])),
-        validation=replace(whole["train"], rows=np.sort(order[:held_out])),
-        test=whole["test"],
-        reduced_to=index["store_pixels"] if index.get("reduced") else None,
+        train=replace(whole["train"], rows=rows.train),
+        validation=replace(whole[rows.validation_from], rows=rows.validation),
+        test=replace(whole["test"], rows=rows.test),
+        validation_from=rows.validation_from,
+        reduced_to=(index if index.get("reduced") else chosen)["store_pixels"] if reduced else None,
     )
+
+
+def _open_split(
+    folder: Path,
+    part: str,
+    index: dict[str, Any],
+    expected: int,
+    outputs: tuple[int, ...] | None,
+) -> Split:
+    """All images of a stored part, which the index says how to open."""
+    images = _FORMS[index.get("form", "arrays")](folder, part, index)
+    labels = _load(folder / f"{part}_labels.npy").astype(np.int64)
+    if not len(images) == len(labels) == expected:
+        raise UserError(
+            f"{folder}: the {part} split holds {len(images)} images and {len(labels)} labels, "
+            f"its index says {expected}. Delete the folder and run the same command again."
+        )
+    return Split(images, labels, np.arange(len(labels)), outputs)
 
 
 def require_match(data: Dataset, spec: NetworkSpec) -> None:

@@ -50,6 +50,7 @@ def topk_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> dict[st
     dict
         `top1` and, where the split has over ten classes, `top5`.
     """
+    split.require_labels("measuring accuracy")
     hits = Hits()
     for logits, labels in outputs_of(network, split, spec):
         hits.add(split.of_classes(logits), labels)
@@ -64,6 +65,7 @@ def top1_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
 @torch.inference_mode()
 def mean_loss(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
     """Mean cross-entropy of the images of a split, measured as `topk_percent` measures."""
+    split.require_labels("measuring the loss")
     total = sum(
         float(functional.cross_entropy(split.of_classes(logits), labels, reduction="sum"))
         for logits, labels in outputs_of(network, split, spec)

@@ -85,6 +85,7 @@ def exported_percent(
     dict
         `top1` and, where the split has over ten classes, `top5`.
     """
+    split.require_labels("measuring accuracy")
     hits = Hits()
     for _, labels, found in _outputs(path, split, spec, threads, float_kernels):
         hits.add(torch.from_numpy(split.of_classes(found)), labels)
@@ -103,6 +104,7 @@ def are_right(
 
     `float_kernels` as for `exported_percent`.
     """
+    split.require_labels("measuring accuracy")
     return np.concatenate(
         [
             split.of_classes(found).argmax(1) == labels.numpy()

@@ -10,10 +10,11 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +29,25 @@ from lowrank.training.sources import replaced_folder, write_array, write_index
 # What torchvision's ImageFolder takes for an image.
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
+# The label of an image whose class is not known.
+NO_LABEL = -1
+
 _GIB = 2**30
 _REPORT_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Image files below a folder: paths (posix, relative) and classes (by number), in order."""
+    """Image files below a folder: paths (posix, relative) and classes (by number), in order.
+
+    Where it is not `labelled`, the numbers mean nothing.
+    """
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,33 +126,88 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
     """
     place = f"dataset.{name}"
     parts = {
-        "train": scan(Path(settings.train), f"{place}.train"),
+        "train": _scan_for_training(Path(settings.train), f"{place}.train"),
         "test": scan(Path(settings.validation), f"{place}.validation"),
     }
-    classes = parts["train"].classes
-    _require_same(place, *((str(part.root), set(part.classes)) for part in parts.values()))
+    classes, unlabelled = parts["test"].classes, ""
+    if differing := _difference(*((str(p.root), set(p.classes)) for p in parts.values())):
+        # What needs no labels works all the same; what does says why it cannot.
+        unlabelled = f"{parts['train'].root} {differing}"
+        parts["train"] = replace(parts["train"], labelled=False)
+        say(f"warning: {place}.train: images are used without labels: {unlabelled}")
     outputs = outputs_of(classes, settings.outputs, f"{place}.outputs")
-    gib = sum(_decoded_bytes(part, settings) for part in parts.values()) / _GIB
-    decoded = gib <= settings.cache_gib
-    say(
-        f"{' and '.join(str(len(part.files)) for part in parts.values())} image files, "
-        f"{gib:.2f} GiB when decoded: "
-        + ("stored" if decoded else f"more than `cache_gib` {settings.cache_gib:g}, left as files")
-    )
+    decoded = _are_stored_decoded(parts.values(), settings, say)
     with replaced_folder(output) as new:
         stored = {
             key: _store_part(new, key, part, settings, f"{place}.{role}", say, decoded=decoded)
             for (key, part), role in zip(parts.items(), ("train", "validation"), strict=True)
         }
-        where = {} if decoded else {"folders": {k: str(p.root) for k, p in parts.items()}}
-        rest = {
-            "form": "pixels" if decoded else "files",
-            "store_pixels": settings.store_pixels,
+        rest = _form(parts, settings, decoded=decoded) | {
             "reduced": any(reduced for _, reduced in stored.values()),
-            **where,
             "splits": {key: split for key, (split, _) in stored.items()},
+            **({"unlabelled": unlabelled} if unlabelled else {}),
         }
         write_index(new, name, classes, outputs, rest)
+
+
+def store_validation_folder(
+    output: Path,
+    folder: str,
+    classes: Sequence[str],
+    settings: DatasetSettings,
+    *,
+    place: str,
+    say: Say,
+) -> dict[str, Any]:
+    """Store a user's own validation images in `output`, beside the index of a network's splits.
+
+    Returns what that index says of them. `classes` are the dataset's. Raises UserError as
+    `store_folders` does, and where the folder's classes are not the dataset's.
+    """
+    part = scan(Path(folder), place)
+    _require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
+    by_name = [list(classes).index(name) for name in part.classes]
+    part = replace(
+        part, classes=tuple(classes), labels=tuple(by_name[label] for label in part.labels)
+    )
+    decoded = _are_stored_decoded([part], settings, say)
+    split, reduced = _store_part(output, "validation", part, settings, place, say, decoded=decoded)
+    return _form({"validation": part}, settings, decoded=decoded) | {"reduced": reduced, **split}
+
+
+def _form(
+    parts: Mapping[str, ImageFolder], settings: DatasetSettings, *, decoded: bool
+) -> dict[str, Any]:
+    """What an index says of how images are stored."""
+    where = {} if decoded else {"folders": {key: str(p.root) for key, p in parts.items()}}
+    form = "pixels" if decoded else "files"
+    return {"form": form, "store_pixels": settings.store_pixels, **where}
+
+
+def _are_stored_decoded(
+    parts: Collection[ImageFolder], settings: DatasetSettings, say: Say
+) -> bool:
+    gib = sum(_decoded_bytes(part, settings) for part in parts) / _GIB
+    decoded = gib <= settings.cache_gib
+    say(
+        f"{' and '.join(str(len(part.files)) for part in parts)} image files, "
+        f"{gib:.2f} GiB when decoded: "
+        + ("stored" if decoded else f"more than `cache_gib` {settings.cache_gib:g}, left as files")
+    )
+    return decoded
+
+
+def _scan_for_training(root: Path, place: str) -> ImageFolder:
+    """As `scan`; images without a sub-folder for each class have no labels."""
+    if not root.is_dir() or any(each.is_dir() and _visible(each.name) for each in root.iterdir()):
+        return scan(root, place)
+    files = tuple(sorted(_images_below(root, ".")))
+    if not files:
+        raise UserError(
+            f"{place}: {root} has neither sub-folders nor images. One sub-folder for each class "
+            f"was expected, with its images, which end in {', '.join(sorted(_SUFFIXES))}."
+        )
+    return ImageFolder(root, (), files, (0,) * len(files), labelled=False)
 
 
 def _visible(name: str) -> bool:
@@ -186,17 +249,22 @@ def _is_utf8(name: str) -> bool:
 
 
 def _require_same(place: str, one: tuple[str, set[str]], other: tuple[str, set[str]]) -> None:
+    if differing := _difference(one, other):
+        raise UserError(f"{place}: {one[0]} {differing}. Make them the same.")
+
+
+def _difference(one: tuple[str, set[str]], other: tuple[str, set[str]]) -> str:
+    """How the classes differ, to be read after the name of `one`; empty where they do not."""
     if one[1] == other[1]:
-        return
+        return ""
+    if not one[1]:
+        return "has no sub-folders, which would be its classes"
     only = [
         f"only {here} has {_some(sorted(names - others))}"
         for (here, names), (_, others) in ((one, other), (other, one))
         if names - others
     ]
-    raise UserError(
-        f"{place}: {one[0]} and {other[0]} have different classes: {'; '.join(only)}. Make them "
-        "the same."
-    )
+    return f"and {other[0]} have different classes: {'; '.join(only)}"
 
 
 def _some(names: list[str]) -> str:
@@ -268,9 +336,10 @@ def _store_part(
             f"{key}: {len(unreadable)} files cannot be read and are left out: "
             + "; ".join(unreadable)
         )
-    counts = np.bincount(labels, minlength=len(part.classes))
-    require_images(place, part.root, dict(zip(part.classes, counts, strict=True)))
-    label_array = np.array(labels, np.int32)
+    if part.labelled:
+        counts = np.bincount(labels, minlength=len(part.classes))
+        require_images(place, part.root, dict(zip(part.classes, counts, strict=True)))
+    label_array = np.array(labels if part.labelled else [NO_LABEL] * len(labels), np.int32)
     write_array(folder / f"{key}_labels.npy", label_array)
     if decoded:
         write_array(folder / f"{key}_sizes.npy", np.array(sizes, np.int32))

@@ -79,13 +79,14 @@ def store_dataset(
 
 
 @contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, index: str = "dataset.json") -> Iterator[Path]:
     """Yield a new folder to fill; it takes the place of `folder` when the block succeeds.
 
-    Raises UserError when `folder` holds something else than a stored dataset, the disk is full or
-    the place cannot be written; then everything is as it was.
+    Raises UserError when `folder` holds something else than was stored there before, which a file
+    named `index` shows, the disk is full or the place cannot be written; then everything is as it
+    was.
     """
-    refuse_foreign_folder(folder)
+    refuse_foreign_folder(folder, index)
     # A link to another disk stays: what it points to is replaced.
     folder = folder.resolve()
     try:
@@ -115,8 +116,8 @@ def write_index(
     write_json(folder / "dataset.json", index)
 
 
-def refuse_foreign_folder(folder: Path) -> None:
-    """Raise UserError when `folder` exists and is neither empty nor a stored dataset.
+def refuse_foreign_folder(folder: Path, index: str = "dataset.json") -> None:
+    """Raise UserError when `folder` exists, is not empty and holds no file named `index`.
 
     What is stored takes the place of the whole folder: a slip of the hand must not delete
     someone's files.
@@ -128,9 +129,9 @@ def refuse_foreign_folder(folder: Path) -> None:
             f"{folder}: is a file, where a folder for a dataset was expected. Name another "
             "folder, or move the file away."
         )
-    if any(folder.iterdir()) and not (folder / "dataset.json").exists():
+    if any(folder.iterdir()) and not (folder / index).exists():
         raise UserError(
-            f"{folder}: holds files but no dataset.json, so it is not a stored dataset and is "
+            f"{folder}: holds files but no {index}, so it is not a stored dataset and is "
             "not replaced. Name another folder, or empty this one."
         )
 
