@@ -164,5 +164,72 @@ def test_an_input_shape_that_the_network_cannot_take():
 
 
 def test_an_unknown_factorization_is_named():
-    with pytest.raises(UserError, match=r"tucker3.*Did you mean 'tucker"):
+    told = r"`factorize.conv` is 'tucker3', it should be one of .* \(did you mean 'tucker"
+    with pytest.raises(UserError, match=told):
         lowrank.compress(trained_network(), (3, 16, 16), factorize={"conv": "tucker3"})
+
+
+@pytest.mark.parametrize(
+    ("factorize", "more", "told"),
+    [
+        (
+            {"convolution": "tucker2"},
+            {},
+            r"parameter `factorize.convolution` \(did you mean 'conv'\?\), known here are alt",
+        ),
+        ({"conv": "svd", "images": 5}, {}, "factorize.images: pass the images themselves"),
+        ({"conv": "svd", "norm": "activation"}, {}, "factorize.norm: 'activation' keeps"),
+        ({"conv": "svd", "sequential": True}, {}, "sequential: layers are compared on images"),
+        ({"conv": "svd", "alternatives": ["cp4"]}, {}, "only `ranks={'select': 'budget', ...}`"),
+        ({"conv": "svd"}, {"ranks": {"energy": 0.3}}, "`energy` belongs to `select: energy`"),
+        ({"conv": "svd"}, {"ranks": {"enrgy": 0.3}}, "did you mean 'energy'"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(factorize, more, told):
+    with pytest.raises(UserError, match=told):
+        lowrank.compress(trained_network(), (3, 16, 16), factorize=factorize, **more)
+
+
+def test_the_cheapest_layers_stay():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+    ranks = {"select": "ratio", "ratio": 2.0}
+    small = lowrank.compress(network, (3, 8, 8), ranks=ranks)
+    reasons = {layer.name: layer.dense_because for layer in small.layers}
+    assert "nothing to gain" in reasons["0"]
+    assert "nothing to gain" in reasons["7"]
+    assert [name for name, reason in reasons.items() if not reason] == ["2", "4"]
+    small = lowrank.compress(network, (3, 8, 8), ranks=ranks | {"negligible": 0})
+    assert [layer.name for layer in small.layers if not layer.is_dense] == ["0", "2", "4", "7"]
+
+
+def test_settings_of_factorize_are_used():
+    network = trained_network()
+    images = [torch.randn(16, 3, 16, 16) for _ in range(2)]
+    plain = {"conv": "tucker2", "linear": "svd"}
+    ranks = {"select": "ratio", "ratio": 3}
+    only = lowrank.compress(network, (3, 16, 16), factorize=plain | {"exclude": ["7"]}, ranks=ranks)
+    assert [layer.name for layer in only.layers] == ["2", "4"]
+
+    def weights(**options):
+        small = lowrank.compress(network, (3, 16, 16), ranks=ranks, **options)
+        return torch.cat([p.detach().flatten() for p in small.network.parameters()])
+
+    in_turn = weights(factorize=plain | {"sequential": True}, images=images)
+    assert torch.equal(in_turn, weights(factorize=plain, images=images, sequential=True))
+    by_weight = weights(factorize=plain | {"norm": "weight"}, images=images)
+    assert torch.equal(by_weight, weights(factorize=plain))
+    assert not torch.equal(by_weight, weights(factorize=plain, images=images))
+
+
+def test_a_target_chooses_among_alternatives():
+    network = trained_network()
+    images = [torch.randn(16, 3, 16, 16) for _ in range(2)]
+    factorize = {"conv": "spatial_svd", "alternatives": ["channel_svd"]}
+    ranks = {"select": "budget", "target": {"macs": 0.5}}
+    small = lowrank.compress(network, (3, 16, 16), factorize=factorize, ranks=ranks, images=images)
+    assert "channel_svd" in {layer.factorization for layer in small.layers if not layer.is_dense}

@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lowrank.config.mistakes import described
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,
@@ -25,7 +27,6 @@ from lowrank.factorize import (
     decompose,
     get_factorization,
     kernel_of,
-    one_group,
 )
 from lowrank.networks.divergence import Divergence
 from lowrank.networks.export import export_onnx
@@ -33,9 +34,17 @@ from lowrank.networks.layers import find_layers
 from lowrank.networks.moments import input_moments, shifted_moments
 from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
-from lowrank.params import RankSettings
+from lowrank.params import FactorizeSettings, RankSettings
 from lowrank.plan import Layer, LayerTable, PlannedLayer, Share, assign_factorizations
-from lowrank.ranks import Candidate, Trial, bounds_of, choose_ranks, for_target
+from lowrank.ranks import (
+    Candidate,
+    Trial,
+    bounds_of,
+    choose_ranks,
+    for_target,
+    leave_negligible,
+    taken_layers,
+)
 from lowrank.ranks.base import rank_settings
 
 # Kim et al. 2016: as the method `tucker` of params.yaml.
@@ -66,7 +75,7 @@ def compress(
     network: nn.Module,
     input_shape: tuple[int, int, int],
     *,
-    factorize: Mapping[str, str | None] = TUCKER,
+    factorize: Mapping[str, Any] = TUCKER,
     ranks: Mapping[str, Any] | None = None,
     images: Iterable[Tensor] | None = None,
     sequential: bool = False,
@@ -80,9 +89,12 @@ def compress(
     input_shape
         Of one image: (channels, height, width), of any size that the network takes.
     factorize
-        Factorization by kind of layer, as `methods.<method>.factorize` in params.yaml.
+        As `methods.<method>.factorize` in params.yaml: a factorization for each kind of layer,
+        `include`, `exclude`, `norm` (by default `activation` with images), `sequential`, and with a
+        target `alternatives`.
     ranks
-        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF. With `images`,
+        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF. As there, the
+        cheapest layers stay dense, at most `negligible` (0.005) of the network. With `images`,
         `{"select": "budget", "target": {"macs": 0.25}}` asks for a cost instead.
     images
         Batches (N, channels, height, width) of a few hundred training images, as the network takes
@@ -91,29 +103,31 @@ def compress(
         memory.
     sequential
         With images: each layer makes up for what the decomposed ones before it lost, as
-        `methods.<method>.factorize.sequential`. Both networks run over the images for each layer.
+        `sequential` in `factorize`. Both networks run over the images for each layer.
 
     Raises
     ------
     UserError
-        For an unknown name, a setting out of range, weights that are not finite, an input shape
-        that the network cannot take, or `sequential` without images.
+        For an unknown name, a setting out of range or without effect, weights that are not finite,
+        an input shape that the network cannot take, or `sequential` without images.
     """
+    rule = rank_settings(ranks or {})
+    taken = _factorize_settings(factorize, rule, images=images is not None, sequential=sequential)
     small = copy.deepcopy(network)
     table = find_layers(small, input_shape, type(network).__name__)
-    rule = rank_settings(ranks or {})
-    assigned = assign_factorizations(table, factorize)
+    assigned = assign_factorizations(
+        table, taken.by_kind(), include=taken.include, exclude=taken.exclude
+    )
+    if rule.select != "fixed":
+        table = leave_negligible(table, rule.negligible)
+    images = None if images is None else list(images)
     moments: dict[str, Moments] = {}
-    if sequential and images is None:
-        raise UserError(
-            "sequential: layers are compared on images, and `images` is None. Pass some."
-        )
-    if images is not None:
-        images = list(images)
-    if images is not None and (not sequential or rule.select == "budget"):
+    if taken.norm == "activation" and (not taken.sequential or rule.select == "budget"):
         moments = input_moments(small, [table[name] for name in assigned], images)
     if rule.select == "budget" and images is not None:
-        shares = _for_target(small, table, assigned, rule, images, moments)
+        layers = list(taken_layers(table, assigned, taken.alternatives))
+        shares = _for_target(small, table, layers, rule, images, moments)
+        assigned |= {name: share.factorization for name, share in shares.items()}
         rule = rule.model_copy(
             update={"table": {name: share.ranks for name, share in shares.items()}}
         )
@@ -128,7 +142,7 @@ def compress(
         method = get_factorization(chosen.factorization)
         weight, bias = _parameters(module)
         of_inputs = moments.get(name)
-        if sequential:
+        if taken.sequential:
             of_inputs, shift = shifted_moments(network, small, table[name], images)
             kernel = kernel_of(table[name], weight, name=name)
             weight, bias = carried_over(kernel, bias, of_inputs, shift)
@@ -138,28 +152,55 @@ def compress(
     return Compressed(small, tuple(planned), tuple(input_shape))
 
 
+def _factorize_settings(
+    factorize: Mapping[str, Any], rule: RankSettings, *, images: bool, sequential: bool
+) -> FactorizeSettings:
+    """The settings, checked. Raises UserError for one that is wrong, or would have no effect."""
+    entries = dict(factorize)
+    if "images" in entries:
+        raise UserError("factorize.images: pass the images themselves to `compress`, as `images`.")
+    if sequential:
+        entries["sequential"] = True
+    if not images and entries.get("sequential"):
+        raise UserError(
+            "sequential: layers are compared on images, and `images` is None. Pass some."
+        )
+    if not images and entries.get("norm") == "activation":
+        raise UserError(
+            "factorize.norm: 'activation' keeps what layers answer on images, and `images` is "
+            "None. Pass some."
+        )
+    if images:
+        entries.setdefault("norm", "activation")
+    try:
+        settings = FactorizeSettings.model_validate(entries)
+    except ValidationError as error:
+        found = described(error, FactorizeSettings, entries, prefix=("factorize",))
+        raise UserError(found) from error
+    if settings.alternatives and rule.select != "budget":
+        raise UserError(
+            "factorize.alternatives: only `ranks={'select': 'budget', ...}` compares them, and "
+            f"`select` is '{rule.select}'."
+        )
+    return settings
+
+
 def _for_target(
     network: nn.Module,
     table: LayerTable,
-    assigned: Mapping[str, str],
+    layers: Iterable[tuple[Layer, Factorization, tuple[int, ...]]],
     rule: RankSettings,
     images: Sequence[Tensor],
     moments: Mapping[str, Moments],
 ) -> dict[str, Share]:
     """What each layer gets under the rule's target, by what the network loses on the images."""
 
-    def read(layer: Layer, method: Factorization) -> Trial:
+    def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
         weight, bias = _parameters(network.get_submodule(layer.name))
         kernel = kernel_of(layer, weight, name=layer.name)
-        candidate = Candidate(layer, kernel, method, method.full_ranks(one_group(layer)))
-        return Trial(candidate, bias, moments[layer.name])
+        return Trial(Candidate(layer, kernel, method, full_ranks), bias, moments.get(layer.name))
 
-    methods = {name: get_factorization(each) for name, each in assigned.items()}
-    trials = [
-        partial(read, table[name], method)
-        for name, method in methods.items()
-        if not method.applies_to(table[name])
-    ]
+    trials = [partial(read, *each) for each in layers]
     divergence = Divergence(network, lambda: images)
     return for_target(table, trials, rule, bounds_of(rule, {}), divergence)
 

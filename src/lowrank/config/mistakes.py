@@ -40,7 +40,9 @@ def refused(message: str, *place: str | int) -> PydanticCustomError:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A suggestion for a misspelt name, in brackets; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    near = near or [each for each in names if name.startswith(each) or each.startswith(name)]
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
