@@ -1,6 +1,6 @@
 import pytest
 
-from lowrank.progress import Progress, clock_time
+from lowrank.progress import Progress, clock_time, counted
 
 
 def advance(total, count):
@@ -28,3 +28,13 @@ def test_short_work_is_silent(progress_lines):
 )
 def test_durations(seconds, shown):
     assert clock_time(seconds) == shown
+
+
+def test_batches_are_counted_by_their_items(progress_lines):
+    batches, seen = [[1] * 40, [2] * 40, [3] * 20], []
+    lines = progress_lines(lambda: seen.extend(counted(batches, 100)), tick=6.0)
+    assert seen == batches
+    assert [line.split(",")[0] for line in lines] == [
+        "40/100 images (40 %)",
+        "80/100 images (80 %)",
+    ]

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
 
 # A child of the logger that steps show; a program that uses lowrank as a library sees no lines
 # unless it asks for them.
@@ -44,6 +46,17 @@ class Progress:
             100 * self._done // self._total,
             clock_time(left),
         )
+
+
+Batch = TypeVar("Batch", bound=Sized)
+
+
+def counted(batches: Iterable[Batch], total: int, unit: str = "images") -> Iterator[Batch]:
+    """Yield the batches, and report how many of `total` items those so far held."""
+    progress = Progress(total, unit)
+    for batch in batches:
+        yield batch
+        progress.advance(len(batch))
 
 
 def clock_time(seconds: float) -> str:

@@ -1,6 +1,8 @@
 import math
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from photos import write_photos
@@ -9,12 +11,13 @@ from toy import assert_same_weights, toy
 
 from lowrank.errors import UserError
 from lowrank.networks import NetworkSpec
-from lowrank.params import DatasetSettings, TrainingSettings
+from lowrank.params import DatasetSettings, Distillation, TrainingSettings
 from lowrank.training import loop
 from lowrank.training.batches import AugmentedBatches
 from lowrank.training.datasets import open_dataset
+from lowrank.training.distillation import AugmentedTeacher
 from lowrank.training.evaluate import top1_percent
-from lowrank.training.folders import store_folders
+from lowrank.training.folders import NO_LABEL, store_folders
 from lowrank.training.loop import fingerprint_of, learning_rate_factor, train
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
@@ -406,6 +409,41 @@ def test_images_of_many_sizes_resume_as_if_undisturbed(photos, killed_run):
     path = killed_run(settings, toy(), data=photos, spec=RESIZED)
     train(resumed, RESIZED, photos, settings, state_path=path, fingerprint="same", say=quiet)
     assert_same_weights(resumed, undisturbed)
+
+
+@pytest.fixture
+def unlabelled(tiny_data):
+    labels = np.full_like(tiny_data.train.labels, NO_LABEL)
+    split = replace(tiny_data.train, labels=labels, unlabelled="photos have other classes")
+    return replace(tiny_data, train=split)
+
+
+def test_images_without_labels_are_learnt_from_the_teacher_alone(tiny_data, unlabelled):
+    """To the same weights as with labels, which have no share of the loss."""
+    original = toy(seed=3)
+    train(original, SPEC, tiny_data, settings_of(steps=40, learning_rate=0.05), say=quiet)
+    found = []
+    for data in (tiny_data, unlabelled):
+        network = toy(seed=4)
+        teacher = AugmentedTeacher(original, Distillation(weight=1.0, images="augmented"))
+        recipe = settings_of(steps=20, learning_rate=0.05)
+        report = train(network, SPEC, data, recipe, teacher=teacher, say=quiet)
+        found.append((network, report.curve[-1].train_percent))
+    (labelled, _), (by_teacher, agreement) = found
+    assert agreement > 30
+    for one, other in zip(labelled.parameters(), by_teacher.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_training_with_labels_says_why_there_are_none(unlabelled, weight):
+    teacher = weight and AugmentedTeacher(toy(), Distillation(weight=weight))
+    with pytest.raises(UserError, match=r"`distill\.weight` below 1 needs .*photos have other"):
+        train(toy(), SPEC, unlabelled, settings_of(steps=1), teacher=teacher, say=quiet)
+
+
+def test_no_step_needs_no_labels(unlabelled):
+    assert train(toy(), SPEC, unlabelled, settings_of(steps=0), say=quiet).steps == 0
 
 
 def test_a_network_of_other_classes_is_refused(tiny_data):

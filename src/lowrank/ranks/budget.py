@@ -18,6 +18,7 @@ from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose
 from lowrank.params import RankSettings
 from lowrank.plan import LayerTable, Share
+from lowrank.progress import Progress
 from lowrank.ranks.base import Candidate
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.curves import Curve, curve_of
@@ -118,12 +119,14 @@ def for_target(
     readers: dict[tuple[str, str], Callable[[], Trial]] = {}
 
     def first_ones() -> Iterator[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]:
+        progress = Progress(len(trials), "layers decomposed at several ranks")
         for read in trials:
             trial = read()
             if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
                 curves[curve.key], readers[curve.key] = curve, read
                 known = losses.setdefault(curve.key, {})
                 yield trial, curve, curve.trials(bounds[0], bounds[0].share_of_layers(table), known)
+            progress.advance()
 
     def try_alone(those: Iterable[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]) -> None:
         tried: list[tuple[Curve, tuple[int, ...]]] = []

@@ -37,6 +37,7 @@ def calibrate(
     from lowrank.networks.moments import input_moments
     from lowrank.networks.states import read_state
     from lowrank.plan import LayerTable
+    from lowrank.progress import counted
     from lowrank.steps.moments import write_moments
     from lowrank.training.batches import EvaluationBatches
     from lowrank.training.datasets import open_dataset, require_match
@@ -50,7 +51,7 @@ def calibrate(
     found = input_moments(
         before.network,
         [known[name] for name in layers],
-        (batches[number][0] for number in range(len(batches))),
+        counted((batches[number][0] for number in range(len(batches))), len(sample)),
     )
     for name, each in found.items():
         if each.samples < (size := each.covariance.shape[-1]):

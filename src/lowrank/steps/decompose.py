@@ -107,6 +107,7 @@ class _Sample:
         from lowrank.networks.moments import shifted_moments
         from lowrank.networks.states import put_factors, read_state
         from lowrank.plan import Factored
+        from lowrank.progress import counted
         from lowrank.stored import read_header, read_tensors
         from lowrank.training.batches import EvaluationBatches
 
@@ -116,7 +117,7 @@ class _Sample:
                 sequence = Factored.from_json(header).sequence
                 put_factors(now.network, file.stem, sequence, read_tensors(file), source=str(file))
         batches = EvaluationBatches(self._images, now.spec)
-        images = (batches[number][0] for number in range(len(batches)))
+        images = counted((batches[number][0] for number in range(len(batches))), len(self._images))
         whole = read_state(original, self._source).network
         return shifted_moments(whole, now.network, layer, images)
 

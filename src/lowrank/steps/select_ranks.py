@@ -199,12 +199,13 @@ class _Original:
     def divergence(self) -> Divergence:
         """Measures how far such replacements move the network's answers."""
         from lowrank.networks.divergence import Divergence
+        from lowrank.progress import counted
         from lowrank.training.evaluate import inputs_of
 
         network, spec, split = self._state.network, self._state.spec, self._images
 
         def images() -> Iterator[Tensor]:
-            return (batch for batch, _ in inputs_of(network, split, spec))
+            return counted((batch for batch, _ in inputs_of(network, split, spec)), len(split))
 
         return Divergence(network, images, split.of_classes)
 

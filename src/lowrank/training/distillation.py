@@ -30,6 +30,11 @@ class Teacher(ABC):
     def __init__(self, settings: Distillation) -> None:
         self._settings = settings
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels have a share of the loss beside the teacher's outputs."""
+        return self._settings.weight < 1.0
+
     @abstractmethod
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
         """Go where the images are, and take them in this order."""

@@ -83,8 +83,8 @@ def train(
     Raises
     ------
     UserError
-        When the loss is not finite, or the network cannot be trained on the dataset: see
-        `require_match`.
+        When the loss is not finite, the network cannot be trained on the dataset (see
+        `require_match`), or labels are needed and the training images have none.
     """
     require_match(data, spec)
     device = pick_device(settings.device)
@@ -103,6 +103,8 @@ def train(
     steps = settings.steps
     if steps is None:
         steps = max(1, round(settings.epochs * batches.batches_per_epoch))
+    if steps and (teacher is None or teacher.needs_labels):
+        data.train.require_labels("training with `distill.weight` below 1")
     optimizer = _optimizer(network, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, settings)
@@ -145,11 +147,15 @@ def train(
         images = images.contiguous(memory_format=memory_format)
         with autocast(device, precision):
             logits = data.train.of_classes(_logits(network, images))
+            if teacher:
+                outputs = data.train.of_classes(teacher.outputs(images, batches.rows(step)))
+            if data.train.unlabelled:
+                # The accuracy of the curve is then the agreement with the teacher.
+                labels = outputs.argmax(1)
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=settings.label_smoothing
             )
             if teacher:
-                outputs = data.train.of_classes(teacher.outputs(images, batches.rows(step)))
                 loss = teacher.mixed(loss, logits.float(), outputs.float())
         loss.backward()
         if settings.clip_norm:
