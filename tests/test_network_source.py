@@ -41,8 +41,11 @@ def test_survives_json():
         ({"factory": "mynet", "input_shape": [3, 8, 8]}, "`factory`"),
         ({"factory": "a:b", "network": "c", "input_shape": [3, 8, 8]}, "either"),
         ({"network": "a", "shape": [3, 8, 8]}, "`shape`"),
-        ({"network": "a", "input_shape": [3, 0, 8]}, "`input_shape.1`"),
-        ({"network": "a", "std": [0.0]}, "`std.0`"),
+        (
+            {"network": "a", "input_shape": [3, 0, 8]},
+            "`input_shape[1]` is 0, it should be at least 1",
+        ),
+        ({"network": "a", "std": [0.0]}, "`std[0]` is 0.0, it should be above 0"),
         (
             {"factory": "a:b", "input_shape": [3, 8, 8], "torchvision_weights": "DEFAULT"},
             "belongs to a network of torchvision's",
@@ -53,6 +56,29 @@ def test_a_wrong_description_is_told(document, reason):
     with pytest.raises(UserError, match="description of a network") as caught:
         NetworkSource.parse(document)
     assert reason in str(caught.value)
+
+
+IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (IMAGENET, "`mean: [0.485, 0.456, 0.406]`, `std: [0.229, 0.224, 0.225]`"),
+        ({"mean": IMAGENET["mean"]}, "`std: [0.003922, 0.003922, 0.003922]`"),
+        ({"mean": [0, 0, 0], "std": [255, 255, 255]}, "`mean: [0, 0, 0]`, `std: [1, 1, 1]`"),
+        ({"std": [58.395] * 3}, "Divide both by 255: `std: [0.229, 0.229, 0.229]`"),
+    ],
+)
+def test_preprocessing_for_pixels_of_0_to_255_is_refused(fields, told):
+    with pytest.raises(UserError, match="for pixels of 0 to 255") as caught:
+        NetworkSource.parse({"factory": "a:b", "input_shape": [3, 8, 8], **fields})
+    assert told in str(caught.value)
+
+
+def test_preprocessing_for_scaled_pixels_is_not():
+    fields = {"mean": [0.485, 0.456, 0.406], "std": [1 / 255, 1.0, 0.225]}
+    assert NetworkSource.parse({"network": "a", **fields}).std == (1 / 255, 1.0, 0.225)
 
 
 def test_an_entry_without_a_network_is_named_after_itself():

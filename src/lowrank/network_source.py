@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lowrank.config.mistakes import described
 from lowrank.errors import UserError
 
 _Pixels = Annotated[int, Field(ge=1, le=65536)]
@@ -47,8 +48,8 @@ class NetworkSource(BaseModel):
     )
     mean: tuple[float, ...] | None = Field(
         None,
-        description="By channel, for pixels scaled to [0, 1]. Default: the network's own; 0 for a "
-        "factory.",
+        description="By channel, for pixels scaled to [0, 1]: none above 1. Default: the "
+        "network's own; 0 for a factory.",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="As `mean`. Default: the network's own; 1 for a factory."
@@ -78,6 +79,23 @@ class NetworkSource(BaseModel):
             raise ValueError("`torchvision_weights` belongs to a network of torchvision's")
         return self
 
+    @model_validator(mode="after")
+    def _for_scaled_pixels(self) -> NetworkSource:
+        """Refuse `mean` and `std` for pixels of 0 to 255, by which every image would be wrong."""
+        given = {name: getattr(self, name) for name in ("mean", "std") if getattr(self, name)}
+        if any(value > 1 for values in given.values() for value in values):
+            if self.factory and "std" not in given:
+                given["std"] = (1.0,) * len(given["mean"])
+            scaled = ", ".join(
+                f"`{name}: [{', '.join(f'{value / 255:.4g}' for value in values)}]`"
+                for name, values in given.items()
+            )
+            raise ValueError(
+                "`mean` and `std` are for pixels scaled to 0 to 1, and one of them is above 1, as "
+                f"if for pixels of 0 to 255. Divide both by 255: {scaled}"
+            )
+        return self
+
     @classmethod
     def parse(cls, document: str | Mapping[str, Any]) -> NetworkSource:
         """Read a network's bare name, its document, or that document as JSON.
@@ -95,7 +113,7 @@ class NetworkSource(BaseModel):
         try:
             source = cls.model_validate(document)
         except ValidationError as error:
-            cls._refuse(document, "; ".join(map(_told, error.errors(include_url=False))))
+            cls._refuse(document, described(error, cls, document).removesuffix("."))
         if not source.network and not source.factory:
             cls._refuse(document, "it has neither `network` nor `factory`")
         return source
@@ -122,9 +140,3 @@ class NetworkSource(BaseModel):
             f"the description of a network, {document!r}, is wrong: {reason}. Expected a name, or "
             'JSON like {"factory": "package.module:function", "input_shape": [3, 64, 64]}.'
         )
-
-
-def _told(mistake: Any) -> str:
-    place = ".".join(map(str, mistake["loc"]))
-    reason = mistake["msg"].removeprefix("Value error, ")
-    return f"`{place}`: {reason}" if place else reason
