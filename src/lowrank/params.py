@@ -200,10 +200,17 @@ class CheckpointSettings(NetworkSource, Section):
 
     dataset: Name = Field(description="A name under `dataset`.")
     weights: str = Field(
-        description="File of trained weights: .safetensors, .pth, .pt or .caffemodel. With "
+        description="File of trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin or "
+        ".caffemodel. With "
         "`torchvision_weights`, data/weights/<model>.pth is downloaded when it is missing."
     )
     validation: ValidationSettings = ValidationSettings()
+    state_key: str | None = Field(
+        None,
+        min_length=1,
+        description="Which weights of a PyTorch file that holds several, such as `model_ema`. "
+        "Default: those as trained, not averaged ones.",
+    )
     threads: Threads = 2
 
 

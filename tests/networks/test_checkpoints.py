@@ -57,7 +57,7 @@ def test_missing_file(tmp_path):
 def test_unknown_suffix(tmp_path):
     path = tmp_path / "toy.onnx"
     path.touch()
-    assert "ends in .safetensors, .pth, .pt or .caffemodel, not in '.onnx'" in error_of(path)
+    assert ".ckpt, .bin or .caffemodel, not in '.onnx'" in error_of(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])

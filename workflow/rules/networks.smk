@@ -63,10 +63,12 @@ rule checkpoint:
     params:
         code=GRAPH.code("checkpoint"),
         network=GRAPH.network_json,
+        state_key=lambda wildcards: PARAMS.checkpoint[wildcards.model].state_key or "",
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
         " --network {params.network:q} --weights {input.weights:q}"
+        " --state-key {params.state_key:q}"
         " --dataset {input.dataset} --splits {input.splits}"
         " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
         " --replaceable {output.replaceable}"

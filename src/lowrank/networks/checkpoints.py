@@ -1,34 +1,59 @@
 """Reading and writing trained weights, whatever they were stored as."""
 
+import argparse
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowrank.errors import UserError
+from lowrank.networks.state_dicts import find_state_dict, require_plain, without_prefix
 from lowrank.stored import read_tensors, write_tensors
 
 # Written by torch for every batch normalisation, and of no use outside training from scratch.
 _IGNORED = "num_batches_tracked"
 
-# What a checkpoint of a whole training run calls the weights.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+# How PyTorch files are called; `.bin` as the Hugging Face hub does, `.ckpt` as Lightning does.
+_PICKLES = (".pth", ".pt", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
+_SUFFIXES = (".safetensors", *_PICKLES, ".caffemodel")
+
+# Classes that hold values alone, and that training programs save beside the weights.
+_HARMLESS = (
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    np.empty(0).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in (bool, "i4", "i8", "u1", "f2", "f4", "f8")),
+)
 
 # Heads that GoogLeNet and Inception v3 of torchvision have for training from scratch.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
-def read_weights(path: str | os.PathLike, network: nn.Module | None = None) -> dict[str, Tensor]:
+def _ignore(line: str) -> None:
+    """Say nothing."""
+
+
+def read_weights(
+    path: str | os.PathLike,
+    network: nn.Module | None = None,
+    *,
+    key: str | None = None,
+    say: Callable[[str], None] = _ignore,
+) -> dict[str, Tensor]:
     """Read a file of trained weights into float32 tensors by name.
 
-    `.safetensors`; `.pth` or `.pt`, also of a whole training run that holds the weights as
-    `state_dict`, `model` or `model_state_dict`; or `.caffemodel`. Pickles are read with
-    `weights_only=True`: one that holds code is refused, not run.
+    `.safetensors`; a PyTorch file, also of a whole training run with the weights inside; or
+    `.caffemodel`. Pickles are read with `weights_only=True`: one that holds code is refused, not
+    run.
 
     Parameters
     ----------
@@ -36,12 +61,17 @@ def read_weights(path: str | os.PathLike, network: nn.Module | None = None) -> d
         The file.
     network
         The network that the weights are for; only a `.caffemodel` needs it, to name the tensors.
+    key
+        Which weights of a PyTorch file that holds several: see `find_state_dict`.
+    say
+        Told which were taken, where the file holds more.
 
     Raises
     ------
     UserError
-        When the file is missing, truncated, of an unknown kind, holds code, or holds a value that
-        is not finite; for a `.caffemodel`, also when it is for another network.
+        When the file is missing, truncated, of an unknown kind, holds code, no weights of that
+        `key`, a tensor without dense values, or a value that is not finite; for a
+        `.caffemodel`, also when it is for another network.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,17 +81,22 @@ def read_weights(path: str | os.PathLike, network: nn.Module | None = None) -> d
         )
     if path.suffix == ".safetensors":
         tensors = read_tensors(path, framework="pt")
-    elif path.suffix in (".pth", ".pt"):
-        tensors = _read_pickle(path)
+    elif path.name.endswith(_PICKLES):
+        tensors = find_state_dict(_read_pickle(path), path, key, say)
     elif path.suffix == ".caffemodel" and network is not None:
         from lowrank.networks.caffe import caffe_weights
 
         tensors = caffe_weights(path, network)
     else:
         raise UserError(
-            f"{path}: a checkpoint ends in .safetensors, .pth, .pt or .caffemodel, not in "
+            f"{path}: a checkpoint ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}, not in "
             f"'{path.suffix}'."
         )
+    if key and not path.name.endswith(_PICKLES):
+        raise UserError(
+            f"{path}: `state_key` is for PyTorch files, which may hold several weights."
+        )
+    require_plain(tensors, path)
     tensors = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -78,19 +113,25 @@ def read_weights(path: str | os.PathLike, network: nn.Module | None = None) -> d
     return tensors
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
+def load_weights(
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    source: str,
+    say: Callable[[str], None] = _ignore,
+) -> None:
     """Put weights into a network of the same architecture, in place.
 
-    Names that training tools put a prefix before are understood, and so are the names that
-    torchvision's DenseNet files have kept from before 2018; auxiliary heads are left out where the
-    network is without them.
+    Prefixes that training programs put before the names are taken off, and `say` is told; the
+    names that torchvision's DenseNet files have kept from before 2018 are understood; auxiliary
+    heads are left out where the network is without them.
 
     Raises UserError that names the first tensor that differs and both shapes; `source` is the
     file to blame.
     """
     expected = dict(_tensors(network))
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(_IGNORED)}
-    weights = _renamed(weights, expected)
+    weights = _renamed(weights, expected, source, say)
     if getattr(network, "aux_logits", True) is False:
         weights = {k: v for k, v in weights.items() if not k.startswith(_AUXILIARY_HEADS)}
     for name, tensor in expected.items():
@@ -105,6 +146,12 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str)
                 f"{source}: tensor '{name}' has shape {tuple(weights[name].shape)}, "
                 f"{type(network).__name__} expects {tuple(tensor.shape)}; these are the weights "
                 "of another architecture."
+            )
+        if tensor.is_floating_point() and not weights[name].is_floating_point():
+            raise UserError(
+                f"{source}: tensor '{name}' is of {weights[name].dtype}, "
+                f"{type(network).__name__} expects {tensor.dtype}; integers are the weights of a "
+                "quantized network. Take the checkpoint from before quantization."
             )
     if surplus := sorted(weights.keys() - expected.keys()):
         raise UserError(
@@ -142,22 +189,19 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def _renamed(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(
+    weights: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    source: str,
+    say: Callable[[str], None],
+) -> dict[str, Tensor]:
     """The weights under the network's names, where a known way of renaming leads there."""
-    for rename in _RENAMINGS:
-        renamed = {rename(name): tensor for name, tensor in weights.items()}
-        if expected.keys() <= renamed.keys():
-            return renamed
+    if expected.keys() <= weights.keys():
+        return weights
+    for renamed in (weights, {_densenet(name): tensor for name, tensor in weights.items()}):
+        if (found := without_prefix(renamed, expected, source, say)) is not None:
+            return found
     return weights
-
-
-def _as_it_is(name: str) -> str:
-    return name
-
-
-def _without_prefix(name: str) -> str:
-    """Without what DataParallel and torch.compile put before each name."""
-    return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
 def _densenet(name: str) -> str:
@@ -165,31 +209,45 @@ def _densenet(name: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", name)
 
 
-_RENAMINGS: tuple[Callable[[str], str], ...] = (_as_it_is, _without_prefix, _densenet)
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+def _read_pickle(path: Path) -> Any:
+    """What a PyTorch file holds, as far as that can be read without running code."""
+    if _is_torchscript(path):
         raise UserError(
-            f"{path}: refused: it is damaged, or a pickle that holds more than tensors, and "
-            "reading that could run code. Save the weights alone: "
+            f"{path}: a TorchScript archive, which is a program, not weights. Save the weights: "
+            "torch.save(torch.jit.load('" + path.name + "').state_dict(), 'weights.pth')."
+        )
+    try:
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = (
+            f"it holds an object of {named[1]}: a whole network or another part of a program, and "
+            "reading that could run code"
+            if named
+            else "it is damaged, or a pickle that holds more than tensors, and reading that could "
+            "run code"
+        )
+        raise UserError(
+            f"{path}: refused: {what}. Save the weights alone, in the program that made them: "
             "torch.save(network.state_dict(), 'weights.pth'), or as safetensors."
         ) from error
     except Exception as error:  # Damaged bytes make the unpickler fail in many ways.
         raise UserError(
-            f"{path}: not a whole PyTorch file of {path.stat().st_size} bytes ({error}). It was "
-            "probably cut off while it was copied; fetch it again."
+            f"{path}: not a whole PyTorch file of {path.stat().st_size} bytes "
+            f"({_first_line(error)}). It was probably cut off while it was copied; fetch it again."
         ) from error
-    if isinstance(content, dict):
-        wrapped = (content.get(name) for name in _WRAPPERS)
-        content = next((each for each in wrapped if isinstance(each, dict)), content)
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise UserError(
-            f"{path}: holds {type(content).__name__}, not a dictionary of tensors. Save "
-            "`network.state_dict()`."
-        )
-    return content
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive with code, which torch.jit.save writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    # PyTorch's messages go on with how to read a file without any check.
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,8 +13,9 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
     "--weights",
     type=Path,
     required=True,
-    help="A .safetensors, .pth, .pt or .caffemodel file.",
+    help="A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.",
 )
+@click.option("--state-key", default="", help="Which weights of a PyTorch file with several.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--threads", type=int, required=True)
@@ -26,6 +27,7 @@ from lowrank.steps.common import Step, reuse_memory, say, use_threads
 def checkpoint(
     network: str,
     weights: Path,
+    state_key: str,
     dataset: Path,
     splits: str,
     threads: int,
@@ -52,7 +54,8 @@ def checkpoint(
     torch.set_num_threads(threads)
     source = NetworkSource.parse(network)
     spec, model = create(source)
-    load_weights(model, read_weights(weights, model), source=str(weights))
+    found = read_weights(weights, model, key=state_key or None, say=say)
+    load_weights(model, found, source=str(weights), say=say)
     data = open_dataset(dataset, splits)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")

@@ -52,7 +52,7 @@ def pretrain(
     spec, model = create(source)
     earlier = {}
     if start:
-        load_weights(model, read_weights(start, model), source=start)
+        load_weights(model, read_weights(start, model, say=say), source=start, say=say)
         earlier = {"weights_sha256": sha256_of(start), **_provenance_of(Path(start))}
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
