@@ -140,7 +140,9 @@ def test_without_a_kind_there_is_a_report_alone(exported, tiny_folder, tmp_path)
     assert read_json(tmp_path / "int8/report.json") == {"kind": None}
 
 
-def test_a_device_without_int8_keeps_the_measurement_in_float(exported, tmp_path, monkeypatch):
+def test_a_device_without_int8_keeps_the_measurement_in_float(
+    exported, tiny_folder, tmp_path, monkeypatch
+):
     because = "it has no int8 kernels"
     monkeypatch.setattr("lowrank.devices.local.LocalDevice.lacks_int8", lambda *_: because)
     model, output = exported / "model.onnx", tmp_path / "benchmark.json"
@@ -155,6 +157,7 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(exported, tmp_path
         [
             *("--original", model, "--compressed", model, "--quantized", tmp_path / "int8"),
             *("--device", "local", "--output", output, "--processor", processor),
+            *("--dataset", tiny_folder, "--state", exported / "model.safetensors"),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
         ],
     )
@@ -162,6 +165,9 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(exported, tmp_path
     measured = read_json(output)
     assert measured["speedup"] > 0
     assert measured["int8"] == {"not_measured": because}
+    assert measured["agreement"]["relative_error"] < 1e-4
+    assert measured["agreement"]["changed_percent"] == 0
+    assert measured["agreement"]["warning"] is None
     assert f"int8 is not measured: {because}" in done.stderr
 
 
@@ -174,8 +180,55 @@ def test_another_processor_than_was_described_is_told(exported, tmp_path):
         [
             *("--original", model, "--compressed", model, "--device", "local"),
             *("--processor", processor, "--output", tmp_path / "out.json", "--settings", "{}"),
+            *("--dataset", tmp_path, "--state", exported / "model.safetensors"),
         ],
     )
     assert done.exit_code == 1
     assert "the device 'local' is described as another (x86_64), but it is" in done.output
     assert not (tmp_path / "out.json").exists()
+
+
+def measured_int8(exported, dataset, folder, types):
+    """What the step `benchmark` finds of the int8 files of some types, and what it says."""
+    said = run(
+        exported,
+        dataset,
+        folder / "int8",
+        kind="int8",
+        settings=SETTINGS.replace("{", f'{{"activations": "{types}", "reduce_range": true, '),
+    )
+    model, output = exported / "model.onnx", folder / "benchmark.json"
+    done = CliRunner().invoke(
+        benchmark,
+        [
+            *("--original", model, "--compressed", model, "--quantized", folder / "int8"),
+            *("--device", "local", "--processor", folder / "local.json", "--output", output),
+            *("--dataset", dataset, "--state", exported / "model.safetensors"),
+            *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    return read_json(output)["int8"], said + done.stderr
+
+
+@pytest.mark.skipif(not Processor.here().is_x86, reason="what x86 runs in float, ARM does not")
+def test_what_really_runs_in_integers_is_in_the_measurement(
+    exported, tiny_folder, tmp_path, restored_torch
+):
+    """On x86, int8 activations leave the convolutions of residual blocks in float."""
+    suits, said = measured_int8(exported, tiny_folder, tmp_path / "suits", "uint8")
+    assert suits["file"] == "u8_reduced.onnx"
+    assert suits["integer_kernels"]["total"] == 20
+    assert suits["integer_kernels"]["nodes"] == 20
+    assert suits["integer_kernels"]["macs_share"] == 1
+    assert suits["integer_kernels"]["warning"] is None
+    assert "20 of 20 convolutions and matrix products, 100.0 % of the MACs" in said
+    other, said = measured_int8(exported, tiny_folder, tmp_path / "other", "int8")
+    assert other["file"] == "s8_reduced.onnx"
+    assert 0 < other["integer_kernels"]["macs_share"] < 2 / 3
+    assert "of the MACs, run in float on this device" in other["integer_kernels"]["warning"]
+    assert "warning: local: " in said
+    for each in (suits, other):
+        assert each["agreement"]["images"] == 64
+        assert each["agreement"]["relative_error"] < 0.05
+        assert each["agreement"]["warning"] is None

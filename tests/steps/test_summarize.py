@@ -94,11 +94,14 @@ def measurement():
         },
         "memory_mb": {"original": 30.0, "compressed": 20.0},
         "environment": {"processor": "any"},
+        "agreement": {"images": 64, "relative_error": 1e-6, "warning": None},
     }
 
 
 def measured_in_int8(speedup):
-    return measurement() | {"int8": measurement() | {"speedup": speedup}}
+    kernels = {"nodes": 3, "total": 4, "macs_share": 0.9, "warning": None}
+    int8 = measurement() | {"speedup": speedup, "integer_kernels": kernels}
+    return measurement() | {"int8": int8}
 
 
 INT8 = {
@@ -237,6 +240,11 @@ def test_int8_beside_float(outputs):
     assert int8["latency_ms"]["phone"]["speedup"] == 5.5
     assert int8["latency_ms"]["board"] == {"not_measured": "no int8 kernels"}
     assert set(int8["memory_mb"]) == {"phone"}
+    assert int8["integer_kernels"] == {
+        "phone": {"nodes": 3, "total": 4, "macs_share": 0.9, "warning": None}
+    }
+    assert int8["agreement"]["phone"]["images"] == 64
+    assert set(outputs["result"]["agreement"]) == {"phone", "board"}
     assert (int8["nodes"], int8["kept_in_float"]) == (4, 1)
 
 

@@ -93,6 +93,9 @@ rule benchmark:
         original="build/{model}/original/model.onnx",
         compressed="build/{model}/{method}/model.onnx",
         quantized=GRAPH.quantized,
+        # Some images, whose answers on the device are compared with those expected.
+        dataset=GRAPH.dataset,
+        state="build/{model}/original/model.safetensors",
         processor="build/devices/{device}.json",
     output:
         "build/{model}/{method}/benchmark/{device}.json",
@@ -107,6 +110,7 @@ rule benchmark:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
         " --original {input.original} --compressed {input.compressed}"
         " --quantized '{input.quantized}' --processor {input.processor}"
+        " --dataset {input.dataset} --state {input.state}"
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
 
 

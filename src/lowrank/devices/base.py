@@ -16,7 +16,8 @@ FLOAT_PRODUCTS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 )
 INTEGER_PRODUCTS = frozenset(
-    {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+    {"QLinearConv", "QLinearConvTranspose", "QGemm", "QLinearMatMul"}
+    | {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
 # Levels of graph optimisation.
 OPTIMIZATIONS = ("all", "extended", "basic", "none")
@@ -82,6 +83,12 @@ class Device(Protocol):
 
         The same noise on every device: answers can be compared. `settings` as for `measure`;
         DeviceError likewise.
+        """
+
+    def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
+        """What a model answers there to the images of a .npy file, (N, C, H, W): (N, outputs).
+
+        Of the images that fill whole batches. `settings` as for `measure`; DeviceError likewise.
         """
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from lowrank.devices.answers import answers
 from lowrank.devices.base import (
     FLOAT_PRODUCTS,
     INTEGER_PRODUCTS,
@@ -96,6 +97,11 @@ class LocalDevice:
         """See `Device.outputs`."""
         asked = MeasureSettings.of({**self._settings, **settings})
         return load_runner(Path(model), asked)()[0].tolist()
+
+    def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
+        """See `Device.answers`."""
+        asked = MeasureSettings.of({**self._settings, **settings})
+        return answers(Path(model), Path(images), asked)
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""

@@ -116,6 +116,10 @@ class SshDevice:
         """See `Device.outputs`."""
         return self._ask("outputs", [model], settings)
 
+    def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
+        """See `Device.answers`."""
+        return self._ask("answers", [model, images], settings)
+
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
         found = self._ask("node_times", [model], settings)

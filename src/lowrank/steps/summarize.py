@@ -180,9 +180,18 @@ def _on_devices(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 for device, values in measured.items()
                 if quantity in values
             }
-            for quantity in ("memory_mb", "energy_mj", "conditions")
+            for quantity in ("memory_mb", "energy_mj", "conditions", *_checks(measured))
         },
     }
+
+
+def _checks(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """What was checked of the files on the devices: answers, and the kernels of int8 files."""
+    return [
+        quantity
+        for quantity in ("agreement", "integer_kernels")
+        if any(quantity in values for values in measured.values())
+    ]
 
 
 def _latency(values: dict[str, Any]) -> dict[str, Any]:
