@@ -1,14 +1,21 @@
 import errno
 import hashlib
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.files import read_json, sha256_of, write_json, written_whole
+from lowrank.files import read_json, sha256_of, write_json, write_text, written_whole
+from lowrank.stored import write_tensors
+from lowrank.training.sources import replaced_folder, write_array
 
 
 @pytest.fixture
@@ -70,6 +77,142 @@ def test_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
         write_json(path, [1, 2, 3])
     assert path.read_text() == "[]"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def limited(code: str, folder: Path, limit: int = 4096) -> subprocess.CompletedProcess:
+    """Run code that writes into the current folder, in a process whose files may not be large."""
+    before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    command = [sys.executable, "-c", before + textwrap.dedent(code)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+BYTES = 300_000
+WRITERS = {
+    "safetensors": lambda path: write_tensors(path, {"a": np.zeros(BYTES // 4, np.float32)}),
+    "json": lambda path: write_json(path, list(range(BYTES // 8))),
+    "text": lambda path: write_text(path, "x" * BYTES),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_is_really_full(small_disk, writer):
+    path = small_disk / "some.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError, match=r"some\.safetensors: cannot be written: No space left"):
+        WRITERS[writer](path)
+    assert path.read_bytes() == b"old"
+    assert list(small_disk.iterdir()) == [path]
+
+
+def test_a_dataset_on_a_disk_that_is_really_full(small_disk):
+    with (
+        pytest.raises(UserError, match=r"disk/data: cannot be written: No space left"),
+        replaced_folder(small_disk / "data") as new,
+    ):
+        write_array(new / "a.npy", np.zeros(BYTES, np.uint8))
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "write_tensors('a.bin', {'a': np.zeros(9999, np.float32)})",
+        "write_json('a.bin', list(range(9999)))",
+    ],
+)
+def test_a_file_that_may_not_be_so_large(tmp_path, write):
+    done = limited(
+        f"""
+        import numpy as np
+        from lowrank.files import write_json
+        from lowrank.stored import write_tensors
+        {write}
+        """,
+        tmp_path,
+    )
+    assert "UserError: a.bin: cannot be written: File too large" in done.stderr
+    assert "ulimit" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_tells_such_an_error_in_one_line(tmp_path):
+    done = limited(
+        """
+        import click
+        from lowrank.steps.common import Step
+        @click.command(cls=Step)
+        def some():
+            open("out.npy", "wb").write(bytes(100_000))
+        some([])
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 1
+    assert "cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_a_step(tmp_path):
+    done = limited(
+        """
+        import click
+        from lowrank.steps.common import Step, say
+        @click.command(cls=Step)
+        def some():
+            for number in range(100):
+                say("x" * 100)
+            print("done")
+        some(["--log", "some.log"])
+        """,
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.stderr.count("some.log: cannot be written") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_folder_in_the_place_of_a_file(tmp_path, writer):
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(UserError, match=r"a\.bin: cannot be written: Is a directory.*move that"):
+        WRITERS[writer](tmp_path / "a.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_in_the_place_of_a_folder(tmp_path, writer):
+    (tmp_path / "some").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be written: (File exists|Not a directory)"):
+        WRITERS[writer](tmp_path / "some/a.bin")
+    assert (tmp_path / "some").read_text() == "mine"
+
+
+def test_an_immutable_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkdtemp", failing(errno.EPERM))
+    with pytest.raises(UserError, match=r"c\.json: cannot be written: Operation not permitted"):
+        write_json(tmp_path / "c.json", [])
+
+
+def test_an_input_that_cannot_be_read_is_no_output(tmp_path):
+    def read_a_folder():
+        with written_whole(tmp_path / "c.json"):
+            (tmp_path / "input").read_text()
+
+    (tmp_path / "input").mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_a_folder()
 
 
 def test_unwritable_folder_is_told(tmp_path, monkeypatch):

@@ -46,17 +46,14 @@ class Step(click.Command):
                 raise
             _logger.error("error: %s", error)
             sys.exit(1)
-        except OSError as error:
-            if error.filename is None or not (told := cannot_write(Path(error.filename), error)):
-                if log:
-                    _logger.exception("unexpected error")
-                raise
-            _logger.error("error: %s", told)
-            sys.exit(1)
         except KeyboardInterrupt:
             _logger.error("interrupted; the same command goes on from what is finished")
             sys.exit(130)
-        except Exception:
+        except Exception as error:
+            place = getattr(error, "filename", None) or f"an output of `{self.name}`"
+            if told := cannot_write(Path(os.fsdecode(place)), error):
+                _logger.error("error: %s", told)
+                sys.exit(1)
             if log:
                 _logger.exception("unexpected error")
             raise
@@ -141,6 +138,14 @@ def sole_builder_of(path: Path) -> Iterator[None]:
         yield
 
 
+class _Log(logging.FileHandler):
+    """A log that cannot be written ends with one line on the terminal; the step goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
+        _logger.removeHandler(self)
+        _logger.warning("%s: cannot be written: %s", self.baseFilename, sys.exc_info()[1])
+
+
 def _set_up_logging(log: Path | None, label: str) -> None:
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s" if label else None))
@@ -149,6 +154,6 @@ def _set_up_logging(log: Path | None, label: str) -> None:
     _logger.propagate = False
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log, mode="w")
+        file = _Log(log, mode="w")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         _logger.addHandler(file)

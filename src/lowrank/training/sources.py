@@ -97,7 +97,7 @@ def replaced_folder(folder: Path, index: str = "dataset.json") -> Iterator[Path]
             new.mkdir()
             yield new
             _swap_in(new, folder, aside=Path(beside, "old"))
-    except OSError as error:
+    except Exception as error:
         if told := cannot_write(folder, error):
             raise told from error
         raise
