@@ -38,7 +38,7 @@ class Project:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=environment(),
+            env=environment() | {"PYTHONPATH": str(self.folder / "src")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -99,10 +99,12 @@ def environment() -> dict[str, str]:
 
 
 def make_project(folder: Path) -> Project:
-    for name in ("Snakefile", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+    copied = ("Snakefile", "dvc.yaml", "params.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
+    for name in copied:
         folder.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder)
-    for name in ("workflow", "profiles", "data/networks"):
+    # With the sources, which are dependencies, and which the project's commands run.
+    for name in ("workflow", "profiles", "data/networks", "src/lowrank"):
         shutil.copytree(ROOT / name, folder / name)
     project = Project(folder)
     project.change_params(

@@ -9,7 +9,7 @@ import pytest
 
 import lowrank
 from lowrank import code_digests
-from lowrank.cli import _STEPS
+from lowrank.cli import STEPS
 from lowrank.code_digests import digest_of_module, digest_of_step, files_of_module, files_of_step
 
 
@@ -30,7 +30,7 @@ def test_programs_that_a_step_starts_by_name_belong_to_it():
     )
 
 
-@pytest.mark.parametrize("step", _STEPS)
+@pytest.mark.parametrize("step", STEPS)
 def test_what_a_step_really_imports_is_covered(step: str):
     """At import; what its function imports later, the static reading finds as well."""
     script = (

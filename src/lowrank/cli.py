@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
-_STEPS = (
+STEPS = (
     "dataset",
     "splits",
     "fetch_weights",
     "checkpoint",
     "pretrain",
+    "code",
     "inspect",
     "select_ranks",
     "calibrate",
@@ -41,10 +42,10 @@ class _Steps(click.Group):
     """Loads a step's module when the step is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(_STEPS)
+        return list(STEPS)
 
     def get_command(self, context: click.Context, name: str) -> Any:
-        if name not in _STEPS:
+        if name not in STEPS:
             return None
         return getattr(importlib.import_module(f"lowrank.steps.{name}"), name)
 

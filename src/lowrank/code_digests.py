@@ -13,10 +13,12 @@ import functools
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import lowrank
+from lowrank.cli import STEPS
+from lowrank.files import write_json
 
 PACKAGE = Path(lowrank.__file__).parent
 
@@ -56,6 +58,12 @@ def digest_of_module(module: str, folder: Path = Path()) -> str:
     if not files:
         return _short(f"{module} {_version_of(module)}")
     return _short("\n".join(_significant(path) for path in files))
+
+
+def write_digests(path: Path, networks: Mapping[str, str]) -> None:
+    """Write the digests of every step and of every network's own code, for DVC to compare."""
+    digests = {step: digest_of_step(step) for step in sorted(STEPS)}
+    write_json(path, digests | {"networks": dict(networks)})
 
 
 def files_of_step(step: str) -> tuple[Path, ...]:

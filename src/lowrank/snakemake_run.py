@@ -38,10 +38,15 @@ def begin_run(workflow: Any, say: Say) -> Run | None:
     if not workflow.is_main_process or _only_asks():
         return None
     run = take_lock(say)
+    _hand_to_jobs(run)
     if run.pid == os.getpid():
-        _hand_to_jobs(run)
         tidy_up(say)
     return run
+
+
+def builds_outputs(workflow: Any) -> bool:
+    """Whether this is a whole run: not one job of it elsewhere, nor `--touch`."""
+    return workflow.is_main_process and not workflow.touch and not workflow.dryrun
 
 
 def tidy_up(say: Say) -> None:

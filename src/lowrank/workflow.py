@@ -16,11 +16,14 @@ from typing import Any, Protocol
 
 import yaml
 
-from lowrank.code_digests import digest_of_step
+from lowrank.cli import STEPS
+from lowrank.code_digests import digest_of_module, digest_of_step, files_of_module
 from lowrank.config.document import Document, read_document, reconciled
 from lowrank.configuration import configuration_of
+from lowrank.dvc_stages import remove_outputs, require_known_folders, require_watched, running_stage
 from lowrank.errors import UserError, unknown_name
-from lowrank.files import read_json, sha256_of
+from lowrank.files import read_json, sha256_of, write_text
+from lowrank.folder_digests import digest_of_folder
 from lowrank.network_source import NetworkSource
 from lowrank.params import (
     DatasetSettings,
@@ -36,6 +39,9 @@ from lowrank.processes import run_step
 
 TABLES = Path("data/networks")
 FIRST_RUN = Path("build/first_run")
+# What code of lowrank's made a table, which the table does not say: it is in Git, and would change
+# with every change of that code.
+TABLE_CODE = Path("build/table_code")
 RESULTS = Path("results")
 
 # What a search takes over from its best trial.
@@ -133,10 +139,47 @@ class Workflow:
             FIRST_RUN.touch()
         return str(FIRST_RUN)
 
+    def network_code(self, model: str) -> str:
+        """Digest of the user's code that builds a network; what lowrank has is the steps' code."""
+        factory = self._source(model).factory
+        return digest_of_module(factory.partition(":")[0]) if factory else "lowrank"
+
+    def network_codes_json(self, _: Any = None) -> str:
+        """The same for every network, as JSON."""
+        return json.dumps(self.network_codes())
+
+    def network_codes(self) -> dict[str, str]:
+        """The same for every network. Raises UserError where DVC does not watch a file of one."""
+        for model in self.params.checkpoint:
+            factory = self._source(model).factory
+            if factory:
+                files = files_of_module(factory.partition(":")[0])
+                require_watched(files, "code", f"`checkpoint.{model}.factory` ({factory})")
+        return {model: self.network_code(model) for model in self.params.checkpoint}
+
+    def image_files(self, wildcards: Any) -> str:
+        """Digests of the image folders of a dataset; empty for one that is known by its contents.
+
+        CIFAR-10 and Fashion-MNIST are verified against the contents that they must have, so it
+        does not matter which file they come from.
+        """
+        settings = self.params.dataset[wildcards.dataset]
+        folders = filter(None, [settings.train, settings.validation])
+        return " ".join(map(digest_of_folder, folders))
+
+    def begin_stage(self) -> None:
+        """Inside `dvc repro`: remove what the stale stage made. Call it under the run's lock."""
+        if stage := running_stage():
+            require_known_folders(stage, self.params)
+            remove_outputs(stage, self.params)
+
     @staticmethod
     def code(*steps: str) -> str:
-        """What the code of some steps comes to; a rule's jobs are stale where it has changed."""
-        return " ".join(map(digest_of_step, steps))
+        """What the code of some steps comes to, by default of all.
+
+        A rule's jobs are stale where it has changed.
+        """
+        return " ".join(map(digest_of_step, steps or STEPS))
 
     @property
     def searching(self) -> str:
@@ -702,12 +745,36 @@ class Workflow:
 
     def _table(self, model: str) -> LayerTable:
         path, source = self._tables / f"{model}.json", self._source(model).to_json()
-        # A table of the network as it was described before is no use.
-        if not path.exists() or read_json(path).get("source", source) != source:
+        # A table of the network as it was described or written before is no use.
+        if not self._is_current(path, model):
             # In a process of its own: the graph must not wait for PyTorch every time.
             arguments = ["inspect", "--name", model, "--output", str(path), "--"]
             run_step([*arguments, json.dumps(source)], output=path, about=f"checkpoint.{model}")
+            self._note_code_of_table(model)
         return LayerTable.from_json(read_json(path))
+
+    def table(self, wildcards: Wildcards) -> str:
+        """The layer table of a network, which is made when the graph is read where it is stale."""
+        self._table(wildcards.model)
+        return str(self._tables / f"{wildcards.model}.json")
+
+    def _is_current(self, path: Path, model: str) -> bool:
+        if not path.exists():
+            return False
+        table, source = read_json(path), self._source(model).to_json()
+        if table.get("source", source) != source:
+            return False
+        if table.get("code", "lowrank") != self.network_code(model):
+            return False
+        # Shipped tables fit the code beside them; from then on a note says what code made them.
+        note = TABLE_CODE / model
+        if not note.exists():
+            self._note_code_of_table(model)
+        return note.read_text() == digest_of_step("inspect")
+
+    @staticmethod
+    def _note_code_of_table(model: str) -> None:
+        write_text(TABLE_CODE / model, digest_of_step("inspect"))
 
     @staticmethod
     def _folder(wildcards: Wildcards) -> str:

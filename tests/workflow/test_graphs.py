@@ -9,8 +9,14 @@ import pytest
 import yaml
 from projects import BUILD, RESULT, Project, job_counts
 
+from lowrank.dvc_stages import outputs_of
+from lowrank.params import load_params
+
 # Made by the first run in a clone so that Snakemake builds results that Git brought.
 KNOWN_TO_SNAKEMAKE_ALONE = {"build/first_run"}
+
+# Snakemake's rules have the digests themselves as parameters.
+CODE = "code"
 
 # DVC draws the tables by itself.
 DRAWN_BY_SNAKEMAKE_ALONE = "draw"
@@ -88,6 +94,7 @@ def test_both_engines_make_and_need_the_same_files(project: Project, schedule: s
         methods__tucker__finetune={"distill": {"weight": 0.5}},
     )
     stages = dvc_graph(project)
+    assert stages.pop(CODE)["deps"] == {"src/lowrank", "pyproject.toml"}
     graph = snakemake_graph(project)
     assert graph.pop(DRAWN_BY_SNAKEMAKE_ALONE)["deps"] <= graph["summarize"]["outs"]
     rules = at_the_grain_of_dvc(graph, stages)
@@ -99,6 +106,25 @@ def test_both_engines_make_and_need_the_same_files(project: Project, schedule: s
     if schedule == "iterative":
         inside = rules["finetune"]["deps"] | rules["select_ranks"]["deps"]
         assert stages["finetune"]["deps"] <= inside | rules["decompose"]["deps"]
+
+
+def test_dvc_deletes_nothing_and_the_workflow_what_each_stage_makes(project: Project):
+    params = load_params(project.folder / "params.yaml")
+    script = (
+        "import json, dvc.repo\n"
+        "stages = dvc.repo.Repo('.').index.stages\n"
+        "print(json.dumps([[s.addressing, [[o.def_path, o.persist] for o in s.outs]]"
+        " for s in stages]))"
+    )
+    listed = project.run(sys.executable, "-c", script).stdout.splitlines()[-1]
+    for stage, outs in yaml.safe_load(listed):
+        assert all(persist for _, persist in outs), stage
+        removed = {str(path) for path in outputs_of(stage, params)}
+        if stage.startswith(("dataset", "inspect")):
+            assert not removed
+        else:
+            assert {within(path, removed) for path, _ in outs} <= removed, stage
+    assert outputs_of("someone@elses", params) == []
 
 
 def test_moments_are_made_within_the_stage_that_needs_them(project: Project):

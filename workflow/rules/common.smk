@@ -8,7 +8,8 @@ from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
 from lowrank.provenance import remember_profile
-from lowrank.snakemake_run import begin_run, end_steps_when_told
+from lowrank.recording import record_run
+from lowrank.snakemake_run import begin_run, builds_outputs, end_steps_when_told
 from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
@@ -33,13 +34,20 @@ PARAMS = GRAPH.params
 # One run at a time in this folder. Before any file is looked at: what is missing or stale now may
 # be there when another run has ended.
 try:
-    begin_run(workflow, logger.warning)
+    if begin_run(workflow, logger.warning):
+        GRAPH.begin_stage()
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
 onstart:
     end_steps_when_told(logger.warning)
+
+
+# So that a `dvc repro` after this run keeps what it built and builds nothing twice.
+onsuccess:
+    if builds_outputs(workflow):
+        record_run(workflow.dag.jobs, config, GRAPH, logger.warning)
 
 
 wildcard_constraints:

@@ -1,14 +1,17 @@
 # Data and trained networks, in one form each.
 
 
+# Not deleted before the job, but replaced by it when the new one is complete: what cannot be
+# fetched again must not be lost.
 rule dataset:
     output:
-        directory("data/datasets/{dataset}"),
+        update(directory("data/datasets/{dataset}")),
     log:
         "logs/dataset/{dataset}.log",
     threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
     params:
         code=GRAPH.code("dataset"),
+        files=GRAPH.image_files,
         settings=lambda wildcards: PARAMS.dataset[wildcards.dataset].model_dump_json(),
     shell:
         "lowrank dataset --log {log} --name {wildcards.dataset} --settings {params.settings:q}"
@@ -34,10 +37,37 @@ rule splits:
         " --validation {params.validation:q} --decoding {params.decoding:q} --output {output}"
 
 
+# What the graph knows of a network. Reading the Snakefile makes a table that is missing or stale,
+# because the graph depends on it; this rule makes it on demand, `--forcerun inspect`.
+rule inspect:
+    output:
+        "data/networks/{model}.json",
+    log:
+        "logs/inspect/{model}.log",
+    params:
+        network=GRAPH.network_json,
+    shell:
+        "lowrank inspect --log {log} --label 'inspect {wildcards.model}'"
+        " --name {wildcards.model} --output {output} -- {params.network:q}"
+
+
+# For DVC, which compares files: the digests that the rules have as parameters.
+rule code:
+    output:
+        "build/code.json",
+    log:
+        "logs/code.log",
+    params:
+        code=GRAPH.code(),
+        networks=GRAPH.network_codes_json,
+    shell:
+        "lowrank code --log {log} --label code --networks {params.networks:q} --output {output}"
+
+
 # Without `code`: what the registry offers is what arrives, whatever fetches it.
 rule fetch_weights:
     output:
-        GRAPH.downloaded("{model}"),
+        update(GRAPH.downloaded("{model}")),
     log:
         "logs/fetch_weights/{model}.log",
     params:
@@ -49,6 +79,7 @@ rule fetch_weights:
 
 rule checkpoint:
     input:
+        table=GRAPH.table,
         weights=GRAPH.weights,
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",

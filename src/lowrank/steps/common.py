@@ -16,6 +16,7 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
+from lowrank.run_lock import current_run
 from lowrank.steps.ending import ends_cleanly
 
 _logger = logging.getLogger("lowrank")
@@ -89,7 +90,10 @@ class Paths(click.ParamType):
 
 def run(*command: str, check: bool = True) -> int:
     """Run another program in the terminal; its exit status. Raises UserError when it fails."""
-    status = subprocess.run(command, check=False).returncode
+    # A `snakemake` among them shares the lock of the folder, where this process has it.
+    lock = current_run()
+    kept = (lock.descriptor,) if lock else ()
+    status = subprocess.run(command, check=False, pass_fds=kept).returncode
     if check and status:
         raise UserError(f"`{' '.join(command)}` ended with status {status}; its message is above.")
     return status

@@ -13,6 +13,7 @@ from lowrank.steps.common import Step, say
 @click.option("--output", type=Path, help="Default: data/networks/<name>.json.")
 def inspect(network: str, name: str | None, output: Path | None) -> None:
     """Write the layer table of NETWORK: a name, or a JSON document like {"factory": ...}."""
+    from lowrank.code_digests import digest_of_module
     from lowrank.files import write_json
     from lowrank.network_source import NetworkSource
     from lowrank.networks.layers import layer_table
@@ -21,8 +22,9 @@ def inspect(network: str, name: str | None, output: Path | None) -> None:
     name = name or source.short_name
     table = layer_table(source, name)
     output = output or Path("data/networks") / f"{name}.json"
-    # With its source, so that the workflow sees when the table is of another network.
-    write_json(output, table.to_json() | {"source": source.to_json()})
+    # With its source and code, so that the workflow sees when the table is of another network.
+    factory = {"code": digest_of_module(source.factory.partition(":")[0])} if source.factory else {}
+    write_json(output, table.to_json() | {"source": source.to_json()} | factory)
     macs = sum(layer.dense_macs for layer in table.layers)
     say(f"{output}: {len(table.layers)} layers, {macs / 1e6:.1f} M multiply-accumulates")
 

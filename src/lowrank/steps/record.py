@@ -14,20 +14,23 @@ def record(results: tuple[str, ...]) -> None:
     Recording only what Snakemake has nothing more to do for keeps stale files out of dvc.lock,
     which an untargeted `dvc commit --force` would bless.
     """
+    from lowrank.recording import commit
+    from lowrank.run_lock import held_lock
     from lowrank.workflow import Workflow
 
-    variants = Workflow.load().variants(results)
+    graph = Workflow.load()
+    variants = graph.variants(results)
     # DVC has what networks learn from as a stage, whether or not a method has `distill`.
     learnt_from = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}
     asked = [*(f"results/{name}.json" for name in variants), *sorted(learnt_from)]
     # Of the whole matrix, not of a part of it.
     asked += [] if results else ["results/summary.csv"]
-    run("snakemake", "--cores", "all", *asked)
-    for model, method in variants.values():
-        say(f"recording {model}_{method}")
-        run("dvc", "commit", "--force", "--with-deps", f"summarize@{model}-{method}")
-    if not results:
-        run("dvc", "commit", "--force", "overview")
+    # Nothing may change between the two.
+    with held_lock(say):
+        run("snakemake", "--cores", "all", *asked)
+        say(f"recording {', '.join(variants)}")
+        stages = [f"summarize@{model}-{method}" for model, method in variants.values()]
+        commit([*stages, *([] if results else ["overview"])], graph)
 
 
 if __name__ == "__main__":
