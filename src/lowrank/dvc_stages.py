@@ -19,8 +19,11 @@ from lowrank.params import Params
 # By stage. A folder goes whole, so that nothing of an earlier choice stays in it. Not here:
 # datasets, which are replaced when the new one is complete, and layer tables, which are always
 # current.
+_FIELDS = ("model", "method", "device")
 _OUTPUTS = {
     "code": ("build/code.json",),
+    "splits": ("build/{model}/original/splits",),
+    "describe_device": ("build/devices/{device}.json",),
     "checkpoint": tuple(
         f"build/{{model}}/original/{name}"
         for name in ("model.safetensors", "metrics.json", "replaceable.json")
@@ -61,12 +64,14 @@ def running_stage() -> str | None:
 def outputs_of(stage: str, params: Params) -> list[Path]:
     """The outputs that a stage makes again from nothing; none for a stage that is not known."""
     name, _, key = stage.partition("@")
-    if name not in _OUTPUTS:
-        return []
     choices = itertools.product(params.checkpoint, params.methods, params.benchmark)
-    named = ({"model": m, "method": k, "device": d} for m, k, d in choices)
-    found = {path.format(**each) for each in named for path in _OUTPUTS[name] if _is(key, each)}
-    return sorted(map(Path, found if key else _OUTPUTS[name]))
+    found = set()
+    for names in (dict(zip(_FIELDS, each, strict=True)) for each in choices):
+        for path in _OUTPUTS.get(name, ()):
+            used = [value for field, value in names.items() if f"{{{field}}}" in path]
+            if "-".join(used) == key:
+                found.add(Path(path.format(**names)))
+    return sorted(found)
 
 
 def remove_outputs(stage: str, params: Params) -> None:
@@ -78,12 +83,6 @@ def remove_outputs(stage: str, params: Params) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is(key: str, names: dict[str, str]) -> bool:
-    """Whether a stage's key, `vgg16-tucker`, is made of these names; how many depends on it."""
-    joined = [names["model"], f"{names['model']}-{names['method']}"]
-    return key in [*joined, f"{joined[-1]}-{names['device']}"]
-
-
 def require_watched(files: Iterable[Path], stage: str, about: str) -> None:
     """Raise UserError unless DVC watches all files: they lie in what a stage depends on.
 
@@ -93,7 +92,8 @@ def require_watched(files: Iterable[Path], stage: str, about: str) -> None:
     if not document.exists():
         return
     stages: Any = yaml.safe_load(document.read_text()).get("stages", {})
-    watched = [Path(str(path)) for path in stages.get(stage, {}).get("deps", [])]
+    described = stages.get(stage, {})
+    watched = [Path(str(path)) for path in described.get("do", described).get("deps") or []]
     here = Path.cwd()
     for file in files:
         inside = Path(os.path.relpath(file, here))
@@ -106,14 +106,19 @@ def require_watched(files: Iterable[Path], stage: str, about: str) -> None:
 
 
 def require_known_folders(stage: str, params: Params) -> None:
-    """Raise UserError where a dataset of image folders is made that DVC does not watch."""
-    document = Path("dvc.yaml")
-    if stage != "dataset" or not document.exists():
+    """Raise UserError where a stage reads folders of images that DVC does not watch."""
+    name, _, key = stage.partition("@")
+    if not Path("dvc.yaml").exists():
         return
-    name = _variable(yaml.safe_load(document.read_text()), "dataset_name")
-    settings = params.dataset.get(name)
-    folders = filter(None, [settings.train, settings.validation]) if settings else ()
-    require_watched(map(Path, folders), "dataset", f"`dataset.{name}`")
+    if name == "dataset":
+        key = _variable(yaml.safe_load(Path("dvc.yaml").read_text()), "dataset_name")
+        settings = params.dataset.get(key)
+        folders = [settings.train, settings.validation] if settings else []
+        require_watched(map(Path, filter(None, folders)), name, f"`dataset.{key}`")
+    elif name == "splits" and key in params.checkpoint:
+        folder = params.checkpoint[key].validation.folder
+        folders = [Path(folder)] if folder else []
+        require_watched(folders, name, f"`checkpoint.{key}.validation`")
 
 
 def _variable(document: Any, name: str) -> Any:

@@ -167,6 +167,11 @@ class Workflow:
         folders = filter(None, [settings.train, settings.validation])
         return " ".join(map(digest_of_folder, folders))
 
+    def validation_files(self, wildcards: Wildcards) -> str:
+        """Digest of a network's own folder of validation images; empty where it has none."""
+        folder = self.params.checkpoint[wildcards.model].validation.folder
+        return digest_of_folder(folder) if folder else ""
+
     def begin_stage(self) -> None:
         """Inside `dvc repro`: remove what the stale stage made. Call it under the run's lock."""
         if stage := running_stage():

@@ -30,6 +30,7 @@ rule splits:
     params:
         code=GRAPH.code("splits"),
         validation=GRAPH.validation_json,
+        files=GRAPH.validation_files,
         decoding=GRAPH.decoding_json,
     shell:
         "lowrank splits --log {log} --label 'splits {wildcards.model}'"
