@@ -462,7 +462,8 @@ def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
 @pytest.mark.parametrize("kind", ["one_shot", "iterative", "hybrid", "multi_stage"])
 def test_a_control_has_one_round_by_any_schedule(tables, kind):
     document = copy.deepcopy(DOCUMENT)
-    document["methods"]["control"] = {"factorize": None, "schedule": {"kind": kind, "stages": 2}}
+    schedule = {"kind": kind} | ({"stages": 2} if kind == "multi_stage" else {})
+    document["methods"]["control"] = {"factorize": None, "schedule": schedule}
     graph = Workflow(parse_params(document), ROOT / "data/networks")
     assert graph.rounds("resnet20", "control") == [{}]
     at = wildcards(model="resnet20", method="control")
