@@ -146,6 +146,8 @@ def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
             "`checkpoint.vgg16.input_shape` is 5, it should be a list.",
         ),
         ("methods/tucker/factorize", 3, "it should be a mapping of settings: alternatives, conv"),
+        ("matrix/models", ["a-b"], "`matrix.models[0]` is 'a-b', it should be a name of letters"),
+        ("methods/tucker/factorize/linear", "cp4", "is 'cp4', it should be 'svd'."),
         ("methods/tucker/finetune", [1], "is [1], it should be a mapping, `name: value`."),
         ("finetune/augment/flip", "maybe", "is 'maybe', it should be true or false."),
         (

@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from lowrank.config.choices import BUDGETS, CHOICES, misplaced
 from lowrank.config.document import Document, Place, read_document
 from lowrank.config.merging import merged
-from lowrank.config.mistakes import described, nearest, refused, shown
+from lowrank.config.mistakes import NAME, described, nearest, refused, shown
 from lowrank.errors import UserError
 from lowrank.network_source import NetworkSource
 
@@ -53,7 +53,7 @@ Precision = Annotated[
     Field(description="bfloat16 autocast where the hardware has it, by `auto`."),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="A GPU, by `auto`.")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Section(BaseModel):

@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lowrank.config.document import Document, Place
 
+# What a user's own names are made of.
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+
 # What is expected, by pydantic's name of the error.
 _EXPECTED = {
     "int": "a whole number",
@@ -180,11 +183,13 @@ def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> st
     match kind:
         case "literal_error":
             near = nearest(found, _quoted(context["expected"])) if isinstance(found, str) else ""
-            return f"one of {context['expected']}{near}"
+            several = "one of " if "' or '" in context["expected"] else ""
+            return f"{several}{context['expected']}{near}"
         case "string_pattern_mismatch":
             form = getattr(_field_at(model, place), "description", None)
-            known = "a name of letters, digits and underscores, with a letter first"
-            return form[0].lower() + form[1:].rstrip(".") if form else known
+            if context["pattern"] == NAME or not form:
+                return "a name of letters, digits and underscores, with a letter first"
+            return form[0].lower() + form[1:].rstrip(".")
         case "string_too_short":
             return "not empty"
         case "too_short" | "too_long":
