@@ -1,3 +1,5 @@
+import re
+
 import mynet
 import numpy as np
 import onnxruntime
@@ -233,3 +235,67 @@ def test_a_target_chooses_among_alternatives():
     ranks = {"select": "budget", "target": {"macs": 0.5}}
     small = lowrank.compress(network, (3, 16, 16), factorize=factorize, ranks=ranks, images=images)
     assert "channel_svd" in {layer.factorization for layer in small.layers if not layer.is_dense}
+
+
+def classifier_of_directions() -> nn.Module:
+    """Gives the class of the nearest of twenty directions: it needs a rank of nearly twenty."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 20, bias=False))
+    nn.init.orthogonal_(network[1].weight)
+    return network.eval()
+
+
+def test_ranks_that_ruin_the_network_are_an_error_with_the_nearest_that_do_not(capsys):
+    network, images = classifier_of_directions(), [torch.randn(128, 3, 8, 8) for _ in range(3)]
+    ruinous = {"select": "ratio", "ratio": 15.0, "negligible": 0}
+
+    def compress(**changes):
+        return lowrank.compress(
+            network, (3, 8, 8), factorize={"linear": "svd"}, ranks=ruinous | changes, images=images
+        )
+
+    with pytest.raises(UserError, match=r"answers \d+\.\d % of 384 images as the original") as told:
+        compress()
+    assert "set `largest_drop` to 1" in str(told.value)
+    ratio = float(re.search(r"keeps enough is `ratio: (.*?)`", str(told.value)).group(1))
+    assert 1 < ratio < 15
+    small = compress(ratio=ratio)
+    assert small.expected.drop <= 0.5
+    found = (small.network(images[0]).argmax(1) == network(images[0]).argmax(1)).float().mean()
+    assert abs(100 * float(found) - small.expected.after) < 10
+    capsys.readouterr()
+    anyway = compress(largest_drop=1)
+    assert anyway.expected.drop > 0.5
+    line = f"agreement with the original 100.00 % -> {anyway.expected.after:.2f} % on 384 images"
+    assert line in capsys.readouterr().err
+
+
+def test_without_images_it_is_said_that_the_loss_is_not_known(capsys):
+    small = lowrank.compress(trained_network(), (3, 16, 16))
+    assert small.expected is None
+    assert "pass `images` to see it" in capsys.readouterr().err
+
+
+class ActivatesByType(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        for layer in (self.first, self.second):
+            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = torch.relu(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("images", [None, [torch.randn(16, 3, 16, 16)]])
+def test_a_layer_whose_type_the_network_looks_at_stays_dense(images):
+    torch.manual_seed(0)
+    network = ActivatesByType().eval()
+    ranks = {"select": "ratio", "ratio": 1.5, "negligible": 0}
+    small = lowrank.compress(network, (3, 16, 16), ranks=ranks, images=images)
+    stays = {layer.name: layer.dense_because for layer in small.layers if layer.is_dense}
+    assert set(stays) == {"first", "second"}
+    assert all("looks at the layer's type" in reason for reason in stays.values())

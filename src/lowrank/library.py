@@ -9,8 +9,9 @@ small.layers           # ranks, MACs and parameters of each layer, before and af
 
 import copy
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,15 +30,19 @@ from lowrank.factorize import (
     kernel_of,
 )
 from lowrank.networks.divergence import Divergence
+from lowrank.networks.equality import IMAGES, layers_that_must_stay
 from lowrank.networks.export import export_onnx
+from lowrank.networks.forward import noise_images
 from lowrank.networks.layers import find_layers
 from lowrank.networks.moments import input_moments, shifted_moments
+from lowrank.networks.prediction import answers, percent_equal, sentence
 from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
 from lowrank.params import FactorizeSettings, RankSettings
-from lowrank.plan import Layer, LayerTable, PlannedLayer, Share, assign_factorizations
+from lowrank.plan import Expected, Layer, LayerTable, PlannedLayer, Share, assign_factorizations
 from lowrank.ranks import (
     Candidate,
+    Losses,
     Trial,
     bounds_of,
     choose_ranks,
@@ -46,6 +51,7 @@ from lowrank.ranks import (
     taken_layers,
 )
 from lowrank.ranks.base import rank_settings
+from lowrank.ranks.milder import nearest_that_keeps
 
 # Kim et al. 2016: as the method `tucker` of params.yaml.
 TUCKER = {
@@ -59,11 +65,16 @@ TUCKER = {
 
 @dataclass
 class Compressed:
-    """A compressed network, and what was done to each layer that the method takes."""
+    """A compressed network, and what was done to each layer that the method takes.
+
+    `expected` says how often it answers as the original does, on the images that `compress` was
+    given; None without images, or where the network gives no logits (N, classes).
+    """
 
     network: nn.Module
     layers: tuple[PlannedLayer, ...]
     input_shape: tuple[int, int, int]
+    expected: Expected | None = None
 
     def export(self, path: str | os.PathLike) -> None:
         """Write the network as ONNX; see `lowrank.networks.export.export_onnx`."""
@@ -100,7 +111,7 @@ def compress(
         Batches (N, channels, height, width) of a few hundred training images, as the network takes
         them; no labels. With them the factors keep the layers' outputs rather than their weights,
         which loses far less before fine-tuning, and takes seconds to minutes. They are kept in
-        memory.
+        memory. And how often the network still answers as the original does is printed.
     sequential
         With images: each layer makes up for what the decomposed ones before it lost, as
         `sequential` in `factorize`. Both networks run over the images for each layer.
@@ -109,47 +120,124 @@ def compress(
     ------
     UserError
         For an unknown name, a setting out of range or without effect, weights that are not finite,
-        an input shape that the network cannot take, or `sequential` without images.
+        an input shape that the network cannot take, `sequential` without images, or, with images,
+        ranks at which more is lost than `largest_drop` of the rule allows (with the nearest that
+        keep enough).
     """
     rule = rank_settings(ranks or {})
     taken = _factorize_settings(factorize, rule, images=images is not None, sequential=sequential)
-    small = copy.deepcopy(network)
-    table = find_layers(small, input_shape, type(network).__name__)
-    assigned = assign_factorizations(
-        table, taken.by_kind(), include=taken.include, exclude=taken.exclude
-    )
-    if rule.select != "fixed":
-        table = leave_negligible(table, rule.negligible)
-    images = None if images is None else list(images)
-    moments: dict[str, Moments] = {}
-    if taken.norm == "activation" and (not taken.sequential or rule.select == "budget"):
-        moments = input_moments(small, [table[name] for name in assigned], images)
-    if rule.select == "budget" and images is not None:
-        layers = list(taken_layers(table, assigned, taken.alternatives))
-        shares = _for_target(small, table, layers, rule, images, moments)
-        assigned |= {name: share.factorization for name, share in shares.items()}
-        rule = rule.model_copy(
-            update={"table": {name: share.ranks for name, share in shares.items()}}
+    work = _Work.of(network, input_shape, taken, images)
+    small, planned = work.at(rule)
+    expected = work.expected(small)
+    if expected:
+        print(f"lowrank: {sentence(expected)}", file=sys.stderr)
+        if expected.exceeds(rule.largest_drop):
+            raise UserError(_ruined(work, rule, expected))
+    elif images is None and any(not each.is_dense for each in planned):
+        print(
+            "lowrank: what this costs in accuracy is not known; pass `images` to see it",
+            file=sys.stderr,
         )
-    planned = [
-        choose_ranks(table[name], _parameters(small.get_submodule(name))[0], factorization, rule)
-        for name, factorization in assigned.items()
-    ]
-    for chosen in planned:
-        if chosen.is_dense:
-            continue
+    return Compressed(small, planned, tuple(input_shape), expected)
+
+
+@dataclass
+class _Work:
+    """A network to be compressed, by one rule or another."""
+
+    network: nn.Module
+    table: LayerTable
+    factorize: FactorizeSettings
+    assigned: dict[str, str]
+    images: list[Tensor] | None
+    moments: dict[str, Moments] = field(default_factory=dict)
+    losses: Losses = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        input_shape: tuple[int, int, int],
+        factorize: FactorizeSettings,
+        images: Iterable[Tensor] | None,
+    ) -> "_Work":
+        """Find the layers, and which of them factors can replace."""
+        table = find_layers(network, input_shape, type(network).__name__)
+        assigned = assign_factorizations(
+            table, factorize.by_kind(), include=factorize.include, exclude=factorize.exclude
+        )
+        batches = None if images is None else list(images)
+        sample = batches[0][:IMAGES] if batches else noise_images(network, input_shape, IMAGES)
+        table = table.with_obstacles(layers_that_must_stay(network, table, sample))
+        return cls(network, table, factorize, assigned, batches)
+
+    def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
+        """A copy of the network with its layers decomposed, and what was done to each."""
+        small, images, assigned = copy.deepcopy(self.network), self.images, dict(self.assigned)
+        table = self.table
+        if rule.select != "fixed":
+            table = leave_negligible(table, rule.negligible)
+        in_turn = self.factorize.sequential and rule.select != "budget"
+        if self.factorize.norm == "activation" and not in_turn and not self.moments:
+            self.moments = input_moments(small, [table[name] for name in assigned], images)
+        if rule.select == "budget" and images is not None:
+            layers = list(taken_layers(table, assigned, self.factorize.alternatives))
+            shares = _for_target(small, table, layers, rule, images, self.moments, self.losses)
+            assigned |= {name: share.factorization for name, share in shares.items()}
+            rule = rule.model_copy(
+                update={"table": {name: share.ranks for name, share in shares.items()}}
+            )
+        planned = tuple(
+            choose_ranks(
+                table[name], _parameters(small.get_submodule(name))[0], factorization, rule
+            )
+            for name, factorization in assigned.items()
+        )
+        for chosen in planned:
+            if not chosen.is_dense:
+                self._replace(small, chosen)
+        return small, planned
+
+    def _replace(self, small: nn.Module, chosen: PlannedLayer) -> None:
         name, module = chosen.name, small.get_submodule(chosen.name)
-        method = get_factorization(chosen.factorization)
+        layer, method = self.table[name], get_factorization(chosen.factorization)
         weight, bias = _parameters(module)
-        of_inputs = moments.get(name)
-        if taken.sequential:
-            of_inputs, shift = shifted_moments(network, small, table[name], images)
-            kernel = kernel_of(table[name], weight, name=name)
+        of_inputs = self.moments.get(name)
+        if self.factorize.sequential:
+            of_inputs, shift = shifted_moments(self.network, small, layer, self.images)
+            kernel = kernel_of(layer, weight, name=name)
             weight, bias = carried_over(kernel, bias, of_inputs, shift)
-        result = decompose(method, table[name], weight, bias, chosen.ranks, of_inputs)
+        result = decompose(method, layer, weight, bias, chosen.ranks, of_inputs)
         put_factors(small, name, result.sequence, result.tensors, source=name)
         small.get_submodule(name).to(module.weight).train(module.training)
-    return Compressed(small, tuple(planned), tuple(input_shape))
+
+    def expected(self, small: nn.Module) -> Expected | None:
+        """How often the copy answers as the network does; None where there are no answers."""
+        if self.images is None:
+            return None
+        before, after = (answers(each, self.images) for each in (self.network, small))
+        if before is None or after is None:
+            return None
+        most_frequent = int(before.bincount().max())
+        chance = 100.0 * most_frequent / len(before)
+        return Expected(len(before), 100.0, percent_equal(after, before), chance, of_labels=False)
+
+
+def _ruined(work: _Work, rule: RankSettings, expected: Expected) -> str:
+    """Say that the network would be ruined, and what the nearest setting is that keeps enough."""
+
+    def keeps_enough(milder: RankSettings) -> bool:
+        found = work.expected(work.at(milder)[0])
+        return found is not None and not found.exceeds(rule.largest_drop)
+
+    nearest = nearest_that_keeps(rule, keeps_enough)
+    advice = f"The nearest setting that keeps enough is `{nearest.written}`. " if nearest else ""
+    return (
+        f"ranks: at these ranks the network answers {expected.after:.1f} % of {expected.images} "
+        f"images as the original does (chance: {expected.chance:.1f} %). `largest_drop` allows "
+        f"{rule.largest_drop:.0%} of what is above chance to be lost before fine-tuning. {advice}"
+        "To go on all the same, set `largest_drop` to 1."
+    )
 
 
 def _factorize_settings(
@@ -192,6 +280,7 @@ def _for_target(
     rule: RankSettings,
     images: Sequence[Tensor],
     moments: Mapping[str, Moments],
+    losses: Losses,
 ) -> dict[str, Share]:
     """What each layer gets under the rule's target, by what the network loses on the images."""
 
@@ -202,7 +291,7 @@ def _for_target(
 
     trials = [partial(read, *each) for each in layers]
     divergence = Divergence(network, lambda: images)
-    return for_target(table, trials, rule, bounds_of(rule, {}), divergence)
+    return for_target(table, trials, rule, bounds_of(rule, {}), divergence, losses=losses)
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

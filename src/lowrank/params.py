@@ -337,6 +337,13 @@ class RankSettings(Section):
         description="The cheapest layers stay dense that together have at most this share of the "
         "network's MACs and of its parameters; not for `fixed`, whose table names its layers.",
     )
+    largest_drop: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the accuracy above chance that the ranks of a round may cost before "
+        "fine-tuning, as tried on validation images; more is an error. 1: anything goes.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "RankSettings":

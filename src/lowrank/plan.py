@@ -185,6 +185,40 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a round's ranks leave of the accuracy before any fine-tuning, on some images, in %.
+
+    Parameters
+    ----------
+    images
+        How many.
+    before, after
+        Of the network before the round, and with its layers decomposed.
+    chance
+        What guessing would reach.
+    of_labels
+        Accuracy is meant. Otherwise: how often the answer is that of the original network.
+    """
+
+    images: int
+    before: float
+    after: float
+    chance: float
+    of_labels: bool = True
+
+    @property
+    def drop(self) -> float:
+        """The share that is lost of what is above chance, from 0 to 1."""
+        above = self.before - self.chance
+        return min(max((self.before - self.after) / above, 0.0), 1.0) if above > 0 else 0.0
+
+    def exceeds(self, largest: float) -> bool:
+        """Whether more is lost than that share, and more than chance in the images explains."""
+        standard_error = 50.0 * math.sqrt(2 / self.images)
+        return self.drop > largest and self.before - self.after > 3 * standard_error
+
+
+@dataclass(frozen=True)
 class Plan:
     """The ranks of one round, as `select_ranks` writes them.
 
@@ -198,12 +232,15 @@ class Plan:
         Where the rule shares out ranks before the first round: what every layer of the method gets.
     losses
         Where it measured what layers lose by themselves: all that it found.
+    expected
+        What the round's ranks leave of the accuracy, where that was tried.
     """
 
     layers: tuple[PlannedLayer, ...]
     sensitivity: dict[str, float] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    expected: Expected | None = None
 
     def __getitem__(self, name: str) -> PlannedLayer:
         return next(layer for layer in self.layers if layer.name == name)
@@ -219,6 +256,8 @@ class Plan:
             }
         if self.losses:
             document["losses"] = [_listed(asdict(loss)) for loss in self.losses]
+        if self.expected:
+            document["expected"] = asdict(self.expected)
         return document
 
     @classmethod
@@ -231,6 +270,7 @@ class Plan:
                 name: Share(**_tupled(share)) for name, share in document.get("shares", {}).items()
             },
             losses=tuple(Loss(**_tupled(loss)) for loss in document.get("losses", ())),
+            expected=Expected(**document["expected"]) if "expected" in document else None,
         )
 
     @classmethod

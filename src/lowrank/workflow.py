@@ -249,16 +249,20 @@ class Workflow:
         return json.dumps(self.params.methods[wildcards.method].factorize.alternatives)
 
     def measured_on(self, wildcards: Wildcards) -> list[str]:
-        """The dataset for a rule that measures losses before the first round; else none."""
-        return [self.dataset(wildcards)] if self._measures(wildcards) else []
+        """The dataset, on which rules measure losses and every choice of ranks is tried.
+
+        None for a round that decomposes nothing.
+        """
+        return [self.dataset(wildcards)] if self._layers(wildcards) else []
 
     def measured_splits(self, wildcards: Wildcards) -> list[str]:
         """Which of its images those are; else none."""
-        return [_splits(wildcards)] if self._measures(wildcards) else []
+        return [_splits(wildcards)] if self._layers(wildcards) else []
 
     def measured_moments(self, wildcards: Wildcards) -> list[str]:
-        """The moments that such a rule tries layers with, for `norm: activation`; else none."""
-        return self.moments(wildcards) if self._measures(wildcards) else []
+        """The moments that layers are tried with there, for `norm: activation`; else none."""
+        tries = self._layers(wildcards) and self._predicts(wildcards)
+        return self.moments(wildcards) if tries or self._measures(wildcards) else []
 
     def latencies(self, wildcards: Wildcards) -> list[str]:
         """What layers take on each device whose latency the target bounds, by the draft; else none.
@@ -288,7 +292,14 @@ class Workflow:
 
     def measured_calibration_json(self, wildcards: Wildcards) -> str:
         """How those are made, as JSON; empty where there are none."""
-        return self.calibration_json(wildcards) if self._measures(wildcards) else "{}"
+        return self.calibration_json(wildcards) if self.measured_moments(wildcards) else "{}"
+
+    def predict(self, wildcards: Wildcards) -> str:
+        """Whether the chosen ranks are tried at once; those of `sequential` follow one another."""
+        return "--predict" if self._predicts(wildcards) else "--no-predict"
+
+    def _predicts(self, wildcards: Wildcards) -> bool:
+        return not self._is_sequential(wildcards)
 
     def calibrated_json(self, wildcards: Wildcards) -> str:
         """The layers whose moments a round needs, as JSON: its own, or those of every round."""

@@ -1,10 +1,12 @@
 """The steps of one round, one after the other on a toy network."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
@@ -355,6 +357,7 @@ def select(
         *("--dataset", dataset, "--moments", moments, "--first", first),
         *("--threads", 1),
         *("--plan", folder / plan),
+        *("--method", "mine"),
         *options,
     )
 
@@ -480,3 +483,65 @@ def test_a_layer_that_must_not_be_replaced_stays_with_the_reason(folder, tiny_fo
         plan = Plan.read(folder / "ranks.json")
         assert plan["conv2"].dense_because == "it counts"
         assert any(not layer.is_dense for layer in plan.layers)
+
+
+@pytest.fixture
+def trained(folder, tiny_folder):
+    """A network before the round that knows the classes of the tiny dataset."""
+    (folder / "factors").mkdir()
+    finetune(folder, tiny_folder, layers={}, steps=80, learning_rate=0.1)
+    (folder / "after/model.safetensors").replace(folder / "original.safetensors")
+    return folder
+
+
+RUINOUS = {
+    "ratio": {"select": "ratio", "ratio": 30.0},
+    "energy": {"select": "energy", "energy": 0.05},
+    "sensitivity": {"select": "sensitivity", "ratio": 30.0, "images": 40},
+    "budget": {"select": "budget", "target": {"macs": 0.16}, "images": 40},
+    "fixed": {"select": "fixed", "table": {name: [1] * len(r) for name, r in RANKS.items()}},
+}
+
+
+@pytest.mark.parametrize("rule", RUINOUS)
+def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
+    trained, tiny_folder, rule
+):
+    settings = RUINOUS[rule] | ({} if rule == "fixed" else {"negligible": 0})
+    with pytest.raises(AssertionError, match="is expected to fall from") as refused:
+        select(trained, settings, tiny_folder)
+    told = str(refused.value)
+    assert "`largest_drop` allows 50%" in told
+    assert "`methods.mine.ranks.largest_drop: 1`" in told
+    assert not (trained / "ranks.json").exists()
+    # What is named does keep enough.
+    written = re.search(r"nearest setting that keeps enough is `(.*?)` ", told).group(1)
+    select(trained, settings | yaml.safe_load(f"{{{written}}}"), tiny_folder)
+    kept = Plan.read(trained / "ranks.json").expected
+    assert kept is None or kept.drop <= 0.5
+    done = select(trained, settings | {"largest_drop": 1}, tiny_folder)
+    expected = Plan.read(trained / "ranks.json").expected
+    assert expected.drop > 0.5
+    line = f"accuracy {expected.before:.2f} % -> {expected.after:.2f} % on {expected.images} images"
+    assert line in done.stderr
+
+
+def test_what_is_expected_is_what_the_factors_give(trained, tiny_folder):
+    settings = {"select": "fixed", "table": RANKS, "largest_drop": 1}
+    for moments in ("", trained / "moments.safetensors"):
+        if moments:
+            calibrate(trained, tiny_folder)
+        select(trained, settings, tiny_folder, moments=moments)
+        plan = Plan.read(trained / "ranks.json")
+        decompose(trained, plan, moments)
+        finetune(trained, tiny_folder, steps=0)
+        found = read_json(trained / "after/metrics.json")["accuracy"]["decomposed"]["validation"]
+        assert plan.expected.after == found
+
+
+def test_without_images_or_where_it_takes_too_long_nothing_is_tried(folder, tiny_folder):
+    settings = {"select": "fixed", "table": RANKS}
+    select(folder, settings)
+    assert Plan.read(folder / "ranks.json").expected is None
+    select(folder, settings, tiny_folder, options=("--no-predict",))
+    assert Plan.read(folder / "ranks.json").expected is None

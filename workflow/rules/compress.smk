@@ -7,7 +7,7 @@ rule select_ranks:
         state=GRAPH.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
-        # For a rule that measures what each layer is worth before the first round.
+        # To measure what each layer is worth, and to try what was chosen.
         dataset=GRAPH.measured_on,
         splits=GRAPH.measured_splits,
         moments=GRAPH.measured_moments,
@@ -31,6 +31,7 @@ rule select_ranks:
         settings=GRAPH.ranks_json,
         quantize=GRAPH.measured_quantize,
         stages_left=GRAPH.stages_left,
+        predict=GRAPH.predict,
         threads=PARAMS.select_ranks.threads,
         # The moments are gone when these change, and so cannot tell.
         calibration=GRAPH.measured_calibration_json,
@@ -42,7 +43,7 @@ rule select_ranks:
         " --network {params.network:q}"
         " --dataset '{input.dataset}' --splits '{input.splits}' --moments '{input.moments}'"
         " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
-        " --first '{input.first}'"
+        " --first '{input.first}' --method {wildcards.method} {params.predict}"
         " --threads {params.threads} --plan {output}"
 
 

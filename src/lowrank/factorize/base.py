@@ -28,11 +28,15 @@ class Factorization(ABC):
         One name for each rank, in the order in which ranks are passed.
     rank_multiple
         Ranks are multiples of this.
+    is_closed_form
+        Whether its factors follow from a few eigenproblems, and so take seconds at most. Otherwise
+        terms are sought one after the other, which may take minutes for a large kernel.
     """
 
     name: ClassVar[str]
     rank_names: ClassVar[tuple[str, ...]]
     rank_multiple: int = 1
+    is_closed_form: bool = True
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """None where it takes layers of this shape, else the reason why not, for a user."""

@@ -41,6 +41,7 @@ class BlockTerm(Factorization):
     max_sweeps: int = 50
 
     rank_names: ClassVar[tuple[str, ...]] = Tucker2.rank_names
+    is_closed_form: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ class Cp(Factorization):
     """
 
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
+    is_closed_form: ClassVar[bool] = False
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """Refuse 1 x 1 kernels, whose best terms are known in closed form: the SVD."""

@@ -41,6 +41,13 @@ def image_of_zeros(network: nn.Module, input_shape: tuple[int, int, int]) -> Ten
     return image if first is None else image.to(first.device, first.dtype)
 
 
+def noise_images(network: nn.Module, input_shape: tuple[int, int, int], count: int) -> Tensor:
+    """Images of noise, (count, channels, height, width), always the same, of the network's type."""
+    zeros = image_of_zeros(network, input_shape)
+    noise = torch.randn(count, *input_shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(zeros.device, zeros.dtype)
+
+
 def output_for_zeros(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> Any:
     """What the network gives, in evaluation mode, for one image of zeros.
 

@@ -1,0 +1,53 @@
+"""Milder settings of a rule that would ruin a network."""
+
+import pytest
+
+from lowrank.plan import Expected
+from lowrank.ranks.base import rank_settings
+from lowrank.ranks.milder import milder, nearest_that_keeps
+
+RULES = {
+    "ratio": ({"select": "ratio", "ratio": 4.0}, "ratio: 2"),
+    "sensitivity": ({"select": "sensitivity", "ratio": 9.0}, "ratio: 3"),
+    "energy": ({"select": "energy", "energy": 0.6}, "energy: 0.8"),
+    "vbmf": ({"select": "vbmf"}, "weaken: 0.5"),
+    "fixed": ({"select": "fixed", "table": {"a": [3]}, "weaken": 0.2}, "weaken: 0.6"),
+    "budget": ({"select": "budget", "target": {"macs": 0.25}}, "target: {macs: 0.5}"),
+    "latency": (
+        {
+            "select": "budget",
+            "target": {"macs": 0.16, "latency_ms": {"local": 0.09, "phone": 0.25}},
+        },
+        "target: {macs: 0.4, latency_ms: {local: 0.3, phone: 0.5}}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_half_of_the_way_to_no_compression(name):
+    settings, written = RULES[name]
+    found = milder(rank_settings(settings), 0.5)
+    assert found.written == written
+    # The setting is one that a user can write.
+    assert rank_settings(found.settings.model_dump(exclude_unset=True)) == found.settings
+    assert milder(rank_settings(settings), 0.0).settings == rank_settings(settings)
+
+
+def test_the_least_change_that_keeps_enough():
+    rule = rank_settings({"select": "ratio", "ratio": 16.0})
+    found = nearest_that_keeps(rule, lambda settings: settings.ratio <= 3.0)
+    assert 2.7 < found.settings.ratio <= 3.0
+    assert found.written == f"ratio: {found.settings.ratio:g}"
+    assert nearest_that_keeps(rule, lambda _: False) is None
+
+
+def test_what_is_lost_is_a_share_of_what_is_above_chance():
+    # MobileNetV2 at `macs: 0.8`.
+    ruined = Expected(images=500, before=81.0, after=16.0, chance=1.0)
+    assert ruined.drop == pytest.approx(65 / 80)
+    assert ruined.exceeds(0.5)
+    assert not ruined.exceeds(1.0)
+    assert not Expected(1000, 93.66, 67.52, 10.0).exceeds(0.5)
+    # Of so few images as much may be lost by chance, and below chance there is nothing to lose.
+    assert not Expected(10, 80.0, 30.0, 10.0).exceeds(0.5)
+    assert Expected(1000, 9.0, 5.0, 10.0).drop == 0.0
