@@ -111,20 +111,32 @@ def test_entries_have_lines(read):
     assert not document.holds(("f", "h"))
 
 
-def test_what_the_command_line_replaced_is_kept_and_has_no_line(read):
-    text = "a: {eps: 1e-05, name: '1e-05', steps: 3}\nb: 2\n"
-    document = read(text)
-    as_read = yaml.safe_load(text)
-    assert as_read["a"]["eps"] == "1e-05"
-    config = yaml.safe_load(text)
-    config["a"] |= {"steps": "2e3", "more": ["1e-3"]}
+def test_what_the_command_line_replaced_has_types_and_no_line(tmp_path):
+    path, other = tmp_path / "params.yaml", tmp_path / "other.yaml"
+    path.write_text("a: {eps: 1e-05, name: '1e-05', steps: 3, keep: 1}\nb: 2\n")
+    other.write_text("a: {name: '7', rate: 1e-3}\n")
+    # As Snakemake merges both files and `--config 'a={...}' 'c={...}'`.
+    config = yaml.safe_load(path.read_text())
+    assert config["a"]["eps"] == "1e-05"
+    config["a"] |= yaml.safe_load(other.read_text())["a"]
+    config["a"] |= {"steps": "2000", "epochs": "null", "flip": "false", "more": ["1e-3", "x"]}
     config["c"] = {"d": 5}
-    found = reconciled(config, document, as_read)
+    found = reconciled(config, [path, other])
     assert found.entries == {
-        "a": {"eps": 1e-5, "name": "1e-05", "steps": 2000.0, "more": [1e-3]},
+        "a": {
+            "eps": 1e-5,
+            "name": "7",
+            "steps": 2000,
+            "keep": 1,
+            "rate": 1e-3,
+            "epochs": None,
+            "flip": False,
+            "more": [1e-3, "x"],
+        },
         "b": 2,
         "c": {"d": 5},
     }
     assert found.line_of(("b",)) == 2
     assert ("a", "eps") in found.lines
     assert ("a", "steps") not in found.lines
+    assert ("a", "name") not in found.lines

@@ -512,7 +512,7 @@ def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
     path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05").replace("NAME", "'1e-05'"))
     as_snakemake_reads = yaml.load(path.read_text(), yaml.FullLoader)
     assert as_snakemake_reads["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
-    graph = Workflow.from_document(as_snakemake_reads, str(path))
+    graph = Workflow.from_document(as_snakemake_reads, [path])
     source = json.loads(graph.network_json(wildcards(model="own")))
     assert source["arguments"] == {"eps": 1e-5, "name": "1e-05"}
 
@@ -524,7 +524,7 @@ def test_mistakes_have_lines(tmp_path):
     line = 1 + text[: text.index("learning_rate: 0.008")].count("\n")
     config = yaml.safe_load(path.read_text())
     with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.008, it"):
-        Workflow.from_document(config, str(path))
+        Workflow.from_document(config, [path])
 
 
 def test_where_choices_are_made():

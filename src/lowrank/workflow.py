@@ -18,7 +18,7 @@ import yaml
 
 from lowrank.cli import STEPS
 from lowrank.code_digests import digest_of_module, digest_of_step, files_of_module
-from lowrank.config.document import Document, read_document, reconciled
+from lowrank.config.document import Document, reconciled
 from lowrank.configuration import configuration_of
 from lowrank.dvc_stages import remove_outputs, require_known_folders, require_watched, running_stage
 from lowrank.errors import UserError, unknown_name
@@ -94,16 +94,15 @@ class Workflow:
         self._tables = tables
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], file: str | None = None) -> Workflow:
+    def from_document(
+        cls, document: Mapping[str, Any], files: Sequence[str | Path] = ()
+    ) -> Workflow:
         """Check params.yaml as Snakemake read it, with what its command line replaced.
 
-        Values that only YAML 1.2 has, and lines, are those of the file where it is given. Raises
-        UserError where it is wrong.
+        Values that Snakemake reads in another way than DVC, and lines, are those of the files,
+        where they are given, params.yaml first. Raises UserError where it is wrong.
         """
-        read = Document(document)
-        if file:
-            as_read = yaml.load(Path(file).read_bytes(), yaml.FullLoader)  # as Snakemake
-            read = reconciled(document, read_document(file), as_read)
+        read = reconciled(document, files) if files else Document(document)
         return cls(parse_params(read), document=read.entries)
 
     @classmethod

@@ -23,10 +23,11 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
     )
     workflow.register_resource("_cores", available_cpu_count())
 
-# A workflow that takes this one as a module brings a configuration of its own.
-own_file = "params.yaml" if "params.yaml" in workflow.configfiles else None
+# Those of the command line come first there. A workflow that takes this one as a module brings a
+# configuration of its own.
+files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
-    GRAPH = Workflow.from_document(config, own_file)
+    GRAPH = Workflow.from_document(config, files)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params

@@ -6,7 +6,7 @@ what the two read as different numbers is refused.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,9 @@ class Document:
         line = self.line_of(place)
         return f"{name} (line {line})" if line else name
 
-    def holds(self, place: Sequence[str | int]) -> bool:
+    def holds(self, place: Place) -> bool:
         """Whether there is such an entry."""
-        at: Any = self.entries
-        for part in place:
-            if not isinstance(at, Mapping) or part not in at:
-                return False
-            at = at[part]
-        return True
+        return _at(self.entries, place) is not _NOTHING
 
 
 def read_document(path: str | Path = "params.yaml") -> Document:
@@ -105,52 +100,68 @@ def parse_document(text: bytes | str, source: str = "params.yaml") -> Document:
     return Document(entries, source, _lines(node, source))
 
 
-def reconciled(config: Mapping[str, Any], file: Document, as_read: Mapping[str, Any]) -> Document:
-    """A configuration that another reader made of the file, with the values that we read there.
+def reconciled(config: Mapping[str, Any], paths: Iterable[str | Path]) -> Document:
+    """A configuration as Snakemake made it, with the values that we read in its files.
 
     Parameters
     ----------
     config
-        What the other reader found, with entries replaced on its command line.
-    file
-        The file by our reader.
-    as_read
-        The file by the other reader.
-
-    Returns
-    -------
-    Document
-        Entries that the command line replaced have no lines.
+        Entries of the files, merged by Snakemake, with those of its `--config`. Of these it hands
+        over nested numbers, truth values and nulls as text, so that quotes change nothing there.
+    paths
+        The files; lines are those of the first, and entries that come from elsewhere have none.
+        Raises UserError as `read_document` does.
     """
-    lines = dict(file.lines)
+    files = [
+        (read_document(path), yaml.load(Path(path).read_bytes(), yaml.FullLoader)) for path in paths
+    ]
+    lines = dict(files[0][0].lines) if files else {}
 
-    def agreed(given: Any, ours: Any, theirs: Any, place: Place) -> Any:
-        if isinstance(given, Mapping) and isinstance(theirs, Mapping):
-            return {
-                name: agreed(value, ours[name], theirs[name], (*place, name))
-                if name in theirs and name in ours
-                else agreed_elsewhere(value, (*place, name))
-                for name, value in given.items()
-            }
-        same = given == theirs and type(given) is type(theirs)
-        return ours if same else agreed_elsewhere(given, place)
+    def ours(given: Any, place: Place) -> Any:
+        if isinstance(given, Mapping):
+            return {name: ours(value, (*place, name)) for name, value in given.items()}
+        # The later file replaces what the earlier ones hold.
+        for number, (file, as_read) in reversed(list(enumerate(files))):
+            found, theirs = _at(file.entries, place), _at(as_read, place)
+            if theirs == given and type(theirs) is type(given) and found is not _NOTHING:
+                if number:
+                    forget(place)
+                return found
+        forget(place)
+        return _typed(given)
 
-    def agreed_elsewhere(given: Any, place: Place) -> Any:
+    def forget(place: Place) -> None:
         for known in [known for known in lines if known[: len(place)] == place]:
             del lines[known]
-        return _numbers(given)
 
-    entries = agreed(config, file.entries, as_read, ())
-    return Document(entries, file.source, lines)
+    entries = ours(config, ())
+    return Document(entries, files[0][0].source if files else "params.yaml", lines)
 
 
-def _numbers(value: Any) -> Any:
-    """The value with the numbers of YAML 1.2 that a reader of YAML 1.1 left as text."""
-    if isinstance(value, Mapping):
-        return {name: _numbers(each) for name, each in value.items()}
+_NOTHING = object()
+
+
+def _at(entries: Any, place: Place) -> Any:
+    for part in place:
+        if not isinstance(entries, Mapping) or part not in entries:
+            return _NOTHING
+        entries = entries[part]
+    return entries
+
+
+def _typed(value: Any) -> Any:
+    """The value with what YAML reads as a number, a truth value or null, where it is text."""
     if isinstance(value, list | tuple):
-        return [_numbers(each) for each in value]
-    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+        return [_typed(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _typed(each) for name, each in value.items()}
+    if not isinstance(value, str) or not value:
+        return value
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, value, (True, False))
+    if tag.rpartition(":")[2] not in ("int", "float", "bool", "null"):
+        return value
+    return loader.construct_object(yaml.ScalarNode(tag, value))
 
 
 class _Unclear(yaml.MarkedYAMLError):
