@@ -100,7 +100,7 @@ rule checkpoint:
     shell:
         "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
         " --network {params.network:q} --weights {input.weights:q}"
-        " --state-key {params.state_key:q}"
+        " --state-key={params.state_key:q}"
         " --dataset {input.dataset} --splits {input.splits}"
         " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
         " --replaceable {output.replaceable}"
