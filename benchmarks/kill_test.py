@@ -2,8 +2,8 @@
 
     python benchmarks/kill_test.py --kills 200 --pairs 20
 
-Works on the tiny project of the tests. Each kill is a SIGKILL, at a random moment, of one process of
-a run or of all of them, by turns of `snakemake` and of `dvc repro`. At the end the same command must
+Works on the tiny project of the tests. Each kill is a SIGKILL, at a random moment, of one process
+of a run or of all of them, of `snakemake` or of `dvc repro`. At the end the same command must
 complete to the same bytes, no temporary file may be left, and DVC's cache may hold no foreign name.
 """
 
