@@ -690,3 +690,33 @@ def test_two_results_of_one_name_are_refused_with_both_places(document):
 def test_a_network_is_not_called_like_a_folder_of_the_build(document, name):
     document["checkpoint"][name] = document["checkpoint"]["vgg16"]
     assert f"`checkpoint.{name}`: lowrank keeps files of its own" in message(document)
+
+
+@pytest.mark.parametrize("path", ["", "-rf", "a\nb", "a\x00b", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "place", ["checkpoint/vgg16/weights", "pretrain/vgg16/start", "dataset/cifar10/search"]
+)
+def test_a_path_that_no_program_should_read(document, place, path):
+    assert place.replace("/", ".") in message(changed(document, place, path))
+
+
+@pytest.mark.parametrize("path", ["my weights.pth", "x' & y.pth", "données/é.pth", "../w.pth"])
+def test_an_unusual_path_is_a_path(document, path):
+    assert (
+        parse_params(changed(document, "pretrain/vgg16/start", path)).pretrain["vgg16"].start
+        == path
+    )
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "a;b", "a\nb", "$(a)", ""])
+def test_a_host_is_no_option_and_no_code(document, host):
+    section = {"kind": "ssh", "host": host}
+    assert "benchmark.board.host" in message(changed(document, "benchmark/board", section))
+
+
+@pytest.mark.parametrize("host", ["board", "me@10.0.0.7", "ssh://me@board:2222", "[fe80::1%eth0]"])
+def test_hosts(document, host):
+    section = {"kind": "ssh", "host": host}
+    assert (
+        parse_params(changed(document, "benchmark/board", section)).benchmark["board"].host == host
+    )

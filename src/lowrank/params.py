@@ -56,6 +56,19 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="A G
 Name = Annotated[str, Field(pattern=NAME)]
 
 
+def _ordinary(path: str) -> str:
+    if not path or path.startswith("-") or any(ord(each) < 32 or ord(each) == 127 for each in path):
+        raise ValueError(
+            f"{path!r} is no path that can be used: it is empty, begins with '-' or holds control "
+            "characters"
+        )
+    return path
+
+
+# A path goes into commands and files that programs of all kinds read.
+OwnPath = Annotated[str, AfterValidator(_ordinary)]
+
+
 class Section(BaseModel):
     """A part of params.yaml: no key that is not described here."""
 
@@ -114,11 +127,11 @@ class DatasetSettings(Section):
     kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
         None, description="What it is; null: what the entry's own name says."
     )
-    search: str = Field("data", description="Folder for files that you fetched by hand.")
-    train: str | None = Field(
+    search: OwnPath = Field("data", description="Folder for files that you fetched by hand.")
+    train: OwnPath | None = Field(
         None, description="Of `imagefolder`: a folder with a sub-folder of images for each class."
     )
-    validation: str | None = Field(
+    validation: OwnPath | None = Field(
         None, description="Of `imagefolder`: such a folder of images that are only reported."
     )
     skip_unreadable: bool = Field(
@@ -174,7 +187,7 @@ class ValidationSettings(Section):
         description="How many of those. Default: 5000, but at most a tenth of the training images "
         "or half of the test images.",
     )
-    folder: str | None = Field(
+    folder: OwnPath | None = Field(
         None,
         min_length=1,
         description="Instead: a folder of your own images with a sub-folder for each class.",
@@ -199,7 +212,7 @@ class CheckpointSettings(NetworkSource, Section):
     """A trained network: how it is built, its weights, and the images that it is for."""
 
     dataset: Name = Field(description="A name under `dataset`.")
-    weights: str = Field(
+    weights: OwnPath = Field(
         description="File of trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin or "
         ".caffemodel. With "
         "`torchvision_weights`, data/weights/<model>.pth is downloaded when it is missing."
@@ -627,7 +640,7 @@ class FinetuneSettings(RoundSettings):
 class PretrainSettings(TrainingSettings):
     """A recipe for a checkpoint."""
 
-    start: str | None = Field(
+    start: OwnPath | None = Field(
         None, description="Weights to go on from (a warm restart); null: random ones."
     )
 
@@ -802,8 +815,8 @@ class DeviceSettings(Section):
         pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9_.:@%/\[\]-]*$",
         description="For `ssh`: its name for the SSH client (~/.ssh/config).",
     )
-    python: str | None = Field(None, min_length=1, description="For `ssh`: Python over there.")
-    folder: str | None = Field(
+    python: OwnPath | None = Field(None, min_length=1, description="For `ssh`: Python over there.")
+    folder: OwnPath | None = Field(
         None,
         min_length=1,
         description="For `ssh`: what is sent is kept below it (~/.cache/lowrank).",

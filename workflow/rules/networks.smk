@@ -120,9 +120,10 @@ rule pretrain:
     params:
         code=GRAPH.code("pretrain"),
         network=GRAPH.network_json,
+        start=lambda wildcards: GRAPH.pretrain(wildcards).start or "",
         settings=lambda wildcards: GRAPH.pretrain(wildcards).model_dump_json(),
     shell:
         "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
         " --network {params.network:q} --dataset {input.dataset} --settings {params.settings:q}"
-        " --start '{input.start}' --state build/resume/pretrain/{wildcards.model}.pt"
+        " --start {params.start:q} --state build/resume/pretrain/{wildcards.model}.pt"
         " --weights {output.weights} --provenance {output.provenance}"
