@@ -1,0 +1,65 @@
+"""The command of a DVC stage: the `snakemake` that makes its output.
+
+DVC puts the names of params.yaml into a command as they are, and a shell runs it before anything
+checks them. So the commands in dvc.yaml hold no names: they come from the stage's own name, which
+DVC passes in the environment, and are checked here.
+"""
+
+import os
+import re
+import sys
+
+import click
+
+from lowrank.steps.common import Step
+
+
+@click.command(cls=Step)
+@click.argument("target")
+@click.argument("options", nargs=-1)
+def stage(target: str, options: tuple[str, ...]) -> None:
+    """Run Snakemake for TARGET, such as `build/{model}/{method}/model.onnx`, in a DVC stage.
+
+    OPTIONS, after `--`, are Snakemake's.
+    """
+    from pathlib import Path
+
+    from lowrank.dvc_stages import running_stage
+    from lowrank.errors import UserError
+    from lowrank.params import load_params
+
+    running = running_stage()
+    if not running:
+        raise UserError(
+            "`lowrank stage` is the command of a stage in dvc.yaml. Run `dvc repro`, or "
+            "`snakemake` with the file that you want."
+        )
+    params = load_params()
+    known = {
+        "model": params.checkpoint,
+        "method": params.methods,
+        "device": params.benchmark,
+    }
+    fields = list(dict.fromkeys(re.findall(r"{(\w+)}", target)))
+    values = running.partition("@")[2].split("-")
+    # Names have no hyphens, so that those of a stage come apart in one way only.
+    if len(values) != len(fields) or any(
+        value not in known[field] for field, value in zip(fields, values, strict=True)
+    ):
+        expected = "-".join(f"<{field}>" for field in fields)
+        raise UserError(
+            f"dvc.yaml: the stage `{running}` names what params.yaml does not have. Expected "
+            f"`{running.partition('@')[0]}@{expected}` with names of `checkpoint`, `methods` and "
+            "`benchmark`. Correct `matrix` in params.yaml."
+        )
+    path = target.format(**dict(zip(fields, values, strict=True)))
+    program = Path(sys.executable).with_name("snakemake")
+    command = ["snakemake", "--workflow-profile", "profiles/dvc", *options, "--", path]
+    sys.stderr.flush()
+    if program.exists():
+        os.execv(program, command)
+    os.execvp("snakemake", command)
+
+
+if __name__ == "__main__":
+    stage()
