@@ -186,6 +186,33 @@ def test_empty_class_is_named(photos):
         store(photos)
 
 
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_images_in_both_folders_are_told(photos, lines, cache_gib):
+    shutil.copy(photos / "train/red/003.png", photos / "val/red/zz.png")
+    shutil.copy(photos / "train/blue/001.png", photos / "val/green/zz.png")
+    folder = store(photos, say=lines.append, cache_gib=cache_gib)
+    [line] = [line for line in lines if line.startswith("warning")]
+    assert "dataset.photos: 2 of the 14 images that are reported are training images, too" in line
+    assert f"{photos}/val/red/zz.png is {photos}/train/red/003.png" in line
+    assert f"{photos}/val/green/zz.png is {photos}/train/blue/001.png" in line
+    assert json.loads((folder / "dataset.json").read_text())["in_both"] == 2
+
+
+def test_folders_without_a_file_in_common_need_no_warning(photos, lines):
+    index = json.loads((store(photos, say=lines.append) / "dataset.json").read_text())
+    assert "in_both" not in index
+    assert not [line for line in lines if "warning" in line]
+
+
+def test_folders_of_a_single_class(photos):
+    for name in ("green", "red"):
+        for part in ("train", "val"):
+            shutil.rmtree(photos / part / name)
+    data = open_dataset(store(photos))
+    assert data.classes == ("blue",)
+    assert (len(data.train) + len(data.validation), len(data.test)) == (10, 4)
+
+
 def test_training_images_of_other_classes_have_no_labels(photos, lines):
     (photos / "val/red").rename(photos / "val/rouge")
     data = open_dataset(store(photos, say=lines.append))

@@ -121,8 +121,8 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
     Raises
     ------
     UserError
-        When a folder or a class is missing or empty, the classes of the folders differ, a file is
-        no image and `settings.skip_unreadable` is not set, or `output` cannot be written.
+        When a folder or a class is missing or empty, a file is no image and
+        `settings.skip_unreadable` is not set, or `output` cannot be written.
     """
     place = f"dataset.{name}"
     parts = {
@@ -142,9 +142,17 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
             key: _store_part(new, key, part, settings, f"{place}.{role}", say, decoded=decoded)
             for (key, part), role in zip(parts.items(), ("train", "validation"), strict=True)
         }
+        shared = _in_both(parts, {key: digests for key, (_, _, digests) in stored.items()})
+        if shared:
+            say(
+                f"warning: {place}: {len(shared)} of the {len(parts['test'].files)} images that "
+                f"are reported are training images, too, byte for byte: {_some(shared)}. Accuracy "
+                "on them shows memory. Remove them from one of the folders."
+            )
         rest = _form(parts, settings, decoded=decoded) | {
-            "reduced": any(reduced for _, reduced in stored.values()),
-            "splits": {key: split for key, (split, _) in stored.items()},
+            "reduced": any(reduced for _, reduced, _ in stored.values()),
+            "splits": {key: split for key, (split, _, _) in stored.items()},
+            **({"in_both": len(shared)} if shared else {}),
             **({"unlabelled": unlabelled} if unlabelled else {}),
         }
         write_index(new, name, classes, outputs, rest)
@@ -171,8 +179,22 @@ def store_validation_folder(
         part, classes=tuple(classes), labels=tuple(by_name[label] for label in part.labels)
     )
     decoded = _are_stored_decoded([part], settings, say)
-    split, reduced = _store_part(output, "validation", part, settings, place, say, decoded=decoded)
+    split, reduced, _ = _store_part(
+        output, "validation", part, settings, place, say, decoded=decoded
+    )
     return _form({"validation": part}, settings, decoded=decoded) | {"reduced": reduced, **split}
+
+
+def _in_both(
+    parts: Mapping[str, ImageFolder], digests: Mapping[str, list[tuple[bytes, str]]]
+) -> list[str]:
+    """Name the files of `test` whose bytes are those of a file of `train`, and that file."""
+    train = dict(digests["train"])
+    return [
+        f"{parts['test'].root / name} is {parts['train'].root / train[digest]}"
+        for digest, name in digests["test"]
+        if digest in train
+    ]
 
 
 def _form(
@@ -295,8 +317,12 @@ def _store_part(
     say: Say,
     *,
     decoded: bool,
-) -> tuple[dict, bool]:
-    """Write one part; what the index says of it, and whether an image may have been reduced."""
+) -> tuple[dict[str, Any], bool, list[tuple[bytes, str]]]:
+    """Write one part.
+
+    Returns what the index says of it, whether an image may have been reduced, and of each file the
+    start of its SHA-256 (which suffices to find equal files) and its name.
+    """
 
     def read(name: str) -> _Read:
         path = part.root / name
@@ -307,7 +333,7 @@ def _store_part(
             return _Read(name, unreadable=f"{path} ({one_line(str(error))})")
         return _Read(name, image, len(content), hashlib.sha256(content).hexdigest())
 
-    labels, sizes, files, unreadable = [], [], [], []
+    labels, sizes, files, unreadable, digests = [], [], [], [], []
     listing, reduced, said = hashlib.sha256(), False, time.monotonic()
     with _pixels_file(folder / f"{key}_pixels.npy" if decoded else None) as append:
         for number, (each, label) in enumerate(
@@ -329,6 +355,7 @@ def _store_part(
             files.append((each.name, each.length))
             # As `sha256sum` lists files.
             listing.update(f"{each.sha256}  {each.name}\n".encode())
+            digests.append((bytes.fromhex(each.sha256[:16]), each.name))
             reduced |= min(each.image.shape[:2]) == settings.store_pixels
             append(each.image)
     if unreadable:
@@ -349,7 +376,7 @@ def _store_part(
         "images": len(labels),
         "sha256": {"images": listing.hexdigest(), "labels": sha256_of_array(label_array)},
     }
-    return split, reduced
+    return split, reduced, digests
 
 
 @contextmanager

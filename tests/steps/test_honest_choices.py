@@ -1,0 +1,136 @@
+"""A target of accuracy on weights that were trained on the images held out for choices."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from toy import toy
+
+import lowrank
+from lowrank.cli import main
+from lowrank.files import read_json, write_json
+from lowrank.networks.export import export_onnx
+from lowrank.networks.registry import NetworkSpec
+from lowrank.networks.states import State, write_state
+from lowrank.search import Found, cheapest
+from lowrank.training.batches import EvaluationBatches
+from lowrank.training.datasets import open_dataset
+from lowrank.training.exported import are_right
+from lowrank.training.sources import store_dataset
+from lowrank.training.splits import gap_warning
+
+SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+ACCURACY_DROP = 20.0
+# With more it would cost as much as it is, and stay dense.
+RANKS = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Classes that overlap, so that the network can know images by heart but not all classes."""
+    random = np.random.default_rng(0)
+    folder, means = tmp_path_factory.mktemp("honest") / "overlapping", random.normal(0, 1, (10, 48))
+    arrays = {}
+    for split, count in (("train", 120), ("test", 1200)):
+        labels = random.integers(0, 10, count)
+        coarse = 128 + 25 * (means[labels] + random.normal(0, 1.0, (count, 48)))
+        coarse = coarse.reshape(count, 4, 4, 3).repeat(8, 1).repeat(8, 2)
+        arrays[f"{split}_images"] = coarse.clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels.astype(np.uint8)
+    store_dataset(folder, "overlapping", [str(n) for n in range(10)], arrays)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(dataset):
+    """Trained on every training image, those held out for choices among them."""
+    network, data = toy(seed=1), open_dataset(dataset)
+    batches = [EvaluationBatches(split, SPEC)[0] for split in (data.train, data.validation)]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for _ in range(120):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def trials(network, dataset):
+    """ONNX files of the network with a classifier of each rank, and of the original under None."""
+    files = {None: dataset.parent / "original.onnx"}
+    export_onnx(network, SPEC, files[None])
+    for rank in RANKS:
+        ranks = {"select": "fixed", "table": {"classifier": [rank]}}
+        small = lowrank.compress(network, (3, 32, 32), factorize={"linear": "svd"}, ranks=ranks)
+        files[rank] = dataset.parent / f"rank{rank}.onnx"
+        small.export(files[rank])
+    write_state(dataset.parent / "original.safetensors", State(SPEC, network, {}))
+    return files
+
+
+def lowrank_step(*arguments):
+    done = CliRunner().invoke(main, [str(each) for each in arguments])
+    assert done.exit_code == 0, done.output
+
+
+def split(dataset, **choice):
+    output = dataset.parent / "splits" / choice["from"]
+    lowrank_step("splits", "--model", "toy", "--dataset", dataset, "--validation",
+                 json.dumps(choice), "--output", output)  # fmt: skip
+    return output
+
+
+@pytest.fixture(scope="module")
+def splits(dataset):
+    return split(dataset, **{"from": "test", "images": 600})
+
+
+def judged(rank, trials, dataset, splits):
+    folder = dataset.parent
+    write_json(folder / "aim.json", {"share": rank / 10})
+    lowrank_step("judge_trial", "--original", trials[None], "--trial", trials[rank],
+                 "--state", folder / "original.safetensors", "--dataset", dataset,
+                 "--splits", splits, "--aim", folder / "aim.json", "--threads", 1,
+                 "--output", folder / "found.json")  # fmt: skip
+    return Found.from_json(read_json(folder / "found.json"))
+
+
+def reported(rank, trials, dataset, splits):
+    images = open_dataset(dataset, splits).test
+    before, after = (are_right(trials[r], images, SPEC, threads=1) for r in (None, rank))
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return Found.of(rank / 10, lost=lost, gained=gained, images=len(images))
+
+
+def test_images_held_out_of_training_show_the_gap(trials, dataset, splits):
+    warnings = {}
+    for chosen in (split(dataset, **{"from": "train", "images": 60}), splits):
+        data = open_dataset(dataset, chosen)
+        accuracy = {
+            name: 100 * are_right(trials[None], getattr(data, name), SPEC, threads=1).mean()
+            for name in ("validation", "test")
+        }
+        warnings[data.validation_from] = gap_warning(
+            accuracy,
+            validation=len(data.validation),
+            test=len(data.test),
+            validation_from=data.validation_from,
+        )
+    assert "validation accuracy is 100.00 % on 60 images" in warnings["train"]
+    assert warnings["test"] == ""
+
+
+def test_the_search_keeps_its_target_on_the_reported_images(trials, dataset, splits):
+    found = {rank: judged(rank, trials, dataset, splits) for rank in RANKS}
+    truth = {rank: reported(rank, trials, dataset, splits) for rank in RANKS}
+    for rank in RANKS:
+        error = np.hypot(found[rank].standard_error, truth[rank].standard_error)
+        assert abs(found[rank].drop - truth[rank].drop) <= 3 * error
+    taken = RANKS[cheapest(list(found.values()), accuracy_drop=ACCURACY_DROP, confidence=1.0)]
+    assert taken == 4
+    assert truth[taken].drop <= ACCURACY_DROP + 3 * truth[taken].standard_error
+    # The next cheaper one would not have kept it.
+    assert truth[3].drop > ACCURACY_DROP
