@@ -31,6 +31,7 @@ STEPS = (
     "overview",
     "draw",
     "study",
+    "stage",
     "record",
     "adopt",
     "clean",
