@@ -125,5 +125,5 @@ rule pretrain:
     shell:
         "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
         " --network {params.network:q} --dataset {input.dataset} --settings {params.settings:q}"
-        " --start {params.start:q} --state build/resume/pretrain/{wildcards.model}.pt"
+        " --start={params.start:q} --state build/resume/pretrain/{wildcards.model}.pt"
         " --weights {output.weights} --provenance {output.provenance}"
