@@ -22,6 +22,8 @@ PREFIX = "lowrank."
 
 # Of the precision of the main file in int8; for other kinds of hardware, what follows.
 INT8 = "int8"
+# Before that of the original in int8.
+CONTROL = "control_"
 
 
 def deliver(
@@ -39,7 +41,7 @@ def deliver(
         What it held before is replaced.
     models
         The ONNX file by precision: `float32`, `int8`, and `int8_<file>` for the int8 files of
-        other kinds of hardware than the main device's.
+        other kinds of hardware than the main device's; after `control_` those of the original.
     result
         As the step `summarize` writes it.
     described
@@ -77,7 +79,17 @@ def facts_of(
     layers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What is known of one of the files, as a JSON document. Arguments as for `deliver`."""
-    measured = _measured(precision, result)
+    original = precision.startswith(CONTROL)
+    measured = _measured(precision.removeprefix(CONTROL), result["control"] if original else result)
+    if original:
+        # int8 changes neither; and every layer stays as it is.
+        counts = {key: result[key]["original"] for key in ("parameters", "macs")}
+        result = result | {
+            key: {"original": count, "compressed": count, "ratio": 1.0}
+            for key, count in counts.items()
+        }
+        described = described | {"method": {"name": "the original in int8", "quantize": INT8}}
+        layers = [each | {"form": "dense", "ranks": ""} for each in layers]
     accuracy = {
         "original": result["accuracy"]["original"],
         "this_file": measured["accuracy"]["exported"],
@@ -92,18 +104,40 @@ def facts_of(
     }
     return {
         **{key: described[key] for key in ("network", "input", "data")},
-        "precision": precision.partition("_")[0],
+        "precision": precision.removeprefix(CONTROL).partition("_")[0],
         "method": described["method"],
         "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
         "accuracy_percent": accuracy,
         **{key: result[key] for key in ("validation", "reported") if key in result},
+        **({} if original else {"control": _control(result)}),
         **{key: result[key] for key in ("parameters", "macs")},
         "size_bytes": measured["size_bytes"],
         "latency_ms": devices,
         "energy_mj": measured.get("energy_mj", {}),
+        "answer": _answer(result),
         **{key: result[key] for key in ("command", "commit", "version")},
         "configuration": described["configuration"],
     }
+
+
+def _control(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the original in int8 is, for comparison."""
+    control = result["control"][INT8]
+    return {
+        "top1_percent": control["accuracy"]["exported"],
+        "size_bytes": control["size_bytes"]["compressed"],
+        "latency_ms": {
+            device: each["compressed"]["p50"]
+            for device, each in control["latency_ms"].items()
+            if "compressed" in each
+        },
+    }
+
+
+def _answer(result: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return which network answers the target of a method and why; None without such a target."""
+    found = result.get("search") or result.get("target")
+    return {key: found[key] for key in ("best", "reason")} if found else None
 
 
 def _measured(precision: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,14 +183,20 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def markdown(name: str, facts: Mapping[str, Any]) -> str:
     """The facts as a page for people."""
+    factored = any(each["form"] != "dense" for each in facts["layers"])
+    made = (
+        "made smaller and faster by low-rank decomposition"
+        if factored
+        else "all layers as they were"
+    )
     return "\n".join(
         [
             f"# {name}",
             "",
             f"`{name}.onnx`: the network `{facts['input']['name']}`, trained on `{facts['data']}`, "
-            f"made smaller and faster by low-rank decomposition, in {facts['precision']}. "
-            "The file's metadata hold all of this, too.",
+            f"{made}, in {facts['precision']}. The file's metadata hold all of this, too.",
             "",
+            *_of_target(facts["answer"]),
             *_costs(facts),
             "",
             *_choices(facts),
@@ -214,37 +254,65 @@ def _uncommitted(commit: str | None) -> list[str]:
     ]
 
 
+def _of_target(answer: Mapping[str, str] | None) -> list[str]:
+    if answer is None:
+        return []
+    which = (
+        "the original in int8, which is delivered beside the compressed network"
+        if answer["best"] == "control"
+        else "the compressed network"
+    )
+    return [f"The answer to the target of the method is {which}: {answer['reason']}.", ""]
+
+
 def _costs(facts: Mapping[str, Any]) -> list[str]:
-    accuracy = facts["accuracy_percent"]
+    """Return the table of costs: the original, the original in int8 where known, and this file."""
+    accuracy, control = facts["accuracy_percent"], facts.get("control")
     images = f"{facts['reported']['images']} " if "reported" in facts else "the "
+
+    def row(label: str, original: str, int8: str, this: str, comparison: str = "") -> str:
+        cells = [label, original, *([int8] if control else []), this, comparison]
+        return "| " + " | ".join(cells) + " |"
+
+    def of_control(value: Any, form: str) -> str:
+        return "" if value is None else form.format(value)
+
     lines = [
-        "| | original | this file | |",
-        "|---|---|---|---|",
-        f"| top-1 on {images}test images, % | {accuracy['original']:.2f} "
-        f"| {accuracy['this_file']:.2f} | |",
+        row("", "original", "original in int8", "this file"),
+        "|" + "---|" * (5 if control else 4),
+        row(
+            f"top-1 on {images}test images, %",
+            f"{accuracy['original']:.2f}",
+            of_control(control and control["top1_percent"], "{:.2f}"),
+            f"{accuracy['this_file']:.2f}",
+        ),
     ]
     if "original_top5" in accuracy:
-        lines.append(
-            f"| top-5, % | {accuracy['original_top5']:.2f} | {accuracy['this_file_top5']:.2f} | |"
-        )
+        top5 = [f"{accuracy[key]:.2f}" for key in ("original_top5", "this_file_top5")]
+        lines.append(row("top-5, %", top5[0], "", top5[1]))
     for key, label, better in (
         ("parameters", "parameters", "fewer"),
         ("macs", "multiply-accumulates of one image", "fewer"),
         ("size_bytes", "bytes of the ONNX file", "smaller"),
     ):
         each = facts[key]
-        lines.append(
-            f"| {label} | {each['original']:,} | {each['compressed']:,} "
-            f"| {each['ratio']:.2f}x {better} |"
-        )
+        int8 = (control or {}).get(key, each["original"])
+        counts = [f"{count:,}" for count in (each["original"], int8, each["compressed"])]
+        lines.append(row(label, *counts, f"{each['ratio']:.2f}x {better}"))
     for device, each in facts["latency_ms"].items():
-        lines.append(_latency(device, each))
+        if "not_measured" in each:
+            because = f"not measured: {each['not_measured']}"
+            lines.append(row(f"latency on {device}", "", "", "", because))
+            continue
+        int8 = control and control["latency_ms"].get(device)
+        medians = [f"{each[which]['p50']:.3f}" for which in ("original", "compressed")]
+        label = f"latency on {device}, ms, median"
+        lines.append(row(label, medians[0], of_control(int8, "{:.3f}"), medians[1], _faster(each)))
         energy = facts["energy_mj"].get(device, {})
         if energy.get("compressed") is not None:
-            lines.append(
-                f"| energy of one run on {device}, mJ | {energy['original']:.2f} "
-                f"| {energy['compressed']:.2f} | |"
-            )
+            label = f"energy of one run on {device}, mJ"
+            used = [f"{energy[which]:.2f}" for which in ("original", "compressed")]
+            lines.append(row(label, used[0], "", used[1]))
     return lines
 
 
@@ -262,17 +330,21 @@ def _choices(facts: Mapping[str, Any]) -> list[str]:
     return [f"Choices were made on {chosen['images']} {origin}.", "", *warning]
 
 
-def _latency(device: str, latency: Mapping[str, Any]) -> str:
-    if "not_measured" in latency:
-        return f"| latency on {device} | | | not measured: {latency['not_measured']} |"
+def _faster(latency: Mapping[str, Any]) -> str:
+    """Return the speed-ups over both originals with their intervals, and the conditions."""
     with_ = latency["measured_with"]
     threads = with_.get("threads")
+
+    def ratio(name: str) -> str:
+        low, high = latency[f"{name}_low"], latency[f"{name}_high"]
+        return f"{latency[name]:.2f}x faster ({low:.2f} to {high:.2f})"
+
+    over = "speedup_over_control"
     return (
-        f"| latency on {device}, ms, median | {latency['original']['p50']:.3f} "
-        f"| {latency['compressed']['p50']:.3f} | {latency['speedup']:.2f}x faster "
-        f"({latency['speedup_low']:.2f} to {latency['speedup_high']:.2f}): {with_.get('cpu')}, "
-        f"{threads} thread{'s' if threads != 1 else ''}, {with_.get('provider')}, "
-        f"ONNX Runtime {with_.get('runtime_version')} |"
+        ratio("speedup")
+        + (f", {ratio(over)} than the original in int8" if over in latency else "")
+        + f": {with_.get('cpu')}, {threads} thread{'s' if threads != 1 else ''}, "
+        f"{with_.get('provider')}, ONNX Runtime {with_.get('runtime_version')}"
     )
 
 

@@ -16,6 +16,9 @@ import yaml
 from lowrank.errors import UserError
 from lowrank.params import Params
 
+# Names of folders that hold a file for each factored layer, or each round: there may be none.
+MAY_BE_EMPTY = ("factors", "rounds")
+
 # By stage. A folder goes whole, so that nothing of an earlier choice stays in it. Not here:
 # datasets, which are replaced when the new one is complete, and layer tables, which are always
 # current.
@@ -40,6 +43,7 @@ _OUTPUTS = {
         "build/{model}/original/export.json",
     ),
     "export_onnx": ("build/{model}/{method}/model.onnx", "build/{model}/{method}/export.json"),
+    "quantize_original": ("build/{model}/original/int8",),
     "quantize": ("build/{model}/{method}/int8",),
     "benchmark": ("build/{model}/{method}/benchmark/{device}.json",),
     "summarize": (
@@ -75,12 +79,18 @@ def outputs_of(stage: str, params: Params) -> list[Path]:
 
 
 def remove_outputs(stage: str, params: Params) -> None:
-    """Remove what a stale stage made, so that Snakemake makes it again."""
+    """Remove what a stale stage made, so that Snakemake makes it again.
+
+    Folders that a method without factors or rounds leaves empty are there afterwards: DVC wants
+    every output of a stage.
+    """
     for path in outputs_of(stage, params):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+        if path.name in MAY_BE_EMPTY:
+            path.mkdir(parents=True)
 
 
 def require_watched(files: Iterable[Path], stage: str, about: str) -> None:

@@ -6,13 +6,14 @@ and size. The first device of the matrix names the main file.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lowrank.devices.processor import Processor, integer_types
 from lowrank.errors import UserError
-from lowrank.files import read_json
+from lowrank.files import read_json, written_whole
 
 REPORT = "report.json"
 
@@ -44,6 +45,13 @@ def file_for(folder: Path, device: str) -> Path:
 def all_files(folder: Path) -> list[Path]:
     """Every int8 file of a folder; the main one, of the first device, first."""
     return [folder / name for name in read_report(folder)["files"]]
+
+
+def copy_folder(source: Path, folder: Path) -> None:
+    """Copy the int8 files of a folder and their report, each whole, the report last."""
+    for path in [*all_files(source), source / REPORT]:
+        with written_whole(folder / path.name) as partial:
+            shutil.copyfile(path, partial)
 
 
 def main_record(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,12 +50,23 @@ def commit(stages: Sequence[str], graph: Workflow) -> None:
     Raises UserError where DVC refuses.
     """
     write_digests(Path("build/code.json"), graph.network_codes())
+    make_empty_folders(stages)
     command = ["dvc", "commit", "--force", "--with-deps", "--quiet", *stages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         told = next((line for line in lines if line.startswith("ERROR")), "it printed nothing")
         raise UserError(f"`dvc commit` ended with status {done.returncode} ({told}).")
+
+
+def make_empty_folders(stages: Iterable[str]) -> None:
+    """Make the folders that a method without factors or rounds leaves out and DVC expects."""
+    for stage in stages:
+        name, _, variant = stage.partition("@")
+        if name == "summarize":
+            folder = Path("build", *variant.split("-"))
+            for expected in ("first/factors", "rounds"):
+                (folder / expected).mkdir(parents=True, exist_ok=True)
 
 
 def remove_strangers(jobs: Iterable[Any]) -> None:

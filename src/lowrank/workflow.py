@@ -559,9 +559,10 @@ class Workflow:
         return self.params.calibrate.threads if sequential else self.params.decompose.threads
 
     def plans(self, wildcards: Wildcards) -> list[str]:
-        """The plan of every round."""
+        """The plan of every round; an empty one, which DVC expects, where there is no round."""
         folder = self._folder(wildcards)
-        return [f"{folder}/{_at(number)}/ranks.json" for number in self._numbers(wildcards)]
+        numbers = self._numbers(wildcards) or [1]
+        return [f"{folder}/{_at(number)}/ranks.json" for number in numbers]
 
     def round_files(self, wildcards: Wildcards) -> list[str]:
         """Accuracy, curve and timing of every round."""
@@ -598,6 +599,18 @@ class Workflow:
         if self.params.benchmark[wildcards.device].kind != "local":
             return ""
         return here_signature()
+
+    def ready_int8(self, wildcards: Wildcards) -> list[str]:
+        """The original's folder in int8, for a method that leaves the original as it is."""
+        if not self.quantize(wildcards) or self.rounds(wildcards.model, wildcards.method):
+            return []
+        return [f"build/{wildcards.model}/original/int8"]
+
+    def control_found(self, wildcards: Wildcards) -> list[str]:
+        """What the original loses in int8, for a search that delivers int8; else none."""
+        if not self.quantize(wildcards):
+            return []
+        return [f"{self._folder(wildcards)}/search/control_found.json"]
 
     def benchmarks(self, wildcards: Wildcards) -> list[str]:
         """The measurements on every device."""

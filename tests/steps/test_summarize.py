@@ -95,7 +95,20 @@ def measurement():
         "memory_mb": {"original": 30.0, "compressed": 20.0},
         "environment": {"processor": "any"},
         "agreement": {"images": 64, "relative_error": 1e-6, "warning": None},
+        "control": {"int8": {"not_measured": "no int8 kernels"}},
     }
+
+
+def controlled(over=2.0):
+    """What a device measured that runs int8, of all three networks."""
+    control = measurement() | {"speedup": 2.5}
+    found = measured_in_int8(5.5) | {"control": {"int8": control}}
+    found["int8"] |= {
+        "speedup_over_control": over,
+        "speedup_over_control_low": over - 0.1,
+        "speedup_over_control_high": over + 0.1,
+    }
+    return found
 
 
 def measured_in_int8(speedup):
@@ -126,6 +139,27 @@ INT8 = {
         },
     },
     "float_accuracy": {"validation": {"top1": 89.5}},
+}
+CONTROL = INT8 | {
+    "files": {
+        name: each
+        | {
+            "accuracy": {"validation": {"top1": 92.5}, "test": {"top1": 91.5}},
+            "size_bytes": 3000,
+            "kept_in_float": [],
+        }
+        for name, each in INT8["files"].items()
+    }
+}
+SEARCH = {
+    "accuracy_drop": 4.0,
+    "cost": "latency_ms.phone",
+    "share": 0.1,
+    "taken": 2,
+    "drop": 3.0,
+    "standard_error": 0.2,
+    "within": True,
+    "control": {"drop": 0.5, "standard_error": 0.1, "within": True},
 }
 
 
@@ -158,7 +192,8 @@ def write_documents(tmp_path, others):
         "phone": measured_in_int8(5.5) | {"others": {"threads_2": measured_in_int8(4.5)}},
         "board": measurement() | {"int8": {"not_measured": "no int8 kernels"}},
         "int8/report": INT8,
-        "search": {"accuracy_drop": 1.0, "share": 0.1, "taken": 2},
+        "control/report": CONTROL,
+        "search": SEARCH,
         "ranks1": PLANS[0].to_json(),
         "ranks2": PLANS[1].to_json(),
         "metrics1": accuracies(decomposed=20.0, finetuned=80.0),
@@ -179,7 +214,8 @@ def write_documents(tmp_path, others):
             "factored": {"second": FACTORED.to_json()},
         },
     )
-    for name in ("model.onnx", "int8/s8.onnx", "int8/u8_reduced.onnx"):
+    files = [f"{folder}/{name}" for folder in ("int8", "control") for name in INT8["files"]]
+    for name in ("model.onnx", *files):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         onnx.save_model(helper.make_model(helper.make_graph([], "net", [], [])), tmp_path / name)
 
@@ -198,6 +234,7 @@ def arguments(tmp_path):
         "rounds": paths(*rounds),
         "model": str(tmp_path / "model.onnx"),
         "int8": str(tmp_path / "int8"),
+        "control": str(tmp_path / "control"),
         "search": paths("search"),
         "benchmarks": paths("phone", "board"),
         "described": json.dumps(DESCRIBED),
@@ -273,8 +310,65 @@ def test_which_int8_file_each_device_runs(outputs):
     assert int8["files"]["s8.onnx"]["accuracy"]["exported"] == int8["accuracy"]["exported"]
 
 
-def test_what_a_search_took(outputs):
-    assert outputs["result"]["search"] == {"accuracy_drop": 1.0, "share": 0.1, "taken": 2}
+def test_the_original_in_int8_beside_it(run, tmp_path):
+    done = run(phone=controlled())
+    assert done.exit_code == 0, done.output
+    result = read_json(tmp_path / "result.json")
+    control = result["control"]["int8"]
+    assert control["accuracy"] == {"exported": 91.5, "validation": {"exported": 92.5}}
+    assert control["size_bytes"] == {"original": 12_000, "compressed": 3000, "ratio": 4.0}
+    assert control["latency_ms"]["phone"]["speedup"] == 2.5
+    assert control["latency_ms"]["board"] == {"not_measured": "no int8 kernels"}
+    latency = result["int8"]["latency_ms"]["phone"]
+    ends = [latency[f"speedup_over_control{end}"] for end in ("", "_low", "_high")]
+    assert ends == pytest.approx([2.0, 1.9, 2.1])
+    assert read_json(tmp_path / "headlines.json")["control"]["int8"] == {
+        "accuracy": {"exported": 91.5},
+        "size_bytes": {"ratio": 4.0},
+        "latency_ms": {"phone": {"compressed": {"p50": 1.0}, "speedup": 2.5}},
+    }
+    assert "the original in int8: 91.50 % top-1, 4.00x smaller" in done.stderr
+
+
+def test_a_search_that_the_compressed_network_answers(run, tmp_path):
+    done = run(phone=controlled(over=2.0))
+    assert done.exit_code == 0, done.output
+    search = read_json(tmp_path / "result.json")["search"]
+    assert SEARCH.items() <= search.items()
+    assert search["best"] == "compressed"
+    assert "the compressed network is the answer to the target" in done.stderr
+    names = {path.name for path in (tmp_path / "models/net_tucker").iterdir()}
+    assert not any("control" in name for name in names)
+
+
+def test_a_search_that_the_original_in_int8_answers(run, tmp_path):
+    done = run(phone=controlled(over=0.9))
+    assert done.exit_code == 0, done.output
+    search = read_json(tmp_path / "result.json")["search"]
+    assert search["best"] == "control"
+    assert "the original in int8 is the answer to the target" in done.stderr
+    assert search["reason"] in done.stderr
+    # It is delivered, beside the network that was found.
+    folder = tmp_path / "models/net_tucker"
+    names = {path.name for path in folder.iterdir()}
+    for name in ("net_tucker_int8", "net_tucker_control_int8"):
+        assert {f"{name}.onnx", f"{name}.md"} <= names
+        assert search["reason"] in (folder / f"{name}.md").read_text()
+    page = (folder / "net_tucker_control_int8.md").read_text()
+    assert "| top-1 on the test images, % | 92.00 | 91.50 |  |" in page
+
+
+def test_a_target_of_milliseconds_that_the_original_in_int8_meets(tmp_path):
+    write_documents(tmp_path, {"phone": controlled()})
+    ranks = {"select": "budget", "target": {"latency_ms": {"phone": 0.5}}}
+    described = DESCRIBED | {"method": {"name": "tucker", "ranks": ranks}}
+    asked = [*arguments(tmp_path), "--search=", f"--described={json.dumps(described)}"]
+    done = CliRunner().invoke(summarize, asked)
+    assert done.exit_code == 0, done.output
+    target = read_json(tmp_path / "result.json")["target"]
+    assert (target["met"], target["met_by_control"], target["best"]) == (True, True, "control")
+    assert target["latency_ms"]["phone"]["control"] == 0.4
+    assert (tmp_path / "models/net_tucker/net_tucker_control_int8.onnx").exists()
 
 
 def test_what_made_it(outputs, tmp_path):
@@ -302,6 +396,7 @@ def test_the_metrics_are_figures_of_the_result_and_nothing_else(outputs):
             "size_bytes": {"ratio": 8.0},
             "latency_ms": {"phone": {"compressed": {"p50": 1.0}, "speedup": 5.5}},
         },
+        "control": {"int8": {"accuracy": {"exported": 91.5}, "size_bytes": {"ratio": 4.0}}},
     }
 
 
@@ -346,7 +441,7 @@ def test_a_measurement_of_an_earlier_version_is_told(run):
 def test_what_to_take_away(outputs, tmp_path):
     folder = tmp_path / "models/net_tucker"
     page = (folder / "net_tucker.md").read_text()
-    assert "| top-1 on the test images, % | 92.00 | 88.50 | |" in page
+    assert "| top-1 on the test images, % | 92.00 | 91.50 | 88.50 |  |" in page
     assert "| second | tucker2 | 2, 3 |" in page
     model = onnx.load(folder / "net_tucker_int8.onnx")
     facts = {entry.key: entry.value for entry in model.metadata_props}
@@ -436,6 +531,6 @@ def test_which_images_choices_were_made_on_and_which_are_reported(run, tmp_path)
     assert result["reported"] == before["reported"]
     assert "warning: too good to be true" in done.stderr
     page = (tmp_path / "models/net_tucker/net_tucker.md").read_text()
-    assert "| top-1 on 40 test images, % | 92.00 | 88.50 | |" in page
+    assert "| top-1 on 40 test images, % | 92.00 | 91.50 | 88.50 |  |" in page
     assert "Choices were made on 60 other test images, which are not reported." in page
     assert "**Warning:** too good to be true" in page

@@ -192,18 +192,21 @@ LATER = {"export_onnx", "quantize", "benchmark", "summarize", "overview"}
         ({"finetune__seed": 7}, {"finetune"} | LATER),
         ({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
         ({"benchmark__local__repeats": 6}, {"benchmark", "summarize", "overview"}),
-        ({"quantize__images": 30}, {"quantize", "benchmark", "summarize", "overview"}),
+        (
+            {"quantize__images": 30},
+            {"quantize_original", "quantize", "benchmark", "summarize", "overview"},
+        ),
         (
             {"methods__tucker__ranks__weaken": 0.5},
             {"select_ranks", "decompose", "finetune"} | LATER,
         ),
         ({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
         ({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
-        ({"export_onnx__threads": 2}, {"export_original"} | LATER),
+        ({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
         (
             {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
             {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
-            | {"export_original"}
+            | {"export_original", "quantize_original"}
             | LATER,
         ),
         ({"pretrain__resnet20__epochs": 3}, set()),

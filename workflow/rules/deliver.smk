@@ -71,6 +71,8 @@ rule quantize:
         dataset=GRAPH.dataset,
         devices=GRAPH.descriptions,
         splits="build/{model}/original/splits",
+        # The control, where the method leaves the original as it is.
+        ready=GRAPH.ready_int8,
     output:
         directory("build/{model}/{method}/int8"),
     log:
@@ -81,11 +83,30 @@ rule quantize:
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
     shell:
-        "lowrank quantize --log {log} --label 'quantize {wildcards.model} {wildcards.method}'"
+        "lowrank quantize --log {log} --label '{rule} {wildcards}'"
         " --model {input.model} --state {input.state}"
         " --dataset {input.dataset} --splits {input.splits}"
-        " --devices '{input.devices}' --kind '{params.kind}' --settings {params.settings:q}"
-        " --folder {output}"
+        " --devices '{input.devices}' --ready '{input.ready}'"
+        " --kind '{params.kind}' --settings {params.settings:q} --folder {output}"
+
+
+# The control of every result: what int8 alone gives, without any compression.
+use rule quantize as quantize_original with:
+    input:
+        model="build/{model}/original/model.onnx",
+        state="build/{model}/original/model.safetensors",
+        dataset=GRAPH.dataset,
+        devices=GRAPH.descriptions,
+        splits="build/{model}/original/splits",
+        ready=[],
+    output:
+        directory("build/{model}/original/int8"),
+    log:
+        "logs/quantize_original/{model}.log",
+    params:
+        code=GRAPH.code("quantize"),
+        kind="int8",
+        settings=PARAMS.quantize.model_dump_json(),
 
 
 rule benchmark:
@@ -93,6 +114,7 @@ rule benchmark:
         original="build/{model}/original/model.onnx",
         compressed="build/{model}/{method}/model.onnx",
         quantized=GRAPH.quantized,
+        control="build/{model}/original/int8",
         # Some images, whose answers on the device are compared with those expected.
         dataset=GRAPH.dataset,
         state="build/{model}/original/model.safetensors",
@@ -109,7 +131,8 @@ rule benchmark:
     shell:
         "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
         " --original {input.original} --compressed {input.compressed}"
-        " --quantized '{input.quantized}' --processor {input.processor}"
+        " --quantized '{input.quantized}' --control {input.control}"
+        " --processor {input.processor}"
         " --dataset {input.dataset} --state {input.state}"
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
 
@@ -124,6 +147,7 @@ rule summarize:
         rounds=GRAPH.round_files,
         model="build/{model}/{method}/model.onnx",
         quantized=GRAPH.quantized,
+        control="build/{model}/original/int8",
         search=GRAPH.search,
         benchmarks=GRAPH.benchmarks,
         table="data/networks/{model}.json",
@@ -144,11 +168,11 @@ rule summarize:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
         " --table {input.table} --original {input.original} --exports '{input.exports}'"
         " --state {input.state} --plans '{input.plans}' --rounds '{input.rounds}'"
-        " --model {input.model} --int8 '{input.quantized}' --search '{input.search}'"
-        " --benchmarks '{input.benchmarks}'"
+        " --model {input.model} --int8 '{input.quantized}' --control {input.control}"
+        " --search '{input.search}' --benchmarks '{input.benchmarks}'"
         " --described {params.described:q} --delivered {output.delivered}"
-        " --result {output.result} --metrics {output.metrics} --layers {output.layers} --times {output.times}"
-        " --curve {output.curve}"
+        " --result {output.result} --metrics {output.metrics} --layers {output.layers}"
+        " --times {output.times} --curve {output.curve}"
 
 
 # A result that no rule makes: say which name is wrong instead of "no rule to produce".

@@ -40,9 +40,24 @@ rule judge_trial:
     shell:
         "lowrank judge_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
         " --original {input.original} --trial {input.trial} --state {input.state}"
-        " --dataset {input.dataset} --splits {input.splits} --aim {input.aim}"
+        " --dataset {input.dataset} --splits {input.splits} --aim '{input.aim}'"
         " --threads {params.threads}"
         " --output {output}"
+
+
+# The original in int8 is a candidate, too.
+use rule judge_trial as judge_control with:
+    input:
+        original="build/{model}/original/model.onnx",
+        trial="build/{model}/original/int8",
+        state="build/{model}/original/model.safetensors",
+        dataset=GRAPH.dataset,
+        splits="build/{model}/original/splits",
+        aim=[],
+    output:
+        "build/{model}/{method}/search/control_found.json",
+    log:
+        "logs/judge_control/{model}/{method}.log",
 
 
 # The network of the best trial becomes that of the method.
@@ -50,6 +65,7 @@ rule settle:
     input:
         trials=GRAPH.all_trials,
         files=GRAPH.trial_files,
+        control=GRAPH.control_found,
     output:
         files=[f"build/{{model}}/{{method}}/{name}" for name in SETTLED],
         report="build/{model}/{method}/search.json",
@@ -63,4 +79,4 @@ rule settle:
     shell:
         "lowrank settle --log {log} --label 'search {wildcards.model} {wildcards.method}'"
         " --settings {params.settings:q} --trials '{input.trials}' --files '{input.files}'"
-        " --outputs '{output.files}' --report {output.report}"
+        " --control '{input.control}' --outputs '{output.files}' --report {output.report}"

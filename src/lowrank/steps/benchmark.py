@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ _COMPARED = 64
 @click.option("--original", type=Path, required=True, help="ONNX file.")
 @click.option("--compressed", type=Path, required=True, help="ONNX file.")
 @click.option("--quantized", default="", help="Folder of the quantize step; empty: float alone.")
+@click.option("--control", type=Path, required=True, help="Such a folder of the original.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--state", type=Path, required=True, help="The original, safetensors.")
 @click.option(
@@ -36,6 +38,7 @@ def benchmark(
     original: Path,
     compressed: Path,
     quantized: str,
+    control: Path,
     dataset: Path,
     state: Path,
     processor: Path,
@@ -47,22 +50,28 @@ def benchmark(
     from lowrank.devices import DeviceError, combinations, create_device
     from lowrank.errors import UserError
     from lowrank.files import write_json
+    from lowrank.int8_files import file_for
 
     main, *others = combinations(settings).items()
     try:
         there = create_device(device, main[1])
         _require_same_processor(there, processor, main[1])
-        measured = _measured(there, original, compressed, quantized, main[1], "")
+        models = Models(
+            original,
+            compressed,
+            file_for(Path(quantized), device) if quantized else None,
+            file_for(control, device),
+        )
+        measured = _measured(there, models, main[1], "")
         with real_images(dataset, state) as images:
-            _check(measured, there, compressed, quantized, images, main[1])
+            _check(measured, there, models, images, main[1])
         measured["layers_ms"] = {
             name: _by_layer(there, model, main[1])
             for name, model in (("original", original), ("compressed", compressed))
         }
         if others:
             measured["others"] = {
-                name: _measured(there, original, compressed, quantized, each, f"{name}: ")
-                for name, each in others
+                name: _measured(there, models, each, f"{name}: ") for name, each in others
             }
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
@@ -88,45 +97,93 @@ def _require_same_processor(there: Device, described: Path, settings: dict[str, 
         )
 
 
-def _measured(
-    there: Device,
-    original: Path,
-    compressed: Path,
-    quantized: str,
-    settings: dict[str, Any],
-    what: str,
-) -> dict[str, Any]:
-    """By one setting: what the device found, and `int8` where there is a quantised model."""
-    from lowrank.int8_files import file_for
+@dataclass(frozen=True)
+class Models:
+    """ONNX files to measure; `quantized` may be None, and `control` is the original in int8."""
 
-    measured = there.measure(original, compressed, settings)
+    original: Path
+    compressed: Path
+    quantized: Path | None
+    control: Path
+
+    @property
+    def is_control(self) -> bool:
+        """Whether what is delivered is the original in int8 itself."""
+        from lowrank.files import sha256_of
+
+        return self.quantized is not None and sha256_of(self.quantized) == sha256_of(self.control)
+
+
+def _measured(there: Device, models: Models, settings: dict[str, Any], what: str) -> dict[str, Any]:
+    """Measure by one setting: the compressed network, `int8` if there is one, and `control`.
+
+    What is delivered, in int8 if there is that, is also measured against the control.
+    """
+    measured = there.measure(models.original, models.compressed, settings)
     _say_speedup(measured, what)
-    if quantized:
-        model = file_for(Path(quantized), there.name)
-        if because := there.lacks_int8(model, settings):
-            say(f"{what}int8 is not measured: {because}")
-            measured["int8"] = {"not_measured": because}
-        else:
-            measured["int8"] = {**there.measure(original, model, settings), "file": model.name}
-            _say_speedup(measured["int8"], f"{what}int8: ")
+    control = _in_int8(
+        there, models.original, models.control, settings, f"{what}original in int8: "
+    )
+    measured["control"] = {"int8": control}
+    delivered = measured
+    if models.quantized:
+        delivered = measured["int8"] = (
+            dict(control)
+            if models.is_control
+            else _in_int8(there, models.original, models.quantized, settings, f"{what}int8: ")
+        )
+    if "not_measured" not in control and "not_measured" not in delivered:
+        delivered |= _over_control(there, models, settings, what)
     return measured
 
 
-def _check(
-    measured: dict[str, Any],
-    there: Device,
-    compressed: Path,
-    quantized: str,
-    images: Path,
-    settings: dict[str, Any],
-) -> None:
-    """Add `agreement` of each file, and which kernels the int8 one runs in."""
-    from lowrank.int8_files import file_for
+def _in_int8(
+    there: Device, original: Path, model: Path, settings: dict[str, Any], what: str
+) -> dict[str, Any]:
+    """Measure an int8 model against the original in float, or say why it is not measured."""
+    if because := there.lacks_int8(model, settings):
+        say(f"{what}not measured: {because}")
+        return {"not_measured": because}
+    measured = {**there.measure(original, model, settings), "file": model.name}
+    _say_speedup(measured, what)
+    return measured
 
-    measured["agreement"] = agreement_on(there, compressed, images, settings, in_int8=False)
-    if "int8" in measured and "not_measured" not in measured["int8"]:
-        model = file_for(Path(quantized), there.name)
-        measured["int8"] |= checked_int8(there, model, compressed, images, settings)
+
+def _over_control(
+    there: Device, models: Models, settings: dict[str, Any], what: str
+) -> dict[str, float]:
+    """Measure what is delivered against the original in int8: the ratio and its interval."""
+    ends = ("speedup", "speedup_low", "speedup_high")
+    if models.is_control:
+        return {f"speedup_over_control{end.removeprefix('speedup')}": 1.0 for end in ends}
+    # The energy of both was counted beside the original's.
+    found = there.measure(
+        models.control, models.quantized or models.compressed, settings | {"energy_seconds": 0}
+    )
+    say(
+        f"{what}{found['speedup']:.2f}x faster than the original in int8 "
+        f"({found['speedup_low']:.2f} to {found['speedup_high']:.2f})"
+    )
+    return {f"speedup_over_control{end.removeprefix('speedup')}": found[end] for end in ends}
+
+
+def _check(
+    measured: dict[str, Any], there: Device, models: Models, images: Path, settings: dict[str, Any]
+) -> None:
+    """Add `agreement` of each file, and which kernels those in int8 run in."""
+    measured["agreement"] = agreement_on(there, models.compressed, images, settings, in_int8=False)
+    control = measured["control"]["int8"]
+    if "not_measured" not in control:
+        control |= checked_int8(there, models.control, models.original, images, settings)
+    if models.is_control:
+        measured["int8"] |= {key: each for key, each in control.items() if key in _CHECKED}
+    elif models.quantized and "not_measured" not in measured["int8"]:
+        found = checked_int8(there, models.quantized, models.compressed, images, settings)
+        measured["int8"] |= found
+
+
+# What `checked_int8` finds.
+_CHECKED = ("agreement", "integer_kernels")
 
 
 @contextmanager

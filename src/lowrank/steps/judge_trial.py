@@ -15,7 +15,7 @@ from lowrank.steps.common import Step, say, use_threads
 @click.option("--state", type=Path, required=True, help="The original, safetensors.")
 @click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
 @click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--aim", type=Path, required=True, help="The share that was asked for, JSON.")
+@click.option("--aim", default="", help="The share that was asked for, JSON; empty: all of it.")
 @click.option("--threads", type=int, required=True)
 @click.option("--output", type=Path, required=True, help="Output: the drop, JSON.")
 def judge_trial(
@@ -24,7 +24,7 @@ def judge_trial(
     state: Path,
     dataset: Path,
     splits: str,
-    aim: Path,
+    aim: str,
     threads: int,
     output: Path,
 ) -> None:
@@ -38,7 +38,8 @@ def judge_trial(
     from lowrank.training.exported import are_right
 
     images, spec = open_dataset(dataset, splits).validation, read_spec(state)
-    share, before = read_json(aim)["share"], are_right(original, images, spec, threads=threads)
+    share = read_json(aim)["share"] if aim else 1.0
+    before = are_right(original, images, spec, threads=threads)
 
     def judged(path: Path) -> Found:
         # Of another device's file what its kernels should answer, which are not here.

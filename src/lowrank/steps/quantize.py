@@ -18,6 +18,7 @@ from lowrank.steps.common import Json, Paths, Step, say, use_threads
     "--devices", type=Paths(), required=True, help="Descriptions of the devices, the main one first"
 )
 @click.option("--splits", default="", help="Folder that the splits step wrote.")
+@click.option("--ready", default="", help="Such a folder of the same network; empty: none.")
 @click.option("--kind", default="", help="methods.<method>.quantize; empty: nothing is done.")
 @click.option("--settings", type=Json(), required=True, help="quantize, JSON.")
 @click.option(
@@ -29,18 +30,24 @@ def quantize(
     dataset: Path,
     devices: list[Path],
     splits: str,
+    ready: str,
     kind: str,
     settings: dict[str, Any],
     folder: Path,
 ) -> None:
     """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
     from lowrank.files import read_json, write_json
-    from lowrank.int8_files import REPORT
+    from lowrank.int8_files import REPORT, copy_folder
 
     report = folder / REPORT
     if not kind:
         # What DVC keeps must be there, whether a method is quantised or not.
         write_json(report, {"kind": None})
+        return
+    if ready:
+        # The method leaves the network as it was, and the original was quantized for the control.
+        copy_folder(Path(ready), folder)
+        say(f"the network is the original: {ready} is its int8")
         return
     from lowrank.params import QuantizeSettings
 

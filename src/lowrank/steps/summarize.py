@@ -10,7 +10,7 @@ from lowrank.card import deliver
 from lowrank.errors import UserError
 from lowrank.factorize import get_factorization, one_group
 from lowrank.files import read_json, write_json
-from lowrank.headline import headline
+from lowrank.headline import at, headline
 from lowrank.int8_files import all_files, main_record, read_report
 from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
@@ -25,6 +25,7 @@ from lowrank.plan import (
 from lowrank.provenance import stamp
 from lowrank.steps.common import Json, Paths, Step, say
 from lowrank.stored import read_header
+from lowrank.targets import CONTROL, best_for_latency, best_of_search
 
 
 @click.command(cls=Step)
@@ -38,6 +39,7 @@ from lowrank.stored import read_header
 )
 @click.option("--model", type=Path, required=True, help="The compressed network, ONNX.")
 @click.option("--int8", default="", help="Folder of the quantize step; empty: float alone.")
+@click.option("--control", type=Path, required=True, help="Such a folder of the original.")
 @click.option("--search", default="", help="Report of the settle step, JSON; empty: no search.")
 @click.option("--benchmarks", type=Paths(), required=True, help="One for each device, JSON.")
 @click.option("--described", type=Json(), required=True, help="What the card states, JSON.")
@@ -56,6 +58,7 @@ def summarize(
     rounds: list[Path],
     model: Path,
     int8: str,
+    control: Path,
     search: str,
     benchmarks: list[Path],
     described: dict[str, Any],
@@ -91,7 +94,7 @@ def summarize(
         },
         **_on_devices(measured),
         "environment": {device: values["environment"] for device, values in measured.items()},
-        "rounds": len(plans),
+        "rounds": len(timings),
         "finetune": {
             "steps": sum(timing["steps"] for timing in timings),
             "seconds": round(sum(timing["seconds"] for timing in timings), 1),
@@ -109,11 +112,19 @@ def summarize(
     document |= {key: of_original[key] for key in ("validation", "reported") if key in of_original}
     if warning := document.get("validation", {}).get("warning"):
         say(f"warning: {warning}")
-    if search:
-        document["search"] = read_json(search)
+    size_bytes = before["counts"]["size_bytes"]
     if int8:
-        size_bytes = before["counts"]["size_bytes"]
-        document["int8"] = _quantized(read_report(Path(int8)), measured, size_bytes)
+        document["int8"] = _quantized(read_report(Path(int8)), measured, "int8", size_bytes)
+    document["control"] = {
+        "int8": _quantized(read_report(control), measured, "control.int8", size_bytes)
+    }
+    if search:
+        found = read_json(search)
+        document["search"] = found | best_of_search(found, document)
+    elif int8 and (target := at(described["method"], "ranks.target.latency_ms")):
+        document["target"] = best_for_latency(target, document)
+    answer = document.get("search") or document.get("target") or {}
+    control_is_best = answer.get("best") == CONTROL
     network = LayerTable.from_json(read_json(table))
     planned = {layer.name: layer for path in plans for layer in Plan.read(path).layers}
     header = read_header(state)
@@ -124,7 +135,9 @@ def summarize(
     ]
     deliver(
         delivered,
-        {"float32": model} | _int8_models(int8),
+        {"float32": model}
+        | _int8_models(int8)
+        | (_int8_models(str(control), "control_int8") if control_is_best else {}),
         document,
         described | {"network": header["network"], "input": header["spec"]},
         of_layers,
@@ -153,6 +166,18 @@ def summarize(
             f"int8: {eight['accuracy']['exported']:.2f} % top-1, "
             f"{eight['size_bytes']['ratio']:.2f}x smaller, {_faster(eight['latency_ms'])}"
         )
+    plain = document["control"]["int8"]
+    say(
+        f"the original in int8: {plain['accuracy']['exported']:.2f} % top-1, "
+        f"{plain['size_bytes']['ratio']:.2f}x smaller, {_faster(plain['latency_ms'])}"
+    )
+    if control_is_best:
+        say(
+            "the original in int8 is the answer to the target, and is delivered beside the "
+            f"compressed network as {described['name']}_control_int8.onnx: {answer['reason']}"
+        )
+    elif answer:
+        say(f"the compressed network is the answer to the target: {answer['reason']}")
 
 
 def _not_counted(export: dict[str, Any]) -> list[str]:
@@ -162,7 +187,7 @@ def _not_counted(export: dict[str, Any]) -> list[str]:
 
 def _measurement(path: Path) -> dict[str, Any]:
     document = read_json(path)
-    if "layers_ms" not in document:
+    if not {"layers_ms", "control"} <= document.keys():
         raise UserError(
             f"{path}: measured by an earlier version of lowrank. Delete it and run the same "
             "command again."
@@ -199,21 +224,27 @@ def _latency(values: dict[str, Any]) -> dict[str, Any]:
     if "not_measured" in values:
         return values
     found = {model: _percentiles(values[model]) for model in ("original", "compressed")}
-    found |= {name: values[name] for name in ("speedup", "speedup_low", "speedup_high")}
+    found |= {name: each for name, each in values.items() if name.startswith("speedup")}
     if "others" in values:
         found["others"] = {name: _latency(each) for name, each in values["others"].items()}
     return found
 
 
 def _quantized(
-    report: dict[str, Any], measured: dict[str, dict[str, Any]], original_bytes: int
+    report: dict[str, Any],
+    measured: dict[str, dict[str, Any]],
+    place: str,
+    original_bytes: int,
 ) -> dict[str, Any]:
-    """What the quantised network is beside the original, under the keys of the whole result."""
+    """Return what a quantized network is beside the original, under the keys of the whole result.
+
+    `place` is where the measurements of a device hold it: `int8`, or `control.int8`.
+    """
     main = main_record(report)
     return {
         "accuracy": _int8_accuracy(main["accuracy"]),
         "size_bytes": _before_after(original_bytes, main["size_bytes"]),
-        **_on_devices({device: _in_int8(values) for device, values in measured.items()}),
+        **_on_devices({device: _in_int8(values, place) for device, values in measured.items()}),
         "nodes": main["nodes"],
         "kept_in_float": len(main["kept_in_float"]),
         # Which file each device runs, and what is known of each: the first is the main one's.
@@ -248,22 +279,23 @@ def _int8_accuracy(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _int8_models(folder: str) -> dict[str, Path]:
-    """The int8 files by the precision that the card states; none without a folder.
+def _int8_models(folder: str, name: str = "int8") -> dict[str, Path]:
+    """Return the int8 files by what follows the variant's name in theirs; none without a folder.
 
     The main one is `int8`, those of other kinds of hardware `int8_s8` and so on.
     """
     if not folder:
         return {}
     main, *others = all_files(Path(folder))
-    return {"int8": main} | {f"int8_{path.stem}": path for path in others}
+    return {name: main} | {f"{name}_{path.stem}": path for path in others}
 
 
-def _in_int8(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a device what was measured in int8, by its other settings, too."""
-    found = values["int8"]
+def _in_int8(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return what a device measured of a network in int8, with its other settings."""
+    found = at(values, place)
     if "others" in values and "not_measured" not in found:
-        found = found | {"others": {name: each["int8"] for name, each in values["others"].items()}}
+        others = {name: at(each, place) for name, each in values["others"].items()}
+        found = found | {"others": others}
     return found
 
 
