@@ -204,6 +204,14 @@ def test_folders_without_a_file_in_common_need_no_warning(photos, lines):
     assert not [line for line in lines if "warning" in line]
 
 
+def test_a_first_look_at_many_files_reports_its_progress(photos, progress_lines):
+    lines = progress_lines(lambda: store(photos), tick=2.0)
+    counts = [line.split(" (")[0] for line in lines]
+    # A reading every 2 s: the third and every third after it is at least 5 s after the last line.
+    assert counts[:2] == ["3/30 image sizes", "6/30 image sizes"]
+    assert counts[-1] == "9/12 image sizes"
+
+
 def test_folders_of_a_single_class(photos):
     for name in ("green", "red"):
         for part in ("train", "val"):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lowrank.errors import UserError
 from lowrank.params import DatasetSettings
+from lowrank.progress import Progress
 from lowrank.training.background import in_background
 from lowrank.training.images import decode, read_file, size_of, stored_size
 from lowrank.training.obtaining import Say, one_line, sha256_of_array
@@ -305,7 +306,11 @@ def _decoded_bytes(part: ImageFolder, settings: DatasetSettings) -> int:
         height, width = stored_size(size, settings.store_pixels)
         return 3 * height * width
 
-    return sum(in_background(of, part.files, settings.threads))
+    total, progress = 0, Progress(len(part.files), "image sizes")
+    for each in in_background(of, part.files, settings.threads):
+        total += each
+        progress.advance()
+    return total
 
 
 def _store_part(
