@@ -38,6 +38,8 @@ from lowrank.plan import LayerTable, assign_factorizations, fits, rounds_of
 from lowrank.processes import run_step
 
 TABLES = Path("data/networks")
+# Of a layer in its network, `features.conv1_1`; a file of factors has this name.
+LAYER_NAME = r"[\w.-]+"
 FIRST_RUN = Path("build/first_run")
 # What code of lowrank's made a table, which the table does not say: it is in Git, and would change
 # with every change of that code.
@@ -223,6 +225,7 @@ class Workflow:
         if not assigned:
             return [{}] if self.params.finetune_of(model, method).trains else []
         taken = [layer for layer in table.layers if layer.name in assigned]
+        _refuse_unfit_names([layer.name for layer in taken], model)
         schedule = settings.schedule
         rounds = rounds_of(
             taken,
@@ -831,6 +834,17 @@ def here_signature() -> str:
 
 def _splits(wildcards: Wildcards) -> str:
     return f"build/{wildcards.model}/original/splits"
+
+
+def _refuse_unfit_names(layers: Sequence[str], model: str) -> None:
+    """Raise UserError for a layer whose name cannot be a file's."""
+    for name in layers:
+        if not re.fullmatch(LAYER_NAME, name):
+            raise UserError(
+                f"{model}: its layer {name!r} cannot be factored, for its factors get a file of "
+                "that name: expected letters, digits, `_`, `-` and `.`. Rename it in the network, "
+                "or name it under `exclude` of the method's `factorize`."
+            )
 
 
 def _at(number: int) -> str:

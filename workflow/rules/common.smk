@@ -10,7 +10,7 @@ from lowrank.errors import UserError
 from lowrank.provenance import remember_profile
 from lowrank.recording import record_run
 from lowrank.snakemake_run import begin_run, builds_outputs, end_steps_when_told
-from lowrank.workflow import SETTLED, Workflow, prefer_this_environment
+from lowrank.workflow import LAYER_NAME, SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
 remember_profile(sys.argv[1:])
@@ -59,7 +59,7 @@ wildcard_constraints:
     device=GRAPH.one_of("benchmark"),
     study=GRAPH.one_of("studies") or "none",
     # A layer's name in its network: `features.conv1_1`.
-    layer=r"[A-Za-z0-9_.]+",
+    layer=LAYER_NAME,
     # Rounds and trials count from 1.
     round=r"[1-9]\d*",
     number=r"[1-9]\d*",

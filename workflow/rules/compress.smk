@@ -180,7 +180,7 @@ rule decompose:
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
-        " --layer {wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
+        " --layer={wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
         " --before '{input.before}' --network {params.network:q}"
         " --dataset '{input.dataset}' --splits '{input.splits}' --images {params.images}"
         " --threads {params.threads} --factors {output}"
