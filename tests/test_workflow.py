@@ -546,3 +546,22 @@ def test_where_choices_are_made():
     document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
     with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*goes with no other entry"):
         parse_params(document)
+
+
+def test_what_select_ranks_does_not_try_is_measured_before_training():
+    methods = {
+        name: {"factorize": {"conv": method, "linear": "svd"} | more, "ranks": ranks}
+        for name, method, more, ranks in (
+            ("closed", "tucker2", {}, {"select": "ratio"}),
+            ("terms", "cp_tpm", {}, {"select": "ratio", "largest_drop": 0.3}),
+            ("in_turn", "tucker2", {"norm": "activation", "sequential": True}, {"select": "ratio"}),
+        )
+    }
+    graph = Workflow(parse_params(DOCUMENT | {"methods": DOCUMENT["methods"] | methods}),
+                     ROOT / "data/networks")  # fmt: skip
+    limits, tries = {}, {}
+    for method in methods:
+        first = wildcards(model="vgg16", method=method, at="first", round="1")
+        limits[method], tries[method] = graph.largest_drop(first), graph.predict(first)
+    assert limits == {"closed": 1.0, "terms": 0.3, "in_turn": 0.5}
+    assert tries == {"closed": "--predict", "terms": "--predict", "in_turn": "--no-predict"}

@@ -300,6 +300,19 @@ class Workflow:
         """Whether the chosen ranks are tried at once; those of `sequential` follow one another."""
         return "--predict" if self._predicts(wildcards) else "--no-predict"
 
+    def largest_drop(self, wildcards: Wildcards) -> float:
+        """What the factors of a round may cost before fine-tuning, to be measured there; 1: any.
+
+        For what `select_ranks` does not try, or not if it takes long. A trial may lose anything.
+        """
+        from lowrank.factorize import get_factorization
+
+        methods = map(get_factorization, self._layers(wildcards).values())
+        tried = self._predicts(wildcards) and all(each.is_closed_form for each in methods)
+        if tried or self.params.trial_of(wildcards.method):
+            return 1.0
+        return self.params.ranks_of(wildcards.model, wildcards.method).largest_drop
+
     def _predicts(self, wildcards: Wildcards) -> bool:
         return not self._is_sequential(wildcards)
 

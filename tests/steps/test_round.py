@@ -105,7 +105,15 @@ def decompose(folder, plan, moments="", dataset=None):
 
 
 def finetune(
-    folder, dataset, outputs="after", round_=1, test=True, teacher="", layers=LAYERS, **changes
+    folder,
+    dataset,
+    outputs="after",
+    round_=1,
+    test=True,
+    teacher="",
+    layers=LAYERS,
+    options=(),
+    **changes,
 ):
     return lowrank(
         "finetune",
@@ -122,6 +130,7 @@ def finetune(
         *("--metrics", folder / outputs / "metrics.json"),
         *("--curve", folder / outputs / "curve.json"),
         *("--timing", folder / outputs / "timing.json"),
+        *options,
         "--test" if test else "--no-test",
     )
 
@@ -545,3 +554,18 @@ def test_without_images_or_where_it_takes_too_long_nothing_is_tried(folder, tiny
     assert Plan.read(folder / "ranks.json").expected is None
     select(folder, settings, tiny_folder, options=("--no-predict",))
     assert Plan.read(folder / "ranks.json").expected is None
+
+
+def test_factors_that_ruin_the_network_are_refused_before_training(trained, tiny_folder):
+    """Where `select_ranks` did not try the ranks, because that takes as long as the round."""
+    decompose(trained, plan_with({name: (1,) * len(ranks) for name, ranks in RANKS.items()}))
+    options = ("--largest-drop", 0.5, "--method", "mine")
+    with pytest.raises(
+        AssertionError, match=r"expected to fall from .*mine\.ranks\.largest_drop: 1"
+    ):
+        finetune(trained, tiny_folder, "ruined", options=options)
+    assert not (trained / "ruined").exists()
+    finetune(trained, tiny_folder, "ruined", options=("--largest-drop", 1))
+    decompose(trained, plan_with({"conv2": (8, 8)}))
+    done = finetune(trained, tiny_folder, "kept", layers={"conv2": "tucker2"}, options=options)
+    assert "expected before any fine-tuning: accuracy" in done.stderr

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import onnx
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 from onnx import helper
 
 from lowrank.files import read_json, write_json
-from lowrank.plan import Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
+from lowrank.plan import Expected, Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
 from lowrank.provenance import digest
 from lowrank.steps.summarize import summarize
 from lowrank.stored import write_tensors
@@ -534,3 +535,12 @@ def test_which_images_choices_were_made_on_and_which_are_reported(run, tmp_path)
     assert "| top-1 on 40 test images, % | 92.00 | 91.50 | 88.50 |  |" in page
     assert "Choices were made on 60 other test images, which are not reported." in page
     assert "**Warning:** too good to be true" in page
+
+
+def test_what_was_expected_of_the_ranks_stands_beside_what_came_of_them(run, tmp_path):
+    plan = replace(PLANS[1], expected=Expected(1000, 93.0, 71.5, 10.0))
+    done = run(ranks2=plan.to_json())
+    assert done.exit_code == 0, done.output
+    assert "expected before fine-tuning: 71.50 % of 1000 images" in done.stderr
+    validation = read_json(tmp_path / "result.json")["accuracy"]["validation"]
+    assert (validation["expected"], validation["decomposed"]) == (71.5, 71.0)

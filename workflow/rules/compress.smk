@@ -232,6 +232,8 @@ rule finetune:
         layers=GRAPH.layers_json,
         settings=lambda wildcards: GRAPH.finetune(wildcards).model_dump_json(),
         factors=GRAPH.factors_folder,
+        # Where `select_ranks` may have left that to this step.
+        largest_drop=GRAPH.largest_drop,
         # The test split is only ever reported, so the rounds before the last leave it alone.
         test=lambda wildcards: "--test" if GRAPH.is_last(wildcards) else "--no-test",
     shell:
@@ -241,7 +243,8 @@ rule finetune:
         " --previous {input.previous} --factors {params.factors} --layers {params.layers:q}"
         " --round {wildcards.round}"
         " --dataset {input.dataset} --splits {input.splits} --settings {params.settings:q}"
-        " --teacher '{input.teacher}'"
+        " --teacher '{input.teacher}' --largest-drop {params.largest_drop}"
+        " --method {wildcards.method}"
         " --resume build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt"
         " --state {output.state} --metrics {output.metrics} --curve {output.curve}"
         " --timing {output.timing} {params.test}"

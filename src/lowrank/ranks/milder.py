@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowrank.params import RankSettings, Target
+from lowrank.plan import Expected
 
 # Halvings of the way to no compression at all; each costs a choice of ranks and its evaluation.
 _PROBES = 5
@@ -58,6 +59,29 @@ def nearest_that_keeps(
         else:
             too_harsh = middle
     return found
+
+
+def ruined(expected: Expected, largest: float, where: str, advice: str) -> str:
+    """Say that ranks ruin a network, for a user.
+
+    Parameters
+    ----------
+    expected
+        What was tried.
+    largest
+        The largest drop that is allowed.
+    where
+        The section of params.yaml that decides.
+    advice
+        What to do instead: a sentence without its full stop.
+    """
+    return (
+        f"{where}: at these ranks the network is expected to fall from {expected.before:.1f} % to "
+        f"{expected.after:.1f} % before any fine-tuning, on {expected.images} validation images. "
+        f"That is {expected.drop:.0%} of what it has above chance ({expected.chance:.1f} %), and "
+        f"`largest_drop` allows {largest:.0%}. {advice}. To go on all the same, set "
+        f"`{where}.largest_drop: 1`."
+    )
 
 
 def _raised(target: Target, power: float) -> Target:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from lowrank.plan import Layer, Share
     from lowrank.ranks import Losses, Trial
 
-# Validation images on which the chosen ranks are tried: seconds for VGG-16.
-_IMAGES = 1000
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -147,7 +144,7 @@ class Choice:
 
 def refuse_what_ruins(choice: Choice, rule: RankSettings, expected: Expected, method: str) -> None:
     """Raise UserError where more is lost than the rule allows, with the nearest milder setting."""
-    from lowrank.ranks.milder import nearest_that_keeps
+    from lowrank.ranks.milder import nearest_that_keeps, ruined
 
     if not expected.exceeds(rule.largest_drop):
         return
@@ -173,13 +170,7 @@ def refuse_what_ruins(choice: Choice, rule: RankSettings, expected: Expected, me
         if tried:
             advice += f" ({tried[-1].after:.1f} % before fine-tuning)"
         advice += f"; write it under `{where}`, or under its `models` for this network alone"
-    raise UserError(
-        f"{where}: at these ranks the network is expected to fall from {expected.before:.1f} % to "
-        f"{expected.after:.1f} % before any fine-tuning, on {expected.images} validation images. "
-        f"That is {expected.drop:.0%} of what it has above chance ({expected.chance:.1f} %), and "
-        f"`largest_drop` allows {rule.largest_drop:.0%}. {advice}. To go on all the same, set "
-        f"`{where}.largest_drop: 1`."
-    )
+    raise UserError(ruined(expected, rule.largest_drop, where, advice))
 
 
 class Original:
@@ -242,22 +233,15 @@ class Original:
 
     def expected(self, replacements: Iterable[tuple[str, Decomposition]]) -> Expected:
         """The accuracy before, and with all of these layers replaced."""
-        import numpy as np
-
         from lowrank.networks.prediction import with_factors
-        from lowrank.training.evaluate import top1_percent
+        from lowrank.training.trying import Trying
 
-        network, spec = self._state.network, self._state.spec
-        images = self._validation.sample(_IMAGES)
-
-        def measure() -> float:
-            return top1_percent(network, images, spec)
-
+        network = self._state.network
+        trying = Trying(self._validation, self._state.spec)
         if self._before is None:
-            self._before = measure()
-        after = with_factors(network, replacements, measure)
-        most_frequent = np.bincount(images.labels[images.rows]).max()
-        return Expected(len(images), self._before, after, 100.0 * most_frequent / len(images))
+            self._before = trying.accuracy(network)
+        after = with_factors(network, replacements, lambda: trying.accuracy(network))
+        return trying.expected(self._before, after)
 
 
 def _by_sensitivity(

@@ -18,6 +18,13 @@ from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of,
 @click.option("--splits", default="", help="Folder that the splits step wrote.")
 @click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
 @click.option("--teacher", default="", help="The original, or its outputs, for `distill`.")
+@click.option(
+    "--largest-drop",
+    type=float,
+    default=1.0,
+    help="Share of the accuracy above chance that factors may cost, where ranks were not tried.",
+)
+@click.option("--method", default="", help="Its name, for messages.")
 @click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
 @click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
 @click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
@@ -34,6 +41,8 @@ def finetune(
     splits: str,
     settings: dict[str, Any],
     teacher: str,
+    largest_drop: float,
+    method: str,
     resume: Path,
     state: Path,
     metrics: Path,
@@ -51,15 +60,18 @@ def finetune(
     from lowrank.errors import UserError
     from lowrank.files import sha256_of, write_json
     from lowrank.network_source import NetworkSource
+    from lowrank.networks.prediction import sentence
     from lowrank.networks.states import put_factors, read_state, write_state
     from lowrank.params import RoundSettings
     from lowrank.plan import Factored
+    from lowrank.ranks.milder import ruined
     from lowrank.stored import read_header, read_tensors
     from lowrank.training.datasets import open_dataset
     from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, read_outputs
     from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.hardware import pick_device
     from lowrank.training.loop import fingerprint_of, train
+    from lowrank.training.trying import Trying
 
     recipe = RoundSettings.model_validate(settings)
     if bool(teacher) != bool(recipe.distill.weight and recipe.trains):
@@ -77,6 +89,8 @@ def finetune(
     data = open_dataset(dataset, splits)
     source = NetworkSource.parse(network)
     compressed = read_state(previous, source)
+    trying = Trying(data.validation, compressed.spec) if largest_drop < 1 else None
+    before = trying.accuracy(compressed.network) if trying else 0.0
     files = [factors / f"{layer}.safetensors" for layer in layers]
     for layer, file in zip(layers, files, strict=True):
         header = read_header(file)
@@ -86,6 +100,12 @@ def finetune(
         put_factors(
             compressed.network, layer, factored.sequence, read_tensors(file), source=str(file)
         )
+    if trying:
+        expected = trying.expected(before, trying.accuracy(compressed.network))
+        say(sentence(expected))
+        if expected.exceeds(largest_drop):
+            where = f"methods.{method}.ranks" if method else "ranks"
+            raise UserError(ruined(expected, largest_drop, where, "Choose milder settings"))
     learnt_from = None
     if teacher and recipe.distill.images == "plain":
         learnt_from = PlainTeacher(read_outputs(teacher, data.train), recipe.distill)

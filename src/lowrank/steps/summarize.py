@@ -105,6 +105,11 @@ def summarize(
         },
         **stamp(str(result), described["configuration"], f"{delivered}/params.yaml"),
     }
+    tried = [each for path in plans if (each := Plan.read(path).expected)]
+    if tried:
+        # Of several rounds the last, as above.
+        document["accuracy"]["validation"]["expected"] = tried[-1].after
+        say(f"expected before fine-tuning: {tried[-1].after:.2f} % of {tried[-1].images} images")
     if missing := sorted({type_ for each in (before, after) for type_ in _not_counted(each)}):
         document["macs"]["not_counted"] = ", ".join(missing)
         say(f"warning: the MACs leave out {', '.join(missing)}, which cannot be counted")
