@@ -38,7 +38,14 @@ BASE = {
     "freeze": {"layers": 0.125, "after": 0.3},
 }
 
-# Rounding of the ranks, how the factors are made, on how many images, and what differs from BASE.
+# Beside `select: vbmf` and `multiple_of: 16`.
+RANKS = {
+    "nearest": {"rounding": "nearest"},
+    "up": {"rounding": "up"},
+    "up, weakened": {"rounding": "up", "weaken": 0.1},
+}
+
+# The ranks, how the factors are made, on how many images, and what differs from BASE.
 VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "averaged_600": ("nearest", "activation", 1000, {"steps": 600}),
     "linear_400": ("nearest", "weight", 0, LINEAR | {"steps": 400}),
@@ -71,7 +78,11 @@ VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "up_mirrored_500": ("up", "weight", 0, CHEAP | MIRRORED | OUTPUTS | {"steps": 500}),
     "up_moved_700": ("up", "weight", 0, CHEAP | MOVED | OUTPUTS | {"steps": 700}),
     "up_mirrored_800": ("up", "weight", 0, CHEAP | MIRRORED | OUTPUTS | {"steps": 800}),
-    "up_moved_800": ("up", "weight", 0, CHEAP | MOVED | OUTPUTS | {"steps": 800}),
+    "up_moved_far_1200": (
+        "up", "weight", 0,
+        CHEAP | OUTPUTS | {"steps": 1200, "augment": {"pad_pixels": 4, "flip": True}},
+    ),
+    "weakened_moved_500": ("up, weakened", "weight", 0, CHEAP | MOVED | OUTPUTS | {"steps": 500}),
 }  # fmt: skip
 
 
@@ -111,7 +122,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
-    rounding, way, images, changes = VARIANTS[name]
+    ranks, way, images, changes = VARIANTS[name]
     recipe = RoundSettings.model_validate(
         BASE | changes | {"precision": options.precision, "seed": options.seed}
     )
@@ -124,7 +135,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         original.network,
         original.spec.input_shape,
         factorize={"first_conv": "tucker1", "conv": "tucker2"},
-        ranks={"select": "vbmf", "multiple_of": 16, "rounding": rounding},
+        ranks={"select": "vbmf", "multiple_of": 16} | RANKS[ranks],
         images=None if way == "weight" else [batches[n][0] for n in range(len(batches))],
         sequential=way == "sequential",
     ).network.eval()
@@ -139,7 +150,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "name": name,
         "precision": options.precision,
         "seed": options.seed,
-        "rounding": rounding,
+        "ranks": ranks,
         "start": f"{way} {images}" if images else way,
         "recipe": changes,
         "steps": report.steps,
