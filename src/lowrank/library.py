@@ -7,7 +7,6 @@ small.network          # fine-tune it, then small.export("small.onnx")
 small.layers           # ranks, MACs and parameters of each layer, before and after
 """
 
-import copy
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from lowrank.networks.export import export_onnx
 from lowrank.networks.forward import noise_images
 from lowrank.networks.layers import find_layers
 from lowrank.networks.moments import input_moments, shifted_moments
+from lowrank.networks.plain import copied, fold, require_eager, unwrapped
 from lowrank.networks.prediction import answers, percent_equal, sentence
 from lowrank.networks.registry import NetworkSpec
 from lowrank.networks.states import put_factors
@@ -162,6 +162,10 @@ class _Work:
         images: Iterable[Tensor] | None,
     ) -> "_Work":
         """Find the layers, and which of them factors can replace."""
+        network = unwrapped(network)
+        require_eager(network, type(network).__name__)
+        network = copied(network)
+        fold(network)
         table = find_layers(network, input_shape, type(network).__name__)
         assigned = assign_factorizations(
             table, factorize.by_kind(), include=factorize.include, exclude=factorize.exclude
@@ -173,7 +177,7 @@ class _Work:
 
     def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
         """A copy of the network with its layers decomposed, and what was done to each."""
-        small, images, assigned = copy.deepcopy(self.network), self.images, dict(self.assigned)
+        small, images, assigned = copied(self.network), self.images, dict(self.assigned)
         table = self.table
         if rule.select != "fixed":
             table = leave_negligible(table, rule.negligible)

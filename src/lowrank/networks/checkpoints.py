@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import UserError
+from lowrank.networks.plain import fold, has_computed_weights
 from lowrank.networks.state_dicts import find_state_dict, require_plain, without_prefix
 from lowrank.stored import read_tensors, write_tensors
 
@@ -164,6 +165,32 @@ def load_weights(
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(weights[name])
+
+
+def load_trained(
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    source: str,
+    say: Callable[[str], None] = _ignore,
+) -> None:
+    """Put trained weights into a network and make its computed weights plain ones, in place.
+
+    The file may hold either; `say` is told. Raises UserError as `load_weights`.
+    """
+    if not has_computed_weights(network):
+        load_weights(network, weights, source=source, say=say)
+        return
+    try:
+        load_weights(network, weights, source=source, say=say)
+        folded = fold(network)
+    except UserError:
+        folded = fold(network)
+        load_weights(network, weights, source=source, say=say)
+    say(
+        f"{len(folded)} tensors that the network computes before each pass are plain weights now: "
+        f"{', '.join(folded[:3])}{', ...' if len(folded) > 3 else ''}"
+    )
 
 
 def write_weights(

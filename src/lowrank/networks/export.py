@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import copy
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.networks.forward import innermost, reason_of
+from lowrank.networks.plain import copied, fold, unwrapped
 from lowrank.networks.registry import NetworkSpec
 from lowrank.temporary import temporary_folder
 
@@ -210,7 +210,8 @@ def _without_chatter() -> Iterator[None]:
 
 def inference_copy(network: nn.Module) -> nn.Module:
     """A copy for inference: evaluation mode, float32, on the CPU, in plain memory order."""
-    frozen = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    frozen = copied(unwrapped(network)).to("cpu", torch.float32).eval()
+    fold(frozen)
     # Weights left in channels-last order by training would make the exporter write gathers for a
     # mere reshape. (`contiguous` leaves a 1 x 1 kernel's strides as they are.)
     for tensor in (*frozen.parameters(), *frozen.buffers()):

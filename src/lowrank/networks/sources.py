@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from lowrank.errors import UserError, unknown_name
 from lowrank.network_source import NetworkSource
 from lowrank.networks.forward import output_for_zeros, reason_of
+from lowrank.networks.plain import fold, in_float32, require_eager, unwrapped
 from lowrank.networks.registry import NetworkSpec, network_names, registered
 from lowrank.networks.torchvision_models import torchvision_names, torchvision_network
 
@@ -24,10 +25,12 @@ _TORCHVISION = "torchvision/"
 _OVERRIDES = ("input_shape", "mean", "std", "resize", "interpolation", "channel_order")
 
 
-def create(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
+def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, nn.Module]:
     """Build a network with fresh weights, and say what it expects of an image.
 
-    The number of classes is that of the logits for one image of zeros.
+    The number of classes is that of the logits for one image of zeros. The network is in float32,
+    without wrappers, and with `folded` its computed weights (`weight_norm`, pruning masks) are
+    plain ones: see `lowrank.networks.plain`.
 
     Raises
     ------
@@ -42,6 +45,8 @@ def create(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     spec = _overridden(spec, source)
     if not known:
         spec = replace(spec, num_classes=_classes(network, spec))
+    if folded:
+        fold(network)
     return spec, network
 
 
@@ -50,6 +55,7 @@ def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module
     network = _built(source)[1]
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         output_for_zeros(network, input_shape, source.network or source.factory)
+    fold(network)
     return network
 
 
@@ -163,7 +169,9 @@ def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) 
             "torch.nn.Module. Let it return the network itself, with the layers that the "
             "checkpoint has."
         )
-    return network
+    network = unwrapped(network)
+    require_eager(network, name)
+    return in_float32(network)
 
 
 def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:

@@ -42,7 +42,7 @@ def checkpoint(
 
     from lowrank.files import write_json
     from lowrank.network_source import NetworkSource
-    from lowrank.networks.checkpoints import load_weights, read_weights
+    from lowrank.networks.checkpoints import load_trained, read_weights
     from lowrank.networks.equality import IMAGES, layers_that_must_stay
     from lowrank.networks.layers import find_layers
     from lowrank.networks.sources import create
@@ -53,9 +53,10 @@ def checkpoint(
 
     torch.set_num_threads(threads)
     source = NetworkSource.parse(network)
-    spec, model = create(source)
+    # A file may hold what weights are computed from (`weight_g`, `weight_v`), or the weights.
+    spec, model = create(source, folded=False)
     found = read_weights(weights, model, key=state_key or None, say=say)
-    load_weights(model, found, source=str(weights), say=say)
+    load_trained(model, found, source=str(weights), say=say)
     data = open_dataset(dataset, splits)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
