@@ -174,7 +174,11 @@ def test_after_kill_9_the_same_command_completes_to_the_same_bytes(
 def remove_what_follows(folder: Path, rule: str) -> None:
     """Delete what `rule` and all rules after it made."""
     made = {
-        "checkpoint": [f"{BUILD}/original/model.safetensors", f"{BUILD}/original/metrics.json"],
+        "checkpoint": [
+            f"{BUILD}/original/model.safetensors",
+            f"{BUILD}/original/metrics.json",
+            f"{BUILD}/original/replaceable.json",
+        ],
         "decompose": list(map(str, (folder / BUILD / "tucker/first/factors").iterdir())),
         "finetune": list(map(str, (folder / BUILD / "tucker/rounds/1").iterdir())),
         "export_onnx": [f"{BUILD}/tucker/model.onnx", f"{BUILD}/tucker/export.json"],
