@@ -205,3 +205,11 @@ def test_layers_are_narrowed_by_name(patterns, taken):
 )
 def test_a_kind_without_factorization_stays_dense(kind, left):
     assert list(assign_factorizations(TABLE, KINDS | {kind: None})) == left
+
+
+@pytest.mark.parametrize(
+    "document", [{}, [], None, {"network": "a", "input_shape": 3, "layers": []}]
+)
+def test_a_table_that_is_none(document):
+    with pytest.raises(UserError, match=r"a layer table .* is damaged, or of an earlier version"):
+        LayerTable.from_json(document)

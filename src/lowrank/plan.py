@@ -131,11 +131,17 @@ class LayerTable:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> LayerTable:
         """The inverse of `to_json`."""
-        return cls(
-            network=document["network"],
-            input_shape=tuple(document["input_shape"]),
-            layers=tuple(Layer(**_tupled(layer)) for layer in document["layers"]),
-        )
+        try:
+            return cls(
+                network=document["network"],
+                input_shape=tuple(document["input_shape"]),
+                layers=tuple(Layer(**_tupled(layer)) for layer in document["layers"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                "a layer table (data/networks/) is damaged, or of an earlier version of lowrank "
+                f"({type(error).__name__}: {error}). Delete it and run the same command again."
+            ) from error
 
 
 @dataclass(frozen=True)

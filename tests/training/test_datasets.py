@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 
 import numpy as np
@@ -98,3 +99,19 @@ def test_a_split_keeps_its_outputs(folder):
     test = open_dataset(folder).test.sample(3)
     logits = np.arange(2 * 30).reshape(2, 30)
     np.testing.assert_array_equal(test.of_classes(logits), logits[:, 20:10:-1])
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "null", '{"splits": {}}', '{"splits": {"train": 3}}']
+)
+def test_an_index_that_is_none(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match=r"dataset\.json: not the index of a stored dataset"):
+        open_dataset(tmp_path)
+
+
+def test_an_empty_array(tmp_path, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    (tmp_path / "data/train_labels.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train_labels\.npy: cannot be read as a NumPy array"):
+        open_dataset(tmp_path / "data").train.labels

@@ -85,7 +85,7 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike = "") -> D
         raise UserError(
             f"{folder}: no dataset is stored here. Build it with `snakemake --cores 1 {folder}`."
         )
-    index = read_json(folder / "dataset.json")
+    index = _read_index(folder / "dataset.json")
     outputs = tuple(index["outputs"]) if "outputs" in index else None
     chosen = read_splits(splits, folder)
     whole = {
@@ -113,6 +113,21 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike = "") -> D
         validation_from=rows.validation_from,
         reduced_to=(index if index.get("reduced") else chosen)["store_pixels"] if reduced else None,
     )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    index = read_json(path)
+    try:
+        whole = all(isinstance(index["splits"][part]["images"], int) for part in ("train", "test"))
+        whole = whole and {"name", "classes"} <= index.keys()
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{path}: not the index of a stored dataset. Delete {path.parent} and run the same "
+            "command again; the data will be stored anew."
+        )
+    return index
 
 
 def _open_split(
@@ -199,7 +214,7 @@ _FORMS: dict[str, Callable[[Path, str, dict[str, Any]], Images]] = {
 def _load(path: Path, **options: str) -> NDArray:
     try:
         return np.load(path, allow_pickle=False, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: cannot be read as a NumPy array ({error}). Delete {path.parent} and run the "
             "same command again; the data will be stored anew."
