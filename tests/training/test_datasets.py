@@ -114,4 +114,4 @@ def test_an_empty_array(tmp_path, tiny_folder):
     shutil.copytree(tiny_folder, tmp_path / "data")
     (tmp_path / "data/train_labels.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"train_labels\.npy: cannot be read as a NumPy array"):
-        open_dataset(tmp_path / "data").train.labels
+        open_dataset(tmp_path / "data")
