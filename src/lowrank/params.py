@@ -798,6 +798,12 @@ class QuantizeSettings(Section):
     sensitivity_images: int = Field(
         500, ge=1, description="Validation images on which that is measured."
     )
+    search_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="How long the search for them may take, for each file; the best file so far "
+        "stays. 0: none.",
+    )
     threads: Threads = 2
 
 

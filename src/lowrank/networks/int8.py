@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,9 +27,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole
 from lowrank.params import QuantizeSettings
+from lowrank.progress import Progress
 
 # Nodes with weights. What lies between them (pooling, sums, concatenation) follows them.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+# Elements of the inputs of one run of calibration: eight images of CIFAR-10, one of ImageNet.
+_PIECE_ELEMENTS = 8 * 3 * 32 * 32
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -46,7 +56,7 @@ class Quantizer:
         An ONNX file.
     batches
         Inputs by name: some hundred training images as the network takes them, (N, C, H, W),
-        float32. Small batches: the maps of a whole batch are in memory at once.
+        float32. Each is run in small pieces: ONNX Runtime keeps all maps of what it runs at once.
     settings
         How ranges are found, and the types where a file is written without naming some.
     folder
@@ -60,7 +70,7 @@ class Quantizer:
         settings: QuantizeSettings,
         folder: Path,
     ) -> None:
-        self._batches, self._settings = batches, settings
+        self._batches, self._settings = Pieces(batches), settings
         self._types = types_for(Processor.here(), settings)
         self._model, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
         # The export has folded what can be; shapes are all that is missing.
@@ -93,22 +103,62 @@ class Quantizer:
                 # What lies between them would still be rounded, for nothing.
                 shutil.copyfile(self._model, partial)
                 return
-            quantize_static(
-                self._model,
-                partial,
-                _Reader(self._batches),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=types.reduce_range,
-                activation_type=_TYPES[types.activations],
-                weight_type=QuantType.QInt8,
-                nodes_to_quantize=None if only is None else list(only),
-                nodes_to_exclude=list(but),
-                calibrate_method=_METHODS[settings.calibration],
-                # One batch after the other: histograms would keep every map of all of them.
-                extra_options={"CalibStridedMinMax": 1, "CalibPercentile": settings.percentile},
-                calibration_cache_path=self._ranges,
-            )
+            # For each piece the calibration prints that it collects data.
+            with contextlib.redirect_stdout(io.StringIO()):
+                quantize_static(
+                    self._model,
+                    partial,
+                    _Reader(self._batches),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    reduce_range=types.reduce_range,
+                    activation_type=_TYPES[types.activations],
+                    weight_type=QuantType.QInt8,
+                    nodes_to_quantize=None if only is None else list(only),
+                    nodes_to_exclude=list(but),
+                    calibrate_method=_METHODS[settings.calibration],
+                    # Piece by piece: histograms would keep every map of all of them.
+                    extra_options={
+                        "CalibStridedMinMax": 1,
+                        "CalibPercentile": settings.percentile,
+                    },
+                    calibration_cache_path=self._ranges,
+                )
+
+
+class Pieces(Sequence[Mapping[str, np.ndarray]]):
+    """Batches, cut into pieces of few images, each made when it is asked for.
+
+    Calibration keeps every map of a network until its extremes are known: for a ResNet-56 and 250
+    images at once that is gigabytes.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._batches = batches
+        self._last: tuple[int, Mapping[str, np.ndarray]] | None = None
+        self._places = [
+            (number, start, start + step)
+            for number in range(len(batches))
+            for count, step in [self._size(number)]
+            for start in range(0, count, step)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, start, end = self._places[index]
+        return {name: each[start:end] for name, each in self._batch(number).items()}
+
+    def _batch(self, number: int) -> Mapping[str, np.ndarray]:
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._batches[number])
+        return self._last[1]
+
+    def _size(self, number: int) -> tuple[int, int]:
+        """Images of a batch, and of each of its pieces."""
+        first = next(iter(self._batch(number).values()))
+        return len(first), max(1, _PIECE_ELEMENTS // max(first[0].size, 1))
 
 
 class _Reader(CalibrationDataReader):
@@ -149,6 +199,20 @@ def noise_for(model: Path) -> dict[str, np.ndarray]:
     }
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a search left in float.
+
+    `nodes` by name; `lost`, in the unit of the tolerance; `within`, whether that is within it;
+    `measured`, of how many nodes the sensitivity was measured.
+    """
+
+    nodes: tuple[str, ...]
+    lost: float
+    within: bool
+    measured: int = 0
+
+
 def within_tolerance(
     quantizer: Quantizer,
     path: Path,
@@ -157,12 +221,17 @@ def within_tolerance(
     lost: Callable[[Path], float],
     divergence: Callable[[Path], float],
     tolerance: float,
+    seconds: float = math.inf,
+    but: Sequence[str] = (),
     say: Callable[[str], object] = lambda _: None,
-) -> tuple[str, ...]:
+    clock: Callable[[], float] = time.monotonic,
+) -> Kept:
     """Write the int8 network; where it loses too much, the most sensitive nodes stay in float.
 
     Which those are is measured with one node at a time in int8. Of them first one stays in float,
-    then two, four and so on, until no more than the tolerance is lost.
+    then two, four and so on, until no more than the tolerance is lost. Half of `seconds` is for
+    the measurement; nodes that were not reached count as less sensitive than all that were. When
+    the time is over, the file with the least loss so far stays.
 
     Parameters
     ----------
@@ -178,35 +247,72 @@ def within_tolerance(
         How far the answers of a file are from those of the network in float.
     tolerance
         What may be lost.
+    seconds
+        How long the search may take. The step that is under way when they are over is finished.
+    but
+        Nodes that stay in float in any case.
     say
         Is told what was measured.
-
-    Returns
-    -------
-    tuple of str
-        The nodes that stayed in float; all of them where nothing else is within the tolerance.
+    clock
+        The time in seconds.
     """
-    quantizer.write(path, types)
+    start = clock()
+    quantizer.write(path, types, but=but)
     if (found := lost(path)) <= tolerance:
-        return ()
+        return Kept((), found, within=True)
+    candidates = [node for node in quantizer.nodes if node not in but]
+    limit = f", for at most {seconds:.0f} seconds" if seconds < math.inf else ""
     say(
         f"int8 loses {found:.2f} points, more than {tolerance:g}: measuring which of "
-        f"{len(quantizer.nodes)} nodes are sensitive"
+        f"{len(candidates)} nodes are sensitive{limit}"
     )
+    measured = _sensitivities(
+        quantizer, candidates, types, divergence, until=start + seconds / 2, clock=clock
+    )
+    order = sorted(measured, key=measured.__getitem__, reverse=True)
+    order += [node for node in candidates if node not in measured]
+    best, count = Kept((), found, within=False, measured=len(measured)), 1
+    while clock() < start + seconds and len(best.nodes) < len(candidates):
+        kept = tuple(order[:count])
+        quantizer.write(path, types, but=(*but, *kept))
+        found = lost(path)
+        say(f"{len(kept)} in float ({_listed(kept)}): loses {found:.2f} points")
+        if found <= tolerance or len(kept) == len(candidates):
+            return Kept(kept, found, found <= tolerance, len(measured))
+        if found < best.lost:
+            best = Kept(kept, found, within=False, measured=len(measured))
+        count *= 2
+    say(
+        f"warning: the search ended after {clock() - start:.0f} seconds "
+        f"(`quantize.search_seconds`), {len(measured)} of {len(candidates)} nodes measured; the "
+        f"file loses {best.lost:.2f} points with {len(best.nodes)} nodes in float"
+    )
+    quantizer.write(path, types, but=(*but, *best.nodes))
+    return best
+
+
+def _sensitivities(
+    quantizer: Quantizer,
+    nodes: Sequence[str],
+    types: IntegerTypes | None,
+    divergence: Callable[[Path], float],
+    *,
+    until: float,
+    clock: Callable[[], float],
+) -> dict[str, float]:
+    """How far the answers move by each node alone in int8; of as many as there is time for."""
+    progress, found = Progress(len(nodes), "nodes"), {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "one.onnx"
-
-        def alone(node: str) -> float:
+        for node in nodes:
+            if clock() >= until:
+                break
             quantizer.write(trial, types, only=[node])
-            return divergence(trial)
+            found[node] = divergence(trial)
+            progress.advance()
+    return found
 
-        by_divergence = sorted(quantizer.nodes, key=alone, reverse=True)
-    count = 1
-    while True:
-        kept = tuple(by_divergence[:count])
-        quantizer.write(path, types, but=kept)
-        found = lost(path)
-        say(f"{len(kept)} in float: loses {found:.2f} points")
-        if found <= tolerance or len(kept) == len(quantizer.nodes):
-            return kept
-        count *= 2
+
+def _listed(nodes: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
+    return ", ".join(nodes[:most]) + more

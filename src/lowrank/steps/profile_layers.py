@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,19 +123,19 @@ class _Measured:
 
         self._device, self._asked, self._form, self._path = device, asked, form, cache
         environment = sorted(device.environment(asked).items())
-        self._where = str([*environment, asked["batch_size"], str(form)])
+        # The optimization decides which kernels run, and the environment has the processor.
+        asked_for = {name: asked.get(name) for name in ("batch_size", "optimization")}
+        self._where = str([*environment, *sorted(asked_for.items()), str(form)])
         self._known = read_json(cache) if cache.exists() else {}
         self.count = 0
 
     def __call__(self, layers: Sequence[tuple[PlainLayer, Pair]]) -> list[float]:
         """Milliseconds of each layer on its map."""
-        from lowrank.files import write_json
-
         here = self._known.setdefault(self._where, {})
         missing = [each for each in dict.fromkeys(layers) if str(each) not in here]
         for some in _together(missing, self._form.bytes_per_weight):
             here |= {str(each): ms for each, ms in zip(some, self._measure(some), strict=True)}
-            write_json(self._path, self._known)
+            remember(self._path, self._where, here)
         self.count += len(missing)
         return [here[str(each)] for each in layers]
 
@@ -149,6 +150,19 @@ class _Measured:
             with self._form.of(model) as formed:
                 nodes = self._device.node_times(formed, self._asked)
         return [nodes[f"layer{index}"].milliseconds for index in range(len(layers))]
+
+
+def remember(path: Path, where: str, found: dict[str, float]) -> None:
+    """Add what was measured to a cache file that several jobs may add to at a time."""
+    from lowrank.files import read_json, write_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock is the operating system's, and ends with its process.
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read_json(path) if path.exists() else {}
+        known[where] = known.get(where, {}) | found
+        write_json(path, known)
 
 
 def _together(

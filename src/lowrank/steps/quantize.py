@@ -1,6 +1,7 @@
 """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def quantize(
     )
 
 
+class _Inputs(Sequence[dict[str, Any]]):
+    """The images of evaluation batches, as the exported network takes them, one batch at a time."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        return {"images": self._batches[number][0].numpy()}
+
+
 def _quantized(
     model: Path, types: Any, spec: Any, data: Any, asked: Any, folder: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -92,7 +106,7 @@ def _quantized(
     with tempfile.TemporaryDirectory() as intermediate:
         quantizer = Quantizer(
             model,
-            [{"images": batches[number][0].numpy()} for number in range(len(batches))],
+            _Inputs(batches),
             asked,
             Path(intermediate),
         )
@@ -114,6 +128,7 @@ def _quantized(
                     in_float, answers(path, sample)
                 ),
                 tolerance=asked.tolerance,
+                seconds=asked.search_seconds,
                 say=say,
             )
             accuracy = {
@@ -124,7 +139,8 @@ def _quantized(
             say(
                 f"{each.file}: {accuracy['validation']['top1']:.2f} % of the validation split "
                 f"(float: {before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test "
-                f"split, {size / 1e6:.2f} MB, {len(kept)} of {len(quantizer.nodes)} nodes in float"
+                f"split, {size / 1e6:.2f} MB, {len(kept.nodes)} of {len(quantizer.nodes)} nodes in "
+                "float"
             )
             files[each.file] = {
                 "activations": each.activations,
@@ -132,7 +148,8 @@ def _quantized(
                 "accuracy": accuracy,
                 "size_bytes": size,
                 "nodes": len(quantizer.nodes),
-                "kept_in_float": list(kept),
+                "kept_in_float": list(kept.nodes),
+                "within_tolerance": kept.within,
             }
     return files, before
 

@@ -1,0 +1,116 @@
+"""What int8 alone makes of the uncompressed networks, by the types of activations and weights.
+
+    python benchmarks/int8.py [--models vgg16 resnet20] [--images N] [--seconds S]
+
+For each network of params.yaml (`--models`; one with weights of your own is one more entry of
+`checkpoint`): accuracy on the test split (all of it, or the first N images), latency against float
+with its 95 % interval, and the share of the MACs that ran as integer kernels, of
+- the network in float,
+- int8 by `quantize.activations: auto` and `quantize.reduce_range: auto`, as this processor gets it,
+- int8 activations and full range, the defaults of earlier versions,
+- uint8 activations, full range and reduced range.
+
+The original networks come from `snakemake build/vgg16/original/model.onnx` and so on. Results:
+benchmarks/results/int8.json, which names the processor. Latencies count on a quiet machine only.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lowrank.devices import combinations, create_device
+from lowrank.devices.processor import IntegerTypes, Processor
+from lowrank.files import write_json
+from lowrank.networks.int8 import Quantizer, types_for
+from lowrank.networks.kernels import integer_kernels, macs_of_nodes
+from lowrank.networks.states import read_spec
+from lowrank.params import Params, load_params
+from lowrank.training.batches import EvaluationBatches
+from lowrank.training.datasets import open_dataset
+from lowrank.training.exported import exported_percent
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "int8.json"
+TYPES = {
+    "int8, full range (old default)": IntegerTypes("int8", reduce_range=False),
+    "uint8, full range": IntegerTypes("uint8", reduce_range=False),
+    "uint8, reduced range": IntegerTypes("uint8", reduce_range=True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["vgg16", "resnet20"])
+    parser.add_argument("--images", type=int, help="of the test split; all by default")
+    parser.add_argument("--seconds", type=float, help="of each comparison; as in params.yaml")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    params = load_params(ROOT / "params.yaml")
+    settings = next(iter(combinations(params.benchmark["local"].model_dump()).values()))
+    settings = {name: each for name, each in settings.items() if each is not None}
+    settings |= {"energy_seconds": 0} | ({"seconds": asked.seconds} if asked.seconds else {})
+    device = create_device("local", settings)
+    rows = []
+    for model in asked.models:
+        rows += rows_of(model, params, device, settings, asked.images)
+    environment = device.environment(settings)
+    print(f"\n{environment['cpu']}: " + ", ".join(
+        f"{name} {'yes' if has else 'no'}" for name, has in Processor.here().features.items()
+    ))  # fmt: skip
+    write_json(asked.output, {"environment": environment, "rows": rows})
+
+
+def rows_of(
+    model: str, params: Params, device: Any, settings: dict[str, Any], images: int | None
+) -> list[dict[str, Any]]:
+    """The network in float, and by each choice of types."""
+    folder = ROOT / "build" / model / "original"
+    network, spec = folder / "model.onnx", read_spec(folder / "model.safetensors")
+    data = open_dataset(ROOT / "data/datasets" / params.checkpoint[model].dataset)
+    test = data.test if images is None else data.test.sample(images)
+    threads = params.quantize.threads
+    rows = [
+        {
+            "model": model,
+            "types": "float",
+            "images": len(test),
+            "top1": exported_percent(network, test, spec, threads=threads)["top1"],
+            "size_bytes": network.stat().st_size,
+        }
+    ]
+    print(rows[0], flush=True)
+    batches = EvaluationBatches(data.train.sample(params.quantize.images), spec)
+    calibration = [{"images": batches[number][0].numpy()} for number in range(len(batches))]
+    auto = types_for(Processor.here(), params.quantize)
+    macs = macs_of_nodes(network)
+    once = settings | {"warmup_seconds": 0, "repeats": 1, "seconds": 0}
+    with tempfile.TemporaryDirectory() as work:
+        quantizer = Quantizer(network, calibration, params.quantize, Path(work))
+        for name, types in {"auto": auto, **TYPES}.items():
+            path = Path(work) / types.file
+            quantizer.write(path, types)
+            measured = device.measure(network, path, settings)
+            kernels = integer_kernels(device.node_times(path, once), macs)
+            row = {
+                "model": model,
+                "types": name,
+                "file": types.file,
+                "images": len(test),
+                "top1": exported_percent(path, test, spec, threads=threads)["top1"],
+                "size_bytes": path.stat().st_size,
+                "float_ms": measured["original"]["p50"],
+                "ms": measured["compressed"]["p50"],
+                **{key: measured[key] for key in ("speedup", "speedup_low", "speedup_high")},
+                "integer_nodes": kernels["nodes"],
+                "nodes": kernels["total"],
+                "macs_share": kernels["macs_share"],
+                "disturbed": measured["conditions"]["warning"],
+            }
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
