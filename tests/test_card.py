@@ -1,6 +1,7 @@
 """What a user takes away."""
 
 import json
+import subprocess
 
 import onnx
 import pytest
@@ -9,6 +10,8 @@ from onnx import TensorProto, helper
 
 from lowrank.card import deliver, markdown, metadata
 from lowrank.card import facts_of as facts_of_file
+from lowrank.delivery import own_files, remove_own_files
+from lowrank.errors import UserError
 
 SPEC = {
     "name": "net",
@@ -98,7 +101,7 @@ def test_files_and_cards_say_the_same(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     assert model.read_bytes() == before
-    assert (folder / ".gitignore").read_text() == "*\n"
+    assert own_files(folder) == {path.name for path in folder.iterdir()}
     assert sorted(names_in(folder)) == [
         *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx"),
         "params.yaml",
@@ -119,6 +122,59 @@ def test_what_was_there_is_replaced(tmp_path, model):
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
+
+
+def test_files_of_the_users_stay(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    own = ("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub/net_tucker.onnx")
+    for name in own:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert {name: (folder / name).read_text() for name in own} == {name: name for name in own}
+    assert names_in(folder) == {
+        *("net_tucker.md", "net_tucker.onnx", "params.yaml"),
+        *("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub"),
+    }
+    # Git sees them, and nothing of lowrank's.
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    command = ["git", "-C", tmp_path, "ls-files", "--others", "--exclude-standard", "models"]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert seen == sorted(f"models/net_tucker/{name}" for name in own)
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "net_tucker.md", ".gitignore"])
+def test_a_file_of_the_users_that_has_a_needed_name_is_named(tmp_path, model, name):
+    folder = tmp_path / "models/net_tucker"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("*.tmp\n")
+    with pytest.raises(UserError, match=f"net_tucker: holds {name}, which lowrank did not write"):
+        deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_text() == "*.tmp\n"
+
+
+def test_what_an_earlier_version_delivered_is_replaced(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    folder.mkdir(parents=True)
+    old = ("net_tucker.onnx", "net_tucker_int8_s8.onnx", "net_tucker.md", "params.yaml")
+    for name in (*old, "notes.txt"):
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("*\n")
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml", "notes.txt"}
+
+
+def test_a_line_added_to_the_list_does_not_lead_out_of_the_folder(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    (tmp_path / "models/mine").touch()
+    with (folder / ".gitignore").open("a") as listed:
+        listed.write("/../mine\n")
+    remove_own_files(folder)
+    assert not folder.exists()
+    assert (tmp_path / "models/mine").exists()
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, model):

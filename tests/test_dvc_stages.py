@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lowrank.delivery import replace_own_files
 from lowrank.dvc_stages import outputs_of, remove_outputs, require_watched
 from lowrank.errors import UserError
 from lowrank.params import load_params
@@ -44,6 +45,19 @@ def test_only_the_stages_own_outputs_are_removed(tmp_path: Path, monkeypatch):
     remove_outputs("decompose@vgg16-int8", PARAMS)
     for folder in ("tucker/rounds", "int8/first/factors"):
         assert list(Path("build/vgg16", folder).iterdir()) == []
+
+
+def test_files_of_the_users_stay_in_the_delivered_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("models/vgg16_tucker")
+    made = tmp_path / "made/vgg16_tucker.onnx"
+    for path in (folder / "__init__.py", made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    replace_own_files(folder, [made])
+    assert (folder / "vgg16_tucker.onnx").exists()
+    remove_outputs("summarize@vgg16-tucker", PARAMS)
+    assert [path.name for path in folder.iterdir()] == ["__init__.py"]
 
 
 @pytest.fixture

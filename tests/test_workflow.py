@@ -32,7 +32,9 @@ def wildcards(**values):
 
 
 @pytest.fixture
-def tables(tmp_path):
+def tables(tmp_path, monkeypatch):
+    # Not in this folder, where notes of earlier code may lie.
+    monkeypatch.setattr("lowrank.workflow.TABLE_CODE", tmp_path / "table_code")
     convs = [Layer(8, 8, (3, 3), name=name) for name in "abcd"]
     table = LayerTable("net", (3, 8, 8), (*convs, Layer(8, 10, name="e", kind="linear")))
     (tmp_path / "net.json").write_text(json.dumps(table.to_json()))

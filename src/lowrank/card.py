@@ -7,13 +7,13 @@ are: these are copies of them with the metadata added, made when all is known.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lowrank.delivery import replace_own_files
 from lowrank.files import write_text, written_whole
 from lowrank.temporary import temporary_folder
 
@@ -33,12 +33,14 @@ def deliver(
     described: Mapping[str, Any],
     layers: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write `<name>.onnx` and `<name>.md` for each precision, and `params.yaml`; all or nothing.
+    """Write `<name>.onnx` and `<name>.md` for each precision, and `params.yaml`.
+
+    All are written before the first one is put in its place.
 
     Parameters
     ----------
     folder
-        What it held before is replaced.
+        What lowrank wrote there before is replaced; files of the user's stay.
     models
         The ONNX file by precision: `float32`, `int8`, and `int8_<file>` for the int8 files of
         other kinds of hardware than the main device's; after `control_` those of the original.
@@ -64,12 +66,8 @@ def deliver(
             with written_whole(made / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
             write_text(made / f"{name}.md", markdown(name, facts))
-        # A pattern for the whole of models/ would hide a package of the user's.
-        write_text(made / ".gitignore", "*\n")
         write_text(made / "params.yaml", _yaml(described["configuration"]) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+        replace_own_files(folder, made.iterdir())
 
 
 def facts_of(

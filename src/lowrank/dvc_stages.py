@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from lowrank.delivery import remove_own_files
 from lowrank.errors import UserError
 from lowrank.params import Params
 
@@ -85,7 +86,10 @@ def remove_outputs(stage: str, params: Params) -> None:
     every output of a stage.
     """
     for path in outputs_of(stage, params):
-        if path.is_dir() and not path.is_symlink():
+        if path.parts[0] == "models":
+            # A user's package may have such a name.
+            remove_own_files(path)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

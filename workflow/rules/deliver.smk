@@ -158,7 +158,8 @@ rule summarize:
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
-        delivered=directory("models/{model}_{method}"),
+        # Not deleted before the job, which replaces its own files there and leaves a user's alone.
+        delivered=update(directory("models/{model}_{method}")),
     log:
         "logs/summarize/{model}/{method}.log",
     params:

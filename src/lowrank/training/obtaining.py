@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank.errors import UserError
-from lowrank.files import cannot_write
+from lowrank.files import cannot_write, written_whole
+from lowrank.temporary import temporary_folder
 
 Arrays = dict[str, NDArray[np.uint8]]
 Say = Callable[[str], None]
@@ -32,12 +34,14 @@ class Source:
     """A place that a dataset may come from.
 
     `fetch` gives the file or folder that `read` turns into arrays; it may write below the
-    temporary folder that it is given. Both raise UnusableError.
+    temporary folder that it is given. Both raise UnusableError. What was fetched is kept under the
+    name `kept`, unless that is empty.
     """
 
     label: str
     fetch: Callable[[Path], Path]
     read: Callable[[Path], Arrays]
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ def read_by_hand(wanted: Wanted, path: Path, read: Callable[[Path], Arrays], say
 
 
 def first_that_works(
-    wanted: Wanted, sources: tuple[Source, ...], say: Say, *, before: str, advice: str
+    wanted: Wanted, sources: tuple[Source, ...], say: Say, *, keep: Path, before: str, advice: str
 ) -> Arrays:
     """Arrays from the first source that delivers what is wanted.
 
-    Each attempt and its outcome is told through `say`, one line each. When all fail, a UserError
+    What was downloaded is kept in the folder `keep` once it is verified, where the next call looks
+    for files put there by hand: a dataset that was deleted is made again without a network. Each
+    attempt and its outcome is told through `say`, one line each. When all fail, a UserError
     tells `before` (what was looked for first), each attempt, and `advice`.
     """
     tried = [before]
@@ -79,7 +85,10 @@ def first_that_works(
         say(f"trying {source.label}")
         try:
             with tempfile.TemporaryDirectory(prefix="lowrank-") as folder:
-                arrays = _read_verified(wanted, source.fetch(Path(folder)), source.read)
+                fetched = source.fetch(Path(folder))
+                arrays = _read_verified(wanted, fetched, source.read)
+                if source.kept:
+                    _keep(fetched, keep / source.kept, say)
         except UnusableError as unusable:
             tried.append(f"{source.label}: {unusable}")
             say(tried[-1])
@@ -134,6 +143,26 @@ def _read_verified(wanted: Wanted, path: Path, read: Callable[[Path], Arrays]) -
                 f"{expected}"
             )
     return arrays
+
+
+def _keep(fetched: Path, place: Path, say: Say) -> None:
+    """Copy what was fetched to `place`, whole or not at all; a failure is said and is no error."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if fetched.is_dir():
+            with temporary_folder(place.parent) as beside:
+                new = beside / place.name
+                new.mkdir()
+                for file in fetched.iterdir():
+                    shutil.copyfile(file, new / file.name)
+                new.rename(place)
+        else:
+            with written_whole(place) as partial:
+                shutil.copyfile(fetched, partial)
+    except (OSError, UserError) as error:
+        say(f"the download is not kept for another time: {one_line(str(error))}")
+    else:
+        say(f"the download is kept as {place}: from it the dataset is made again offline")
 
 
 @contextlib.contextmanager
