@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test report study compare coverage env record adopt lint format clean FORCE
+.PHONY: all test report plots study compare coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -31,6 +31,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # One HTML file with every picture of the matrix.
 report: all
 	snakemake --report report.html
+
+# DVC's plots as one page that needs no network: dvc_plots/index.html.
+plots: $(INSTALLED)
+	lowrank plots
 
 # The comparisons under `studies` in params.yaml; about five hours on two cores.
 study: $(INSTALLED)

@@ -1,31 +1,26 @@
 """Open report.html and DVC's page of plots in headless Chromium, and take a picture of each figure.
 
-    snakemake && snakemake --report report.html && dvc plots show --out dvc_plots
+    snakemake && snakemake --report report.html && lowrank plots
     pip install playwright && sudo apt install chromium
     python benchmarks/look_at_reports.py
 
 The exit status is 1 where the browser's console shows an error, or a figure is missing. The
-pictures, in `build/screenshots`, are for people to look at. What DVC's page loads from a CDN comes
-from the same packages on npm's registry.
+pictures, in `build/screenshots`, are for people to look at. Neither page may load anything from the
+network.
 """
 
 import argparse
 import re
-import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 from lowrank.params import load_params
 
 CHROMIUM = "/usr/bin/chromium"
 PICTURES = Path("build/screenshots")
-# Where a package has the file that a page without a module loader takes.
-SCRIPT = "package/build/{name}.min.js"
 ALL_VARIANTS = ("Accuracy by latency", "Accuracy by MACs", "Energy", "Table")
 OF_A_VARIANT = ("Ranks by layer", "Time by layer", "Fine-tuning")
 
@@ -37,20 +32,18 @@ def main() -> None:
     options = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     wrong = []
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as packages:
+    with sync_playwright() as playwright:
         # As root, in a container, there is no sandbox.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for look, path in ((look_at_report, options.report), (look_at_plots, options.plots)):
             page = browser.new_page(viewport={"width": 1500, "height": 1100})
-            wrong += looked_at(page, look, path, Path(packages))
+            wrong += looked_at(page, look, path)
         browser.close()
     print("\n".join(wrong) or f"no error, every figure there; pictures in {PICTURES}")
     sys.exit(bool(wrong))
 
 
-def looked_at(
-    page: Page, look: Callable[[Page], list[str]], path: Path, packages: Path
-) -> list[str]:
+def looked_at(page: Page, look: Callable[[Page], list[str]], path: Path) -> list[str]:
     """What is wrong with a page: in the browser's console, and by `look`."""
     wrong: list[str] = []
 
@@ -61,7 +54,7 @@ def looked_at(
     page.on("console", told)
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     page.on("requestfailed", lambda request: wrong.append(f"not loaded: {request.url}"))
-    page.route(re.compile(r"^https?://"), lambda route: from_npm(route, packages))
+    page.route(re.compile(r"^https?://"), lambda route: route.abort())
     page.goto(path.resolve().as_uri())
     page.wait_for_timeout(3000)
     return wrong + look(page)
@@ -113,21 +106,6 @@ def look_at_plots(page: Page) -> list[str]:
     for number in range(figures.count()):
         figures.nth(number).screenshot(path=PICTURES / f"plots_{number:02}.png")
     return wrong
-
-
-def from_npm(route: Route, folder: Path) -> None:
-    """Answer a request for `.../npm/<package>@<version>` with that package's script."""
-    found = re.search(r"/npm/((?:vega|vega-lite|vega-embed))@([\d.]+)$", route.request.url)
-    if not found:
-        route.abort()
-        return
-    name, version = found.groups()
-    archive = folder / f"{name}-{version}.tgz"
-    if not archive.exists():
-        subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True)
-    with tarfile.open(archive) as package:
-        script = package.extractfile(SCRIPT.format(name=name)).read()
-    route.fulfill(body=script, content_type="text/javascript")
 
 
 if __name__ == "__main__":

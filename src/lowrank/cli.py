@@ -34,6 +34,7 @@ STEPS = (
     "stage",
     "record",
     "adopt",
+    "plots",
     "clean",
     "clean_device",
 )

@@ -1,0 +1,53 @@
+"""DVC's page of plots, with the scripts that draw them inside it: it needs no network."""
+
+from pathlib import Path
+
+import click
+
+from lowrank.steps.common import Step, run, say
+
+# That of the templates in .dvc/plots.
+_VEGA_LITE = "5.20"
+
+# As in DVC's own page, with `{scripts}`, which loads Vega from a CDN, replaced.
+_PAGE = """<!DOCTYPE html>
+<html>
+<head>
+    <meta charset="utf-8">
+    {refresh_tag}
+    <title>DVC Plot</title>
+    <script>%s</script>
+    <style>table {border-spacing: 15px;}</style>
+</head>
+<body>
+    {plot_divs}
+</body>
+</html>
+"""
+
+
+@click.command(cls=Step)
+@click.option("--out", type=Path, default=Path("dvc_plots"), help="Output: folder of the page.")
+@click.argument("targets", nargs=-1)
+def plots(out: Path, targets: tuple[str, ...]) -> None:
+    """Write the page of `dvc plots show TARGETS` so that it works without a network."""
+    from lowrank.errors import UserError
+    from lowrank.temporary import temporary_folder
+
+    try:
+        from vl_convert import javascript_bundle
+    except ImportError as error:
+        raise UserError(
+            "the package vl-convert-python, which holds the scripts of DVC's plots, is not "
+            "installed. Run `make env` or `pip install vl-convert-python`, and this command again."
+        ) from error
+    with temporary_folder() as folder:
+        template = folder / "page.html"
+        template.write_text(_PAGE % javascript_bundle(vl_version=_VEGA_LITE), encoding="utf-8")
+        options = ("--html-template", str(template.resolve()), "--out", str(out))
+        run("dvc", "plots", "show", *options, "--", *targets)
+    say(f"{out / 'index.html'} needs no network")
+
+
+if __name__ == "__main__":
+    plots()
