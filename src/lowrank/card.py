@@ -106,6 +106,7 @@ def facts_of(
         "method": described["method"],
         "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
         "accuracy_percent": accuracy,
+        **{key: measured[key] for key in ("within_tolerance",) if key in measured},
         **{key: result[key] for key in ("validation", "reported") if key in result},
         **({} if original else {"control": _control(result)}),
         **{key: result[key] for key in ("parameters", "macs")},
@@ -159,6 +160,7 @@ def _measured(precision: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
     bytes_ = own["size_bytes"]
     return {
         **int8,
+        "within_tolerance": own["within_tolerance"],
         "accuracy": {**int8["accuracy"], **own["accuracy"]},
         "size_bytes": {
             "original": size["original"],
@@ -197,6 +199,7 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             *_of_target(facts["answer"]),
             *_costs(facts),
             "",
+            *_of_tolerance(facts),
             *_choices(facts),
             "## Input and output",
             "",
@@ -312,6 +315,16 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
             used = [f"{energy[which]:.2f}" for which in ("original", "compressed")]
             lines.append(row(label, used[0], "", used[1]))
     return lines
+
+
+def _of_tolerance(facts: Mapping[str, Any]) -> list[str]:
+    if facts.get("within_tolerance", True):
+        return []
+    return [
+        "**Warning:** on the validation images this file loses more against float than "
+        "`quantize.tolerance` allows, whichever nodes the search left in float.",
+        "",
+    ]
 
 
 def _choices(facts: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,23 @@ def main_record(report: Mapping[str, Any]) -> dict[str, Any]:
     return next(iter(report["files"].values()))
 
 
+def accuracy_of(accuracy: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return an int8 file's accuracy on both splits, top-5 where there are over ten classes."""
+    top5 = {}
+    if "top5" in accuracy["test"]:
+        top5 = {
+            "top5": {
+                "exported": accuracy["test"]["top5"],
+                "validation": {"exported": accuracy["validation"]["top5"]},
+            }
+        }
+    return {
+        "exported": accuracy["test"]["top1"],
+        "validation": {"exported": accuracy["validation"]["top1"]},
+        **top5,
+    }
+
+
 def runs_here(path: Path) -> bool:
     """Whether this machine's processor computes an int8 file of a folder without saturation.
 

@@ -129,6 +129,7 @@ INT8 = {
             "size_bytes": 1500,
             "nodes": 4,
             "kept_in_float": ["second"],
+            "within_tolerance": True,
         },
         "u8_reduced.onnx": {
             "activations": "uint8",
@@ -137,6 +138,7 @@ INT8 = {
             "size_bytes": 1600,
             "nodes": 4,
             "kept_in_float": [],
+            "within_tolerance": False,
         },
     },
     "float_accuracy": {"validation": {"top1": 89.5}},
@@ -148,6 +150,7 @@ CONTROL = INT8 | {
             "accuracy": {"validation": {"top1": 92.5}, "test": {"top1": 91.5}},
             "size_bytes": 3000,
             "kept_in_float": [],
+            "within_tolerance": True,
         }
         for name, each in INT8["files"].items()
     }
@@ -286,6 +289,19 @@ def test_int8_beside_float(outputs):
     assert (int8["nodes"], int8["kept_in_float"]) == (4, 1)
 
 
+def test_an_int8_file_beyond_the_tolerance_is_said(run, tmp_path):
+    done = run(phone=controlled())
+    assert done.exit_code == 0, done.output
+    result = read_json(tmp_path / "result.json")
+    assert result["int8"]["within_tolerance"] is False
+    assert result["control"]["int8"]["within_tolerance"] is True
+    assert "warning: int8 loses more validation accuracy than `quantize.tolerance`" in done.stderr
+    assert "control.int8 loses" not in done.stderr
+    folder = tmp_path / "models/net_tucker"
+    warned = {path.name for path in folder.glob("*.md") if "quantize.tolerance" in path.read_text()}
+    assert warned == {"net_tucker_int8_u8_reduced.md"}
+
+
 def test_without_a_round_the_network_is_the_original(tmp_path):
     write_documents(tmp_path, {})
     # The last value of an option counts.
@@ -307,6 +323,7 @@ def test_which_int8_file_each_device_runs(outputs):
         "accuracy": {"exported": 88.0, "validation": {"exported": 89.0}},
         "size_bytes": 1600,
         "kept_in_float": 0,
+        "within_tolerance": False,
     }
     assert int8["files"]["s8.onnx"]["accuracy"]["exported"] == int8["accuracy"]["exported"]
 

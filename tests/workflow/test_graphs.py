@@ -217,7 +217,11 @@ def test_a_changed_parameter_reruns_the_same_jobs_in_both(
 ):
     recorded.change_params(**change)
     assert set(job_counts(recorded.snakemake("--dry-run", SUMMARY))) == expected
-    assert stages_to_run(recorded) == expected
+    # A method may leave sections out, which DVC would refuse: it follows methods as a whole.
+    coarser = any(place.startswith("methods__") for place in change)
+    assert stages_to_run(recorded) == expected | (
+        {"select_ranks", "decompose"} if coarser else set()
+    )
 
 
 def test_inside_a_stage_times_and_parameters_count_for_nothing(built: Project):

@@ -63,12 +63,26 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3, "diff": -1}
 
 
+def test_dvc_builds_a_method_that_states_nothing_but_int8(project: Project):
+    project.change_params(methods__mine={"quantize": "int8"}, matrix__methods=["mine"])
+    project.run("dvc", "repro", "code")
+    project.run("dvc", "commit", "--force", "dataset")
+    project.run("dvc", "repro")
+    assert "up to date" in project.run("dvc", "status").stdout
+    result = json.loads((project.folder / "results/resnet20_mine.json").read_text())
+    assert (result["rounds"], result["int8"]["accuracy"]) == (
+        0,
+        result["control"]["int8"]["accuracy"],
+    )
+
+
 def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
     # With the moments of each round's inputs, which are made on the way and not kept.
     chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation", "images": 80}
     project.change_params(
         methods__tucker__schedule={"kind": "iterative"}, methods__tucker__factorize=chosen
     )
+    project.run("dvc", "repro", "code")
     project.run("dvc", "commit", "--force", "dataset")
     project.run("dvc", "repro")
     assert "up to date" in project.run("dvc", "status").stdout

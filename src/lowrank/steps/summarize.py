@@ -11,7 +11,7 @@ from lowrank.errors import UserError
 from lowrank.factorize import get_factorization, one_group
 from lowrank.files import read_json, write_json
 from lowrank.headline import at, headline
-from lowrank.int8_files import all_files, main_record, read_report
+from lowrank.int8_files import accuracy_of, all_files, main_record, read_report
 from lowrank.layer_times import times_by_layer
 from lowrank.plan import (
     Factored,
@@ -123,6 +123,9 @@ def summarize(
     document["control"] = {
         "int8": _quantized(read_report(control), measured, "control.int8", size_bytes)
     }
+    for place in ("int8", "control.int8"):
+        if at(document, f"{place}.within_tolerance") is False:
+            say(f"warning: {place} loses more validation accuracy than `quantize.tolerance` allows")
     if search:
         found = read_json(search)
         document["search"] = found | best_of_search(found, document)
@@ -247,40 +250,25 @@ def _quantized(
     """
     main = main_record(report)
     return {
-        "accuracy": _int8_accuracy(main["accuracy"]),
+        "accuracy": accuracy_of(main["accuracy"]),
         "size_bytes": _before_after(original_bytes, main["size_bytes"]),
         **_on_devices({device: _in_int8(values, place) for device, values in measured.items()}),
         "nodes": main["nodes"],
         "kept_in_float": len(main["kept_in_float"]),
+        "within_tolerance": all(each["within_tolerance"] for each in report["files"].values()),
         # Which file each device runs, and what is known of each: the first is the main one's.
         "devices": report["devices"],
         "files": {
             name: {
                 "activations": each["activations"],
                 "reduce_range": each["reduce_range"],
-                "accuracy": _int8_accuracy(each["accuracy"]),
+                "accuracy": accuracy_of(each["accuracy"]),
                 "size_bytes": each["size_bytes"],
                 "kept_in_float": len(each["kept_in_float"]),
+                "within_tolerance": each["within_tolerance"],
             }
             for name, each in report["files"].items()
         },
-    }
-
-
-def _int8_accuracy(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Accuracy of an int8 file on both splits, top-5 where there are over ten classes."""
-    top5 = {}
-    if "top5" in accuracy["test"]:
-        top5 = {
-            "top5": {
-                "exported": accuracy["test"]["top5"],
-                "validation": {"exported": accuracy["validation"]["top5"]},
-            }
-        }
-    return {
-        "exported": accuracy["test"]["top1"],
-        "validation": {"exported": accuracy["validation"]["top1"]},
-        **top5,
     }
 
 
