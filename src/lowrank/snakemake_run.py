@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lowrank.errors import UserError
 from lowrank.run_lock import Run, take_lock
 from lowrank.temporary import remove_leftovers, remove_leftovers_in
 
@@ -42,6 +43,27 @@ def begin_run(workflow: Any, say: Say) -> Run | None:
     if run.pid == os.getpid():
         tidy_up(say)
     return run
+
+
+def refuse_moved_files(workflow: Any) -> None:
+    """Raise UserError where Snakemake would put the workflow's files elsewhere.
+
+    Some steps take folders, and others their caches, by the paths that they have in this folder.
+    """
+    path = "build/model.onnx"
+    if workflow.modifier.path_modifier.replace_prefix(path) != path:
+        raise UserError(
+            "a module with `prefix:` or `replace_prefix:` would move this workflow's files, which "
+            "its steps expect where they are. Leave it out, and give the module a folder of its "
+            "own with `snakemake --directory` where its files must not meet others."
+        )
+    provider = getattr(workflow.storage_settings, "default_storage_provider", None)
+    if provider:
+        raise UserError(
+            f"--default-storage-provider {provider}: this workflow keeps its files in its own "
+            "folder, which must be on a disk that all machines share. Run it without that option; "
+            "`dvc push` takes the files to S3 and other places."
+        )
 
 
 def builds_outputs(workflow: Any) -> bool:
@@ -119,10 +141,10 @@ def _hand_to_jobs(run: Run) -> None:
 
 
 def _outermost(folder: Path) -> list[Path]:
-    """What was backed up: files, and the datasets, which are folders."""
-    datasets = [*folder.glob("data/datasets/*")]
+    """What was backed up: files, and the folders of datasets and of delivered networks."""
+    folders = [*folder.glob("data/datasets/*"), *folder.glob("models/*")]
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return datasets + [path for path in files if not set(path.parents) & set(datasets)]
+    return folders + [path for path in files if not set(path.parents) & set(folders)]
 
 
 def _running_steps() -> list[Any]:

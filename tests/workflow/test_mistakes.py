@@ -1,7 +1,7 @@
 """What a user can get wrong: one clear message, exit status not 0, nothing half-written."""
 
 import pytest
-from projects import BUILD, RESULT, Project
+from projects import BUILD, RESULT, Project, job_counts
 
 
 def refusal(project: Project, target: str = RESULT) -> str:
@@ -23,6 +23,27 @@ def test_an_unknown_network_or_method_names_the_nearest(project: Project, target
     assert target in message
     assert "Did you mean" in message
     assert nearest in message
+
+
+MODULE = """
+import yaml
+module lowrank:
+    snakefile: "Snakefile"
+    config: yaml.safe_load(open("params.yaml"))
+    {}
+use rule * from lowrank
+"""
+
+
+def test_as_a_module_it_works_where_its_files_stay(project: Project):
+    outer = project.folder / "outer.smk"
+    outer.write_text(MODULE.format(""))
+    options = ("--snakefile", "outer.smk", "--dry-run", "--")
+    assert "summarize" in job_counts(project.snakemake(*options, RESULT))
+    outer.write_text(MODULE.format('prefix: "sub"'))
+    done = project.run("snakemake", "--cores", "1", *options, f"sub/{RESULT}", check=False)
+    assert done.returncode
+    assert "a module with `prefix:`" in done.stdout
 
 
 def test_a_misspelt_parameter_is_named(project: Project):

@@ -9,7 +9,12 @@ from snakemake.utils import available_cpu_count
 from lowrank.errors import UserError
 from lowrank.provenance import remember_profile
 from lowrank.recording import record_run
-from lowrank.snakemake_run import begin_run, builds_outputs, end_steps_when_told
+from lowrank.snakemake_run import (
+    begin_run,
+    builds_outputs,
+    end_steps_when_told,
+    refuse_moved_files,
+)
 from lowrank.workflow import LAYER_NAME, SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
@@ -27,6 +32,7 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
 # configuration of its own.
 files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
+    refuse_moved_files(workflow)
     GRAPH = Workflow.from_document(config, files)
 except UserError as error:
     raise WorkflowError(str(error)) from None

@@ -83,7 +83,7 @@ rule quantize:
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
     shell:
-        "lowrank quantize --log {log} --label '{rule} {wildcards}'"
+        "lowrank quantize --log {log} --label 'quantize {wildcards}'"
         " --model {input.model} --state {input.state}"
         " --dataset {input.dataset} --splits {input.splits}"
         " --devices '{input.devices}' --ready '{input.ready}'"
@@ -151,7 +151,8 @@ rule summarize:
         search=GRAPH.search,
         benchmarks=GRAPH.benchmarks,
         table="data/networks/{model}.json",
-        first_run=GRAPH.first_run(),
+        # Made here when the graph is read, wherever the other files are.
+        first_run=local(GRAPH.first_run()),
     output:
         result="results/{model}_{method}.json",
         metrics="results/metrics/{model}_{method}.json",
