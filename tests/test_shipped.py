@@ -30,7 +30,11 @@ def test_weights_are_half_precision_and_fit_the_network(name: str):
 def test_provenance_states_the_recipe_of_params_yaml(name: str):
     provenance = read_json(FOLDER / f"{name}.json")
     recipe = load_params(ROOT / "params.yaml").pretrain[name]
-    assert PretrainSettings.model_validate(provenance["recipe"]) == recipe
+    # The files were written when settings of other schedules were accepted, and recorded.
+    recorded = provenance["recipe"]
+    unused = set() if recorded["schedule"] == "step" else {"step_at", "step_factor"}
+    used = {key: value for key, value in recorded.items() if key not in unused}
+    assert PretrainSettings.model_validate(used) == recipe
     assert set(provenance["accuracy"]) == {"validation", "test"}
     assert provenance["accuracy"]["test"] >= SHIPPED[name]
     assert provenance["seconds"] > 0
