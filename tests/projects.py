@@ -114,7 +114,8 @@ def make_project(folder: Path) -> Project:
         # Random weights are noise, which EVBMF leaves alone; and a small classifier stays dense.
         methods__tucker__ranks={"weaken": 0.2, "negligible": 0},
         methods__tucker__quantize="int8",
-        quantize={"images": 20, "tolerance": 100, "threads": 1},
+        # No clock decides about bytes.
+        quantize={"images": 20, "tolerance": 100, "threads": 1, "by_time": False},
         finetune__steps=4,
         finetune__batch_size=16,
         finetune__threads=1,

@@ -1,7 +1,8 @@
 """The folder `int8/` of a network: one ONNX file for each kind of hardware, and `report.json`.
 
 The report maps each device to its file (`devices`), and each file (`files`) to its types, accuracy
-and size. The first device of the matrix names the main file.
+and size. `times.json` holds what nodes take in float and in int8, where that was measured. The
+first device of the matrix names the main file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lowrank.errors import UserError
 from lowrank.files import read_json, written_whole
 
 REPORT = "report.json"
+TIMES = "times.json"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -48,8 +50,9 @@ def all_files(folder: Path) -> list[Path]:
 
 
 def copy_folder(source: Path, folder: Path) -> None:
-    """Copy the int8 files of a folder and their report, each whole, the report last."""
-    for path in [*all_files(source), source / REPORT]:
+    """Copy the int8 files of a folder, their times and report, each whole, the report last."""
+    times = source / TIMES
+    for path in [*all_files(source), *([times] if times.exists() else []), source / REPORT]:
         with written_whole(folder / path.name) as partial:
             shutil.copyfile(path, partial)
 

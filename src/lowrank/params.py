@@ -804,6 +804,11 @@ class QuantizeSettings(Section):
         description="How long the search for them may take, for each file; the best file so far "
         "stays. 0: none.",
     )
+    by_time: bool = Field(
+        True,
+        description="Whether nodes that are slower in int8 than in float, by the clock of the "
+        "device, stay in float. `times.json` beside the file holds the measurement.",
+    )
     threads: Threads = 2
 
 

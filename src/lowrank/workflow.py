@@ -610,6 +610,16 @@ class Workflow:
         """What the processor of each device of the matrix can do; the main device first."""
         return [f"build/devices/{device}.json" for device in self.params.matrix.devices]
 
+    def connections_json(self, wildcards: Wildcards) -> str:
+        """How the devices of the matrix are reached, where int8 files are timed there; else none.
+
+        Without how they measure: another number of runs is no reason to quantize again.
+        """
+        timed = self.params.matrix.devices if self.params.quantize.by_time else ()
+        return json.dumps(
+            {name: json.loads(self.params.benchmark[name].connection_json()) for name in timed}
+        )
+
     def device_signature(self, wildcards: Wildcards) -> str:
         """What a description depends on: the processor and runtime of a device that is this one."""
         if self.params.benchmark[wildcards.device].kind != "local":

@@ -1,21 +1,25 @@
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner
 
+from lowrank.devices.base import NodeTime
 from lowrank.devices.processor import Processor, integer_types
 from lowrank.errors import UserError
 from lowrank.files import read_json, write_json
-from lowrank.int8_files import all_files, file_for
+from lowrank.int8_files import all_files, copy_folder, file_for
 from lowrank.networks import create_network
 from lowrank.networks.export import export_onnx
+from lowrank.networks.int8_times import NodeCost, decision, slower_in_int8
 from lowrank.networks.registry import network_spec
 from lowrank.networks.states import State, write_state
 from lowrank.steps.benchmark import benchmark
 from lowrank.steps.quantize import quantize
 
-SETTINGS = '{"images": 30, "tolerance": 100, "threads": 1}'
+SETTINGS = '{"images": 30, "tolerance": 100, "threads": 1, "by_time": false}'
+BY_TIME = SETTINGS.replace("false", "true")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,7 @@ def run(
     *,
     kind: str,
     settings: str = "{}",
+    connections: str = "{}",
     **processors: Processor,
 ) -> str:
     devices = described(folder.parent, **(processors or {"local": Processor.here()}))
@@ -54,6 +59,7 @@ def run(
         "dataset": dataset,
         "kind": kind,
         "settings": settings,
+        "connections": connections,
         "folder": folder,
     }
     done = CliRunner().invoke(quantize, [f"--{key}={value}" for key, value in arguments.items()])
@@ -128,6 +134,105 @@ def activation_types(path: Path) -> set[int]:
     return {stored[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
 
 
+def nodes_in_float(path: Path) -> set[str]:
+    """Nodes with weights whose weights are not stored in 8 bits."""
+    graph = onnx.load(path).graph
+    in_float = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    products = [n for n in graph.node if n.op_type in {"Conv", "Gemm", "MatMul"}]
+    return {node.name for node in products if node.input[1] in in_float}
+
+
+def test_what_stays_in_float_by_time_follows_from_the_times(
+    exported, tiny_folder, tmp_path, restored_torch
+):
+    folder = tmp_path / "int8"
+    connections = '{"local": {"kind": "local"}}'
+    said = run(
+        exported, tiny_folder, folder, kind="int8", settings=BY_TIME, connections=connections
+    )
+    report, times = read_json(folder / "report.json"), read_json(folder / "times.json")
+    name = report["devices"]["local"]
+    assert list(times) == [name]
+    found = times[name]
+    assert found["device"] == "local"
+    assert found["environment"]["cpu"] == Processor.here().cpu
+    nodes = [NodeCost.from_json(each) for each in found["nodes"]]
+    assert len(nodes) == 20
+    assert nodes[0].name == "conv"
+    assert nodes[0].after == ()
+    assert nodes[2].after == ("blocks.0.conv1",)
+    assert all(min(n.float_us, n.int8_us, n.quantize_us, n.dequantize_us) > 0 for n in nodes)
+    # The network's input is rounded for its first layer, its output is converted back.
+    assert nodes[0].conversions_us > 0
+    assert nodes[-1].conversions_us > 0
+    assert tuple(found["candidates"]) == slower_in_int8(nodes, found["margin"])
+    assert (found["whole"] is None) == (not found["candidates"])
+    assert tuple(found["kept_in_float"]) == decision(found)
+    record = report["files"][name]
+    assert record["slower_in_int8"] == record["kept_in_float"] == found["kept_in_float"]
+    assert nodes_in_float(folder / name) == set(found["kept_in_float"])
+    assert "slower in int8 than in float" in said
+    copy_folder(folder, tmp_path / "copy")
+    assert read_json(tmp_path / "copy/times.json") == times
+
+
+def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
+    exported, tiny_folder, tmp_path, restored_torch, monkeypatch
+):
+    """By the profile and the clock of a device whose integer kernels are slow, but for one."""
+    from lowrank.devices.local import LocalDevice
+
+    profile, measure = LocalDevice.node_times, LocalDevice.measure
+
+    def slow_but_one(self, model, settings):
+        factors = {"QLinearConv": 100, "QGemm": 100}
+        return {
+            name: NodeTime(
+                each.operator,
+                each.milliseconds
+                * (1 if name == "blocks.4.conv1" else factors.get(each.operator, 1)),
+            )
+            for name, each in profile(self, model, settings).items()
+        }
+
+    def faster(self, original, compressed, settings):
+        once = {"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}
+        return measure(self, original, compressed, settings | once) | gain
+
+    monkeypatch.setattr(LocalDevice, "node_times", slow_but_one)
+    monkeypatch.setattr(LocalDevice, "measure", faster)
+    name, options = integer_types(Processor.here()).file, {"kind": "int8", "settings": BY_TIME}
+    options["connections"] = '{"local": {"kind": "local"}}'
+    for lower_end, stay in ((1.2, True), (0.9, False)):
+        gain = {"speedup": 1.3, "speedup_low": lower_end, "speedup_high": 1.4}
+        folder = tmp_path / str(stay) / "int8"
+        said = run(exported, tiny_folder, folder, **options)
+        found = read_json(folder / "times.json")[name]
+        kept = read_json(folder / "report.json")["files"][name]["kept_in_float"]
+        assert len(found["candidates"]) == 19
+        assert "blocks.4.conv1" not in found["candidates"]
+        assert kept == (found["candidates"] if stay else [])
+        assert nodes_in_float(folder / name) == set(kept)
+        assert ("they stay in float" if stay else "they stay in int8 all the same") in said
+
+
+def test_where_nodes_cannot_be_timed_they_stay_in_int8(
+    exported, tiny_folder, tmp_path, restored_torch
+):
+    connections = '{"local": {"kind": "ssh", "host": "nowhere.invalid"}}'
+    folder = tmp_path / "int8"
+    said = run(
+        exported, tiny_folder, folder, kind="int8", settings=BY_TIME, connections=connections
+    )
+    name = integer_types(Processor.here()).file
+    found = read_json(folder / "times.json")[name]
+    assert set(found) == {"device", "not_measured"}
+    assert "nowhere.invalid" in found["not_measured"]
+    assert f"warning: local: nodes are not timed, and stay in int8: {found['not_measured']}" in said
+    assert decision(found) == ()
+    assert read_json(folder / "report.json")["files"][name]["kept_in_float"] == []
+
+
 def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
     write_json(tmp_path / "int8/report.json", {"kind": "int8", "size_bytes": 3})
     with pytest.raises(UserError, match=r"int8/report\.json: written by an earlier version"):
@@ -151,11 +256,13 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(
         tmp_path / "int8/report.json",
         {"kind": "int8", "devices": {"local": "u8.onnx"}, "files": {"u8.onnx": record}},
     )
+    shutil.copyfile(model, tmp_path / "int8/u8.onnx")
     (processor,) = described(tmp_path, local=Processor.here())
     done = CliRunner().invoke(
         benchmark,
         [
             *("--original", model, "--compressed", model, "--quantized", tmp_path / "int8"),
+            *("--control", tmp_path / "int8"),
             *("--device", "local", "--output", output, "--processor", processor),
             *("--dataset", tiny_folder, "--state", exported / "model.safetensors"),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
@@ -168,7 +275,7 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(
     assert measured["agreement"]["relative_error"] < 1e-4
     assert measured["agreement"]["changed_percent"] == 0
     assert measured["agreement"]["warning"] is None
-    assert f"int8 is not measured: {because}" in done.stderr
+    assert f"original in int8: not measured: {because}" in done.stderr
 
 
 def test_another_processor_than_was_described_is_told(exported, tmp_path):
@@ -179,6 +286,7 @@ def test_another_processor_than_was_described_is_told(exported, tmp_path):
         benchmark,
         [
             *("--original", model, "--compressed", model, "--device", "local"),
+            *("--control", tmp_path / "int8"),
             *("--processor", processor, "--output", tmp_path / "out.json", "--settings", "{}"),
             *("--dataset", tmp_path, "--state", exported / "model.safetensors"),
         ],
@@ -202,6 +310,7 @@ def measured_int8(exported, dataset, folder, types):
         benchmark,
         [
             *("--original", model, "--compressed", model, "--quantized", folder / "int8"),
+            *("--control", folder / "int8"),
             *("--device", "local", "--processor", folder / "local.json", "--output", output),
             *("--dataset", dataset, "--state", exported / "model.safetensors"),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),

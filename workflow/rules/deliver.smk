@@ -77,17 +77,20 @@ rule quantize:
         directory("build/{model}/{method}/int8"),
     log:
         "logs/quantize/{model}/{method}.log",
-    threads: PARAMS.quantize.threads
+    # All cores where nodes are timed, so that no other job of this run disturbs the clock.
+    threads: workflow.cores if PARAMS.quantize.by_time else PARAMS.quantize.threads
     params:
         code=GRAPH.code("quantize"),
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
+        connections=GRAPH.connections_json,
     shell:
         "lowrank quantize --log {log} --label 'quantize {wildcards}'"
         " --model {input.model} --state {input.state}"
         " --dataset {input.dataset} --splits {input.splits}"
         " --devices '{input.devices}' --ready '{input.ready}'"
-        " --kind '{params.kind}' --settings {params.settings:q} --folder {output}"
+        " --kind '{params.kind}' --settings {params.settings:q}"
+        " --connections {params.connections:q} --folder {output}"
 
 
 # The control of every result: what int8 alone gives, without any compression.
@@ -107,6 +110,7 @@ use rule quantize as quantize_original with:
         code=GRAPH.code("quantize"),
         kind="int8",
         settings=PARAMS.quantize.model_dump_json(),
+        connections=GRAPH.connections_json,
 
 
 rule benchmark:

@@ -2,13 +2,18 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lowrank.steps.common import Json, Paths, Step, say, use_threads
+
+if TYPE_CHECKING:
+    from lowrank.devices.processor import IntegerTypes
+    from lowrank.networks.int8 import Kept, Quantizer
 
 
 @click.command(cls=Step)
@@ -23,6 +28,9 @@ from lowrank.steps.common import Json, Paths, Step, say, use_threads
 @click.option("--kind", default="", help="methods.<method>.quantize; empty: nothing is done.")
 @click.option("--settings", type=Json(), required=True, help="quantize, JSON.")
 @click.option(
+    "--connections", type=Json(), default="{}", help="How each device is reached, by name, JSON."
+)
+@click.option(
     "--folder", type=Path, required=True, help="Output: an ONNX file for each kind; report.json."
 )
 def quantize(
@@ -34,11 +42,12 @@ def quantize(
     ready: str,
     kind: str,
     settings: dict[str, Any],
+    connections: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
     """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
     from lowrank.files import read_json, write_json
-    from lowrank.int8_files import REPORT, copy_folder
+    from lowrank.int8_files import REPORT, TIMES, copy_folder
 
     report = folder / REPORT
     if not kind:
@@ -60,17 +69,27 @@ def quantize(
     from lowrank.training.datasets import open_dataset
 
     types = {path.stem: types_for(Processor.from_json(read_json(path)), asked) for path in devices}
+    # The first device of each kind of hardware says which nodes it runs slower in int8.
+    timed = {each: device for device, each in reversed(types.items())} if asked.by_time else {}
     data = open_dataset(dataset, splits)
-    files, before = _quantized(
-        model, dict.fromkeys(types.values()), read_spec(state), data, asked, folder
-    )
+    with tempfile.TemporaryDirectory() as intermediate:
+        job = _Job.start(model, read_spec(state), data, asked, Path(intermediate))
+        times, files = {}, {}
+        for each in dict.fromkeys(types.values()):
+            slow: tuple[str, ...] = ()
+            if device := timed.get(each):
+                times[each.file] = _times(job, each, device, connections.get(device))
+                slow = tuple(times[each.file].get("kept_in_float", ()))
+            files[each.file] = _written(job, each, folder, slow)
+    if timed:
+        write_json(folder / TIMES, times)
     write_json(
         report,
         {
             "kind": kind,
             "devices": {device: each.file for device, each in types.items()},
             "files": files,
-            "float_accuracy": {"validation": before},
+            "float_accuracy": {"validation": job.before},
         },
     )
 
@@ -88,70 +107,135 @@ class _Inputs(Sequence[dict[str, Any]]):
         return {"images": self._batches[number][0].numpy()}
 
 
-def _quantized(
-    model: Path, types: Any, spec: Any, data: Any, asked: Any, folder: Path
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Write a file of each of the types; what is known of each, and the accuracy in float."""
+@dataclass(frozen=True)
+class _Job:
+    """What all files of a network share; `before` is its accuracy in float.
+
+    `in_float` is what it answers there to `sample`, images of the validation split.
+    """
+
+    model: Path
+    spec: Any
+    data: Any
+    asked: Any
+    intermediate: Path
+    quantizer: "Quantizer"
+    before: dict[str, float]
+    sample: Any
+    in_float: Any
+
+    @classmethod
+    def start(cls, model: Path, spec: Any, data: Any, asked: Any, intermediate: Path) -> "_Job":
+        """Measure the accuracy in float, and make ready to quantize."""
+        from lowrank.networks.int8 import Quantizer
+        from lowrank.training.batches import EvaluationBatches
+        from lowrank.training.exported import exported_percent, log_probabilities
+
+        sample = data.validation.sample(asked.sensitivity_images)
+        in_float = log_probabilities(model, sample, spec, threads=asked.threads)
+        before = exported_percent(model, data.validation, spec, threads=asked.threads)
+        batches = EvaluationBatches(data.train.sample(asked.images), spec)
+        quantizer = Quantizer(model, _Inputs(batches), asked, intermediate)
+        return cls(model, spec, data, asked, intermediate, quantizer, before, sample, in_float)
+
+
+def _times(
+    job: _Job, types: "IntegerTypes", device: str, connection: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Ask a device which nodes it runs slower in int8 than in float, and say so."""
+    from lowrank.devices import DeviceError, create_device
+    from lowrank.networks.int8_times import measure
+
+    if connection is None:
+        return {"device": device, "not_measured": "it is not known how the device is reached"}
+    whole, mixed = job.intermediate / "all.onnx", job.intermediate / "mixed.onnx"
+
+    def write(kept: Sequence[str]) -> Path:
+        job.quantizer.write(mixed, types, but=kept)
+        return mixed
+
+    job.quantizer.write(whole, types)
+    try:
+        there = create_device(device, connection)
+    except DeviceError as error:
+        return {"device": device, "not_measured": str(error)}
+    found = measure(there, job.model, whole, write)
+    if because := found.get("not_measured"):
+        say(f"warning: {device}: nodes are not timed, and stay in int8: {because}")
+    elif measured := found["whole"]:
+        outcome = (
+            "they stay in float" if found["kept_in_float"] else "they stay in int8 all the same"
+        )
+        say(
+            f"{device}: {', '.join(found['candidates'])} slower in int8 than in float; with them "
+            f"in float the whole file is {measured['speedup']:.2f}x faster "
+            f"({measured['speedup_low']:.2f} to {measured['speedup_high']:.2f}): {outcome}"
+        )
+    else:
+        say(f"{device}: none of {len(found['nodes'])} nodes is slower in int8 than in float")
+    return found
+
+
+def _written(
+    job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]
+) -> dict[str, Any]:
+    """Write the file of these types, `slow` nodes in float; what is known of it."""
     from lowrank.devices.processor import Processor, integer_types
     from lowrank.networks.divergence import mean_divergence
-    from lowrank.networks.int8 import Quantizer, within_tolerance
-    from lowrank.training.batches import EvaluationBatches
+    from lowrank.networks.int8 import within_tolerance
     from lowrank.training.exported import exported_percent, log_probabilities
 
-    sample = data.validation.sample(asked.sensitivity_images)
-    before = exported_percent(model, data.validation, spec, threads=asked.threads)
-    in_float = log_probabilities(model, sample, spec, threads=asked.threads)
-    batches = EvaluationBatches(data.train.sample(asked.images), spec)
-    files = {}
-    with tempfile.TemporaryDirectory() as intermediate:
-        quantizer = Quantizer(
-            model,
-            _Inputs(batches),
-            asked,
-            Path(intermediate),
-        )
-        for each in types:
-            # Where this machine's products would saturate and the device's do not, float kernels
-            # between the conversions answer what the device does.
-            saturates = integer_types(Processor.here()).reduce_range and not each.reduce_range
-            how = {"spec": spec, "threads": asked.threads, "float_kernels": saturates}
-            percent, answers = partial(exported_percent, **how), partial(log_probabilities, **how)
-            output = folder / each.file
-            kept = within_tolerance(
-                quantizer,
-                output,
-                each,
-                lost=lambda path, percent=percent: (
-                    before["top1"] - percent(path, data.validation)["top1"]
-                ),
-                divergence=lambda path, answers=answers: mean_divergence(
-                    in_float, answers(path, sample)
-                ),
-                tolerance=asked.tolerance,
-                seconds=asked.search_seconds,
-                say=say,
-            )
-            accuracy = {
-                "validation": percent(output, data.validation),
-                "test": percent(output, data.test),
-            }
-            size = output.stat().st_size
-            say(
-                f"{each.file}: {accuracy['validation']['top1']:.2f} % of the validation split "
-                f"(float: {before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test "
-                f"split, {size / 1e6:.2f} MB, {len(kept.nodes)} of {len(quantizer.nodes)} nodes in "
-                "float"
-            )
-            files[each.file] = {
-                "activations": each.activations,
-                "reduce_range": each.reduce_range,
-                "accuracy": accuracy,
-                "size_bytes": size,
-                "nodes": len(quantizer.nodes),
-                "kept_in_float": list(kept.nodes),
-                "within_tolerance": kept.within,
-            }
-    return files, before
+    asked, data, top1 = job.asked, job.data, job.before["top1"]
+    # Where this machine's products would saturate and the device's do not, float kernels
+    # between the conversions answer what the device does.
+    saturates = integer_types(Processor.here()).reduce_range and not types.reduce_range
+    how = {"spec": job.spec, "threads": asked.threads, "float_kernels": saturates}
+    percent, answers = partial(exported_percent, **how), partial(log_probabilities, **how)
+    output = folder / types.file
+    kept = within_tolerance(
+        job.quantizer,
+        output,
+        types,
+        lost=lambda path: top1 - percent(path, data.validation)["top1"],
+        divergence=lambda path: mean_divergence(job.in_float, answers(path, job.sample)),
+        tolerance=asked.tolerance,
+        seconds=asked.search_seconds,
+        but=slow,
+        say=say,
+    )
+    accuracy = {
+        "validation": percent(output, data.validation),
+        "test": percent(output, data.test),
+    }
+    return _record(job, types, output, accuracy, kept, slow)
+
+
+def _record(
+    job: _Job,
+    types: "IntegerTypes",
+    output: Path,
+    accuracy: dict[str, dict[str, float]],
+    kept: "Kept",
+    slow: tuple[str, ...],
+) -> dict[str, Any]:
+    """What the report holds of a file; the main figures are said."""
+    size, nodes = output.stat().st_size, len(job.quantizer.nodes)
+    in_float = [*slow, *kept.nodes]
+    say(
+        f"{types.file}: {accuracy['validation']['top1']:.2f} % of the validation split "
+        f"(float: {job.before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test "
+        f"split, {size / 1e6:.2f} MB, {len(in_float)} of {nodes} nodes in float"
+    )
+    return {
+        "activations": types.activations,
+        "reduce_range": types.reduce_range,
+        "accuracy": accuracy,
+        "size_bytes": size,
+        "nodes": nodes,
+        "kept_in_float": in_float,
+        "slower_in_int8": list(slow),
+        "within_tolerance": kept.within,
+    }
 
 
 if __name__ == "__main__":
