@@ -474,6 +474,21 @@ def test_a_control_has_one_round_by_any_schedule(tables, kind):
     assert graph.last_state(at) == "build/resnet20/control/rounds/1/model.safetensors"
 
 
+def test_int8_files_are_timed_on_every_device_unless_that_is_off():
+    """Without how often a device measures, which is no reason to quantize again."""
+    document = copy.deepcopy(DOCUMENT)
+    document["benchmark"]["board"] = {"kind": "ssh", "host": "pi", "threads": 4, "repeats": 7}
+    document["matrix"] = {**DOCUMENT["matrix"], "devices": ["local", "board"]}
+    at = wildcards(model="resnet20", method="tucker")
+    for by_time, expected in (
+        (True, {"local": {"kind": "local"}, "board": {"kind": "ssh", "host": "pi"}}),
+        (False, {}),
+    ):
+        document["quantize"] = {**DOCUMENT.get("quantize", {}), "by_time": by_time}
+        graph = Workflow(parse_params(document), ROOT / "data/networks")
+        assert json.loads(graph.connections_json(at)) == expected
+
+
 def test_what_a_card_states_is_what_applies(graph):
     at = wildcards(model="net", method="hybrid")
     described = json.loads(graph.described_json(at))

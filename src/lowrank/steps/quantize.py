@@ -167,8 +167,8 @@ def _times(
             "they stay in float" if found["kept_in_float"] else "they stay in int8 all the same"
         )
         say(
-            f"{device}: {', '.join(found['candidates'])} slower in int8 than in float; with them "
-            f"in float the whole file is {measured['speedup']:.2f}x faster "
+            f"{device}: slower in int8 than in float: {', '.join(found['candidates'])}. With these "
+            f"in float the whole file runs at {measured['speedup']:.2f} times its speed "
             f"({measured['speedup_low']:.2f} to {measured['speedup_high']:.2f}): {outcome}"
         )
     else:
