@@ -31,7 +31,9 @@ def snakemake_graph(project: Project, target: str = "all") -> dict[str, dict[str
     dry = project.snakemake("--dry-run", "--forceall", target)
     graph: dict[str, dict[str, set[str]]] = {}
     for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", dry, re.MULTILINE):
-        listed = dict(re.findall(r"^    (input|output): (.*)$", block, re.MULTILINE))
+        # Without flags: `data/datasets/cifar10 (update)`.
+        plain = re.sub(r" \((?:update|local)\)", "", block)
+        listed = dict(re.findall(r"^    (input|output): (.*)$", plain, re.MULTILINE))
         if rule == "all":
             continue
         files = graph.setdefault(rule, {"outs": set(), "deps": set()})
