@@ -35,19 +35,32 @@ class Clock:
         return self.now
 
 
+class Lines(logging.Handler):
+    """Keeps the messages that a logger gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 @pytest.fixture
-def progress_lines(caplog, monkeypatch):
+def progress_lines(monkeypatch):
     """Runs work under a clock of a given tick, and gives the lines that it reports."""
 
     def run(work, tick):
         from lowrank import progress
 
+        lines = Lines()
+        logger = logging.getLogger("lowrank.progress")
         monkeypatch.setattr(progress, "time", Clock(tick))
-        monkeypatch.setattr(logging.getLogger("lowrank"), "propagate", True)
-        with caplog.at_level(logging.INFO, logger="lowrank"):
-            caplog.clear()
-            work()
-        return [record.getMessage() for record in caplog.records]
+        # A handler of its own: other tests leave the handlers of steps behind.
+        monkeypatch.setattr(logger, "handlers", [lines])
+        monkeypatch.setattr(logger, "level", logging.INFO)
+        work()
+        return lines.messages
 
     return run
 

@@ -323,13 +323,35 @@ def with_hook(module):
         (Standardised(4, 4, 1), "its class Standardised changes what Conv2d computes"),
         (with_forward_of_its_own(nn.Conv2d(4, 4, 1)), "changes what Conv2d computes"),
         (with_hook(nn.Conv2d(4, 4, 1)), "it has hooks"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "computed from other tensors"),
-        (nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)), "computed from other tensors"),
     ],
 )
 def test_layers_that_compute_something_else(table_of, module, reason):
     (layer,) = table_of(module).layers
     assert reason in layer.not_factored
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+        nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)),
+    ],
+)
+def test_weights_that_were_computed_are_plain_when_the_table_is_made(table_of, module):
+    (layer,) = table_of(module).layers
+    assert layer.not_factored is None
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+        nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)),
+    ],
+)
+def test_weights_that_are_still_computed_are_left_alone(module):
+    (layer,) = find_layers(nn.Sequential(module), (4, 9, 8), "built").layers
+    assert "computed from other tensors" in layer.not_factored
 
 
 def test_a_class_that_computes_the_same(table_of):

@@ -21,7 +21,13 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
         )
         # int8 files are made for the hardware of all devices together, and measured with them.
         jobs = job_counts(built.snakemake("-n", RESULT))
-        assert jobs == {"describe_device": 1, "quantize": 1, "benchmark": 2, "summarize": 1}
+        assert jobs == {
+            "describe_device": 1,
+            "quantize_original": 1,
+            "quantize": 1,
+            "benchmark": 2,
+            "summarize": 1,
+        }
         built.snakemake(RESULT)
     result = json.loads((built.folder / RESULT).read_text())
     for measured in (result, result["int8"]):
