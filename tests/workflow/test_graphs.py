@@ -219,7 +219,7 @@ def test_a_changed_parameter_reruns_the_same_jobs_in_both(
 ):
     recorded.change_params(**change)
     assert set(job_counts(recorded.snakemake("--dry-run", SUMMARY))) == expected
-    # Methods and networks may leave entries out, which DVC would refuse: it follows them as a whole.
+    # Methods and networks may leave entries out, which DVC would refuse: it follows all of them.
     coarser = {"methods": {"select_ranks", "decompose"}, "checkpoint": {"inspect"}}
     sections = {place.partition("__")[0] for place in change}
     also = set().union(*(coarser.get(section, set()) for section in sections))
