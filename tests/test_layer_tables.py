@@ -30,7 +30,7 @@ def convolution(size):
 
 
 def forget() -> None:
-    """As in a new process."""
+    """Forget what a new process would not know."""
     for cached in (_tree, _imports, _significant):
         cached.cache_clear()
 

@@ -367,7 +367,7 @@ class RankSettings(Section):
         return self
 
     def unused(self) -> dict[str, str]:
-        """As of every section; and `search` where nothing is searched for."""
+        """Return the keys that have no effect here: `search` too where nothing is searched for."""
         found = super().unused()
         if not self.searches:
             found.setdefault("search", "needs `target: {accuracy_drop: ...}`, which it looks for")
@@ -630,7 +630,7 @@ class FinetuneSettings(RoundSettings):
         return [*super()._budgets, "total_steps"]
 
     def unused(self) -> dict[str, str]:
-        """As of every section; and `last_share` where each round has a budget of its own."""
+        """Return the keys without effect here: `last_share` too where each round has a budget."""
         found = super().unused()
         if self.total_steps is None:
             found["last_share"] = "needs `total_steps`, the budget of all rounds together"

@@ -146,11 +146,14 @@ class Workflow:
         return digest_of_module(factory.partition(":")[0]) if factory else "lowrank"
 
     def network_codes_json(self, _: Any = None) -> str:
-        """The same for every network, as JSON."""
+        """Return the code digest of every network, as JSON."""
         return json.dumps(self.network_codes())
 
     def network_codes(self) -> dict[str, str]:
-        """The same for every network. Raises UserError where DVC does not watch a file of one."""
+        """Return the code digest of every network.
+
+        Raises UserError for code that DVC does not watch.
+        """
         for model in self.params.checkpoint:
             factory = self._source(model).factory
             if factory:

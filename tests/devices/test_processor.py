@@ -114,7 +114,7 @@ def test_a_description_is_read_again():
     sys.platform != "linux" or platform.machine() != "x86_64", reason="compares with Linux's list"
 )
 def test_the_processor_itself_says_what_linux_lists():
-    """As Windows, which lists nothing, asks it."""
+    """The flags that CPUID reports, which Windows relies on, are those that Linux lists."""
     listed = set(from_cpuinfo(Path("/proc/cpuinfo").read_text())[1])
     asked = set(flags_by_cpuid())
     assert "avx2" in asked or "avx2" not in listed

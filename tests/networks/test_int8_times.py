@@ -130,7 +130,7 @@ def test_fused_kernels_and_conversions_belong_to_nodes(chain):
 
 
 def test_conversions_are_caused_by_what_fell_back_to_float(chain):
-    """Of a file whose second convolution has no integer kernel."""
+    """A profile of a file whose second convolution has no integer kernel."""
     in_float = profile(first=("Conv", 10), second=("Conv", 20))
     first, second = measured_costs(
         chain,

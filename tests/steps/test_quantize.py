@@ -179,7 +179,7 @@ def test_what_stays_in_float_by_time_follows_from_the_times(
 def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
     exported, tiny_folder, tmp_path, restored_torch, monkeypatch
 ):
-    """By the profile and the clock of a device whose integer kernels are slow, but for one."""
+    """Scale the profile as for a device whose integer kernels are slow, but for one."""
     from lowrank.devices.local import LocalDevice
 
     profile, measure = LocalDevice.node_times, LocalDevice.measure

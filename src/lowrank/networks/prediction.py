@@ -59,7 +59,7 @@ def answers(network: nn.Module, images: Sequence[Tensor]) -> Tensor | None:
 
 
 def percent_equal(found: Tensor, expected: Tensor) -> float:
-    """Of two lists of classes, how many agree, in percent."""
+    """Return the share of positions at which two lists of classes agree, in percent."""
     return 100.0 * float((found == expected).double().mean())
 
 

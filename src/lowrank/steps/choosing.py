@@ -200,19 +200,19 @@ class Original:
         self._before: float | None = None
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of one layer."""
+        """Return the kernel of one layer and its bias."""
         from lowrank.steps.weights import layer_bias, layer_weight
 
         return layer_weight(self._path, name), layer_bias(self._path, name)
 
     def moments(self, name: str) -> Moments | None:
-        """Of one layer's inputs, for `norm: activation`."""
+        """Return the moments of one layer's inputs, for `norm: activation`."""
         from lowrank.steps.moments import layer_moments
 
         return layer_moments(Path(self._moments), name) if self._moments else None
 
     def losses(self, replacements: Iterable[tuple[str, Decomposition]]) -> dict[str, float]:
-        """By labels, of the network with one layer at a time replaced."""
+        """Measure the loss by labels with one layer at a time replaced."""
         from lowrank.training.sensitivity import losses_by_layer
 
         network, spec = self._state.network, self._state.spec

@@ -27,7 +27,7 @@ class Form:
 
     @classmethod
     def of_settings(cls, quantize: str, settings: dict[str, Any], processor: Path) -> Form:
-        """By `methods.<method>.quantize`, empty for float, and the section `quantize`.
+        """Read `methods.<method>.quantize`, empty for float, and the section `quantize`.
 
         `processor` is the description of the device that the models run on.
         """

@@ -221,7 +221,7 @@ def _are_stored_decoded(
 
 
 def _scan_for_training(root: Path, place: str) -> ImageFolder:
-    """As `scan`; images without a sub-folder for each class have no labels."""
+    """Scan a folder like `scan`; images without a sub-folder for each class have no labels."""
     if not root.is_dir() or any(each.is_dir() and _visible(each.name) for each in root.iterdir()):
         return scan(root, place)
     files = tuple(sorted(_images_below(root, ".")))
