@@ -34,7 +34,7 @@ def kernels(layer):
 
 
 def moments(size, samples, scale):
-    """Moments of inputs of that scale. With fewer samples than entries the covariance is singular."""
+    """Moments of inputs of that scale; fewer samples than entries make the covariance singular."""
     inputs = np.random.default_rng(1).standard_normal((GROUPS, samples, size)) * scale
     covariance = inputs.swapaxes(1, 2) @ inputs / samples
     return Moments(np.zeros((GROUPS, size)), covariance, samples)
