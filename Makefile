@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test report plots study compare coverage env record adopt lint format clean FORCE
+.PHONY: all test slow report plots study compare coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -17,7 +17,11 @@ results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
 test: $(INSTALLED)
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+# Runs that are killed at random moments, and what else takes minutes.
+slow: $(INSTALLED)
+	python -m pytest -m slow
 
 env: $(INSTALLED)
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import kill_test
 
 
+@pytest.mark.slow
 def test_killed_runs_and_two_at_once_lose_nothing(built_once: Project, built: Project):
     built.run("rm", "-rf", *kill_test.MADE)
     done = kill_test.kill_runs(built, kills=8, seconds=20, chance=random.Random(1))
