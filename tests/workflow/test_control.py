@@ -37,7 +37,7 @@ def test_a_result_says_what_made_it(built_once: Project):
 
 
 def test_int8_alone_trains_nothing_and_is_the_control(project: Project):
-    project.change_params(methods__int8={"quantize": "int8"})
+    project.change_params(methods__int8={"quantize": "int8"}, benchmark__local__repeats=5)
     overridden = "quantize={images: 10}"
     arguments = ("--config", overridden, "--", INT8)
     jobs = job_counts(project.snakemake("--dry-run", *arguments))
