@@ -96,8 +96,8 @@ def environment() -> dict[str, str]:
         "GIT_COMMITTER_NAME": "test",
         "GIT_COMMITTER_EMAIL": "test@example.org",
         # Results and pictures name their commit, which is then the same for the same files.
-        "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
-        "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
+        "GIT_AUTHOR_DATE": "1767225600 +0000",
+        "GIT_COMMITTER_DATE": "1767225600 +0000",
     }
 
 
