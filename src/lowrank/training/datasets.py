@@ -125,7 +125,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(
             f"{path}: not the index of a stored dataset. Delete {path.parent} and run the same "
-            "command again; the data will be stored anew."
+            "command again; the data are then stored again."
         )
     return index
 
@@ -217,5 +217,5 @@ def _load(path: Path, **options: str) -> NDArray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: cannot be read as a NumPy array ({error}). Delete {path.parent} and run the "
-            "same command again; the data will be stored anew."
+            "same command again; the data are then stored again."
         ) from error
