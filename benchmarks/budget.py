@@ -49,7 +49,7 @@ from lowrank.ranks.budget import Trial, for_target
 from lowrank.ranks.curves import Curve, curve_of
 from lowrank.ranks.scale import cost_of
 from lowrank.training.datasets import Dataset, open_dataset
-from lowrank.training.distillation import PlainTeacher
+from lowrank.training.distillation import Answers, PlainTeacher
 from lowrank.training.evaluate import outputs_of, top1_percent
 from lowrank.training.loop import train
 from lowrank.training.sensitivity import losses_by_layer
@@ -144,7 +144,11 @@ class Comparison:
     def finetune(self, small: nn.Module) -> None:
         """By the recipe of params.yaml."""
         recipe = load_params(ROOT / "params.yaml").finetune_of(self.spec.name, "macs_budget")
-        teacher = PlainTeacher(self.answers, recipe.distill) if recipe.distill.weight else None
+        teacher = (
+            PlainTeacher(Answers(self.answers), recipe.distill, len(self.data.train))
+            if recipe.distill.weight
+            else None
+        )
         train(
             small, self.spec, self.data, recipe.of_round(1, 1), teacher=teacher, say=lambda _: None
         )

@@ -116,6 +116,7 @@ def make_project(folder: Path) -> Project:
         methods__tucker__factorize={"first_conv": "tucker1", "linear": "svd"},
         # Random weights are noise, which EVBMF leaves alone; and a small classifier stays dense.
         methods__tucker__ranks={"weaken": 0.2, "negligible": 0},
+        methods__tucker__finetune={},
         methods__tucker__quantize="int8",
         # No clock decides about bytes.
         quantize={"images": 20, "tolerance": 100, "threads": 1, "by_time": False},

@@ -587,17 +587,48 @@ def test_what_a_method_does_not_name_is_that_of_finetune(document):
     assert (general.augment.flip, special.augment.flip) == (False, False)
 
 
+STILL = {"pad_pixels": 0, "flip": False}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"augment": STILL | {"pad_pixels": 2}}, r"do not fit moved or cut images\. Set `augment`"),
+        ({"augment": STILL | {"cutout_pixels": 2}}, "do not fit moved or cut images"),
+        ({"augment": STILL | {"resized_crop": [0.5, 1.0]}}, "do not fit moved or cut images"),
+        ({"augment": STILL | {"flip": True}}, "Set `teacher_outputs.mirrored: true`, or"),
+    ],
+)
+def test_stored_maps_are_for_images_in_their_place(document, entries, expected):
+    document["finetune"] |= {"distill": {"weight": 0.9, "maps": 2.0}, "augment": STILL}
+    document["teacher_outputs"] = {"mirrored": False}
+    parse_params(copy.deepcopy(document))
+    document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": entries}}
+    with pytest.raises(UserError, match=expected) as error:
+        parse_params(copy.deepcopy(document))
+    assert "methods.tucker.finetune" in str(error.value)
+    # What does not compare stored maps takes them all.
+    for distill in ({"maps": 0.0}, {"weight": 0.0}, {"images": "augmented"}):
+        recipe = entries | {"distill": distill}
+        document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": recipe}}
+        parse_params(copy.deepcopy(document))
+    if entries["augment"]["flip"]:
+        document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": entries}}
+        document["teacher_outputs"] = {"mirrored": True}
+        parse_params(document)
+
+
 # As ranks and finetune come out of params.yaml where two levels of it meet.
 GOLDEN = {
-    ("vgg16", "tucker"): ("vbmf", {"weaken": 0.0, "multiple_of": 16}, {"steps": 2300}),
-    ("resnet20", "tucker"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 2300}),
+    ("vgg16", "tucker"): ("vbmf", {"weaken": 0.05, "multiple_of": 16}, {"steps": 700}),
+    ("resnet20", "tucker"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 2000}),
     ("resnet20", "cpsvd"): (
         "sensitivity",
         {"ratio": 1.4, "trial_ratio": 8.0},
         {"steps": None, "total_steps": 1400, "last_share": 0.6},
     ),
-    ("resnet20", "spatial_svd"): ("ratio", {"ratio": 2.0}, {"steps": 2300}),
-    ("resnet20", "latency_budget"): ("budget", {"multiple_of": 8}, {"steps": 2300}),
+    ("resnet20", "spatial_svd"): ("ratio", {"ratio": 2.0}, {"steps": 2000}),
+    ("resnet20", "latency_budget"): ("budget", {"multiple_of": 8}, {"steps": 700}),
     ("resnet20", "compare_kim"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 500}),
     ("vgg16", "records_record"): (
         "budget",
@@ -617,9 +648,10 @@ def test_settings_of_the_committed_file_where_levels_meet(document, model, metho
     assert {name: getattr(found, name) for name in ranks} == ranks
     found = params.finetune_of(model, method)
     assert {name: getattr(found, name) for name in finetune} == finetune
-    frozen = 0.0 if method == "records_record" else 0.125
-    assert (found.freeze.layers, found.freeze.after) == (frozen, 0.3)
-    assert (found.distill.weight, found.distill.temperature) == (0.9, 2.0)
+    long = method == "records_record"
+    assert (found.freeze.layers, found.freeze.after) == (0.0 if long else 0.28, 0.1)
+    expected = (0.9, 2.0, 0.0) if long else (1.0, 4.0, 3.0)
+    assert (found.distill.weight, found.distill.temperature, found.distill.maps) == expected
 
 
 def test_a_variant_replaces_the_budget_and_the_rule_of_its_base(document):

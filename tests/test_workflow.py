@@ -538,10 +538,10 @@ def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
 def test_mistakes_have_lines(tmp_path):
     path = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
-    path.write_text(text.replace("learning_rate: 0.008", "learning_rate: -0.008"))
-    line = 1 + text[: text.index("learning_rate: 0.008")].count("\n")
+    path.write_text(text.replace("learning_rate: 0.01 ", "learning_rate: -0.01 "))
+    line = 1 + text[: text.index("learning_rate: 0.01 ")].count("\n")
     config = yaml.safe_load(path.read_text())
-    with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.008, it"):
+    with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.01, it"):
         Workflow.from_document(config, [path])
 
 

@@ -495,6 +495,11 @@ class Augmentation(Section):
         "null: none.",
     )
 
+    @property
+    def changes(self) -> bool:
+        """Whether images differ from epoch to epoch."""
+        return bool(self.pad_pixels or self.flip or self.cutout_pixels or self.resized_crop)
+
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "Augmentation":
         if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
@@ -589,7 +594,14 @@ class Distillation(Section):
     images: Literal["plain", "augmented"] = Field(
         "plain",
         description="Its outputs for the images as they are, computed once; or as augmented, "
-        "anew in each step, which then costs its forward pass, too.",
+        "computed in each step, which then costs its forward pass, too.",
+    )
+    maps: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Within that share, beside the outputs: the weight of the relative squared "
+        "error of each feature map (`teacher_outputs.maps`); 0: none.",
     )
 
 
@@ -597,6 +609,24 @@ class RoundSettings(TrainingSettings):
     """Training after one round."""
 
     distill: Distillation = Distillation()
+
+    @property
+    def learns_stored_maps(self) -> bool:
+        """Whether feature maps are compared that `teacher_outputs` stored."""
+        return bool(self.distill.weight and self.distill.maps) and self.distill.images == "plain"
+
+    @model_validator(mode="after")
+    def _maps_in_place(self) -> "RoundSettings":
+        augment = self.augment
+        if self.learns_stored_maps and (
+            augment.pad_pixels or augment.cutout_pixels or augment.resized_crop
+        ):
+            raise ValueError(
+                "`distill.maps` with `distill.images: plain` compares stored feature maps, which "
+                "do not fit moved or cut images. Set `augment` to `{pad_pixels: 0, cutout_pixels: "
+                "0, resized_crop: null}`, or `distill.maps: 0`, or `distill.images: augmented`"
+            )
+        return self
 
 
 class FinetuneSettings(RoundSettings):
@@ -750,6 +780,19 @@ class DecomposeSettings(Section):
 class TeacherOutputsSettings(Section):
     """Of the original's outputs for the training images, for `distill`."""
 
+    mirrored: bool = Field(
+        False,
+        description="Also for the mirrored images, for `augment.flip`: twice the time and room.",
+    )
+    maps: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Feature maps stored beside the logits, the deepest, at most 4 x 4 pixels.",
+    )
+    maps_mebibytes: int = Field(
+        1024, ge=1, description="Room for those of all training images; fewer maps where less."
+    )
     precision: Precision = "auto"
     device: Device = "auto"
     threads: Threads = 2
@@ -1106,6 +1149,16 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
                         error, kind, found, prefix=prefix, file=file, origins=origins
                     )
                     raise UserError(f"{file.source}: {clauses}") from error
+        for model in ("", *settings.of_models()["finetune"]):
+            recipe = params.finetune_of(model, method)
+            mirrors = recipe.learns_stored_maps and recipe.augment.flip
+            if mirrors and not params.teacher_outputs.mirrored:
+                raise UserError(
+                    f"{file.source}: {file.named((*origins[method], 'finetune'))}: `distill.maps` "
+                    "compares stored feature maps, and `augment.flip` mirrors images. Set "
+                    "`teacher_outputs.mirrored: true`, or `distill.maps: 0`, or `augment.flip: "
+                    "false`."
+                )
         for model in settings.ranks.models:
             general, found = settings.ranks, params.ranks_of(model, method)
             trials = [each.search.trials if each.searches else None for each in (general, found)]

@@ -250,6 +250,19 @@ def test_flips_of_images_of_many_sizes_alternate():
     assert 8 < flipped < 32
 
 
+def test_without_translation_images_of_many_sizes_are_those_of_the_evaluation():
+    split = ragged_split(20)
+    batches = ragged_batches(split, pad_pixels=0, flip=True)
+    for step in (0, batches.batches_per_epoch):
+        images, labels = batches[step]
+        flipped = batches.flipped(step)
+        assert set(flipped) == {True, False}
+        for image, label, flip in zip(images, labels, flipped, strict=True):
+            expected = evaluation_image(split.images[int(label)], RAGGED_SPEC)
+            expected = to_input(expected[None], RAGGED_SPEC)[0]
+            assert torch.equal(image, expected.flip(2) if flip else expected)
+
+
 def test_arrays_of_another_size_than_the_input_are_fitted_to_it():
     images = np.stack([photo(28, 28, seed=number)[..., :1] for number in range(8)])
     split = Split(images, np.arange(8), np.arange(8))

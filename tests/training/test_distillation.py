@@ -12,6 +12,7 @@ from lowrank.networks import NetworkSpec
 from lowrank.params import Augmentation, Distillation, RoundSettings
 from lowrank.training.batches import AugmentedBatches
 from lowrank.training.distillation import (
+    Answers,
     AugmentedTeacher,
     PlainTeacher,
     read_outputs,
@@ -20,10 +21,15 @@ from lowrank.training.distillation import (
 from lowrank.training.loop import train
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+MAPS = ("conv2",)
 
 
 def teacher_of(network, weight=0.5, temperature=4.0):
     return AugmentedTeacher(network, Distillation(weight=weight, temperature=temperature))
+
+
+def plain_teacher(path, data, settings):
+    return PlainTeacher(read_outputs(path, data.train), settings, len(data.train))
 
 
 def recipe(weight, steps=60):
@@ -52,11 +58,17 @@ def test_the_loss_is_the_divergence_of_the_softened_outputs(temperature):
     ours, theirs = ((x / temperature).softmax(1) for x in (logits, outputs))
     expected = temperature**2 * (theirs * (theirs / ours).log()).sum(1).mean()
     teacher = teacher_of(nn.Identity(), weight=1.0, temperature=temperature)
-    torch.testing.assert_close(teacher.mixed(torch.tensor(9.0), logits, outputs), expected)
     torch.testing.assert_close(
-        teacher.mixed(torch.tensor(9.0), logits, logits), torch.tensor(0.0), atol=1e-6, rtol=0
+        teacher.mixed(torch.tensor(9.0), logits, {}, Answers(outputs)), expected
     )
-    mixed = teacher_of(nn.Identity(), 0.25, temperature).mixed(torch.tensor(2.0), logits, outputs)
+    torch.testing.assert_close(
+        teacher.mixed(torch.tensor(9.0), logits, {}, Answers(logits)),
+        torch.tensor(0.0),
+        atol=1e-6,
+        rtol=0,
+    )
+    teacher = teacher_of(nn.Identity(), 0.25, temperature)
+    mixed = teacher.mixed(torch.tensor(2.0), logits, {}, Answers(outputs))
     torch.testing.assert_close(mixed, 1.5 + 0.25 * expected)
 
 
@@ -65,7 +77,7 @@ def test_at_high_temperature_the_gradient_is_that_of_the_squared_difference():
     logits = torch.tensor([[1.0, -2.0, 1.0]], requires_grad=True)
     outputs = torch.tensor([[0.5, 0.5, -1.0]])
     teacher = teacher_of(nn.Identity(), weight=1.0, temperature=100.0)
-    teacher.mixed(torch.tensor(0.0), logits, outputs).backward()
+    teacher.mixed(torch.tensor(0.0), logits, {}, Answers(outputs)).backward()
     torch.testing.assert_close(logits.grad, (logits.detach() - outputs) / 3, rtol=0.03, atol=0.01)
 
 
@@ -94,31 +106,95 @@ def stored(tmp_path, tiny_data):
     with torch.no_grad():
         original.classifier.weight.mul_(8.0)
     path = tmp_path / "outputs.safetensors"
-    write_outputs(path, original, tiny_data.train, SPEC)
+    write_outputs(path, original, tiny_data.train, SPEC, layers=MAPS, mirrored=True)
     return original, path
 
 
-def test_stored_outputs_are_those_of_the_images_of_a_batch(stored, tiny_data):
+@pytest.mark.parametrize("flip", [False, True])
+def test_stored_outputs_are_those_of_the_images_of_a_batch(stored, tiny_data, flip):
     original, path = stored
-    plain = Augmentation(pad_pixels=0, flip=False)
+    plain = Augmentation(pad_pixels=0, flip=flip)
     batches = AugmentedBatches(tiny_data.train, SPEC, batch_size=40, augment=plain, seed=3)
+    settings = Distillation(weight=1.0, maps=1.0)
     teachers = (
-        PlainTeacher(read_outputs(path, tiny_data.train), Distillation(weight=1.0)),
-        teacher_of(original),
+        plain_teacher(path, tiny_data, settings),
+        AugmentedTeacher(original, settings, MAPS),
     )
     for step in (0, batches.batches_per_epoch):
         images, _ = batches[step]
-        known, anew = (t.outputs(images, batches.rows(step)) for t in teachers)
-        torch.testing.assert_close(known, anew)
+        known, computed = (
+            t.answers(images, batches.rows(step), batches.flipped(step)) for t in teachers
+        )
+        torch.testing.assert_close(known.logits, computed.logits)
+        # Stored in half precision.
+        torch.testing.assert_close(
+            {layer: map_.float() for layer, map_ in known.maps.items()},
+            computed.maps,
+            rtol=2e-3,
+            atol=1e-4,
+        )
+        assert set(known.maps) == set(MAPS)
 
 
 def test_a_network_learns_from_stored_outputs_as_well(stored, tiny_data):
     original, path = stored
     network, settings = toy(seed=1), Distillation(weight=1.0)
     before = gap(network, original, tiny_data)
-    teacher = PlainTeacher(read_outputs(path, tiny_data.train), settings)
+    teacher = plain_teacher(path, tiny_data, settings)
     train(network, SPEC, tiny_data, recipe(1.0, 150), teacher=teacher, say=str)
     assert gap(network, original, tiny_data) < 0.5 * before
+
+
+def test_the_loss_by_a_map_is_its_relative_squared_error():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = torch.randn(2, 6, 4, 3, 3, generator=generator)
+    logits = torch.zeros(6, 5)
+    answers, settings = Answers(logits, {"conv2": theirs}), Distillation(weight=0.5, maps=3.0)
+    loss = PlainTeacher(answers, settings, 6).mixed(
+        torch.tensor(2.0), logits, {"conv2": ours}, answers
+    )
+    relative = (ours - theirs).square().sum() / theirs.square().sum()
+    torch.testing.assert_close(loss, 0.5 * 2.0 + 0.5 * 3.0 * relative)
+    nothing = Answers(logits, {"conv2": torch.zeros_like(theirs)})
+    loss = PlainTeacher(nothing, settings, 6).mixed(
+        torch.tensor(0.0), logits, {"conv2": torch.zeros_like(ours)}, nothing
+    )
+    assert loss == 0.0
+
+
+def test_maps_of_no_weight_are_not_compared(stored, tiny_data):
+    _, path = stored
+    answers = read_outputs(path, tiny_data.train)
+    assert set(answers.maps) == set(MAPS)
+    assert PlainTeacher(answers, Distillation(weight=1.0), 40).layers == ()
+    assert PlainTeacher(answers, Distillation(weight=1.0, maps=1.0), 40).layers == MAPS
+
+
+@pytest.mark.parametrize("where", ["stored", "computed"])
+def test_a_network_learns_the_feature_maps(stored, tiny_data, where):
+    original, path = stored
+    network, settings = toy(seed=1), Distillation(weight=1.0, maps=10.0)
+    images, _ = AugmentedBatches(
+        tiny_data.train, SPEC, batch_size=40, augment=Augmentation(pad_pixels=0, flip=False), seed=3
+    )[0]
+
+    def error():
+        with torch.inference_mode():
+            ours, theirs = (n.eval().norm1(n.conv1(images)).relu() for n in (network, original))
+        return float((ours - theirs).square().sum() / theirs.square().sum())
+
+    before, kept = error(), copy.deepcopy(original)
+    teacher = (
+        plain_teacher(path, tiny_data, settings)
+        if where == "stored"
+        else AugmentedTeacher(original, settings, MAPS)
+    )
+    plain = Augmentation(pad_pixels=0, flip=False)
+    settings = recipe(1.0, 150).model_copy(update={"distill": settings, "augment": plain})
+    train(network, SPEC, tiny_data, settings, teacher=teacher, say=str)
+    assert error() < 0.5 * before
+    assert_same_weights(original, kept)
+    assert not network.conv2._forward_pre_hooks
 
 
 def test_outputs_of_other_images_are_refused(stored, tiny_data):
@@ -129,6 +205,8 @@ def test_outputs_of_other_images_are_refused(stored, tiny_data):
 
 def test_equal_outputs_are_equal_bytes(stored, tmp_path, tiny_data):
     original, path = stored
-    write_outputs(tmp_path / "again.safetensors", original, tiny_data.train, SPEC)
+    write_outputs(
+        tmp_path / "again.safetensors", original, tiny_data.train, SPEC, layers=MAPS, mirrored=True
+    )
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    assert np.isfinite(read_outputs(path, tiny_data.train).numpy()).all()
+    assert np.isfinite(read_outputs(path, tiny_data.train).logits.numpy()).all()

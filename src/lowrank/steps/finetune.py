@@ -71,6 +71,7 @@ def finetune(
     from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.hardware import pick_device
     from lowrank.training.loop import fingerprint_of, train
+    from lowrank.training.maps import layers_to_watch
     from lowrank.training.trying import Trying
 
     recipe = RoundSettings.model_validate(settings)
@@ -108,9 +109,13 @@ def finetune(
             raise UserError(ruined(expected, largest_drop, where, "Choose milder settings"))
     learnt_from = None
     if teacher and recipe.distill.images == "plain":
-        learnt_from = PlainTeacher(read_outputs(teacher, data.train), recipe.distill)
+        learnt_from = PlainTeacher(
+            read_outputs(teacher, data.train), recipe.distill, len(data.train)
+        )
     elif teacher:
-        learnt_from = AugmentedTeacher(read_state(teacher, source).network, recipe.distill)
+        original = read_state(teacher, source)
+        layers = layers_to_watch(original.network, original.spec)
+        learnt_from = AugmentedTeacher(original.network, recipe.distill, layers)
     module, spec = compressed.network, compressed.spec
     module.to(pick_device(recipe.device))
     inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]

@@ -1,4 +1,4 @@
-"""Run the original network over the training images, for compressed ones to learn from."""
+"""Run the original network over the training images, for compressed networks to learn from."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from lowrank.steps.common import Json, Step, reuse_memory, say, use_threads
 @click.option(
     "--settings", type=Json(), required=True, help="`teacher_outputs` of params.yaml, JSON."
 )
-@click.option("--output", type=Path, required=True, help="Output: the logits, safetensors.")
+@click.option(
+    "--output", type=Path, required=True, help="Output: logits and feature maps, safetensors."
+)
 def teacher_outputs(
     network: str, state: Path, dataset: Path, splits: str, settings: dict[str, Any], output: Path
 ) -> None:
@@ -31,15 +33,32 @@ def teacher_outputs(
     from lowrank.training.datasets import open_dataset, require_match
     from lowrank.training.distillation import write_outputs
     from lowrank.training.hardware import autocast, pick_device, pick_precision
+    from lowrank.training.maps import layers_to_watch
 
     chosen = TeacherOutputsSettings.model_validate(settings)
     torch.set_num_threads(chosen.threads)
     data, original = open_dataset(dataset, splits), read_state(state, NetworkSource.parse(network))
     require_match(data, original.spec)
+    layers = layers_to_watch(
+        original.network,
+        original.spec,
+        count=chosen.maps,
+        images=len(data.train) * (2 if chosen.mirrored else 1),
+        largest_bytes=chosen.maps_mebibytes * 2**20,
+    )
     device = pick_device(chosen.device)
     with autocast(device, pick_precision(chosen.precision, device)):
-        write_outputs(output, original.network.to(device), data.train, original.spec)
-    say(f"outputs for {len(data.train)} training images")
+        write_outputs(
+            output,
+            original.network.to(device),
+            data.train,
+            original.spec,
+            layers=layers,
+            mirrored=chosen.mirrored,
+        )
+    stored = f"logits and the inputs of {', '.join(layers)}" if layers else "logits"
+    mirrored = ", plain and mirrored" if chosen.mirrored else ""
+    say(f"{stored} for {len(data.train)} training images{mirrored}")
 
 
 if __name__ == "__main__":

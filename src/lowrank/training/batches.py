@@ -55,8 +55,9 @@ class AugmentedBatches:
 
     Each image is padded by reflection with `pad_pixels` and cropped back at a random place; an
     image of another size than the network's input is resized first, as for evaluation, and the
-    crop is anywhere in it. With `resized_crop` it is instead a part of random area and proportions
-    that is resized to the input (Szegedy et al. 2015, section 6).
+    crop is anywhere in it. With `pad_pixels` 0 it is the crop of the evaluation. With
+    `resized_crop` it is a part of random area and proportions that is resized to the input
+    (Szegedy et al. 2015, section 6).
     Flips alternate: an image's first flip is random, then it changes every epoch, so that two
     epochs in a row never show the same one (Jordan 2024, section 3.6). `cutout_pixels` is the
     side of a square at a random place that is greyed out, partly outside the image where it lies
@@ -96,12 +97,17 @@ class AugmentedBatches:
         epoch, which = self._place(step)
         return self._epoch_plan(epoch)[0][which]
 
+    def flipped(self, step: int) -> NDArray[np.bool_]:
+        """Which images in the batch of one step are mirrored."""
+        return (self._flip_at_start[self.rows(step)] ^ bool(self._place(step)[0] % 2)) & (
+            self._augment.flip
+        )
+
     def __getitem__(self, step: int) -> Batch:
         """Images (N, C, H, W) and labels (N,) of one step."""
         epoch, which = self._place(step)
         order, tops, lefts, holes = self._epoch_plan(epoch)
-        rows = order[which]
-        flipped = (self._flip_at_start[rows] ^ bool(epoch % 2)) & self._augment.flip
+        rows, flipped = order[which], self.flipped(step)
         if self._padded is not None:
             images = self._translated(rows, tops[which], lefts[which], flipped)
         else:
@@ -133,7 +139,9 @@ class AugmentedBatches:
         # Not `row` itself: a list of numbers that ends in 0 seeds as it does without the 0.
         random = np.random.default_rng([self._seed, 1 + epoch, 1 + row])
         image = self._split.images[self._split.rows[row]]
-        if self._augment.resized_crop is None:
+        if self._augment.resized_crop is None and not self._augment.pad_pixels:
+            crop = evaluation_image(image, self._spec)
+        elif self._augment.resized_crop is None:
             crop = translated_image(image, self._spec, self._augment.pad_pixels, random)
         else:
             crop = resized_crop(image, self._spec, self._augment.resized_crop, random)

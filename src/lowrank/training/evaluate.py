@@ -101,7 +101,7 @@ def accuracy_percent(
 
 @torch.inference_mode()
 def outputs_of(
-    network: nn.Module, split: Split, spec: NetworkSpec
+    network: nn.Module, split: Split, spec: NetworkSpec, *, mirrored: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (N, outputs) and labels (N,) of each batch, on the network's device.
 
@@ -109,7 +109,7 @@ def outputs_of(
     """
     with evaluation_mode(network):
         for inputs, labels in inputs_of(network, split, spec):
-            yield network(inputs), labels
+            yield network(inputs.flip(3) if mirrored else inputs), labels
 
 
 def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ from lowrank.training.distillation import Teacher
 from lowrank.training.evaluate import top1_percent
 from lowrank.training.freezing import freeze_first
 from lowrank.training.hardware import autocast, pick_device, pick_precision
+from lowrank.training.maps import WatchedMaps
 from lowrank.training.memory_format import memory_format_of
 
 _SAVE_EVERY_SECONDS = 30.0
 # For the running statistics of batch normalisation under averaged weights; no more than steps.
 _BATCHES_OF_STATISTICS = 64
+# Above so many passes, training on the same images again and again says so.
+_EPOCHS_WITHOUT_AUGMENTATION = 10
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,21 @@ def train(
         `require_match`), or labels are needed and the training images have none.
     """
     require_match(data, spec)
+    with WatchedMaps(network, teacher.layers if teacher else ()) as watched:
+        return _train(network, spec, data, settings, teacher, watched, state_path, fingerprint, say)
+
+
+def _train(
+    network: nn.Module,
+    spec: NetworkSpec,
+    data: Dataset,
+    settings: TrainingSettings,
+    teacher: Teacher | None,
+    watched: WatchedMaps,
+    state_path: Path | None,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> TrainingReport:
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
     memory_format = memory_format_of(network.to(device), spec)
@@ -131,6 +149,13 @@ def train(
         f"({steps / batches.batches_per_epoch:.1f} epochs) on {device.type}, "
         f"{str(precision).removeprefix('torch.')}, {torch.get_num_threads()} threads"
     )
+    epochs = steps / batches.batches_per_epoch
+    if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not settings.augment.changes:
+        say(
+            f"note: {epochs:.0f} passes over {len(data.train)} images that are never augmented. A "
+            "network learns more from `augment: {pad_pixels: 4, flip: true}`, with `distill.maps: "
+            "0` or `distill.images: augmented`."
+        )
     started = said = kept = time.monotonic()
     window = _Window(device) if not saved else _Window(device, *saved["window"])
     remaining = range(first, steps)
@@ -148,15 +173,16 @@ def train(
         with autocast(device, precision):
             logits = data.train.of_classes(_logits(network, images))
             if teacher:
-                outputs = data.train.of_classes(teacher.outputs(images, batches.rows(step)))
+                answers = teacher.answers(images, batches.rows(step), batches.flipped(step))
+                answers = replace(answers, logits=data.train.of_classes(answers.logits))
             if data.train.unlabelled:
                 # The accuracy of the curve is then the agreement with the teacher.
-                labels = outputs.argmax(1)
+                labels = answers.logits.argmax(1)
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=settings.label_smoothing
             )
             if teacher:
-                loss = teacher.mixed(loss, logits.float(), outputs.float())
+                loss = teacher.mixed(loss, logits.float(), watched.take(), answers)
         loss.backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
