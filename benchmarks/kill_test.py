@@ -74,12 +74,16 @@ def kill_runs(project: Project, kills: int, seconds: float, chance: random.Rando
 
 
 def run_pairs(project: Project, pairs: int) -> None:
-    """Start two runs at once, from nothing; both must succeed."""
+    """Start two runs at once, from nothing; both must succeed.
+
+    Every fifth pair is one of `snakemake` and `dvc repro`, which takes longer.
+    """
     for number in range(pairs):
         project.run("rm", "-rf", *MADE)
-        both = [start(project, "snakemake") for _ in range(2)]
+        second = "dvc" if number % 5 == 4 else "snakemake"
+        both = [start(project, engine) for engine in ("snakemake", second)]
         statuses = [run.wait(timeout=2400) for run in both]
-        print(f"pair {number + 1}: {statuses}", flush=True)
+        print(f"pair {number + 1}, snakemake and {second}: {statuses}", flush=True)
         if any(statuses):
             raise SystemExit(f"pair {number + 1} ended with {statuses}: {logs(project)}")
 

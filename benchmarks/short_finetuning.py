@@ -27,6 +27,8 @@ MOVED = {"augment": {"pad_pixels": 2, "flip": True}}
 # The original's outputs alone; computed in each step for the image as it was augmented.
 OUTPUTS = {"distill": {"weight": 1.0, "temperature": 4.0}}
 FRESH_OUTPUTS = {"distill": {"weight": 1.0, "temperature": 4.0, "images": "augmented"}}
+# With the feature maps that `teacher_outputs` stored.
+MAPS = {"distill": {"weight": 1.0, "temperature": 4.0, "maps": 3.0}}
 LABELS = {"distill": {"weight": 0.0}}
 LINEAR = {"schedule": "linear", "average_last": 0.0, "freeze": {"layers": 0.125, "after": 0.0}}
 CHEAP = LINEAR | {"freeze": {"layers": 0.28, "after": 0.1}, "learning_rate": 0.01}
@@ -42,6 +44,7 @@ BASE = {
 RANKS = {
     "nearest": {"rounding": "nearest"},
     "up": {"rounding": "up"},
+    "up, weakened by 0.05": {"rounding": "up", "weaken": 0.05},
     "up, weakened": {"rounding": "up", "weaken": 0.1},
 }
 
@@ -81,6 +84,14 @@ VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "up_moved_far_1200": (
         "up", "weight", 0,
         CHEAP | OUTPUTS | {"steps": 1200, "augment": {"pad_pixels": 4, "flip": True}},
+    ),
+    "maps_700": ("nearest", "weight", 0, CHEAP | AS_THEY_ARE | MAPS | {"steps": 700}),
+    "up_maps_700": ("up", "weight", 0, CHEAP | AS_THEY_ARE | MAPS | {"steps": 700}),
+    "weakened_little_maps_700": (
+        "up, weakened by 0.05", "weight", 0, CHEAP | AS_THEY_ARE | MAPS | {"steps": 700},
+    ),
+    "weakened_maps_500": (
+        "up, weakened", "weight", 0, CHEAP | AS_THEY_ARE | MAPS | {"steps": 500},
     ),
     "weakened_moved_500": ("up, weakened", "weight", 0, CHEAP | MOVED | OUTPUTS | {"steps": 500}),
 }  # fmt: skip
@@ -141,7 +152,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     ).network.eval()
     before = accuracy_percent(small, data, original.spec)
     outputs = ROOT / "build/vgg16/original/outputs.safetensors"
-    teacher = PlainTeacher(read_outputs(outputs, data.train), recipe.distill)
+    teacher = PlainTeacher(read_outputs(outputs, data.train), recipe.distill, len(data.train))
     start = time.process_time()
     report = train(
         small, original.spec, data, recipe, teacher=teacher if recipe.distill.weight else None
