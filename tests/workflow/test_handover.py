@@ -1,8 +1,12 @@
 """Between Snakemake and DVC: record, adopt, push, pull, and DVC on its own."""
 
 import json
+import shutil
 
-from projects import METRICS, RESULT, Project, job_counts
+import mynet
+import torch
+import yaml
+from projects import METRICS, RESULT, ROOT, Project, job_counts
 
 SUMMARY = "results/summary.csv"
 PICTURES = "pictures/resnet20_tucker/"
@@ -103,3 +107,31 @@ def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
     page = (project.folder / "plots/index.html").read_text()
     for plot in ("resnet20_tucker_curve_json", "Accuracy by latency", "Accuracy by MACs"):
         assert plot in page
+
+
+def test_dvc_makes_the_layer_table_of_a_new_model(project: Project):
+    folder = project.folder
+    shutil.copy(ROOT / "tests/mynet.py", folder / "mynet.py")
+    torch.manual_seed(0)
+    torch.save(mynet.build(10).state_dict(), folder / "mynet.pth")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    entry = {
+        "factory": "mynet:build",
+        "arguments": {"num_classes": 10},
+        "input_shape": [3, 32, 32],
+        "dataset": "cifar10",
+        "weights": "mynet.pth",
+        "threads": 1,
+    }
+    project.change_params(
+        checkpoint=params["checkpoint"] | {"mynet": entry},
+        matrix__models=["resnet20", "mynet"],
+    )
+    stages = folder / "dvc.yaml"
+    stages.write_text(stages.read_text().replace("# - mypackage", "- mynet.py"))
+    table = folder / "data/networks/mynet.json"
+    assert not table.exists()
+    project.run("dvc", "repro", "select_ranks@mynet-tucker")
+    assert "block.conv1" in table.read_text()
+    assert (folder / "build/mynet/tucker/first/ranks.json").exists()
+    assert "mynet.json" in (folder / "dvc.lock").read_text()
