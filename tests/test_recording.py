@@ -3,11 +3,13 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lowrank import recording
 from lowrank.config.document import read_document
 from lowrank.recording import record_run, remove_strangers
+from lowrank.stored import write_tensors
 from lowrank.workflow import Workflow
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,16 @@ def test_factors_and_rounds_of_an_earlier_choice_go_and_nothing_else_does(tmp_pa
         "build/vgg16/tucker/rounds/2/metrics.json",
     ]
     others = ["build/vgg16/cpsvd/rounds/2/model.safetensors", "build/vgg16/tucker/rounds/notes.txt"]
+    # A user's own.
+    others += [f"build/vgg16/tucker/rounds/{name}" for name in ("mine.json", "2/mine.json")]
+    others += [
+        f"build/vgg16/tucker/first/factors/{name}" for name in ("mine.safetensors", "a.json")
+    ]
     touch(*made, *strangers, *others)
+    for name in strangers:
+        if name.endswith(".safetensors"):
+            write_tensors(name, {}, {"form": "tucker2"})
+    write_tensors(others[-2], {"mine": np.zeros(3)})
     remove_strangers([job("any", *made)])
     assert all(Path(name).exists() for name in made + others)
     assert not any(Path(name).exists() for name in strangers)

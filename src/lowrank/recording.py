@@ -12,12 +12,15 @@ from lowrank.code_digests import write_digests
 from lowrank.dvc_stages import running_stage
 from lowrank.errors import UserError
 from lowrank.params import load_params, parse_params
+from lowrank.stored import read_header
 
 if TYPE_CHECKING:
     from lowrank.workflow import Workflow
 
 Say = Callable[[str], None]
 
+# JSON files in the folder of a round.
+_OF_A_ROUND = {"ranks.json", "draft.json", "metrics.json", "curve.json", "timing.json"}
 _LATER = "`make record` records it later."
 
 
@@ -72,15 +75,27 @@ def make_empty_folders(stages: Iterable[str]) -> None:
 def remove_strangers(jobs: Iterable[Any]) -> None:
     """Remove factors and rounds that an earlier choice of layers or schedule left in their folders.
 
-    DVC takes these folders as they are.
+    DVC takes these folders as they are. Only files that a step wrote are removed: networks and
+    factors with lowrank's header, and JSON files of a round by their names.
     """
     made = {str(path) for job in jobs for path in job.output}
     variants = {Path(path).parents[1] for path in made if path.endswith("first/ranks.json")}
     for variant in variants:
         for folder in (variant / "first/factors", variant / "rounds"):
             for path in sorted(folder.rglob("*.safetensors")) + sorted(folder.rglob("*.json")):
-                if str(path) not in made:
+                if str(path) not in made and _is_of_a_step(path):
                     path.unlink()
+
+
+def _is_of_a_step(path: Path) -> bool:
+    if path.suffix == ".json":
+        folder = path.parent
+        return folder.name.isdigit() and path.name in _OF_A_ROUND or folder.name == "latencies"
+    try:
+        read_header(path)
+    except UserError:
+        return False
+    return True
 
 
 def _complete_stages(jobs: Iterable[Any], graph: Workflow) -> list[str]:
