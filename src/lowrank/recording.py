@@ -90,7 +90,7 @@ def remove_strangers(jobs: Iterable[Any]) -> None:
 def _is_of_a_step(path: Path) -> bool:
     if path.suffix == ".json":
         folder = path.parent
-        return folder.name.isdigit() and path.name in _OF_A_ROUND or folder.name == "latencies"
+        return (folder.name.isdigit() and path.name in _OF_A_ROUND) or folder.name == "latencies"
     try:
         read_header(path)
     except UserError:
