@@ -48,7 +48,7 @@ rule select_ranks:
 
 
 # For a target of latencies: layers are measured, a first choice made of them, its network measured
-# in one piece, and ranks chosen anew with what that showed. What was measured is remembered for
+# in one piece, and ranks chosen again with what that showed. What was measured is remembered for
 # every model and method.
 use rule select_ranks as draft_ranks with:
     input:
@@ -128,7 +128,7 @@ rule profile_layers:
         " --cache build/latencies/{wildcards.device}.json --output {output}"
 
 
-# For `norm: activation`. Large, quickly made anew, and needed by one round alone.
+# For `norm: activation`. Large, quickly made again, and needed by one round alone.
 rule calibrate:
     input:
         state=GRAPH.state_before,
