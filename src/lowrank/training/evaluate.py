@@ -105,7 +105,8 @@ def outputs_of(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (N, outputs) and labels (N,) of each batch, on the network's device.
 
-    In evaluation mode, and in the precision of the autocast that it is used under.
+    In evaluation mode, and in the precision of the autocast that it is used under. With `mirrored`,
+    images are flipped from left to right.
     """
     with evaluation_mode(network):
         for inputs, labels in inputs_of(network, split, spec):
