@@ -91,7 +91,7 @@ _COUNTS = {"macs": "macs", "parameters": "parameters", "onnx_bytes": "size_bytes
 _COLUMNS = (
     *("network", "method", "precision", "device", "cpu", "top1_percent", "points_lost"),
     *("points_below_control", "p50_ms", "original_p50_ms"),
-    *("speedup", "speedup_low", "speedup_high", "speedup_over_control"),
+    *("speedup", "speedup_low", "speedup_high", "speedup_over_control", "relative_latency"),
     *("macs", "macs_ratio", "parameters", "parameters_ratio", "onnx_bytes", "onnx_bytes_ratio"),
     *("energy_mj", "peak_memory_mb", "finetune_steps"),
 )
@@ -127,8 +127,10 @@ def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Reco
     Milliseconds of different CPUs are never compared: where a device of one name had several, each
     has its own originals and its own front.
 
-    Each record has, as `on_front_by_latency` and `on_front_by_macs`, whether no other network of
-    its model (device and CPU) is as accurate at a lower cost.
+    Each record has its `relative_latency`, a share of the float32 original's. It comes from ratios
+    of alternating runs alone: medians of runs at different times differ by what else the machine
+    did. Each record also has, as `on_front_by_latency` and `on_front_by_macs`, whether no other
+    network of its model (device and CPU) is as accurate at a lower cost.
 
     Parameters
     ----------
@@ -156,12 +158,33 @@ def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Reco
     found = []
     for place, by_precision in originals.items():
         records = [*map(_median_of, by_precision.values()), *variants[place]]
-        for name, cost in (("latency", "p50_ms"), ("macs", "macs")):
+        control = next((each for each in records if _is_control(each)), None)
+        for each in records:
+            each["relative_latency"] = _relative_latency(each, control)
+        for name, cost in (("latency", "relative_latency"), ("macs", "macs")):
             front = pareto_front([(each[cost], each["top1_percent"]) for each in records])
             for index, each in enumerate(records):
                 each[f"on_front_by_{name}"] = index in front
         found += records
     return found
+
+
+def _is_control(record: Record) -> bool:
+    return record["method"] == ORIGINAL and record["precision"] == "int8"
+
+
+def _relative_latency(record: Record, control: Record | None) -> float | None:
+    """Return the latency as a share of the float32 original's; None where it was not measured.
+
+    An int8 network was measured against the control, too. It is placed by that ratio, so that it
+    lies on the side of the control on which alternating runs of the two found it.
+    """
+    if record["method"] == ORIGINAL and record["precision"] == "float32":
+        return 1.0 if record["p50_ms"] else None
+    speedup, over_control = record["speedup"], record["speedup_over_control"]
+    if record["precision"] == "int8" and over_control and control and control["speedup"]:
+        speedup = over_control * control["speedup"]
+    return 1 / speedup if speedup else None
 
 
 def place_of(record: Record) -> tuple[str, str, str | None]:
@@ -211,6 +234,7 @@ _HEADINGS = {
     "original_p50_ms": ("original beside it, ms", "{:.3f}"),
     "speedup": ("faster", "{:.2f}x"),
     "speedup_over_control": ("faster than int8 original", "{:.2f}x"),
+    "relative_latency": ("share of the original's latency", "{:.3f}"),
     "macs": ("MACs", "{:,}"),
     "macs_ratio": ("fewer", "{:.2f}x"),
     "onnx_bytes": ("ONNX file, bytes", "{:,}"),
@@ -227,13 +251,15 @@ _LEGEND = (
     "The original in int8 is the control: what one line of ONNX Runtime gives without any "
     "compression.",
     "*Latency* is the median over all runs of one network, *original beside it* that of the "
-    "original in float32 in the same alternating runs. *Faster* is the median over turns of the "
-    "ratio of both, so it differs a little from the quotient of the two medians.",
+    "original in float32 in the same alternating runs. *Faster* is the median of the ratios of "
+    "both, one for each pair of runs, so it differs a little from the quotient of the two medians.",
     "*Faster than int8 original* is measured in alternating runs of these two, where both are "
     "in int8; otherwise it is the quotient of their speed-ups over the original in float32.",
     "An original's own row holds the medians of what was measured beside each variant.",
-    "*Best at its latency*: no network of the same original, device and CPU is as accurate in less "
-    "time.",
+    "*Share of the original's latency* comes from these ratios alone, int8 networks by way of the "
+    "control: medians of runs at different times do not compare.",
+    "*Best at its latency*: no network of the same original, device and CPU is as accurate at a "
+    "smaller share.",
 )
 
 

@@ -118,7 +118,7 @@ def _panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str)
     for each in records:
         look = _LOOKS[_kind(each)]
         axes.plot(each[cost], each["top1_percent"], linestyle="none", zorder=3, **look)
-        if _kind(each) == CONTROL and cost == "p50_ms":
+        if _kind(each) == CONTROL and cost == "relative_latency":
             # What lies to the right of the line costs more than the control.
             axes.axvline(each[cost], color=GREEN, linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xscale("log")

@@ -53,8 +53,8 @@ def overview(
         accuracy_picture(
             latency,
             records,
-            cost="p50_ms",
-            label="latency, ms (median of one run)",
+            cost="relative_latency",
+            label="latency relative to the original in float32",
             front="on_front_by_latency",
         )
         first_place = {each["network"]: place_of(each) for each in reversed(records)}
@@ -78,7 +78,7 @@ def _result(path: Path, model: str, method: str) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a result that this version of lowrank wrote ({error!r}). Delete it, or "
-            f"build it anew: `snakemake --cores all --forcerun summarize -- {path}`."
+            f"build it again: `snakemake --cores all --forcerun summarize -- {path}`."
         ) from error
     return result
 
