@@ -21,7 +21,7 @@ test: $(INSTALLED)
 
 # Runs that are killed at random moments, and what else takes minutes.
 slow: $(INSTALLED)
-	python -m pytest -m slow
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
 
 env: $(INSTALLED)
 

@@ -8,6 +8,7 @@ from projects import RESULT, job_counts
 from ssh_server import MISSING, running
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 def test_another_device_is_measured_beside_the_first(built, tmp_path):
     with running(tmp_path) as server:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import mynet
+import pytest
 import torch
 import yaml
 from projects import METRICS, RESULT, ROOT, Project, job_counts
@@ -67,6 +68,7 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     assert params["params.yaml"]["finetune.steps"] == {"old": 4, "new": 3, "diff": -1}
 
 
+@pytest.mark.slow
 def test_dvc_builds_a_method_that_states_nothing_but_int8(project: Project):
     project.change_params(methods__mine={"quantize": "int8"}, matrix__methods=["mine"])
     project.run("dvc", "repro", "code")
@@ -80,6 +82,7 @@ def test_dvc_builds_a_method_that_states_nothing_but_int8(project: Project):
     )
 
 
+@pytest.mark.slow
 def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
     # With the moments of each round's inputs, which are made on the way and not kept.
     chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation", "images": 80}
@@ -109,6 +112,7 @@ def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
         assert plot in page
 
 
+@pytest.mark.slow
 def test_dvc_makes_the_layer_table_of_a_new_model(project: Project):
     folder = project.folder
     shutil.copy(ROOT / "tests/mynet.py", folder / "mynet.py")

@@ -54,6 +54,7 @@ def document(project: Project, path: str):
     return json.loads((project.folder / BUILD / "tucker" / path).read_text())
 
 
+@pytest.mark.slow
 def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
     project = with_method(
         ranks=ALL | {"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 10},
@@ -80,6 +81,7 @@ def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
     assert set(measured[1]["finetuned"]) == {"validation", "test"}
 
 
+@pytest.mark.slow
 def test_a_target_is_met_by_layers_in_turn(with_method):
     """The moments of all layers are there when ranks are shared out, before the first round."""
     factorize = {"conv": "tucker2", "linear": "svd", "include": TAKEN[1:]}
@@ -102,6 +104,7 @@ def test_a_target_is_met_by_layers_in_turn(with_method):
     assert not project.snakemake("-n", f"{BUILD}/tucker/model.onnx").count("rule ")
 
 
+@pytest.mark.slow
 def test_a_target_of_milliseconds_is_measured_here(with_method):
     project = with_method(
         factorize={"conv": "tucker2"},

@@ -130,6 +130,7 @@ def test_results_that_git_brought_are_built_all_the_same(project: Project):
     assert "export_onnx" in dry
 
 
+@pytest.mark.slow
 def test_another_folder_and_more_cores_give_the_same_bytes(built_once: Project, project: Project):
     project.snakemake(cores=2)
     expected, found = built_once.files(), project.files()
@@ -137,6 +138,7 @@ def test_another_folder_and_more_cores_give_the_same_bytes(built_once: Project, 
     assert [name for name in found if found[name] != expected[name]] == []
 
 
+@pytest.mark.slow
 def test_rounds_follow_one_another(project: Project):
     project.change_params(
         methods__tucker__schedule={"kind": "iterative", "group": 1}, finetune__steps=2
@@ -154,7 +156,15 @@ def test_rounds_follow_one_another(project: Project):
 
 
 @pytest.mark.parametrize(
-    "rule", ["checkpoint", "decompose", "finetune", "export_onnx", "summarize"]
+    "rule",
+    [
+        "finetune",
+        "summarize",
+        *(
+            pytest.param(rule, marks=pytest.mark.slow)
+            for rule in ("checkpoint", "decompose", "export_onnx")
+        ),
+    ],
 )
 def test_after_kill_9_the_same_command_completes_to_the_same_bytes(
     built_once: Project, built: Project, rule: str

@@ -30,6 +30,7 @@ def read(project: Project, path: str):
     return json.loads((project.folder / path).read_text())
 
 
+@pytest.mark.slow
 def test_the_best_trial_becomes_the_network(searching):
     network = f"{BUILD}/tucker/rounds/1/model.safetensors"
     searching.snakemake(network)
