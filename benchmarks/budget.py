@@ -27,6 +27,9 @@ from data_aware import inputs, shipped
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from lowrank.config.params import RankSettings, load_params
+from lowrank.core.plan import Layer
+from lowrank.data.datasets import Dataset, open_dataset
 from lowrank.factorize import (
     Decomposition,
     Factorization,
@@ -36,23 +39,20 @@ from lowrank.factorize import (
     one_group,
 )
 from lowrank.files import read_json, write_json
-from lowrank.networks.divergence import Divergence
-from lowrank.networks.layers import find_layers
-from lowrank.networks.moments import input_moments
-from lowrank.networks.states import put_factors
-from lowrank.params import RankSettings, load_params
-from lowrank.plan import Layer
 from lowrank.ranks import Candidate, choose_ranks, ranks_within, shared_out
-from lowrank.ranks.base import rank_settings
 from lowrank.ranks.bounds import Bound, bounds_of
 from lowrank.ranks.budget import Trial, for_target
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.rule import rank_settings
 from lowrank.ranks.scale import cost_of
-from lowrank.training.datasets import Dataset, open_dataset
+from lowrank.surgery.divergence import Divergence
+from lowrank.surgery.finding import find_layers
+from lowrank.surgery.input_moments import input_moments
+from lowrank.surgery.states import put_factors
+from lowrank.tasks.classification import outputs_of, top1_percent
 from lowrank.training.distillation import Answers, PlainTeacher
-from lowrank.training.evaluate import outputs_of, top1_percent
+from lowrank.training.layer_losses import losses_by_layer
 from lowrank.training.loop import train
-from lowrank.training.sensitivity import losses_by_layer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "budget.json"

@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.params import load_params
+from lowrank.core.plan import assign_factorizations
+from lowrank.data.sources import store_dataset
 from lowrank.files import read_json, write_json
-from lowrank.network_source import NetworkSource
-from lowrank.networks import create_network, network_spec
-from lowrank.networks.checkpoints import load_weights, read_weights
-from lowrank.networks.layers import find_layers
-from lowrank.networks.states import State, write_state
-from lowrank.params import load_params
-from lowrank.plan import assign_factorizations
-from lowrank.training.sources import store_dataset
+from lowrank.surgery.finding import find_layers
+from lowrank.surgery.states import State, write_state
+from lowrank.zoo import create_network, network_spec
+from lowrank.zoo.weight_files import load_weights, read_weights
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "budget_cost.json"

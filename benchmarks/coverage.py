@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py [--again] [architecture ...]
 
-Each runs in a process of its own, for memory, and goes the way of `lowrank.coverage.cover` with
+Each runs in a process of its own, for memory, and goes the way of `classifiers.cover` with
 random weights. An interrupted sweep goes on where it stopped: architectures that passed are not
 tried again, unless --again. Ends with status 1 if any fails.
 """
@@ -46,9 +46,10 @@ def main() -> None:
 
 
 def record_of(name: str) -> dict[str, Any]:
-    from lowrank.coverage import cover
+    from classifiers import cover
+
+    from lowrank.config.checkpoint import NetworkSource
     from lowrank.errors import UserError
-    from lowrank.network_source import NetworkSource
 
     try:
         coverage = cover(NetworkSource(network=f"torchvision/{name}"))
@@ -70,7 +71,7 @@ def outcome_of(name: str) -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    from lowrank.networks.torchvision_models import torchvision_names
+    from lowrank.zoo.torchvision_models import torchvision_names
 
     return torchvision_names()
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 import lowrank
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import Dataset, Split, open_dataset
 from lowrank.files import write_json
-from lowrank.networks import create_network, network_spec
-from lowrank.networks.checkpoints import load_weights, read_weights
-from lowrank.networks.layers import find_layers
-from lowrank.networks.registry import NetworkSpec
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import Dataset, Split, open_dataset
-from lowrank.training.evaluate import top1_percent
+from lowrank.surgery.finding import find_layers
+from lowrank.tasks.classification import top1_percent
+from lowrank.zoo import create_network, network_spec
+from lowrank.zoo.registry import NetworkSpec
+from lowrank.zoo.weight_files import load_weights, read_weights
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "data_aware.json"

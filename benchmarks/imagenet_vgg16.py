@@ -167,8 +167,8 @@ def _ranks(network: str, weights: str) -> dict[str, Any]:
 
 
 def _whole(weights: str) -> dict[str, Any]:
+    from lowrank.core.plan import PlainLayer
     from lowrank.factorize import decompose, get_factorization, kernel_of
-    from lowrank.plan import PlainLayer
 
     layers = {}
     kernels = trained_kernels(Path(weights), "vgg16")
@@ -202,8 +202,8 @@ def _whole(weights: str) -> dict[str, Any]:
 
 
 def _large(case: list[Any]) -> dict[str, Any]:
+    from lowrank.core.plan import PlainLayer
     from lowrank.factorize import decompose, get_factorization
-    from lowrank.plan import PlainLayer
 
     name, (outputs, inputs), window, ranks = case
     factorization = get_factorization(name)

@@ -19,16 +19,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lowrank.config.params import Params, load_params
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
 from lowrank.devices import combinations, create_device
 from lowrank.devices.processor import IntegerTypes, Processor
 from lowrank.files import write_json
-from lowrank.networks.int8 import Quantizer, types_for
-from lowrank.networks.kernels import integer_kernels, macs_of_nodes
-from lowrank.networks.states import read_spec
-from lowrank.params import Params, load_params
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import open_dataset
-from lowrank.training.exported import exported_percent
+from lowrank.onnx_files.int8 import Quantizer, types_for
+from lowrank.onnx_files.kernels import integer_kernels, macs_of_nodes
+from lowrank.surgery.states import read_spec
+from lowrank.tasks.exported import exported_percent
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "int8.json"

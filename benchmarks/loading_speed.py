@@ -28,12 +28,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from lowrank.networks import NetworkSpec, create_network, network_spec
-from lowrank.params import Augmentation, DatasetSettings
-from lowrank.training.background import in_background
-from lowrank.training.batches import AugmentedBatches
-from lowrank.training.datasets import Split, open_dataset
-from lowrank.training.folders import store_folders
+from lowrank.config.params import Augmentation, DatasetSettings
+from lowrank.data.background import in_background
+from lowrank.data.batches import AugmentedBatches
+from lowrank.data.datasets import Split, open_dataset
+from lowrank.data.folders import store_folders
+from lowrank.zoo import NetworkSpec, create_network, network_spec
 
 RESULTS = Path(__file__).parent / "results" / "loading_speed.json"
 WORKERS = 2

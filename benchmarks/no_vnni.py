@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from lowrank.config.params import load_params
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
 from lowrank.devices import MeasureSettings
 from lowrank.devices.answers import agreement, expected_answers
 from lowrank.devices.processor import IntegerTypes
 from lowrank.files import write_json
-from lowrank.networks.int8 import Quantizer
-from lowrank.networks.states import read_spec
-from lowrank.params import load_params
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import open_dataset
+from lowrank.onnx_files.int8 import Quantizer
+from lowrank.surgery.states import read_spec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "no_vnni.json"

@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from lowrank.networks import create_network, network_spec
-from lowrank.networks.export import export_onnx
-from lowrank.networks.layers import find_layers
-from lowrank.networks.onnx_counts import count
+from lowrank.onnx_files.counts import count
+from lowrank.onnx_files.export import export_onnx
+from lowrank.surgery.finding import find_layers
+from lowrank.zoo import create_network, network_spec
 
 RESULTS = Path(__file__).parent / "results" / "paper_counts.json"
 

@@ -8,9 +8,9 @@ Prints Markdown. Run it after the matrix was built, and put what it prints into 
 from pathlib import Path
 from typing import Any
 
+from lowrank.config.params import load_params
 from lowrank.files import read_json
-from lowrank.headline import at
-from lowrank.params import load_params
+from lowrank.report.headline import at
 
 _HEADINGS = (
     *("network", "method", "top-1, %", "MACs", "ONNX file", "latency, ms"),

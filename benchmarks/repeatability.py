@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lowrank.config.params import load_params
 from lowrank.devices import create_device, main_settings
 from lowrank.files import write_json
-from lowrank.params import load_params
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "repeatability.json"

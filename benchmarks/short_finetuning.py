@@ -121,13 +121,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     import lowrank
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.states import read_state
-    from lowrank.params import RoundSettings
-    from lowrank.training.batches import EvaluationBatches
-    from lowrank.training.datasets import open_dataset
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.params import RoundSettings
+    from lowrank.data.batches import EvaluationBatches
+    from lowrank.data.datasets import open_dataset
+    from lowrank.surgery.states import read_state
+    from lowrank.tasks.classification import accuracy_percent
     from lowrank.training.distillation import PlainTeacher, read_outputs
-    from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.loop import train
 
     torch.set_num_threads(options.threads)

@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from lowrank.network_source import NetworkSource
-from lowrank.networks import create_network, network_spec
-from lowrank.networks.states import read_state
+from lowrank.config.checkpoint import NetworkSource
 from lowrank.steps.common import reuse_memory
+from lowrank.surgery.states import read_state
 from lowrank.training.hardware import autocast
+from lowrank.zoo import create_network, network_spec
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
 BATCH_SIZE = 128

@@ -19,7 +19,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_data(tiny_folder):
-    from lowrank.training.datasets import open_dataset
+    from lowrank.data.datasets import open_dataset
 
     return open_dataset(tiny_folder)
 
@@ -51,10 +51,10 @@ def progress_lines(monkeypatch):
     """Runs work under a clock of a given tick, and gives the lines that it reports."""
 
     def run(work, tick):
-        from lowrank import progress
+        from lowrank.core import progress
 
         lines = Lines()
-        logger = logging.getLogger("lowrank.progress")
+        logger = logging.getLogger("lowrank.core.progress")
         monkeypatch.setattr(progress, "time", Clock(tick))
         # A handler of its own: other tests leave the handlers of steps behind.
         monkeypatch.setattr(logger, "handlers", [lines])
@@ -68,7 +68,7 @@ def progress_lines(monkeypatch):
 @pytest.fixture
 def register_network(monkeypatch):
     """Registers a network for one test."""
-    from lowrank.networks import NetworkSpec, registry
+    from lowrank.zoo import NetworkSpec, registry
 
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 

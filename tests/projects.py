@@ -13,8 +13,8 @@ import torch
 import yaml
 from tiny import write_tiny_dataset
 
-from lowrank.networks import create_network
-from lowrank.networks.checkpoints import write_weights
+from lowrank.zoo import create_network
+from lowrank.zoo.weight_files import write_weights
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet20_tucker"

@@ -7,7 +7,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from lowrank.networks import NetworkSpec
+from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec(name="small", input_shape=(3, 8, 8), num_classes=5)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowrank.core.stored import write_tensors
+from lowrank.data.sources import replaced_folder, write_array
 from lowrank.errors import UserError
 from lowrank.files import read_json, sha256_of, write_json, write_text, written_whole
-from lowrank.stored import write_tensors
-from lowrank.training.sources import replaced_folder, write_array
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_so_large(tmp_path, write):
         f"""
         import numpy as np
         from lowrank.files import write_json
-        from lowrank.stored import write_tensors
+        from lowrank.core.stored import write_tensors
         {write}
         """,
         tmp_path,

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowrank.code_digests import _imports, _significant, _tree
+from lowrank.config.params import Params, load_params
 from lowrank.errors import UserError
-from lowrank.params import Params, load_params
-from lowrank.workflow import Workflow
+from lowrank.graph.code_digests import _imports, _significant, _tree
+from lowrank.graph.workflow import Workflow
 
 ROOT = Path(__file__).parents[1]
 

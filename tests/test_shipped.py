@@ -8,10 +8,10 @@ import yaml
 from projects import ROOT
 from safetensors import safe_open
 
+from lowrank.config.params import PretrainSettings, load_params
 from lowrank.files import read_json
-from lowrank.networks import create_network
-from lowrank.networks.checkpoints import load_weights, read_weights
-from lowrank.params import PretrainSettings, load_params
+from lowrank.zoo import create_network
+from lowrank.zoo.weight_files import load_weights, read_weights
 
 FOLDER = ROOT / "data/checkpoints"
 SHIPPED = {"vgg16": 93.0, "resnet20": 91.0}  # top-1 on the test images, at least, in percent

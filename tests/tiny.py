@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowrank.training.sources import store_dataset
+from lowrank.data.sources import store_dataset
 
 CLASSES = 10
 

@@ -5,39 +5,7 @@ from typing import Any
 
 import click
 
-STEPS = (
-    "dataset",
-    "splits",
-    "fetch_weights",
-    "checkpoint",
-    "pretrain",
-    "code",
-    "inspect",
-    "select_ranks",
-    "calibrate",
-    "profile_draft",
-    "profile_layers",
-    "next_trial",
-    "judge_trial",
-    "settle",
-    "decompose",
-    "teacher_outputs",
-    "finetune",
-    "export_onnx",
-    "describe_device",
-    "quantize",
-    "benchmark",
-    "summarize",
-    "overview",
-    "draw",
-    "study",
-    "stage",
-    "record",
-    "adopt",
-    "plots",
-    "clean",
-    "clean_device",
-)
+from lowrank.graph.step_names import STEPS
 
 
 class _Steps(click.Group):

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.devices import DeviceError, MeasureSettings, create_device
 from lowrank.devices.answers import agreement, answers, expected_answers
-from lowrank.networks.plain_onnx import side_by_side
-from lowrank.plan import PlainLayer
+from lowrank.onnx_files.single_layers import side_by_side
 
 EXPECTED = np.random.default_rng(0).standard_normal((40, 10)).tolist()
 

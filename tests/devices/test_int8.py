@@ -4,11 +4,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lowrank.config.params import QuantizeSettings
+from lowrank.core.plan import PlainLayer
 from lowrank.devices import DeviceError, create_device
-from lowrank.networks.int8 import Quantizer, noise_for
-from lowrank.networks.plain_onnx import side_by_side
-from lowrank.params import QuantizeSettings
-from lowrank.plan import PlainLayer
+from lowrank.onnx_files.int8 import Quantizer, noise_for
+from lowrank.onnx_files.single_layers import side_by_side
 
 
 @pytest.fixture

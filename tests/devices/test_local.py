@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lowrank.devices
 from lowrank.devices import DeviceError, combinations, create_device, main_settings
-from lowrank.devices.base import MeasureSettings
+from lowrank.devices.device import MeasureSettings
 from lowrank.devices.runtime import load_runner
 
 QUICK = {"sittings": 1, "turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.devices import DeviceError, create_device
 from lowrank.devices.node_times import without_profiling
-from lowrank.networks.plain_onnx import side_by_side
-from lowrank.plan import PlainLayer
+from lowrank.onnx_files.single_layers import side_by_side
 
 QUICK = {"warmup_seconds": 0, "repeats": 20, "seconds": 0}
 LAYERS = [

@@ -370,7 +370,7 @@ def test_code_that_was_changed_there_does_not_run(board, there, tmp_path, damage
     (room,) = (there / "room").iterdir()
     before = files_below(room)
     assert not list(room.rglob("*.pyc"))
-    path = room / "lowrank/devices/base.py"
+    path = room / "lowrank/devices/device.py"
     code = f"open({str(tmp_path / 'pwned')!r}, 'w')\n"
     if damage == "altered":
         path.write_text(path.read_text().replace("import json", code + "import json", 1) + code)

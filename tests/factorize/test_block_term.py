@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization
 from lowrank.factorize.block_term import BlockTerm
-from lowrank.plan import PlainLayer
 
 LAYER = PlainLayer(24, 32, kernel=(3, 3))
 

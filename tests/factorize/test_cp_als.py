@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import decompose, get_factorization
 from lowrank.factorize.cp_als import CpAls
-from lowrank.plan import PlainLayer
 
 LAYER = PlainLayer(14, 18, kernel=(3, 2))
 

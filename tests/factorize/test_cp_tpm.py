@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import decompose, get_factorization
-from lowrank.plan import PlainLayer
 
 CP_TPM = get_factorization("cp_tpm")
 LAYER = PlainLayer(14, 18, kernel=(3, 2))

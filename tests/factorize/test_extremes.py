@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import FACTORIZATIONS, Moments, decompose, get_factorization, one_group
-from lowrank.plan import PlainLayer
 
 GROUPS, CHANNELS, TAPS = 2, 8, 9
 LAYERS = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lowrank.core.plan import PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import (
     FACTORIZATIONS,
@@ -15,7 +16,6 @@ from lowrank.factorize import (
     one_group,
     reconstruct,
 )
-from lowrank.plan import PlainLayer, sequence_macs, sequence_parameters
 
 ALL = sorted(FACTORIZATIONS)
 CP = ["cp4", "cp_als", "cp_tpm"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lowrank.core.plan import PlainLayer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, kernel_of, reconstruct
-from lowrank.plan import PlainLayer
 
 DEPTHWISE_BETWEEN = [
     PlainLayer(4, 6),

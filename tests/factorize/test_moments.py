@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import (
     FACTORIZATIONS,
     Moments,
@@ -15,7 +16,6 @@ from lowrank.factorize import (
     reconstruct,
 )
 from lowrank.factorize.moments import output_error_squared
-from lowrank.plan import PlainLayer
 
 ALL = sorted(FACTORIZATIONS)
 # The optimum of their shape is known in closed form.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import decompose, get_factorization
-from lowrank.plan import PlainLayer
 
 SPATIAL_SVD = get_factorization("spatial_svd")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize import decompose, get_factorization, reconstruct
-from lowrank.plan import PlainLayer
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(30, 12), (12, 30), (20, 20)])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import PlainLayer, sequence_macs, sequence_parameters
 from lowrank.factorize import decompose, get_factorization, grouped_sequence
-from lowrank.plan import PlainLayer, sequence_macs, sequence_parameters
 
 
 @pytest.mark.parametrize("groups", [1, 2])

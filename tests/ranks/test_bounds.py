@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 import lowrank
-from lowrank.latency import Latencies
-from lowrank.networks import create_network
-from lowrank.networks.export import export_onnx
-from lowrank.networks.int8 import Quantizer, noise_for
-from lowrank.networks.layers import find_layers
-from lowrank.networks.registry import network_spec
-from lowrank.params import QuantizeSettings
-from lowrank.plan import Layer, LayerTable
-from lowrank.ranks.base import rank_settings
+from lowrank.config.params import QuantizeSettings
+from lowrank.core.plan import Layer, LayerTable
+from lowrank.onnx_files.export import export_onnx
+from lowrank.onnx_files.int8 import Quantizer, noise_for
 from lowrank.ranks.bounds import LatencyBound, bounds_of
+from lowrank.ranks.latency_model import Latencies
+from lowrank.ranks.rule import rank_settings
+from lowrank.surgery.finding import find_layers
+from lowrank.zoo import create_network
+from lowrank.zoo.registry import network_spec
 
 
 def bound_for(target, **options):

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from lowrank.core.plan import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Moments,
@@ -16,13 +17,12 @@ from lowrank.factorize import (
     grouped_sequence,
     one_group,
 )
-from lowrank.latency import Latencies, grids_for
-from lowrank.plan import Layer, LayerTable
 from lowrank.ranks import Candidate, Trial, choose_ranks, for_target
-from lowrank.ranks.base import rank_settings
 from lowrank.ranks.bounds import bounds_of
 from lowrank.ranks.budget import meet_target
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.latency_model import Latencies, grids_for
+from lowrank.ranks.rule import rank_settings
 from lowrank.ranks.scale import cost_of, dense_cost
 
 

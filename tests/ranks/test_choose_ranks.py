@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import Factored, Layer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, grouped_sequence, reconstruct
-from lowrank.plan import Factored, Layer, sequence_macs, sequence_parameters
 from lowrank.ranks import choose_ranks
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lowrank.plan import Expected
-from lowrank.ranks.base import rank_settings
+from lowrank.core.plan import Expected
 from lowrank.ranks.milder import milder, nearest_that_keeps
+from lowrank.ranks.rule import rank_settings
 
 RULES = {
     "ratio": ({"select": "ratio", "ratio": 4.0}, "ratio: 2"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank.networks.layers import layer_table
-from lowrank.plan import Layer, LayerTable
+from lowrank.core.plan import Layer, LayerTable
 from lowrank.ranks import leave_negligible
+from lowrank.surgery.finding import layer_table
 
 
 def table(*layers):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from lowrank.core.plan import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, one_group
-from lowrank.plan import Layer
 from lowrank.ranks import choose_ranks, ranks_within, shared_out
-from lowrank.ranks.base import rank_settings
+from lowrank.ranks.rule import rank_settings
 from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size
 
 

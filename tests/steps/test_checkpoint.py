@@ -8,15 +8,15 @@ from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
 from lowrank.cli import main
+from lowrank.config.checkpoint import NetworkSource
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
+from lowrank.data.sources import store_dataset
 from lowrank.files import read_json
-from lowrank.network_source import NetworkSource
-from lowrank.networks.registry import NetworkSpec
-from lowrank.networks.states import read_state
 from lowrank.steps.checkpoint import checkpoint
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import open_dataset
-from lowrank.training.evaluate import top1_percent
-from lowrank.training.sources import store_dataset
+from lowrank.surgery.states import read_state
+from lowrank.tasks.classification import top1_percent
+from lowrank.zoo.registry import NetworkSpec
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from click.testing import CliRunner
 from photos import write_photos
 from pydantic import ValidationError
 
+from lowrank.config.params import DatasetSettings
+from lowrank.data import sources
+from lowrank.data.datasets import open_dataset
 from lowrank.errors import UserError
-from lowrank.params import DatasetSettings
 from lowrank.steps.dataset import dataset
-from lowrank.training import sources
-from lowrank.training.datasets import open_dataset
 
 CLASSES = sources.CIFAR10_CLASSES
 

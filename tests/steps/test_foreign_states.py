@@ -10,11 +10,11 @@ import sys
 import pytest
 from toy import toy
 
+from lowrank.config.checkpoint import NetworkSource
 from lowrank.files import write_json
-from lowrank.network_source import NetworkSource
-from lowrank.networks.layers import layer_table
-from lowrank.networks.registry import network_spec
-from lowrank.networks.states import State, write_state
+from lowrank.surgery.finding import layer_table
+from lowrank.surgery.states import State, write_state
+from lowrank.zoo.registry import network_spec
 
 OURS = {"factory": "toy:toy", "input_shape": [3, 32, 32]}
 THEIRS = {"factory": "subprocess:getoutput", "arguments": {"cmd": "touch pwned"}}

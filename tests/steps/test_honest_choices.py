@@ -10,16 +10,16 @@ from toy import toy
 
 import lowrank
 from lowrank.cli import main
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
+from lowrank.data.sources import store_dataset
+from lowrank.data.splits import gap_warning
 from lowrank.files import read_json, write_json
-from lowrank.networks.export import export_onnx
-from lowrank.networks.registry import NetworkSpec
-from lowrank.networks.states import State, write_state
-from lowrank.search import Found, cheapest
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import open_dataset
-from lowrank.training.exported import are_right
-from lowrank.training.sources import store_dataset
-from lowrank.training.splits import gap_warning
+from lowrank.onnx_files.export import export_onnx
+from lowrank.ranks.search import Found, cheapest
+from lowrank.surgery.states import State, write_state
+from lowrank.tasks.exported import are_right
+from lowrank.zoo.registry import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 ACCURACY_DROP = 20.0

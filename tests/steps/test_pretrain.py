@@ -6,8 +6,8 @@ from click.testing import CliRunner
 from toy import Toy
 
 from lowrank.files import read_json, sha256_of
-from lowrank.networks.checkpoints import read_weights
 from lowrank.steps.pretrain import pretrain
+from lowrank.zoo.weight_files import read_weights
 
 RECIPE = {"steps": 4, "batch_size": 20, "learning_rate": 0.05, "threads": 1, "curve_every_steps": 2}
 

@@ -5,18 +5,18 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from lowrank.devices.base import NodeTime
+from lowrank.devices.device import NodeTime
 from lowrank.devices.processor import Processor, integer_types
 from lowrank.errors import UserError
 from lowrank.files import read_json, write_json
-from lowrank.int8_files import all_files, copy_folder, file_for
-from lowrank.networks import create_network
-from lowrank.networks.export import export_onnx
-from lowrank.networks.int8_times import NodeCost, decision, slower_in_int8
-from lowrank.networks.registry import network_spec
-from lowrank.networks.states import State, write_state
+from lowrank.onnx_files.export import export_onnx
+from lowrank.onnx_files.int8_files import all_files, copy_folder, file_for
+from lowrank.onnx_files.int8_times import NodeCost, decision, slower_in_int8
 from lowrank.steps.benchmark import benchmark
 from lowrank.steps.quantize import quantize
+from lowrank.surgery.states import State, write_state
+from lowrank.zoo import create_network
+from lowrank.zoo.registry import network_spec
 
 SETTINGS = '{"images": 30, "tolerance": 100, "threads": 1, "by_time": false}'
 BY_TIME = SETTINGS.replace("false", "true")

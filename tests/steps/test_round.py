@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
 from lowrank.cli import main
+from lowrank.config.checkpoint import NetworkSource
+from lowrank.core.plan import Factored, Plan, PlannedLayer
+from lowrank.core.stored import read_header, read_tensors, write_tensors
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
 from lowrank.files import read_json, write_json
-from lowrank.network_source import NetworkSource
-from lowrank.networks.layers import layer_table
-from lowrank.networks.states import State, put_factors, read_state, write_state
-from lowrank.plan import Factored, Plan, PlannedLayer
-from lowrank.steps.moments import write_moments
-from lowrank.stored import read_header, read_tensors, write_tensors
-from lowrank.training.batches import EvaluationBatches
-from lowrank.training.datasets import open_dataset
+from lowrank.surgery.finding import layer_table
+from lowrank.surgery.states import State, put_factors, read_state, write_state
+from lowrank.surgery.stored_moments import write_moments
 
 TOY = NetworkSource(network="toy")
 LAYERS = {"conv1": "tucker1", "conv2": "tucker2", "classifier": "svd"}

@@ -8,11 +8,11 @@ import yaml
 from click.testing import CliRunner
 from onnx import helper
 
+from lowrank.core.plan import Expected, Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
+from lowrank.core.stored import write_tensors
 from lowrank.files import read_json, write_json
-from lowrank.plan import Expected, Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
-from lowrank.provenance import digest
+from lowrank.report.provenance import digest
 from lowrank.steps.summarize import summarize
-from lowrank.stored import write_tensors
 
 TABLE = LayerTable(
     "net",

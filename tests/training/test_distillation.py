@@ -7,10 +7,9 @@ from torch import nn
 from torch.nn import functional
 from toy import assert_same_weights, toy
 
+from lowrank.config.params import Augmentation, Distillation, RoundSettings
+from lowrank.data.batches import AugmentedBatches
 from lowrank.errors import UserError
-from lowrank.networks import NetworkSpec
-from lowrank.params import Augmentation, Distillation, RoundSettings
-from lowrank.training.batches import AugmentedBatches
 from lowrank.training.distillation import (
     Answers,
     AugmentedTeacher,
@@ -19,6 +18,7 @@ from lowrank.training.distillation import (
     write_outputs,
 )
 from lowrank.training.loop import train
+from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 MAPS = ("conv2",)

@@ -3,10 +3,10 @@ import torch
 from torch import Tensor, nn
 from toy import toy
 
-from lowrank.networks import NetworkSpec
-from lowrank.params import TrainingSettings
+from lowrank.config.params import TrainingSettings
 from lowrank.training.freezing import freeze_first
 from lowrank.training.loop import train
+from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 

@@ -9,16 +9,16 @@ from photos import write_photos
 from torch import nn
 from toy import assert_same_weights, toy
 
+from lowrank.config.params import DatasetSettings, Distillation, TrainingSettings
+from lowrank.data.batches import AugmentedBatches
+from lowrank.data.datasets import open_dataset
+from lowrank.data.folders import NO_LABEL, store_folders
 from lowrank.errors import UserError
-from lowrank.networks import NetworkSpec
-from lowrank.params import DatasetSettings, Distillation, TrainingSettings
+from lowrank.tasks.classification import top1_percent
 from lowrank.training import loop
-from lowrank.training.batches import AugmentedBatches
-from lowrank.training.datasets import open_dataset
 from lowrank.training.distillation import AugmentedTeacher
-from lowrank.training.evaluate import top1_percent
-from lowrank.training.folders import NO_LABEL, store_folders
 from lowrank.training.loop import fingerprint_of, learning_rate_factor, train
+from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 QUICK = {

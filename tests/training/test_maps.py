@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from toy import toy
 
-from lowrank.networks import NetworkSpec
-from lowrank.networks.resnet import resnet20
-from lowrank.networks.vgg import vgg16
 from lowrank.training.maps import WatchedMaps, layers_to_watch
+from lowrank.zoo import NetworkSpec
+from lowrank.zoo.resnet import resnet20
+from lowrank.zoo.vgg import vgg16
 
 SPEC = NetworkSpec("net", (3, 32, 32), 10)
 PLENTY = {"images": 45_000, "largest_bytes": 2**40}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from projects import BUILD, RESULT, Project, job_counts
 
-from lowrank.dvc_stages import outputs_of
-from lowrank.params import load_params
+from lowrank.config.params import load_params
+from lowrank.graph.dvc_stages import outputs_of
 
 # Made by the first run in a clone so that Snakemake builds results that Git brought.
 KNOWN_TO_SNAKEMAKE_ALONE = {"build/first_run"}

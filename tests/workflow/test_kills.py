@@ -37,7 +37,7 @@ def test_what_a_killed_writer_left_never_reaches_the_cache(built: Project):
 
 def test_a_question_is_answered_while_a_run_has_the_folder(project: Project, tmp_path: Path):
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import time; from lowrank.run_lock import take_lock;"
+        [sys.executable, "-c", "import time; from lowrank.graph.run_lock import take_lock;"
          " run = take_lock(print); print('holds', flush=True); time.sleep(600)"],
         cwd=project.folder, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def test_a_question_is_answered_while_a_run_has_the_folder(project: Project, tmp
 
 TOLD = """
 import os, signal, subprocess, sys, time
-from lowrank.snakemake_run import end_steps_when_told
+from lowrank.graph.snakemake_run import end_steps_when_told
 def snakemakes_own(*_):
     print("own handler", flush=True)
 for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,9 +5,9 @@ import json
 import pytest
 from projects import BUILD, Project
 
+from lowrank.core.plan import LayerTable
+from lowrank.core.stored import read_header
 from lowrank.files import read_json
-from lowrank.plan import LayerTable
-from lowrank.stored import read_header
 
 # Three layers of twenty: a first convolution, one in the middle, the linear layer.
 TAKEN = ["conv", "blocks.3.conv2", "classifier"]

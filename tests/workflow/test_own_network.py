@@ -9,7 +9,7 @@ import torch
 from photos import COLOURS, write_photos
 from projects import ROOT, Project
 
-from lowrank.stored import read_header
+from lowrank.core.stored import read_header
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # Checks the configuration, names the wildcards, and answers what depends on both. The answers
-# come from lowrank.workflow, where they can be tested.
+# come from lowrank.graph.workflow, where they can be tested.
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -7,15 +7,15 @@ from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
-from lowrank.provenance import remember_profile
-from lowrank.recording import record_run
-from lowrank.snakemake_run import (
+from lowrank.report.provenance import remember_profile
+from lowrank.graph.recording import record_run
+from lowrank.graph.snakemake_run import (
     begin_run,
     builds_outputs,
     end_steps_when_told,
     refuse_moved_files,
 )
-from lowrank.workflow import LAYER_NAME, SETTLED, Workflow, prefer_this_environment
+from lowrank.graph.workflow import LAYER_NAME, SETTLED, Workflow, prefer_this_environment
 
 prefer_this_environment()
 remember_profile(sys.argv[1:])

@@ -1,1 +1,1 @@
-"""How params.yaml is read: the file, the merging of its sections, and the words of its errors."""
+"""params.yaml: sections, defaults, merging, and the words of its errors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lowrank.devices.base import (
+from lowrank.devices.device import (
     FLOAT_PRODUCTS,
     INTEGER_PRODUCTS,
     Device,

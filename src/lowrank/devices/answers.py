@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError, MeasureSettings
 from lowrank.devices.runtime import open_session
 
 # Float: sums in another order differ by 1e-6 of the outputs, products in bfloat16 by some 1e-3.

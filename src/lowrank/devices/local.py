@@ -14,7 +14,8 @@ import numpy as np
 import onnxruntime
 
 from lowrank.devices.answers import answers
-from lowrank.devices.base import (
+from lowrank.devices.conditions import state_of_machine, warnings_of
+from lowrank.devices.device import (
     FLOAT_PRODUCTS,
     INTEGER_PRODUCTS,
     QUANTIZATION,
@@ -22,7 +23,6 @@ from lowrank.devices.base import (
     MeasureSettings,
     NodeTime,
 )
-from lowrank.devices.conditions import state_of_machine, warnings_of
 from lowrank.devices.node_times import node_times
 from lowrank.devices.processor import Processor
 from lowrank.devices.runtime import load_runner
@@ -57,7 +57,7 @@ class LocalDevice:
             "speedup_high": high,
             "repeats": counted["original"].size,
             "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
-            "energy_mj": _answer("energy", list(models.values()), asked),
+            "energy_mj": _answer("energy_counters", list(models.values()), asked),
             "environment": self.environment(settings),
             "conditions": _conditions(machine, sittings),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrank.devices.base import MeasureSettings, NodeTime
+from lowrank.devices.device import MeasureSettings, NodeTime
 from lowrank.devices.runtime import open_session, warm_up
 
 if TYPE_CHECKING:

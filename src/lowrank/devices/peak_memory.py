@@ -13,7 +13,7 @@ import resource
 import sys
 from pathlib import Path
 
-from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError, MeasureSettings
 from lowrank.devices.runtime import load_runner
 
 # ONNX Runtime plans its memory during the first run; a few more show that it keeps to the plan.

@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.devices.base import DeviceError
+from lowrank.devices.device import DeviceError
 from lowrank.devices.local import LocalDevice
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from lowrank.devices.base import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError, MeasureSettings
 
 NANOSECONDS_PER_SECOND = 1e9
 

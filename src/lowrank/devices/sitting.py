@@ -14,8 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from lowrank.devices.base import DeviceError, MeasureSettings
 from lowrank.devices.conditions import Snapshot
+from lowrank.devices.device import DeviceError, MeasureSettings
 from lowrank.devices.runtime import load_runner, warm_up
 from lowrank.devices.turns import nanoseconds_in_turns
 

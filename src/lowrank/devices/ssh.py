@@ -20,7 +20,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.devices.base import DeviceError, NodeTime
+from lowrank.devices.device import DeviceError, NodeTime
 from lowrank.devices.there import CLEAN, FOLDER, PREPARE
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """NumPy only: one file for each factorization."""
 
 from lowrank.errors import unknown_name
-from lowrank.factorize.base import Factorization
 from lowrank.factorize.block_term import BlockTerm
 from lowrank.factorize.cp4 import Cp4
 from lowrank.factorize.cp_als import CpAls
 from lowrank.factorize.cp_tpm import CpTpm
+from lowrank.factorize.evbmf import evbmf_rank
+from lowrank.factorize.factorization import Factorization
 from lowrank.factorize.groups import (
     Decomposition,
     decompose,
@@ -21,7 +22,6 @@ from lowrank.factorize.spectra import Spectrum
 from lowrank.factorize.svd import ChannelSvd, Svd
 from lowrank.factorize.tucker1 import Tucker1
 from lowrank.factorize.tucker2 import Tucker2
-from lowrank.factorize.vbmf import evbmf_rank
 
 __all__ = [
     "FACTORIZATIONS",

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import Factorization, windowed
+from lowrank.core.plan import PlainLayer
+from lowrank.factorize.factorization import Factorization, windowed
 from lowrank.factorize.spectra import ROUNDING, Spectrum
 from lowrank.factorize.tucker2 import Tucker2
-from lowrank.plan import PlainLayer
 
 _TUCKER2 = Tucker2()
 _ONE_SWEEP = Tucker2(max_sweeps=1)

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import Factorization, windowed
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize.cp_terms import Terms, fibre_terms
-from lowrank.plan import PlainLayer
+from lowrank.factorize.factorization import Factorization, windowed
 
 
 class Cp(Factorization):

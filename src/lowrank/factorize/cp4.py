@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import along_axis
+from lowrank.core.plan import PlainLayer
 from lowrank.factorize.cp_als import CpAls
 from lowrank.factorize.cp_terms import fibre_terms
-from lowrank.plan import PlainLayer
+from lowrank.factorize.factorization import along_axis
 
 
 @dataclass(frozen=True)

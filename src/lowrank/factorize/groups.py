@@ -6,8 +6,9 @@ from math import prod
 
 import numpy as np
 
+from lowrank.core.plan import PlainLayer
 from lowrank.errors import UserError
-from lowrank.factorize.base import Factorization
+from lowrank.factorize.factorization import Factorization
 from lowrank.factorize.moments import (
     BLOCK,
     Moments,
@@ -16,7 +17,6 @@ from lowrank.factorize.moments import (
     weighted_factors,
 )
 from lowrank.factorize.reconstruction import reconstruct
-from lowrank.plan import PlainLayer
 
 
 @dataclass(frozen=True)

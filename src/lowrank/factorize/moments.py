@@ -27,8 +27,8 @@ import numpy as np
 from lowrank.factorize.reconstruction import reconstruct
 
 if TYPE_CHECKING:
-    from lowrank.factorize.base import Factorization
-    from lowrank.plan import PlainLayer
+    from lowrank.core.plan import PlainLayer
+    from lowrank.factorize.factorization import Factorization
 
 # Added to the diagonal, as a share of its mean: directions that the images never showed count for
 # as much as that, so that the weights decide there.

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import Factorization, windowed
+from lowrank.core.plan import PlainLayer
+from lowrank.factorize.factorization import Factorization, windowed
 from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
-from lowrank.plan import PlainLayer
 
 
 class Svd(Factorization):

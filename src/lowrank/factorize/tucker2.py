@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.factorize.base import Factorization, plain_layer, windowed
+from lowrank.core.plan import PlainLayer
+from lowrank.factorize.factorization import Factorization, plain_layer, windowed
 from lowrank.factorize.spectra import (
     ROUNDING,
     Spectrum,
@@ -16,7 +17,6 @@ from lowrank.factorize.spectra import (
     with_fixed_signs,
 )
 from lowrank.factorize.tucker1 import Tucker1
-from lowrank.plan import PlainLayer
 
 # How far each sweep is extended beyond the last one, and how often the vectors of the last one are
 # multiplied; see `_improved`.

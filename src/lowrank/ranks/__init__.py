@@ -1,10 +1,10 @@
 """One file for each way of choosing ranks."""
 
-from lowrank.ranks.base import Candidate, RankRule, RankSettings, taken_layers
 from lowrank.ranks.bounds import bounds_of
 from lowrank.ranks.budget import Losses, Trial, for_target
 from lowrank.ranks.curves import rank_choices
 from lowrank.ranks.negligible import leave_negligible
+from lowrank.ranks.rule import Candidate, RankRule, RankSettings, taken_layers
 from lowrank.ranks.scale import ranks_within
 from lowrank.ranks.select import RULES, choose_ranks
 from lowrank.ranks.sensitivity import shared_out

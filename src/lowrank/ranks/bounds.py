@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lowrank.config.params import RankSettings
+from lowrank.core.plan import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence
-from lowrank.latency import Latencies
-from lowrank.params import RankSettings
-from lowrank.plan import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
+from lowrank.ranks.latency_model import Latencies
 
 # Of an ONNX file, in bytes: what a node with weights and what follows it take besides the weights;
 # in int8 also the scale, zero point and bias of each output channel, and the pairs of nodes around

@@ -14,14 +14,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from lowrank.config.params import RankSettings
+from lowrank.core.plan import LayerTable, Share
+from lowrank.core.progress import Progress
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose
-from lowrank.params import RankSettings
-from lowrank.plan import LayerTable, Share
-from lowrank.progress import Progress
-from lowrank.ranks.base import Candidate
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.rule import Candidate
 
 # At most so many choices for all layers are tried; one that loses no more than what was expected
 # and this share of it is the last.

@@ -7,12 +7,12 @@ from math import lcm
 
 import numpy as np
 
+from lowrank.config.params import RankSettings
+from lowrank.core.plan import Layer
 from lowrank.factorize import Factorization, Moments, group_kernels, one_group
 from lowrank.factorize.moments import regularised, whitened
-from lowrank.params import RankSettings
-from lowrank.plan import Layer
-from lowrank.ranks.base import Candidate
 from lowrank.ranks.bounds import Bound
+from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of
 
 # At most so many ranks of each mode are looked at.

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from lowrank.config.params import RankSettings
 from lowrank.factorize import group_kernels
-from lowrank.params import RankSettings
-from lowrank.ranks.base import Candidate
-from lowrank.ranks.spectra import spectra_of
+from lowrank.ranks.layer_spectra import spectra_of
+from lowrank.ranks.rule import Candidate
 
 
 def energy(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Ranks from a table: a paper's, or one's own."""
 
+from lowrank.config.params import RankSettings
 from lowrank.errors import UserError
-from lowrank.params import RankSettings
-from lowrank.ranks.base import Candidate
+from lowrank.ranks.rule import Candidate
 
 
 def fixed(candidate: Candidate, settings: RankSettings) -> tuple[int, ...] | None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowrank.params import RankSettings, Target
-from lowrank.plan import Expected
+from lowrank.config.params import RankSettings, Target
+from lowrank.core.plan import Expected
 
 # Halvings of the way to no compression at all; each costs a choice of ranks and its evaluation.
 _PROBES = 5

@@ -1,7 +1,7 @@
 """The same saving in every layer."""
 
-from lowrank.params import RankSettings
-from lowrank.ranks.base import Candidate
+from lowrank.config.params import RankSettings
+from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import dense_cost, ranks_within
 
 

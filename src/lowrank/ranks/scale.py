@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from math import prod
 
+from lowrank.core.plan import Layer, sequence_macs, sequence_parameters
 from lowrank.factorize import Factorization, grouped_sequence, one_group
-from lowrank.plan import Layer, sequence_macs, sequence_parameters
 
 
 def cost_of(layer: Layer, factorization: Factorization, ranks: Sequence[int], cost: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lowrank.core.plan import Factored, Layer, PlannedLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,
@@ -14,12 +15,11 @@ from lowrank.factorize import (
     kernel_of,
     one_group,
 )
-from lowrank.plan import Factored, Layer, PlannedLayer, sequence_macs, sequence_parameters
-from lowrank.ranks.base import Candidate, RankRule, RankSettings, rank_settings
 from lowrank.ranks.budget import budget
 from lowrank.ranks.energy import energy
 from lowrank.ranks.fixed import fixed
 from lowrank.ranks.ratio import ratio
+from lowrank.ranks.rule import Candidate, RankRule, RankSettings, rank_settings
 from lowrank.ranks.sensitivity import sensitivity
 from lowrank.ranks.vbmf import vbmf
 

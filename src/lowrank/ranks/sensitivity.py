@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from lowrank.config.params import RankSettings
+from lowrank.core.plan import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization
-from lowrank.params import RankSettings
-from lowrank.plan import Layer
-from lowrank.ranks.base import Candidate
+from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from lowrank.config.params import RankSettings
 from lowrank.factorize import evbmf_rank, group_kernels
 from lowrank.factorize.spectra import leading_left_vectors, spectrum_of
-from lowrank.params import RankSettings
-from lowrank.ranks.base import Candidate
-from lowrank.ranks.spectra import spectra_of
+from lowrank.ranks.layer_spectra import spectra_of
+from lowrank.ranks.rule import Candidate
 
 # Singular values below this share of the largest one are rounding of float32.
 _ROUNDING = 1e-5

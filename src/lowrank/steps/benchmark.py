@@ -50,7 +50,7 @@ def benchmark(
     from lowrank.devices import DeviceError, combinations, create_device
     from lowrank.errors import UserError
     from lowrank.files import write_json
-    from lowrank.int8_files import file_for
+    from lowrank.onnx_files.int8_files import file_for
 
     main, *others = combinations(settings).items()
     try:
@@ -191,9 +191,9 @@ def real_images(dataset: Path, state: Path) -> Iterator[Path]:
     """A .npy file of some test images as the network takes them, as long as the block lasts."""
     import numpy as np
 
-    from lowrank.networks.states import read_spec
-    from lowrank.training.batches import EvaluationBatches
-    from lowrank.training.datasets import open_dataset
+    from lowrank.data.batches import EvaluationBatches
+    from lowrank.data.datasets import open_dataset
+    from lowrank.surgery.states import read_spec
 
     batches = EvaluationBatches(open_dataset(dataset).test.sample(_COMPARED), read_spec(state))
     with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +221,7 @@ def checked_int8(
     there: Device, model: Path, in_float: Path, images: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """`agreement` and `integer_kernels` of an int8 file, whose network in float is given, too."""
-    from lowrank.networks.kernels import integer_kernels, macs_of_nodes
+    from lowrank.onnx_files.kernels import integer_kernels, macs_of_nodes
 
     once = settings | {"warmup_seconds": 0, "repeats": 1, "seconds": 0}
     kernels = integer_kernels(there.node_times(model, once), macs_of_nodes(in_float))
@@ -239,8 +239,8 @@ def checked_int8(
 
 def _by_layer(there: Device, model: Path, settings: dict[str, Any]) -> dict[str, float]:
     """Milliseconds by plain layer, and the rest."""
-    from lowrank.layer_times import REST
-    from lowrank.networks.onnx_layers import layers_of_nodes
+    from lowrank.onnx_files.node_layers import layers_of_nodes
+    from lowrank.report.layer_times import REST
 
     layers, found = layers_of_nodes(model), {REST: 0.0}
     for node, time in there.node_times(model, settings).items():

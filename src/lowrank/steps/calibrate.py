@@ -32,15 +32,15 @@ def calibrate(
     use_threads(threads)
     import torch
 
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.core.plan import LayerTable
+    from lowrank.core.progress import counted
+    from lowrank.data.batches import EvaluationBatches
+    from lowrank.data.datasets import open_dataset, require_match
     from lowrank.files import read_json
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.moments import input_moments
-    from lowrank.networks.states import read_state
-    from lowrank.plan import LayerTable
-    from lowrank.progress import counted
-    from lowrank.steps.moments import write_moments
-    from lowrank.training.batches import EvaluationBatches
-    from lowrank.training.datasets import open_dataset, require_match
+    from lowrank.surgery.input_moments import input_moments
+    from lowrank.surgery.states import read_state
+    from lowrank.surgery.stored_moments import write_moments
 
     torch.set_num_threads(threads)
     data, before = open_dataset(dataset, splits), read_state(state, NetworkSource.parse(network))

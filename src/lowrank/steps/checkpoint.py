@@ -40,16 +40,16 @@ def checkpoint(
     reuse_memory()
     import torch
 
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.data.datasets import open_dataset
+    from lowrank.data.splits import gap_warning
     from lowrank.files import write_json
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.checkpoints import load_trained, read_weights
-    from lowrank.networks.equality import IMAGES, layers_that_must_stay
-    from lowrank.networks.layers import find_layers
-    from lowrank.networks.sources import create
-    from lowrank.networks.states import State, write_state
-    from lowrank.training.datasets import open_dataset
-    from lowrank.training.evaluate import accuracy_percent, inputs_of
-    from lowrank.training.splits import gap_warning
+    from lowrank.surgery.equality import IMAGES, layers_that_must_stay
+    from lowrank.surgery.finding import find_layers
+    from lowrank.surgery.states import State, write_state
+    from lowrank.tasks.classification import accuracy_percent, inputs_of
+    from lowrank.zoo.creation import create
+    from lowrank.zoo.weight_files import load_trained, read_weights
 
     torch.set_num_threads(threads)
     source = NetworkSource.parse(network)

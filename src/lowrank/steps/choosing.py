@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowrank.core.plan import Expected, LayerTable, PlannedLayer
 from lowrank.errors import UserError
-from lowrank.plan import Expected, LayerTable, PlannedLayer
 from lowrank.steps.common import say
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from lowrank.config.params import RankSettings
+    from lowrank.core.plan import Layer, Share
     from lowrank.factorize import Decomposition, Factorization, Moments
-    from lowrank.networks.divergence import Divergence
-    from lowrank.params import RankSettings
-    from lowrank.plan import Layer, Share
     from lowrank.ranks import Losses, Trial
+    from lowrank.surgery.divergence import Divergence
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Choice:
         """The ranks by a rule."""
         from lowrank.factorize import get_factorization
         from lowrank.ranks import choose_ranks, leave_negligible
-        from lowrank.steps.weights import layer_factored, layer_weight
+        from lowrank.surgery.stored_factors import layer_factored, layer_weight
 
         table = self.table
         if rule.select != "fixed":
@@ -117,7 +117,7 @@ class Choice:
     def expected(self, planned: Sequence[PlannedLayer]) -> Expected | None:
         """What the network keeps with the round's layers decomposed so; None if that is costly."""
         from lowrank.factorize import decompose, get_factorization
-        from lowrank.networks.prediction import is_cheap, sentence
+        from lowrank.surgery.prediction import is_cheap, sentence
 
         original, taken = self.original, [each for each in planned if not each.is_dense]
         if original is None or not taken:
@@ -188,9 +188,9 @@ class Original:
     ) -> None:
         import torch
 
-        from lowrank.network_source import NetworkSource
-        from lowrank.networks.states import read_state
-        from lowrank.training.datasets import open_dataset
+        from lowrank.config.checkpoint import NetworkSource
+        from lowrank.data.datasets import open_dataset
+        from lowrank.surgery.states import read_state
 
         torch.set_num_threads(threads)
         self._path, self._moments = state, moments
@@ -201,28 +201,28 @@ class Original:
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the kernel of one layer and its bias."""
-        from lowrank.steps.weights import layer_bias, layer_weight
+        from lowrank.surgery.stored_factors import layer_bias, layer_weight
 
         return layer_weight(self._path, name), layer_bias(self._path, name)
 
     def moments(self, name: str) -> Moments | None:
         """Return the moments of one layer's inputs, for `norm: activation`."""
-        from lowrank.steps.moments import layer_moments
+        from lowrank.surgery.stored_moments import layer_moments
 
         return layer_moments(Path(self._moments), name) if self._moments else None
 
     def losses(self, replacements: Iterable[tuple[str, Decomposition]]) -> dict[str, float]:
         """Measure the loss by labels with one layer at a time replaced."""
-        from lowrank.training.sensitivity import losses_by_layer
+        from lowrank.training.layer_losses import losses_by_layer
 
         network, spec = self._state.network, self._state.spec
         return losses_by_layer(network, spec, self._images, replacements, say=say)
 
     def divergence(self) -> Divergence:
         """Measures how far such replacements move the network's answers."""
-        from lowrank.networks.divergence import Divergence
-        from lowrank.progress import counted
-        from lowrank.training.evaluate import inputs_of
+        from lowrank.core.progress import counted
+        from lowrank.surgery.divergence import Divergence
+        from lowrank.tasks.classification import inputs_of
 
         network, spec, split = self._state.network, self._state.spec, self._images
 
@@ -233,7 +233,7 @@ class Original:
 
     def expected(self, replacements: Iterable[tuple[str, Decomposition]]) -> Expected:
         """The accuracy before, and with all of these layers replaced."""
-        from lowrank.networks.prediction import with_factors
+        from lowrank.surgery.prediction import with_factors
         from lowrank.training.trying import Trying
 
         network = self._state.network
@@ -253,8 +253,8 @@ def _by_sensitivity(
     say: Callable[[str], object],
 ) -> tuple[dict[str, float], dict[str, Share]]:
     """Measure what the network loses by each layer, and share out the ranks accordingly."""
+    from lowrank.core.plan import Share
     from lowrank.factorize import decompose
-    from lowrank.plan import Share
     from lowrank.ranks import ranks_within, shared_out, taken_layers
     from lowrank.ranks.scale import dense_cost
 
@@ -282,8 +282,8 @@ def _for_target(
     """Measure what the network loses by each layer, and choose ranks that meet the target."""
     from lowrank.factorize import kernel_of
     from lowrank.files import read_json
-    from lowrank.latency import Latencies
     from lowrank.ranks import Candidate, Trial, bounds_of, for_target, taken_layers
+    from lowrank.ranks.latency_model import Latencies
 
     original = choice.original
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lowrank.delivery import own_files
+from lowrank.core.delivery import own_files
 from lowrank.steps.common import Step, say
 
 # Beside the folders of networks.
@@ -32,7 +32,7 @@ def clean() -> None:
 
     Datasets, their downloaded archives, weights and DVC's cache stay.
     """
-    from lowrank.params import load_params
+    from lowrank.config.params import load_params
 
     params = load_params()
     variants = [f"{model}_{method}" for model in params.checkpoint for method in params.methods]

@@ -13,7 +13,7 @@ from lowrank.steps.common import Json, Step, say
 @click.option("--output", type=Path, required=True, help="Output: digests by step, JSON.")
 def code(networks: dict[str, Any], output: Path) -> None:
     """Write the digests of the code of every step and of every network."""
-    from lowrank.code_digests import write_digests
+    from lowrank.graph.code_digests import write_digests
 
     write_digests(output, networks)
     say(f"{output}: the code of every step")

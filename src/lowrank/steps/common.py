@@ -16,7 +16,7 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
-from lowrank.run_lock import current_run
+from lowrank.graph.run_lock import current_run
 from lowrank.steps.ending import ends_cleanly
 
 _logger = logging.getLogger("lowrank")

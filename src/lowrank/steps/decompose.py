@@ -10,8 +10,8 @@ import click
 from lowrank.steps.common import Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
+    from lowrank.core.plan import Layer
     from lowrank.factorize import Moments, Shift
-    from lowrank.plan import Layer
 
 
 @click.command(cls=Step)
@@ -51,13 +51,13 @@ def decompose(
 ) -> None:
     """Turn one layer's kernel into factors."""
     use_threads(threads)
+    from lowrank.core.plan import Factored, LayerTable, Plan
+    from lowrank.core.stored import write_tensors
     from lowrank.factorize import carried_over, get_factorization, kernel_of
     from lowrank.factorize import decompose as decomposed
     from lowrank.files import read_json
-    from lowrank.plan import Factored, LayerTable, Plan
-    from lowrank.steps.moments import layer_moments
-    from lowrank.steps.weights import layer_bias, layer_weight
-    from lowrank.stored import write_tensors
+    from lowrank.surgery.stored_factors import layer_bias, layer_weight
+    from lowrank.surgery.stored_moments import layer_moments
 
     planned = Plan.read(plan)[layer]
     if planned.is_dense:
@@ -93,8 +93,8 @@ class _Sample:
     def __init__(self, network: str, dataset: Path, splits: str, images: int, threads: int) -> None:
         import torch
 
-        from lowrank.network_source import NetworkSource
-        from lowrank.training.datasets import open_dataset
+        from lowrank.config.checkpoint import NetworkSource
+        from lowrank.data.datasets import open_dataset
 
         torch.set_num_threads(threads)
         self._source = NetworkSource.parse(network)
@@ -104,12 +104,12 @@ class _Sample:
         self, original: Path, state: Path, before: list[Path], layer: Layer
     ) -> tuple[Moments, Shift]:
         """Of a layer's inputs behind the factors of those before it."""
-        from lowrank.networks.moments import shifted_moments
-        from lowrank.networks.states import put_factors, read_state
-        from lowrank.plan import Factored
-        from lowrank.progress import counted
-        from lowrank.stored import read_header, read_tensors
-        from lowrank.training.batches import EvaluationBatches
+        from lowrank.core.plan import Factored
+        from lowrank.core.progress import counted
+        from lowrank.core.stored import read_header, read_tensors
+        from lowrank.data.batches import EvaluationBatches
+        from lowrank.surgery.input_moments import shifted_moments
+        from lowrank.surgery.states import put_factors, read_state
 
         now = read_state(state, self._source)
         for file in before:

@@ -30,9 +30,9 @@ def draw(
     curve_picture: Path,
 ) -> None:
     """Draw one variant."""
-    from lowrank.pictures import variant
-    from lowrank.pictures.style import stamped
-    from lowrank.provenance import origin_of
+    from lowrank.report import variant_pictures as variant
+    from lowrank.report.provenance import origin_of
+    from lowrank.report.style import stamped
 
     of_layers, of_times = read_json(layers), read_json(times)
     with stamped(origin_of([read_json(result)])):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lowrank.run_lock import current_run, is_there
+from lowrank.graph.run_lock import current_run, is_there
 from lowrank.temporary import temporary_folder
 
 # For the step's own tidying up, before it is ended without.

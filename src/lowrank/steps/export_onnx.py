@@ -34,13 +34,13 @@ def export_onnx(
     reuse_memory()
     import torch
 
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.data.datasets import open_dataset
     from lowrank.files import write_json
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.export import export_onnx as write_onnx
-    from lowrank.networks.onnx_counts import count
-    from lowrank.networks.states import read_state
-    from lowrank.training.datasets import open_dataset
-    from lowrank.training.exported import compare_with_pytorch, exported_percent
+    from lowrank.onnx_files.counts import count
+    from lowrank.onnx_files.export import export_onnx as write_onnx
+    from lowrank.surgery.states import read_state
+    from lowrank.tasks.exported import compare_with_pytorch, exported_percent
 
     torch.set_num_threads(threads)
     exported = read_state(state, NetworkSource.parse(network))

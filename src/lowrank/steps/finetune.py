@@ -57,18 +57,18 @@ def finetune(
 
     import torch
 
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.params import RoundSettings
+    from lowrank.core.plan import Factored
+    from lowrank.core.stored import read_header, read_tensors
+    from lowrank.data.datasets import open_dataset
     from lowrank.errors import UserError
     from lowrank.files import sha256_of, write_json
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.prediction import sentence
-    from lowrank.networks.states import put_factors, read_state, write_state
-    from lowrank.params import RoundSettings
-    from lowrank.plan import Factored
     from lowrank.ranks.milder import ruined
-    from lowrank.stored import read_header, read_tensors
-    from lowrank.training.datasets import open_dataset
+    from lowrank.surgery.prediction import sentence
+    from lowrank.surgery.states import put_factors, read_state, write_state
+    from lowrank.tasks.classification import accuracy_percent
     from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, read_outputs
-    from lowrank.training.evaluate import accuracy_percent
     from lowrank.training.hardware import pick_device
     from lowrank.training.loop import fingerprint_of, train
     from lowrank.training.maps import layers_to_watch

@@ -30,12 +30,12 @@ def judge_trial(
 ) -> None:
     """Measure what the network of a trial loses on the validation images."""
     use_threads(threads)
+    from lowrank.data.datasets import open_dataset
     from lowrank.files import read_json, write_json
-    from lowrank.int8_files import all_files, runs_here
-    from lowrank.networks.states import read_spec
-    from lowrank.search import Found
-    from lowrank.training.datasets import open_dataset
-    from lowrank.training.exported import are_right
+    from lowrank.onnx_files.int8_files import all_files, runs_here
+    from lowrank.ranks.search import Found
+    from lowrank.surgery.states import read_spec
+    from lowrank.tasks.exported import are_right
 
     images, spec = open_dataset(dataset, splits).validation, read_spec(state)
     share = read_json(aim)["share"] if aim else 1.0

@@ -9,8 +9,8 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import read_json, write_text
-from lowrank.overview import html, markdown, place_of, records_of
-from lowrank.overview import overview as overview_of
+from lowrank.report.table import html, markdown, place_of, records_of
+from lowrank.report.table import overview as overview_of
 from lowrank.steps.common import Step, say
 
 
@@ -34,9 +34,9 @@ def overview(
     energy: Path,
 ) -> None:
     """Bring all variants together."""
-    from lowrank.pictures.overview import accuracy_picture, energy_picture
-    from lowrank.pictures.style import stamped
-    from lowrank.provenance import origin_of
+    from lowrank.report.pareto import accuracy_picture, energy_picture
+    from lowrank.report.provenance import origin_of
+    from lowrank.report.style import stamped
 
     named = [each.split(":") for each in variants.split()]
     documents = [(*each, _result(results / f"{'_'.join(each)}.json", *each)) for each in named]

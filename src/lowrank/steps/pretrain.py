@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lowrank.files import read_json
-from lowrank.provenance import commit as current_commit
+from lowrank.report.provenance import commit as current_commit
 from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
 
 
@@ -33,14 +33,14 @@ def pretrain(
     reuse_memory()
     import torch
 
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.params import PretrainSettings
+    from lowrank.data.datasets import open_dataset
     from lowrank.files import sha256_of, write_json
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.checkpoints import load_weights, read_weights, write_weights
-    from lowrank.networks.sources import create
-    from lowrank.params import PretrainSettings
-    from lowrank.training.datasets import open_dataset
-    from lowrank.training.evaluate import accuracy_percent
+    from lowrank.tasks.classification import accuracy_percent
     from lowrank.training.loop import fingerprint_of, train
+    from lowrank.zoo.creation import create
+    from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
     recipe = PretrainSettings.model_validate(settings)
     data = open_dataset(dataset)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lowrank.plan import LayerTable, Plan
+from lowrank.core.plan import LayerTable, Plan
 from lowrank.steps.common import Json, Step
 from lowrank.steps.profiling import Form, in_one_piece
 
@@ -44,12 +44,12 @@ def profile_draft(
     output: Path,
 ) -> None:
     """Measure on a device the network that a first choice of ranks gives."""
+    from lowrank.config.checkpoint import NetworkSource
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
-    from lowrank.latency import Latencies
-    from lowrank.network_source import NetworkSource
+    from lowrank.ranks.latency_model import Latencies
 
     source = NetworkSource.parse(described)
     network = LayerTable.from_json(read_json(table))

@@ -14,9 +14,9 @@ from lowrank.steps.common import Json, Step, say
 from lowrank.steps.profiling import Form, in_one_piece
 
 if TYPE_CHECKING:
+    from lowrank.config.params import RankSettings
+    from lowrank.core.plan import LayerTable, Pair, PlainLayer
     from lowrank.devices import Device
-    from lowrank.params import RankSettings
-    from lowrank.plan import LayerTable, Pair, PlainLayer
 
 # Convolutions measured in one model, and the bytes of their weights: about those of a compressed
 # network, whose layers find so much of the caches taken by others.
@@ -67,6 +67,8 @@ def profile_layers(
     output: Path,
 ) -> None:
     """Measure on a device what layers take at the ranks that they may get."""
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.core.plan import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,
         INTEGER_PRODUCTS,
@@ -76,10 +78,8 @@ def profile_layers(
     )
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
-    from lowrank.latency import Latencies, grids_for
-    from lowrank.network_source import NetworkSource
-    from lowrank.plan import LayerTable
-    from lowrank.ranks.base import rank_settings
+    from lowrank.ranks.latency_model import Latencies, grids_for
+    from lowrank.ranks.rule import rank_settings
 
     source = NetworkSource.parse(described)
     rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
@@ -142,7 +142,7 @@ class _Measured:
     def _measure(self, layers: Sequence[tuple[PlainLayer, Pair]]) -> list[float]:
         import onnx
 
-        from lowrank.networks.plain_onnx import side_by_side
+        from lowrank.onnx_files.single_layers import side_by_side
 
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "layers.onnx"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from lowrank.steps.common import say
 
 if TYPE_CHECKING:
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.params import QuantizeSettings
+    from lowrank.core.plan import LayerTable, PlainLayer
     from lowrank.devices import Device
     from lowrank.devices.processor import IntegerTypes
-    from lowrank.latency import Latencies
-    from lowrank.network_source import NetworkSource
-    from lowrank.params import QuantizeSettings
-    from lowrank.plan import LayerTable, PlainLayer
+    from lowrank.ranks.latency_model import Latencies
 
 
 class Form:
@@ -31,13 +31,13 @@ class Form:
 
         `processor` is the description of the device that the models run on.
         """
+        from lowrank.config.params import QuantizeSettings
         from lowrank.devices.processor import Processor
         from lowrank.files import read_json
-        from lowrank.params import QuantizeSettings
 
         if not quantize:
             return cls(None, None)
-        from lowrank.networks.int8 import types_for
+        from lowrank.onnx_files.int8 import types_for
 
         asked = QuantizeSettings.model_validate(settings)
         return cls(asked, types_for(Processor.from_json(read_json(processor)), asked))
@@ -58,7 +58,7 @@ class Form:
         if self._quantized is None:
             yield model
             return
-        from lowrank.networks.int8 import Quantizer, noise_for
+        from lowrank.onnx_files.int8 import Quantizer, noise_for
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
@@ -117,8 +117,8 @@ def _export(
     path: Path,
 ) -> Path:
     """Write the network with layers replaced by sequences of fresh weights as ONNX."""
-    from lowrank.networks.export import export_onnx
-    from lowrank.networks.states import read_state, replace_layer
+    from lowrank.onnx_files.export import export_onnx
+    from lowrank.surgery.states import read_state, replace_layer
 
     read = read_state(state, source)
     for name, sequence in sequences.items():

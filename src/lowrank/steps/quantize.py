@@ -13,7 +13,7 @@ from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
     from lowrank.devices.processor import IntegerTypes
-    from lowrank.networks.int8 import Kept, Quantizer
+    from lowrank.onnx_files.int8 import Kept, Quantizer
 
 
 @click.command(cls=Step)
@@ -47,7 +47,7 @@ def quantize(
 ) -> None:
     """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
     from lowrank.files import read_json, write_json
-    from lowrank.int8_files import REPORT, TIMES, copy_folder
+    from lowrank.onnx_files.int8_files import REPORT, TIMES, copy_folder
 
     report = folder / REPORT
     if not kind:
@@ -59,14 +59,14 @@ def quantize(
         copy_folder(Path(ready), folder)
         say(f"the network is the original: {ready} is its int8")
         return
-    from lowrank.params import QuantizeSettings
+    from lowrank.config.params import QuantizeSettings
 
     asked = QuantizeSettings.model_validate(settings)
     use_threads(asked.threads)
+    from lowrank.data.datasets import open_dataset
     from lowrank.devices.processor import Processor
-    from lowrank.networks.int8 import types_for
-    from lowrank.networks.states import read_spec
-    from lowrank.training.datasets import open_dataset
+    from lowrank.onnx_files.int8 import types_for
+    from lowrank.surgery.states import read_spec
 
     types = {path.stem: types_for(Processor.from_json(read_json(path)), asked) for path in devices}
     # The first device of each kind of hardware says which nodes it runs slower in int8.
@@ -127,9 +127,9 @@ class _Job:
     @classmethod
     def start(cls, model: Path, spec: Any, data: Any, asked: Any, intermediate: Path) -> "_Job":
         """Measure the accuracy in float, and make ready to quantize."""
-        from lowrank.networks.int8 import Quantizer
-        from lowrank.training.batches import EvaluationBatches
-        from lowrank.training.exported import exported_percent, log_probabilities
+        from lowrank.data.batches import EvaluationBatches
+        from lowrank.onnx_files.int8 import Quantizer
+        from lowrank.tasks.exported import exported_percent, log_probabilities
 
         sample = data.validation.sample(asked.sensitivity_images)
         in_float = log_probabilities(model, sample, spec, threads=asked.threads)
@@ -144,7 +144,7 @@ def _times(
 ) -> dict[str, Any]:
     """Ask a device which nodes it runs slower in int8 than in float, and say so."""
     from lowrank.devices import DeviceError, create_device
-    from lowrank.networks.int8_times import measure
+    from lowrank.onnx_files.int8_times import measure
 
     if connection is None:
         return {"device": device, "not_measured": "it is not known how the device is reached"}
@@ -181,9 +181,9 @@ def _written(
 ) -> dict[str, Any]:
     """Write the file of these types, `slow` nodes in float; what is known of it."""
     from lowrank.devices.processor import Processor, integer_types
-    from lowrank.networks.divergence import mean_divergence
-    from lowrank.networks.int8 import within_tolerance
-    from lowrank.training.exported import exported_percent, log_probabilities
+    from lowrank.onnx_files.int8 import within_tolerance
+    from lowrank.surgery.divergence import mean_divergence
+    from lowrank.tasks.exported import exported_percent, log_probabilities
 
     asked, data, top1 = job.asked, job.data, job.before["top1"]
     # Where this machine's products would saturate and the device's do not, float kernels

@@ -14,9 +14,9 @@ def record(results: tuple[str, ...]) -> None:
     Recording only what Snakemake has nothing more to do for keeps stale files out of dvc.lock,
     which an untargeted `dvc commit --force` would bless.
     """
-    from lowrank.recording import commit
-    from lowrank.run_lock import held_lock
-    from lowrank.workflow import Workflow
+    from lowrank.graph.recording import commit
+    from lowrank.graph.run_lock import held_lock
+    from lowrank.graph.workflow import Workflow
 
     graph = Workflow.load()
     variants = graph.variants(results)

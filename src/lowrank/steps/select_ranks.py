@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.plan import LayerTable, Loss, Plan, PlannedLayer
+from lowrank.core.plan import LayerTable, Loss, Plan, PlannedLayer
 from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def select_ranks(
 ) -> None:
     """Choose the ranks of a round's layers."""
     use_threads(threads)
+    from lowrank.config.params import Target
     from lowrank.files import read_json, write_json
-    from lowrank.params import Target
-    from lowrank.ranks.base import rank_settings
+    from lowrank.ranks.rule import rank_settings
     from lowrank.steps.choosing import Choice, Original, refuse_what_ruins
 
     network = LayerTable.from_json(read_json(table))

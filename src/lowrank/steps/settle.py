@@ -28,9 +28,9 @@ def settle(
     """Take the cheapest trial of a search that is within its target."""
     import shutil
 
+    from lowrank.config.params import RankSettings
     from lowrank.files import read_json, write_json, written_whole
-    from lowrank.params import RankSettings
-    from lowrank.search import Found, cheapest
+    from lowrank.ranks.search import Found, cheapest
 
     rule = RankSettings.model_validate(settings)
     found = [Found.from_json(read_json(path)) for path in trials]

@@ -24,9 +24,9 @@ def splits(
     output: Path,
 ) -> None:
     """Decide which images choices about a network are made on, and which are reported."""
+    from lowrank.config.params import DatasetSettings, ValidationSettings
+    from lowrank.data.splits import INDEX, write_splits
     from lowrank.files import read_json
-    from lowrank.params import DatasetSettings, ValidationSettings
-    from lowrank.training.splits import INDEX, write_splits
 
     write_splits(
         output,

@@ -24,9 +24,9 @@ def stage(target: str, options: tuple[str, ...]) -> None:
     """
     from pathlib import Path
 
-    from lowrank.dvc_stages import running_stage
+    from lowrank.config.params import load_params
     from lowrank.errors import UserError
-    from lowrank.params import load_params
+    from lowrank.graph.dvc_stages import running_stage
 
     running = running_stage()
     if not running:

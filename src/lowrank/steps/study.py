@@ -20,9 +20,9 @@ def study(
     name: str, settings: dict[str, Any], results: Path, records: Path, table: Path, picture: Path
 ) -> None:
     """Bring the variants of a study together."""
-    from lowrank.pictures.study import study_picture
-    from lowrank.pictures.style import stamped
-    from lowrank.provenance import origin_of
+    from lowrank.report.provenance import origin_of
+    from lowrank.report.study_picture import study_picture
+    from lowrank.report.style import stamped
 
     documents = {
         (model, variant): read_json(results / f"{model}_{name}_{variant}.json")

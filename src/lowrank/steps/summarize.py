@@ -6,14 +6,7 @@ from typing import Any
 
 import click
 
-from lowrank.card import deliver
-from lowrank.errors import UserError
-from lowrank.factorize import get_factorization, one_group
-from lowrank.files import read_json, write_json
-from lowrank.headline import at, headline
-from lowrank.int8_files import accuracy_of, all_files, main_record, read_report
-from lowrank.layer_times import times_by_layer
-from lowrank.plan import (
+from lowrank.core.plan import (
     Factored,
     Layer,
     LayerTable,
@@ -22,10 +15,17 @@ from lowrank.plan import (
     sequence_macs,
     sequence_parameters,
 )
-from lowrank.provenance import stamp
+from lowrank.core.stored import read_header
+from lowrank.errors import UserError
+from lowrank.factorize import get_factorization, one_group
+from lowrank.files import read_json, write_json
+from lowrank.onnx_files.int8_files import accuracy_of, all_files, main_record, read_report
+from lowrank.report.card import deliver
+from lowrank.report.headline import at, headline
+from lowrank.report.layer_times import times_by_layer
+from lowrank.report.provenance import stamp
+from lowrank.report.targets import CONTROL, best_for_latency, best_of_search
 from lowrank.steps.common import Json, Paths, Step, say
-from lowrank.stored import read_header
-from lowrank.targets import CONTROL, best_for_latency, best_of_search
 
 
 @click.command(cls=Step)

@@ -27,10 +27,10 @@ def teacher_outputs(
     reuse_memory()
     import torch
 
-    from lowrank.network_source import NetworkSource
-    from lowrank.networks.states import read_state
-    from lowrank.params import TeacherOutputsSettings
-    from lowrank.training.datasets import open_dataset, require_match
+    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.params import TeacherOutputsSettings
+    from lowrank.data.datasets import open_dataset, require_match
+    from lowrank.surgery.states import read_state
     from lowrank.training.distillation import write_outputs
     from lowrank.training.hardware import autocast, pick_device, pick_precision
     from lowrank.training.maps import layers_to_watch

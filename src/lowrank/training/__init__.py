@@ -1,1 +1,1 @@
-"""PyTorch: datasets, fine-tuning, evaluation."""
+"""PyTorch: fine-tuning and distillation."""

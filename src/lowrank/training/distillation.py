@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowrank.config.params import Distillation
+from lowrank.core.stored import read_tensors, write_tensors
+from lowrank.data.datasets import Split
 from lowrank.errors import UserError
-from lowrank.networks.registry import NetworkSpec
-from lowrank.params import Distillation
-from lowrank.stored import read_tensors, write_tensors
-from lowrank.training.datasets import Split
-from lowrank.training.evaluate import outputs_of
+from lowrank.tasks.classification import outputs_of
 from lowrank.training.maps import Maps, WatchedMaps
+from lowrank.zoo.registry import NetworkSpec
 
 _LOGITS = "logits"
 

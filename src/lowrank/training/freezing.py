@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from lowrank.networks.forward import output_for_zeros
-from lowrank.networks.registry import NetworkSpec
+from lowrank.zoo.forward import output_for_zeros
+from lowrank.zoo.registry import NetworkSpec
 
 
 def freeze_first(network: nn.Module, spec: NetworkSpec, share: float) -> list[nn.Parameter]:

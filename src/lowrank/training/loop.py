@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import swa_utils
 
+from lowrank.config.params import TrainingSettings
+from lowrank.core.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
+from lowrank.data.background import in_background
+from lowrank.data.batches import AugmentedBatches
+from lowrank.data.datasets import Dataset, require_match
 from lowrank.errors import UserError
 from lowrank.files import written_whole
-from lowrank.networks.registry import NetworkSpec
-from lowrank.params import TrainingSettings
-from lowrank.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
-from lowrank.training.background import in_background
-from lowrank.training.batches import AugmentedBatches
-from lowrank.training.datasets import Dataset, require_match
+from lowrank.tasks.classification import top1_percent
+from lowrank.tasks.memory_format import memory_format_of
 from lowrank.training.distillation import Teacher
-from lowrank.training.evaluate import top1_percent
 from lowrank.training.freezing import freeze_first
 from lowrank.training.hardware import autocast, pick_device, pick_precision
 from lowrank.training.maps import WatchedMaps
-from lowrank.training.memory_format import memory_format_of
+from lowrank.zoo.registry import NetworkSpec
 
 _SAVE_EVERY_SECONDS = 30.0
 # For the running statistics of batch normalisation under averaged weights; no more than steps.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowrank.networks.forward import output_for_zeros
-from lowrank.networks.registry import NetworkSpec
+from lowrank.zoo.forward import output_for_zeros
+from lowrank.zoo.registry import NetworkSpec
 
 # (N, C, H, W) by the layer whose input it is.
 Maps = dict[str, Tensor]

@@ -3,10 +3,10 @@
 import numpy as np
 from torch import nn
 
-from lowrank.networks.registry import NetworkSpec
-from lowrank.plan import Expected
-from lowrank.training.datasets import Split
-from lowrank.training.evaluate import top1_percent
+from lowrank.core.plan import Expected
+from lowrank.data.datasets import Split
+from lowrank.tasks.classification import top1_percent
+from lowrank.zoo.registry import NetworkSpec
 
 # Validation images on which ranks are tried: seconds for VGG-16.
 IMAGES = 1000

@@ -1,0 +1,1 @@
+"""Datasets: obtaining, storing, splitting and reading images."""

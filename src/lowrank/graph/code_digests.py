@@ -1,0 +1,191 @@
+"""Digests of source code, by which both engines notice that a step would now do something else.
+
+A step's digest covers its module and everything that it imports inside `lowrank`, found by
+reading the sources, so nothing is imported for it. Comments, docstrings and layout do not count.
+The code of a user's own network is covered in the same way, within the project folder.
+
+What a static reading cannot see: a module imported by a computed name, and data files that a module
+reads. Packages from elsewhere count by their version, and only where a `factory` names one.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import lowrank
+from lowrank.files import write_json
+from lowrank.graph.step_names import STEPS
+
+PACKAGE = Path(lowrank.__file__).parent
+
+# Their effect on a step is visible in its parameters and inputs, or is none: the configuration, the
+# graph, the command line, and the wording of errors.
+LEFT_OUT = frozenset(
+    f"lowrank.{name}".rstrip(".")
+    for name in (
+        "",  # The package itself imports its library when that is asked for, not before.
+        "cli",
+        "config.params",
+        "errors",
+        "graph.code_digests",
+        "graph.recording",
+        "graph.run_lock",
+        "graph.snakemake_run",
+        "graph.workflow",
+        "report.provenance",
+        "steps.common",
+        "steps.ending",
+        "temporary",
+    )
+)
+
+
+def digest_of_step(step: str) -> str:
+    """Digest of the code that `lowrank <step>` runs, and of lowrank's version."""
+    return _digest_of(f"lowrank.steps.{step}", importlib.metadata.version("lowrank"))
+
+
+def digest_of_module(module: str, folder: Path = Path()) -> str:
+    """Digest of a user's module with all that it imports within `folder`.
+
+    A module that is not in `folder` counts by the version of the package that it belongs to.
+    """
+    files = files_of_module(module, folder)
+    if not files:
+        return _short(f"{module} {_version_of(module)}")
+    return _short("\n".join(_significant(path) for path in files))
+
+
+def write_digests(path: Path, networks: Mapping[str, str]) -> None:
+    """Write the digests of every step and of every network's own code, for DVC to compare."""
+    digests = {step: digest_of_step(step) for step in sorted(STEPS)}
+    write_json(path, digests | {"networks": dict(networks)})
+
+
+def files_of_step(step: str) -> tuple[Path, ...]:
+    """The source files that a step's digest covers."""
+    return _closure(f"lowrank.steps.{step}", "lowrank", PACKAGE, LEFT_OUT)
+
+
+def files_of_module(module: str, folder: Path = Path()) -> tuple[Path, ...]:
+    """The source files in `folder` that make up a user's module: its own and what it imports."""
+    return _closure(module, "", folder.resolve(), frozenset())
+
+
+@functools.cache
+def _digest_of(module: str, version: str) -> str:
+    files = _closure(module, "lowrank", PACKAGE, LEFT_OUT)
+    if not files:
+        raise ValueError(f"{module} is no module of lowrank")
+    return _short("\n".join([version, *map(_significant, files)]))
+
+
+def _closure(module: str, package: str, root: Path, left_out: frozenset[str]) -> tuple[Path, ...]:
+    """The files below `root`, the folder of `package`, that a module consists of, sorted."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name, package, root)
+        if path is None or name in found or name in left_out:
+            continue
+        found[name] = path
+        waiting += _imports(path, name)
+        # Importing a.b runs a/__init__.py first.
+        waiting += [parent] if (parent := name.rpartition(".")[0]) else []
+    return tuple(sorted(set(found.values())))
+
+
+def _file_of(name: str, package: str, root: Path) -> Path | None:
+    parts = name.split(".")
+    if package:
+        if parts[0] != package:
+            return None
+        parts = parts[1:]
+    place = root.joinpath(*parts)
+    candidates = [place / "__init__.py"] + ([place.with_name(f"{place.name}.py")] if parts else [])
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@functools.cache
+def _imports(path: Path, name: str) -> tuple[str, ...]:
+    """Names of modules that a file may import, those inside functions included."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: list[str] = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            found += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+        elif isinstance(node, ast.Call):
+            found += _by_literal_name(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += _programs(node.value)
+    return tuple(filter(None, found))
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".") if package else []
+    kept = parts[: len(parts) - (node.level - 1)]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _by_literal_name(node: ast.Call) -> Iterable[str]:
+    """The module in `import_module("a.b")`."""
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    first = node.args[0] if node.args else None
+    if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+        return [str(first.value)]
+    return []
+
+
+def _programs(text: str) -> Iterable[str]:
+    """Modules of lowrank that a string names: `-m lowrank.devices.remote` is started so.
+
+    A computed name, f"lowrank.devices.{program}", stands for every module of the package.
+    """
+    if not re.fullmatch(r"lowrank(\.\w+)+\.?", text):
+        return []
+    if not text.endswith("."):
+        return [text]
+    folder = PACKAGE.joinpath(*text.split(".")[1:])
+    return [f"{text}{path.stem}" for path in folder.glob("*.py")]
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes(), filename=str(path))
+
+
+@functools.cache
+def _significant(path: Path) -> str:
+    """The source without comments, docstrings and layout.
+
+    Written back as source, not dumped as a tree: the trees of Python's versions differ more.
+    """
+    tree = _tree(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            if text and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _version_of(module: str) -> str:
+    top = module.partition(".")[0]
+    distributions = importlib.metadata.packages_distributions().get(top, [])
+    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

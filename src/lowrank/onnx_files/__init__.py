@@ -1,0 +1,1 @@
+"""ONNX graphs: export, counts of parameters and MACs, int8."""

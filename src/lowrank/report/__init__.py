@@ -1,0 +1,1 @@
+"""Results, their comparison with the control, tables, cards and pictures."""

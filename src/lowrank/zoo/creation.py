@@ -1,0 +1,224 @@
+"""Building the network that a `NetworkSource` describes."""
+
+import difflib
+import importlib
+import inspect
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lowrank.config.checkpoint import NetworkSource
+from lowrank.errors import UserError, unknown_name
+from lowrank.zoo.forward import output_for_zeros, reason_of
+from lowrank.zoo.plain import fold, in_float32, require_eager, unwrapped
+from lowrank.zoo.registry import NetworkSpec, network_names, registered
+from lowrank.zoo.torchvision_models import torchvision_names, torchvision_network
+
+_TORCHVISION = "torchvision/"
+_OVERRIDES = ("input_shape", "mean", "std", "resize", "interpolation", "channel_order")
+
+
+def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, nn.Module]:
+    """Build a network with fresh weights, and say what it expects of an image.
+
+    The number of classes is that of the logits for one image of zeros. The network is in float32,
+    without wrappers, and with `folded` its computed weights (`weight_norm`, pruning masks) are
+    plain ones: see `lowrank.zoo.plain`.
+
+    Raises
+    ------
+    UserError
+        For an unknown name; a factory that cannot be imported, has no such function, wants other
+        arguments, raises, or returns no `torch.nn.Module`; an `input_shape` that the network
+        cannot take; an output that is not logits of shape (images, classes); a mean or standard
+        deviation for another number of channels.
+    """
+    spec, network = _built(source)
+    known = spec.num_classes and not source.arguments and not source.input_shape
+    spec = _overridden(spec, source)
+    if not known:
+        spec = replace(spec, num_classes=_classes(network, spec))
+    if folded:
+        fold(network)
+    return spec, network
+
+
+def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Build a network whose specification is known, with fresh weights; raises as `create`."""
+    network = _built(source)[1]
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        output_for_zeros(network, input_shape, source.network or source.factory)
+    fold(network)
+    return network
+
+
+def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
+    if source.factory:
+        network = _called(_imported(source.factory), source.arguments, source.factory)
+        channels = source.input_shape[0]
+        spec = NetworkSpec(
+            source.factory, source.input_shape, 0, mean=(0.0,) * channels, std=(1.0,) * channels
+        )
+        return spec, network
+    name = source.network
+    if name in network_names():
+        spec, function = registered(name)
+        return spec, _called(function, source.arguments, name)
+    known = torchvision_names()
+    if (bare := name.removeprefix(_TORCHVISION)) in known:
+        return torchvision_network(bare, source.arguments, source.torchvision_weights)
+    # Eighty more names would hide the one that was mistyped.
+    own = network_names()
+    alike = difflib.get_close_matches(name, own, n=1)
+    raise unknown_name("network", name, own if alike else {*own, *known})
+
+
+def _imported(factory: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names."""
+    module_name, _, function_name = factory.partition(":")
+    if (folder := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
+        sys.path.insert(0, folder)
+    try:
+        with _without_arguments():
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise UserError(
+                f"factory '{factory}': there is no module '{error.name}' in the current folder "
+                f"({folder}) nor among the installed packages. Run from the folder that holds it, "
+                "install its package, or correct `factory`."
+            ) from error
+        raise _import_failed(factory, error) from error
+    except SystemExit as error:
+        raise UserError(
+            f"factory '{factory}': importing its module ends the program (exit status "
+            f"{error.code}). Put what the module does as a program under "
+            '`if __name__ == "__main__":`.'
+        ) from error
+    except Exception as error:
+        raise _import_failed(factory, error) from error
+    try:
+        function = operator.attrgetter(function_name)(module)
+    except AttributeError as error:
+        functions = [name for name, value in vars(module).items() if inspect.isroutine(value)]
+        raise unknown_name(
+            "function", function_name, functions, where=f"factory '{factory}' ({module.__file__})"
+        ) from error
+    if not callable(function):
+        raise UserError(
+            f"factory '{factory}': '{function_name}' is {_article(function)}, expected a function "
+            "that returns a torch.nn.Module."
+        )
+    return function
+
+
+@contextmanager
+def _without_arguments() -> Iterator[None]:
+    """Hide this program's command line from code of the user's that parses arguments."""
+    present = sys.argv
+    sys.argv = present[:1]
+    try:
+        yield
+    finally:
+        sys.argv = present
+
+
+def _import_failed(factory: str, error: Exception) -> UserError:
+    return UserError(
+        f"factory '{factory}': its module cannot be imported: {reason_of(error)}. Correct it; "
+        f"`python -c 'import {factory.partition(':')[0]}'` shows the whole error."
+    )
+
+
+def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) -> nn.Module:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Some functions written in C have none.
+        signature = None
+    try:
+        if signature:
+            signature.bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"network '{name}': its function takes {signature}, and `arguments` are {arguments} "
+            f"({error}). Correct `arguments` in params.yaml."
+        ) from error
+    try:
+        with _without_arguments():
+            network = function(**arguments)
+    except SystemExit as error:
+        raise UserError(
+            f"network '{name}': its function ends the program (exit status {error.code}) with "
+            f"`arguments` {arguments}. Let it return the network."
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"network '{name}': its function fails with `arguments` {arguments}: "
+            f"{reason_of(error)}. Correct `arguments` in params.yaml, or the function."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"network '{name}': its function returns {_article(network)}, expected a "
+            "torch.nn.Module. Let it return the network itself, with the layers that the "
+            "checkpoint has."
+        )
+    network = unwrapped(network)
+    require_eager(network, name)
+    return in_float32(network)
+
+
+def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:
+    """The specification with the source's own entries in place of the network's."""
+    given = {key: getattr(source, key) for key in _OVERRIDES if getattr(source, key) is not None}
+    if source.input_shape is not None:
+        # A resizing for another size would leave too little, or too much, around the middle.
+        given.setdefault("resize", None)
+    if not given:
+        return spec
+    spec = replace(spec, **given)
+    channels, *size = spec.input_shape
+    for name in ("mean", "std"):
+        if len(found := getattr(spec, name)) != channels:
+            raise UserError(
+                f"network '{spec.name}': `{name}` has {len(found)} values {found}, its images have "
+                f"{channels} channels. Give a value for each channel."
+            )
+    if spec.resize and spec.resize < min(size):
+        raise UserError(
+            f"network '{spec.name}': `resize` is {spec.resize} pixels, expected at least the "
+            f"shorter side of `input_shape`, {min(size)}: nothing larger can be cut out."
+        )
+    return spec
+
+
+def _classes(network: nn.Module, spec: NetworkSpec) -> int:
+    logits = output_for_zeros(network, spec.input_shape, spec.name)
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"network '{spec.name}': in evaluation mode its forward() returns "
+            f"{_article(logits)}, expected the logits alone, a tensor of shape (images, classes). "
+            "Let it return auxiliary outputs in training mode only, or wrap it in a module that "
+            "picks out the logits."
+        )
+    if logits.ndim != 2 or len(logits) != 1:
+        raise UserError(
+            f"network '{spec.name}': for one image its output has the shape "
+            f"{tuple(logits.shape)}, expected logits of shape (1, classes). Only classifiers can "
+            "be compressed here: end it with one number for each class, and keep the axis of the "
+            "images (flatten(1), not squeeze())."
+        )
+    return logits.shape[1]
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    if value is None or isinstance(value, type):
+        return "nothing" if value is None else f"the class {value.__name__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,754 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lowrank.config.params import (
+    FactorizeSettings,
+    FinetuneSettings,
+    RankSettings,
+    RoundSettings,
+    Section,
+    load_params,
+    parse_params,
+    schema,
+)
+from lowrank.errors import UserError
+from lowrank.factorize import FACTORIZATIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def document():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(document, place, value):
+    document = copy.deepcopy(document)
+    *sections, last = place.split("/")
+    at = document
+    for section in sections:
+        at = at[section]
+    at[last] = value
+    return document
+
+
+def message(document):
+    with pytest.raises(UserError) as caught:
+        parse_params(document)
+    return str(caught.value)
+
+
+def sections(root=Section):
+    for section in root.__subclasses__():
+        yield section
+        yield from sections(section)
+
+
+def holds_a_section(annotation):
+    parts = [annotation, *getattr(annotation, "__args__", ())]
+    return any(isinstance(part, type) and issubclass(part, Section) for part in parts)
+
+
+def test_committed_file_is_valid():
+    params = load_params(ROOT / "params.yaml")
+    assert params.checkpoint["vgg16"].dataset == "cifar10"
+    assert params.methods["tucker"].factorize.conv == "tucker2"
+
+
+def test_every_parameter_is_described():
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        for name, field in section.model_fields.items()
+        if not field.description and not holds_a_section(field.annotation)
+    ]
+    assert bare == []
+    assert [section.__name__ for section in sections() if not section.__doc__] == []
+
+
+def test_committed_schema_is_current():
+    regenerate = (
+        'python -c "import lowrank.config.params as p; '
+        "open('workflow/schemas/params.schema.json', 'w').write(p.schema())\""
+    )
+    found = (ROOT / "workflow/schemas/params.schema.json").read_text()
+    assert found == schema(), f"the schema is not that of lowrank.config.params; run {regenerate}"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name", "suggestion"),
+    [
+        ("finetune/lerning_rate", 0.1, "finetune.lerning_rate", "learning_rate"),
+        ("finetuning", {}, "finetuning", "finetune"),
+        ("finetune/augment/flips", True, "finetune.augment.flips", "flip"),
+        ("methods/tucker/ranks/weakn", 0.1, "methods.tucker.ranks.weakn", "weaken"),
+        ("benchmark/local/repeat", 5, "benchmark.local.repeat", "repeats"),
+        ("methods/tucker/finetune/step", 5, "methods.tucker.finetune.step", "steps"),
+        ("matrix/models", ["vg16"], "matrix.models", "vgg16"),
+        ("checkpoint/vgg16/dataset", "cifar01", "checkpoint.vgg16.dataset", "cifar10"),
+    ],
+)
+def test_misspelt_names_get_a_suggestion(document, place, value, name, suggestion):
+    told = message(changed(document, place, value))
+    assert f"`{name}`" in told
+    assert f"did you mean '{suggestion}'?" in told
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "parts"),
+    [
+        ("finetune/learning_rate", 0, ["finetune.learning_rate", "is 0", "above 0", "at most 100"]),
+        ("finetune/momentum", 1, ["finetune.momentum", "is 1", "at least 0", "below 1"]),
+        ("decompose/threads", 0, ["decompose.threads", "at least 1", "at most 1024"]),
+        ("finetune/clip_norm", -1.5, ["finetune.clip_norm", "is -1.5", "should be above 0"]),
+        ("finetune/steps", -1, ["finetune.steps", "is -1", "should be at least 0"]),
+        ("methods/tucker/ranks/weaken", 1.01, ["methods.tucker.ranks.weaken", "at most 1"]),
+        ("finetune/augment/pad_pixels", 65, ["finetune.augment.pad_pixels", "at most 64"]),
+        ("pretrain/vgg16/batch_size", 0, ["pretrain.vgg16.batch_size", "at least 1"]),
+        ("finetune/seed", 2**64, ["finetune.seed", "below 4294967296"]),
+        ("finetune/learning_rate", float("nan"), ["finetune.learning_rate", "is nan", "finite"]),
+        ("benchmark/local/seconds", float("inf"), ["benchmark.local.seconds", "is inf", "finite"]),
+        (
+            "finetune/batch_size",
+            "many",
+            ["finetune.batch_size", "'many'", "a whole number, at least 1"],
+        ),
+        (
+            "checkpoint/a-b",
+            {},
+            ["checkpoint.a-b", "letters, digits and underscores, with a letter first"],
+        ),
+        (
+            "matrix/methods",
+            [],
+            ["matrix.methods", "is [], it should be a list of at least 1 value"],
+        ),
+        ("decompose", None, ["decompose", "is null, it should be a mapping of settings: threads"]),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_bounds(document, place, value, parts):
+    told = message(changed(document, place, value))
+    assert f"`{parts[0]}`" in told
+    for part in parts[1:]:
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (
+            "checkpoint/vgg16/input_shape",
+            5,
+            "`checkpoint.vgg16.input_shape` is 5, it should be a list.",
+        ),
+        ("methods/tucker/factorize", 3, "it should be a mapping of settings: alternatives, conv"),
+        ("matrix/models", ["a-b"], "`matrix.models[0]` is 'a-b', it should be a name of letters"),
+        ("methods/tucker/factorize/linear", "cp4", "is 'cp4', it should be 'svd'."),
+        ("methods/tucker/finetune", [1], "is [1], it should be a mapping, `name: value`."),
+        ("finetune/augment/flip", "maybe", "is 'maybe', it should be true or false."),
+        (
+            "methods/cpsvd/schedule/order",
+            7,
+            "`methods.cpsvd.schedule.order` is 7, it should be one of 'network' or 'reverse' "
+            "or a list.",
+        ),
+        (
+            "methods/tucker/factorize/exclude",
+            [0],
+            "exclude[0]` is 0, it should be text; put it in quotes: '0'",
+        ),
+        (
+            "methods/tucker/factorize/exclude",
+            [False],
+            "yes, no, on, off, true and false need quotes",
+        ),
+        ("methods/tucker/finetune/models", {"vgg16": None}, "`finetune.models.vgg16` is null"),
+        ("methods/tucker/finetune/models", [1], "`finetune.models` is [1]; entries by network"),
+        (
+            "dataset/cifar10/outputs",
+            {"cat": -1},
+            "`dataset.cifar10.outputs.cat` is -1, it should be at least 0.",
+        ),
+        (
+            "matrix",
+            "vgg16",
+            "`matrix` is 'vgg16', it should be a mapping of settings: devices, methods",
+        ),
+        ("finetune/augment/resized_crop", [0.5], "`finetune.augment.resized_crop` is too short"),
+    ],
+)
+def test_errors_speak_the_users_words(document, place, value, told):
+    found = message(changed(document, place, value))
+    assert told in found
+    for word in ("valid", "tuple", "dictionary", "instance", "Settings", "None", "pattern"):
+        assert word not in found
+
+
+def test_a_device_may_have_several_threads_and_batch_sizes(document):
+    several = changed(document, "benchmark/local/threads", [1, 2])
+    device = parse_params(several).benchmark["local"]
+    assert json.loads(device.to_json())["threads"] == [1, 2]
+    for value in ([1, 0], []):
+        told = message(changed(document, "benchmark/local/threads", value))
+        assert "`benchmark.local.threads" in told
+        assert "several" not in told
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ({"kind": "ssh"}, "`kind: ssh` needs `host`"),
+        ({"host": "board"}, "`host` is for `kind: ssh`, and this device is `local`"),
+        ({"kind": "telnet"}, "`benchmark.board.kind` is 'telnet'"),
+    ],
+)
+def test_a_device_has_what_belongs_to_its_kind(document, device, told):
+    assert told in message(changed(document, "benchmark/board", device))
+
+
+def test_a_missing_parameter_is_named(document):
+    del document["finetune"]["learning_rate"]
+    assert "`finetune.learning_rate` is missing" in message(document)
+
+
+def test_every_mistake_is_told_at_once(document):
+    document = changed(document, "finetune/momentum", 2)
+    document = changed(document, "benchmark/local/threads", -1)
+    told = message(document)
+    assert "`finetune.momentum`" in told
+    assert "`benchmark.local.threads`" in told
+
+
+@pytest.mark.parametrize("kind", ["first_conv", "conv", "pointwise_conv", "linear"])
+def test_unknown_factorization(document, kind):
+    told = message(changed(document, f"methods/tucker/factorize/{kind}", "tucker9"))
+    assert f"`methods.tucker.factorize.{kind}` is 'tucker9'" in told
+    assert ("'svd'" if kind in ("pointwise_conv", "linear") else "'tucker2'") in told
+
+
+@pytest.mark.parametrize("budget", [{}, {"steps": 5, "epochs": 1}])
+def test_one_budget(document, budget):
+    del document["finetune"]["steps"]
+    document["finetune"] |= budget
+    told = message(document)
+    assert "`finetune`: give the budget as one of `steps`, `epochs`, `total_steps`; found" in told
+    assert ("steps and epochs" if budget else "none") in told
+
+
+def test_validation_falls_on_points_of_the_curve(document):
+    document["finetune"] |= {"curve_every_steps": 50, "validate_every_steps": 75}
+    told = message(document)
+    assert "`validate_every_steps` (75)" in told
+    assert "`curve_every_steps` (50)" in told
+
+
+def test_original_is_no_name_for_a_method(document):
+    document["methods"]["original"] = document["methods"]["tucker"]
+    assert "methods.original" in message(document)
+
+
+def test_a_method_replaces_entries_of_finetune(document):
+    document["methods"]["tucker"]["finetune"] = {"learning_rate": 0.5, "schedule": "linear"}
+    params = parse_params(document)
+    merged = params.finetune_of("vgg16", "tucker")
+    assert (merged.learning_rate, merged.schedule) == (0.5, "linear")
+    unchanged = {"learning_rate", "schedule"}
+    assert merged.model_dump(exclude=unchanged) == params.finetune.model_dump(exclude=unchanged)
+
+
+def test_a_method_without_entries_gets_finetune(document):
+    params = parse_params(document)
+    assert params.finetune_of("vgg16", "tucker") == params.finetune
+
+
+def test_a_method_may_change_the_kind_of_budget(document):
+    document["methods"]["tucker"]["finetune"] = {"steps": None, "epochs": 2}
+    merged = parse_params(document).finetune_of("vgg16", "tucker")
+    assert (merged.steps, merged.epochs) == (None, 2)
+
+
+def test_entries_of_a_method_are_checked(document):
+    told = message(changed(document, "methods/tucker/finetune", {"learning_rate": -1}))
+    assert "`methods.tucker.finetune.learning_rate` is -1" in told
+    assert "above 0 and at most 100" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a: [1", "line 1, column 6: not YAML"),
+        ("- 1\n- 2\n", "expected a mapping of sections, found a list"),
+        ("", "expected a mapping of sections, found nothing"),
+        (None, "no such file"),
+    ],
+)
+def test_unreadable_file(tmp_path, content, told):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"^{path}: {told}"):
+        load_params(path)
+
+
+def test_a_method_may_give_its_budget_in_epochs(document):
+    document["methods"]["tucker"]["finetune"] = {"epochs": 2}
+    merged = parse_params(document).finetune_of("vgg16", "tucker")
+    assert (merged.steps, merged.epochs) == (None, 2)
+
+
+def test_a_network_may_differ(document):
+    document["methods"]["tucker"] |= {
+        "ranks": {"weaken": 0.1, "multiple_of": 8, "models": {"resnet20": {"weaken": 0.6}}},
+        "finetune": {"learning_rate": 0.5, "models": {"resnet20": {"epochs": 3}}},
+    }
+    params = parse_params(document)
+    general, special = (params.ranks_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    assert (general.weaken, general.multiple_of) == (0.1, 8)
+    assert (special.weaken, special.multiple_of) == (0.6, 8)
+    general, special = (params.finetune_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    assert (general.learning_rate, general.steps) == (0.5, params.finetune.steps)
+    assert (special.learning_rate, special.steps, special.epochs) == (0.5, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "entries", "told"),
+    [
+        ("ranks", {"weakn": 1}, "unknown parameter `methods.tucker.ranks.models.resnet20.weakn`"),
+        ("ranks", {"weaken": 2}, "`methods.tucker.ranks.models.resnet20.weaken` is 2"),
+        ("finetune", {"seed": -1}, "`methods.tucker.finetune.models.resnet20.seed` is -1"),
+    ],
+)
+def test_what_differs_for_a_network_is_checked(document, section, entries, told):
+    place = f"methods/tucker/{section}"
+    assert told in message(changed(document, place, {"models": {"resnet20": entries}}))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        ({"select": "budget"}, "`select: budget` needs `target`"),
+        ({"target": {"macs": 0.5}}, "`target` belongs to `select: budget`, not to `select: vbmf`"),
+        (
+            {"select": "budget", "target": {}},
+            "give `macs`, `parameters`, `size_bytes` or `latency_ms`",
+        ),
+        ({"select": "budget", "target": {"macs": 1}}, "`methods.tucker.ranks.target.macs` is 1"),
+        ({"select": "budget", "target": {"mac": 0.5}}, "did you mean 'macs'?"),
+        (
+            {"select": "budget", "target": {"macs": 0.5}, "weaken": 0.5},
+            "`weaken` does not go with `select: budget`",
+        ),
+        (
+            {"select": "budget", "target": {"macs": 0.5, "accuracy_drop": 1}},
+            "`accuracy_drop` goes with no other entry",
+        ),
+        (
+            {
+                "select": "budget",
+                "target": {"accuracy_drop": 1},
+                "search": {"between": [0.3, 0.1]},
+            },
+            "the smaller share comes first",
+        ),
+        (
+            {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"cost": "time"}},
+            "`methods.tucker.ranks.search.cost` is 'time'",
+        ),
+    ],
+)
+def test_mistakes_in_a_target_are_told(document, ranks, told):
+    assert told in message(changed(document, "methods/tucker/ranks", ranks))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"target": {"macs": 0.5}}, {"search": {"trials": 2}}],
+)
+def test_a_search_is_one_for_all_networks(document, entries):
+    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "models": {"resnet20": entries}}
+    told = message(changed(document, "methods/tucker/ranks", ranks))
+    assert "`methods.tucker.ranks.models.resnet20`: a target of accuracy" in told
+
+
+def test_the_trials_of_a_search_are_methods(document):
+    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"trials": 2}}
+    document["methods"]["tucker"] |= {"ranks": ranks, "factorize": {"conv": "tucker2"}}
+    params = parse_params(document)
+    assert "tucker" in params.searching
+    assert params.trial_of("tucker") is None
+    assert params.trial_of("tucker_trial2") == ("tucker", 2)
+    assert params.trial_of("tucker_trial3") is None
+    assert "tucker_trial3" not in params.methods
+    assert params.methods["tucker_trial1"] == params.methods["tucker"]
+    # Layers are profiled around the middle of the shares that are searched.
+    assert params.ranks_of("vgg16", "tucker").costs.latency_ms["local"] == pytest.approx(
+        0.0949, 1e-3
+    )
+
+
+def test_alternatives_need_a_rule_that_compares(document):
+    place = "methods/tucker/factorize/alternatives"
+    document = changed(document, place, ["spatial_svd"])
+    assert "`factorize.alternatives` needs `ranks.select: budget`" in message(document)
+    ranks = {"select": "budget", "target": {"macs": 0.5, "parameters": 0.4}}
+    params = parse_params(changed(document, "methods/tucker/ranks", ranks))
+    target = params.ranks_of("vgg16", "tucker").target
+    assert (target.macs, target.parameters) == (0.5, 0.4)
+
+
+@pytest.mark.parametrize("section", ["ranks", "finetune"])
+def test_a_network_that_differs_must_be_known(document, section):
+    place = f"methods/tucker/{section}"
+    told = message(changed(document, place, {"models": {"resnet2": {}}}))
+    assert f"`methods.tucker.{section}.models` names 'resnet2'" in told
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"), [(1, [100]), (3, [20, 20, 60]), (4, [13, 13, 14, 60])]
+)
+def test_a_budget_for_all_rounds_is_shared_out(document, rounds, expected):
+    document["methods"]["tucker"]["finetune"] = {"total_steps": 100, "last_share": 0.6}
+    settings = parse_params(document).finetune_of("vgg16", "tucker")
+    steps = [settings.of_round(number, rounds).steps for number in range(1, rounds + 1)]
+    assert steps == expected
+
+
+def test_a_budget_for_each_round_is_not(document):
+    settings = parse_params(document).finetune_of("vgg16", "tucker")
+    assert settings.of_round(2, 3).steps == document["finetune"]["steps"]
+
+
+@pytest.mark.parametrize("factorize", [{}, {"factorize": None}, {"factorize": {}}])
+def test_a_method_may_leave_every_layer_dense(document, factorize):
+    document["methods"]["int8"] = {"quantize": "int8", **factorize}
+    method = parse_params(document).methods["int8"]
+    assert not any(method.factorize.by_kind().values())
+    assert method.quantize == "int8"
+
+
+def test_factorizations_are_those_that_there_are():
+    kinds = [
+        kind
+        for kind in FactorizeSettings.model_json_schema()["properties"].items()
+        if kind[0] not in ("norm", "images", "sequential", "alternatives", "include", "exclude")
+    ]
+    named = {name for _, field in kinds for name in field["anyOf"][0].get("enum", ["svd"])}
+    assert named == set(FACTORIZATIONS)
+
+
+STUDY = {
+    "title": "A study",
+    "models": ["vgg16"],
+    "base": {"factorize": {"conv": "tucker2", "linear": "svd"}, "ranks": {"select": "ratio"}},
+    "variants": {
+        "cp4": {"factorize": {"conv": "cp4"}},
+        "control": {"factorize": None, "finetune": {"steps": 3}},
+    },
+}
+
+
+def test_variants_of_a_study_are_methods(document):
+    document["studies"] = {"shapes": STUDY}
+    params = parse_params(document)
+    cp4, control = params.methods["shapes_cp4"], params.methods["shapes_control"]
+    assert (cp4.factorize.conv, cp4.factorize.linear, cp4.ranks.select) == ("cp4", "svd", "ratio")
+    assert not any(control.factorize.by_kind().values())
+    assert params.finetune_of("vgg16", "shapes_control").steps == 3
+    assert set(document["methods"]) < set(params.methods)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (
+            "studies/shapes/variants/cp4",
+            {"factorize": {"conv": "cp5"}},
+            "`studies.shapes.variants.cp4.factorize.conv` is 'cp5'",
+        ),
+        ("studies/shapes/models", ["vgg61"], "`studies.shapes.models` names 'vgg61'"),
+        ("studies/shapes/titel", "x", "unknown parameter `studies.shapes.titel`"),
+        ("studies/shapes/variants", {}, "`studies.shapes.variants`"),
+        ("studies", ["shapes"], "`studies` is ['shapes']"),
+    ],
+)
+def test_mistakes_in_a_study_are_told(document, place, value, told):
+    document["studies"] = {"shapes": STUDY}
+    assert told in message(changed(document, place, value))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        (
+            {"select": "vbmf", "energy": 0.3},
+            "`energy` belongs to `select: energy`, not to `select: vbmf`, which takes `weaken`",
+        ),
+        ({"ratio": 4.0}, "`ratio` belongs to `select: ratio` or `select: sensitivity`, not to"),
+        ({"select": "ratio", "trial_ratio": 2.0}, "`trial_ratio` belongs to `select: sensitivity`"),
+        ({"select": "fixed", "table": {"a": [1]}, "negligible": 0.1}, "`negligible` does not go"),
+        ({"select": "budget", "target": {"macs": 0.5}, "search": {}}, "`search` needs `target: "),
+        (
+            {"models": {"resnet20": {"select": "energy", "ratio": 2.0}}},
+            "in `methods.tucker.ranks.models.resnet20`: `ratio` belongs to",
+        ),
+    ],
+)
+def test_settings_of_another_rank_rule_are_refused(document, ranks, told):
+    assert told in message(changed(document, "methods/tucker/ranks", ranks))
+
+
+@pytest.mark.parametrize(
+    ("place", "entries", "told"),
+    [
+        (
+            "methods/tucker/factorize",
+            {"conv": "svd", "images": 9},
+            "`images` belongs to `norm: act",
+        ),
+        ("methods/tucker/factorize", {"sequential": True}, "`sequential` belongs to `norm: activ"),
+        (
+            "methods/tucker/schedule",
+            {"kind": "one_shot", "group": 4},
+            "`group` belongs to `kind: it",
+        ),
+        (
+            "methods/tucker/schedule",
+            {"kind": "hybrid", "stages": 4},
+            "`stages` belongs to `kind: mu",
+        ),
+        (
+            "methods/tucker/finetune",
+            {"step_factor": 0.5},
+            "`step_factor` belongs to `schedule: step`",
+        ),
+        (
+            "methods/tucker/finetune",
+            {"optimizer": "adamw", "momentum": 0.5},
+            "`momentum` belongs to",
+        ),
+        ("methods/tucker/finetune", {"last_share": 0.5}, "`last_share` needs `total_steps`"),
+        ("quantize", {"percentile": 99.9}, "`percentile` belongs to `calibration: percentile`"),
+    ],
+)
+def test_settings_without_effect_are_refused(document, place, entries, told):
+    assert told in message(changed(document, place, entries))
+
+
+def test_a_network_may_have_another_rank_rule(document):
+    document["methods"]["tucker"]["ranks"] = {
+        "select": "ratio",
+        "ratio": 3.0,
+        "weaken": 0.1,
+        "models": {
+            "resnet20": {"select": "vbmf"},
+            "vgg16": {"select": "budget", "target": {"macs": 0.5}},
+        },
+    }
+    params = parse_params(document)
+    small, large = (params.ranks_of(name, "tucker") for name in ("resnet20", "vgg16"))
+    assert (small.select, small.weaken) == ("vbmf", 0.1)
+    assert (large.select, large.weaken, large.target.macs) == ("budget", 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "method", ["tucker", "cpsvd", "macs_budget", "accuracy_budget", "records_record"]
+)
+@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+def test_written_settings_can_be_read_again(document, model, method):
+    params = parse_params(document)
+    ranks, finetune = params.ranks_of(model, method), params.finetune_of(model, method)
+    assert RankSettings.model_validate_json(ranks.model_dump_json()) == ranks
+    assert FinetuneSettings.model_validate_json(finetune.model_dump_json()) == finetune
+    round_ = finetune.of_round(1, 1)
+    assert RoundSettings.model_validate_json(round_.model_dump_json()) == round_
+    assert ("energy" in ranks.model_dump()) == (ranks.select == "energy")
+
+
+def test_what_a_method_does_not_name_is_that_of_finetune(document):
+    document["finetune"] |= {
+        "distill": {"weight": 0.9, "temperature": 2.0, "images": "augmented"},
+        "augment": {"pad_pixels": 2, "flip": False},
+    }
+    document["methods"]["tucker"]["finetune"] = {
+        "distill": {"weight": 0.5},
+        "models": {"resnet20": {"distill": {"temperature": 3.0}, "augment": {"pad_pixels": None}}},
+    }
+    params = parse_params(document)
+    general, special = (params.finetune_of(name, "tucker") for name in ("vgg16", "resnet20"))
+    distill = general.distill
+    assert (distill.weight, distill.temperature, distill.images) == (0.5, 2.0, "augmented")
+    distill = special.distill
+    assert (distill.weight, distill.temperature, distill.images) == (0.5, 3.0, "augmented")
+    assert (general.augment.pad_pixels, special.augment.pad_pixels) == (2, 4)
+    assert (general.augment.flip, special.augment.flip) == (False, False)
+
+
+STILL = {"pad_pixels": 0, "flip": False}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"augment": STILL | {"pad_pixels": 2}}, r"do not fit moved or cut images\. Set `augment`"),
+        ({"augment": STILL | {"cutout_pixels": 2}}, "do not fit moved or cut images"),
+        ({"augment": STILL | {"resized_crop": [0.5, 1.0]}}, "do not fit moved or cut images"),
+        ({"augment": STILL | {"flip": True}}, "Set `teacher_outputs.mirrored: true`, or"),
+    ],
+)
+def test_stored_maps_are_for_images_in_their_place(document, entries, expected):
+    document["finetune"] |= {"distill": {"weight": 0.9, "maps": 2.0}, "augment": STILL}
+    document["teacher_outputs"] = {"mirrored": False}
+    parse_params(copy.deepcopy(document))
+    document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": entries}}
+    with pytest.raises(UserError, match=expected) as error:
+        parse_params(copy.deepcopy(document))
+    assert "methods.tucker.finetune" in str(error.value)
+    # What does not compare stored maps takes them all.
+    for distill in ({"maps": 0.0}, {"weight": 0.0}, {"images": "augmented"}):
+        recipe = entries | {"distill": distill}
+        document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": recipe}}
+        parse_params(copy.deepcopy(document))
+    if entries["augment"]["flip"]:
+        document["methods"]["tucker"]["finetune"] = {"models": {"resnet20": entries}}
+        document["teacher_outputs"] = {"mirrored": True}
+        parse_params(document)
+
+
+# As ranks and finetune come out of params.yaml where two levels of it meet.
+GOLDEN = {
+    ("vgg16", "tucker"): ("vbmf", {"weaken": 0.05, "multiple_of": 16}, {"steps": 700}),
+    ("resnet20", "tucker"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 2000}),
+    ("resnet20", "cpsvd"): (
+        "sensitivity",
+        {"ratio": 1.4, "trial_ratio": 8.0},
+        {"steps": None, "total_steps": 1400, "last_share": 0.6},
+    ),
+    ("resnet20", "spatial_svd"): ("ratio", {"ratio": 2.0}, {"steps": 2000}),
+    ("resnet20", "latency_budget"): ("budget", {"multiple_of": 8}, {"steps": 700}),
+    ("resnet20", "compare_kim"): ("vbmf", {"weaken": 0.7, "multiple_of": 4}, {"steps": 500}),
+    ("vgg16", "records_record"): (
+        "budget",
+        {"multiple_of": 1},
+        {"steps": None, "epochs": 10, "learning_rate": 0.01, "average_last": 0.5},
+    ),
+    ("vgg16", "schedules_control"): ("ratio", {"ratio": 4.0}, {"steps": None, "total_steps": 400}),
+}
+
+
+@pytest.mark.parametrize(("model", "method"), GOLDEN)
+def test_settings_of_the_committed_file_where_levels_meet(document, model, method):
+    select, ranks, finetune = GOLDEN[model, method]
+    params = parse_params(document)
+    found = params.ranks_of(model, method)
+    assert found.select == select
+    assert {name: getattr(found, name) for name in ranks} == ranks
+    found = params.finetune_of(model, method)
+    assert {name: getattr(found, name) for name in finetune} == finetune
+    long = method == "records_record"
+    assert (found.freeze.layers, found.freeze.after) == (0.0 if long else 0.28, 0.1)
+    expected = (0.9, 2.0, 0.0) if long else (1.0, 4.0, 3.0)
+    assert (found.distill.weight, found.distill.temperature, found.distill.maps) == expected
+
+
+def test_a_variant_replaces_the_budget_and_the_rule_of_its_base(document):
+    study = copy.deepcopy(STUDY)
+    study["base"] |= {
+        "ranks": {"select": "ratio", "ratio": 3.0},
+        "finetune": {"total_steps": 90, "last_share": 0.2},
+        "schedule": {"kind": "iterative", "group": 4},
+        "quantize": "int8",
+    }
+    study["variants"] = {
+        "other": {
+            "ranks": {"select": "vbmf"},
+            "finetune": {"epochs": 2},
+            "schedule": {"kind": "multi_stage", "stages": 2},
+        },
+        "cleared": {"ranks": None, "finetune": None, "schedule": None, "quantize": None},
+    }
+    params = parse_params(document | {"studies": {"shapes": study}})
+    other, cleared = params.methods["shapes_other"], params.methods["shapes_cleared"]
+    assert params.ranks_of("vgg16", "shapes_other").select == "vbmf"
+    finetune = params.finetune_of("vgg16", "shapes_other")
+    assert (finetune.epochs, finetune.steps, finetune.total_steps) == (2, None, None)
+    assert (other.schedule.kind, other.schedule.stages) == ("multi_stage", 2)
+    assert cleared.ranks.select == "vbmf"
+    assert cleared.schedule.kind == "one_shot"
+    assert cleared.quantize is None
+    assert params.finetune_of("vgg16", "shapes_cleared") == params.finetune
+
+
+def test_a_variant_that_searches_has_trials(document):
+    study = copy.deepcopy(STUDY)
+    search = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"trials": 2}}
+    study["variants"] = {"searched": {"ranks": search}}
+    params = parse_params(document | {"studies": {"shapes": study}})
+    assert "shapes_searched" in params.searching
+    assert params.trial_of("shapes_searched_trial2") == ("shapes_searched", 2)
+
+
+def test_two_variants_of_one_name_are_refused(document):
+    one, two = (STUDY | {"variants": {name: {}}} for name in ("b_c", "c"))
+    told = message(document | {"studies": {"a": one, "a_b": two}})
+    assert (
+        "`studies.a_b.variants.c` is the method 'a_b_c', and so is `studies.a.variants.b_c`" in told
+    )
+
+
+def test_a_method_does_not_shadow_a_variant_or_a_trial(document):
+    document["studies"] = {"shapes": STUDY}
+    shadowing = changed(document, "methods/shapes_cp4", document["methods"]["tucker"])
+    told = message(shadowing)
+    assert "`studies.shapes.variants.cp4` is the method 'shapes_cp4', and so is `methods.sh" in told
+    shadowing = changed(document, "methods/accuracy_budget_trial2", document["methods"]["tucker"])
+    told = message(shadowing)
+    assert "trial 2 of `methods.accuracy_budget` is the method 'accuracy_budget_trial2'" in told
+    assert "and so is `methods.accuracy_budget_trial2`" in told
+
+
+def test_two_results_of_one_name_are_refused_with_both_places(document):
+    document["checkpoint"]["vgg16_a"] = document["checkpoint"]["vgg16"]
+    document["methods"]["a_tucker"] = document["methods"]["tucker"]
+    told = message(document)
+    assert "'vgg16_a_tucker' is the result of `checkpoint.vgg16` by `methods.a_tucker`" in told
+    assert "and of `checkpoint.vgg16_a` by `methods.tucker`" in told
+
+
+@pytest.mark.parametrize("name", ["moments", "latencies", "pretrain", "devices"])
+def test_a_network_is_not_called_like_a_folder_of_the_build(document, name):
+    document["checkpoint"][name] = document["checkpoint"]["vgg16"]
+    assert f"`checkpoint.{name}`: lowrank keeps files of its own" in message(document)
+
+
+@pytest.mark.parametrize("path", ["", "-rf", "a\nb", "a\x00b", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "place", ["checkpoint/vgg16/weights", "pretrain/vgg16/start", "dataset/cifar10/search"]
+)
+def test_a_path_that_no_program_should_read(document, place, path):
+    assert place.replace("/", ".") in message(changed(document, place, path))
+
+
+@pytest.mark.parametrize("path", ["my weights.pth", "x' & y.pth", "données/é.pth", "../w.pth"])
+def test_an_unusual_path_is_a_path(document, path):
+    assert (
+        parse_params(changed(document, "pretrain/vgg16/start", path)).pretrain["vgg16"].start
+        == path
+    )
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "a;b", "a\nb", "$(a)", ""])
+def test_a_host_is_no_option_and_no_code(document, host):
+    section = {"kind": "ssh", "host": host}
+    assert "benchmark.board.host" in message(changed(document, "benchmark/board", section))
+
+
+@pytest.mark.parametrize("host", ["board", "me@10.0.0.7", "ssh://me@board:2222", "[fe80::1%eth0]"])
+def test_hosts(document, host):
+    section = {"kind": "ssh", "host": host}
+    assert (
+        parse_params(changed(document, "benchmark/board", section)).benchmark["board"].host == host
+    )

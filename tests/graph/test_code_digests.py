@@ -1,0 +1,111 @@
+"""What counts as a change of code, and what a step's code is."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lowrank
+from lowrank.cli import STEPS
+from lowrank.graph import code_digests
+from lowrank.graph.code_digests import (
+    digest_of_module,
+    digest_of_step,
+    files_of_module,
+    files_of_step,
+)
+
+
+def names(step: str) -> set[str]:
+    return {str(path.relative_to(code_digests.PACKAGE)) for path in files_of_step(step)}
+
+
+def test_a_step_consists_of_what_it_imports_inside_functions_too():
+    assert {"steps/decompose.py", "factorize/tucker2.py", "files.py"} <= names("decompose")
+    assert "training/loop.py" not in names("decompose")
+    assert "training/loop.py" in names("finetune")
+    assert "factorize/tucker2.py" not in names("dataset")
+
+
+def test_programs_that_a_step_starts_by_name_belong_to_it():
+    assert {"devices/sitting.py", "devices/peak_memory.py", "devices/remote.py"} <= names(
+        "benchmark"
+    )
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_step_really_imports_is_covered(step: str):
+    """At import; what its function imports later, the static reading finds as well."""
+    script = (
+        f"import sys, lowrank.steps.{step}\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('lowrank.')))"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    loaded = {Path(path) for path in listed.stdout.split()}
+    # With what only they import.
+    left_out = {
+        path
+        for name in code_digests.LEFT_OUT - {"lowrank"}
+        for path in code_digests._closure(name, "lowrank", code_digests.PACKAGE, frozenset())
+    }
+    assert loaded, listed.stderr
+    assert loaded <= set(files_of_step(step)) | left_out
+
+
+def test_an_unknown_step_is_refused():
+    with pytest.raises(ValueError, match="no module"):
+        digest_of_step("no_such_step")
+
+
+@pytest.fixture
+def digest_after(tmp_path: Path):
+    """The digest of `decompose` in a copy of the package, after a change to one of its files."""
+    shutil.copytree(Path(lowrank.__file__).parent, tmp_path / "lowrank")
+
+    def change(name: str, before: str, after: str) -> str:
+        path = tmp_path / "lowrank" / name
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+        script = "from lowrank.graph.code_digests import digest_of_step as d; print(d('decompose'))"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    return change
+
+
+def test_a_change_of_code_counts_and_a_change_of_words_does_not(digest_after):
+    same = digest_of_step("decompose")
+    assert digest_after("factorize/tucker2.py", '"""', '"""Reworded. ') == same
+    assert digest_after("factorize/tucker2.py", "\nimport", "\n# A comment.\n\nimport") == same
+    assert digest_after("training/loop.py", "import", "import sys\nimport") == same
+    changed = digest_after("factorize/tucker2.py", "\nimport", "\nEPSILON = 1e-9\nimport")
+    assert changed != same
+
+
+def test_a_users_module_consists_of_what_it_imports_in_the_folder(tmp_path: Path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "blocks.py").write_text("import torch\n\nWIDTH = 3\n")
+    (package / "deep.py").write_text("def later():\n    from . import late\n    return late\n")
+    (package / "late.py").write_text("X = 1\n")
+    (package / "other.py").write_text("Y = 1\n")
+    (package / "net.py").write_text("from .blocks import WIDTH\nimport mine.deep\n")
+    files = {path.name for path in files_of_module("mine.net", tmp_path)}
+    assert files == {"__init__.py", "blocks.py", "deep.py", "late.py", "net.py"}
+
+
+def test_a_users_module_that_is_installed_counts_by_its_version(tmp_path: Path):
+    assert not files_of_module("numpy.linalg", tmp_path)
+    assert digest_of_module("numpy.linalg", tmp_path) != digest_of_module("torch", tmp_path)

@@ -1,0 +1,93 @@
+"""What the workflow removes for a stale stage, and what it wants DVC to watch."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lowrank.config.params import load_params
+from lowrank.core.delivery import replace_own_files
+from lowrank.errors import UserError
+from lowrank.graph.dvc_stages import outputs_of, remove_outputs, require_watched
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("stage", "outputs"),
+    [
+        ("finetune@vgg16-tucker", {"build/vgg16/tucker/rounds"}),
+        ("code", {"build/code.json"}),
+        ("describe_device@local", {"build/devices/local.json"}),
+        ("benchmark@resnet20-cpsvd-local", {"build/resnet20/cpsvd/benchmark/local.json"}),
+        ("dataset", set()),
+        ("inspect@vgg16", set()),
+        ("train@vgg16-tucker", set()),
+        ("finetune@vgg16-nothing", set()),
+    ],
+)
+def test_outputs_of_a_stage(stage: str, outputs: set[str]):
+    assert {str(path) for path in outputs_of(stage, PARAMS)} == outputs
+
+
+def test_only_the_stages_own_outputs_are_removed(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = [Path("build/vgg16/cpsvd/rounds/1/model.safetensors"), Path("build/vgg16/notes.txt")]
+    gone = Path("build/vgg16/tucker/rounds/2/model.safetensors")
+    for path in (*kept, gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_outputs("finetune@vgg16-tucker", PARAMS)
+    remove_outputs("export_onnx@vgg16-tucker", PARAMS)  # Nothing is there.
+    assert all(path.exists() for path in kept)
+    assert not gone.parent.exists()
+    # A method without factors or rounds fills neither folder, and DVC wants both.
+    remove_outputs("decompose@vgg16-int8", PARAMS)
+    for folder in ("tucker/rounds", "int8/first/factors"):
+        assert list(Path("build/vgg16", folder).iterdir()) == []
+
+
+def test_files_of_the_users_stay_in_the_delivered_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("models/vgg16_tucker")
+    made = tmp_path / "made/vgg16_tucker.onnx"
+    for path in (folder / "__init__.py", made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    replace_own_files(folder, [made])
+    assert (folder / "vgg16_tucker.onnx").exists()
+    remove_outputs("summarize@vgg16-tucker", PARAMS)
+    assert [path.name for path in folder.iterdir()] == ["__init__.py"]
+
+
+@pytest.fixture
+def dvc_yaml(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(*deps: str) -> None:
+        stages = {"code": {"deps": ["src/lowrank", *deps]}}
+        Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("files", "deps", "suggested"),
+    [
+        (["mynet.py"], [], "mynet.py"),
+        (["mine/net.py", "mine/deep/blocks.py"], ["mine/deep"], "mine"),
+        (["mine/net.py"], ["mine2"], "mine"),
+    ],
+)
+def test_code_that_dvc_does_not_watch_is_refused(dvc_yaml, tmp_path, files, deps, suggested):
+    dvc_yaml(*deps)
+    paths = [tmp_path / name for name in files]
+    with pytest.raises(UserError, match=rf"Add a line `- {suggested}` to `deps` of the stage"):
+        require_watched(paths, "code", "`checkpoint.mynet.factory`")
+    dvc_yaml(suggested)
+    require_watched(paths, "code", "`checkpoint.mynet.factory`")
+
+
+def test_without_dvc_nothing_needs_watching(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    require_watched([tmp_path / "mynet.py"], "code", "`checkpoint.mynet.factory`")

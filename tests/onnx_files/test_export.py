@@ -1,0 +1,232 @@
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small import SPEC, logits_of, small_network, with_used_statistics
+from torch import nn
+
+from lowrank.core.plan import PlainLayer
+from lowrank.errors import UserError
+from lowrank.onnx_files import export
+from lowrank.onnx_files.counts import count
+from lowrank.onnx_files.export import export_onnx
+from lowrank.surgery.states import replace_layer
+from lowrank.zoo import create_network, network_spec
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    export_onnx(small_network(), SPEC, path)
+    return path
+
+
+def test_batch_normalisation_is_folded_into_the_last_of_several_convolutions(exported: Path):
+    graph = onnx.load(exported).graph
+    operators = Counter(node.op_type for node in graph.node)
+    assert operators == {"Conv": 5, "Relu": 2, "MaxPool": 1, "Reshape": 1, "Gemm": 1}
+    biased = {node.name for node in graph.node if node.op_type == "Conv" and len(node.input) == 3}
+    assert biased == {"0.2", "3.1"}
+
+
+def test_nodes_bear_the_names_of_the_layers(exported: Path):
+    names = [node.name for node in onnx.load(exported).graph.node]
+    assert {"0.0", "0.1", "0.2", "3.0", "3.1", "8"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_any_batch_gives_what_the_network_gives(exported: Path, batch: int):
+    images = torch.randn(batch, 3, 8, 8)
+    with torch.no_grad():
+        expected = small_network().eval()(images).numpy()
+    np.testing.assert_allclose(logits_of(exported, images), expected, atol=1e-5)
+
+
+def test_the_batch_dimension_is_named(exported: Path):
+    graph = onnx.load(exported).graph
+    for value, name in ((graph.input[0], "images"), (graph.output[0], "logits")):
+        assert value.name == name
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(tmp_path: Path, training: bool):
+    network = small_network().train(training)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    export_onnx(network, SPEC, tmp_path / "small.onnx")
+    assert all(module.training == training for module in network.modules())
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_memory_order_of_the_weights_does_not_matter(exported: Path, tmp_path: Path):
+    network = small_network().to(memory_format=torch.channels_last)
+    export_onnx(network, SPEC, tmp_path / "small.onnx")
+    assert (tmp_path / "small.onnx").read_bytes() == exported.read_bytes()
+
+
+def test_other_processes_and_folders_write_the_same_bytes(exported: Path, tmp_path: Path):
+    script = (
+        "from small import SPEC, small_network; from lowrank.onnx_files.export import export_onnx;"
+        "export_onnx(small_network(), SPEC, 'small.onnx')"
+    )
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(tests)}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout + result.stderr == ""
+    content = (tmp_path / "small.onnx").read_bytes()
+    assert content == exported.read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+    assert os.fsencode(tmp_path) not in content
+
+
+def test_one_file_is_all_there_is(exported: Path):
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_resnet_holds_plain_operators_alone(tmp_path: Path):
+    torch.manual_seed(0)
+    network = with_used_statistics(create_network("resnet20")).eval()
+    export_onnx(network, network_spec("resnet20"), tmp_path / "resnet20.onnx")
+    graph = onnx.load(tmp_path / "resnet20.onnx").graph
+    assert Counter(node.op_type for node in graph.node) == {
+        "Conv": 19, "Relu": 19, "Add": 9, "Slice": 4, "Pad": 2,
+        "ReduceMean": 1, "Reshape": 1, "Gemm": 1,
+    }  # fmt: skip
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    found = logits_of(tmp_path / "resnet20.onnx", images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+class Doing(nn.Module):
+    """A convolution, and what a function does with its output."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.function(self.conv(images))
+
+
+def undecided(maps):
+    if maps.sum() > 0:
+        return maps.flatten(1)
+    return -maps.flatten(1)
+
+
+def singular_values(maps):
+    return torch.linalg.svd(maps)[1].flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation", "line"),
+    [
+        (undecided, "Could not guard on data-dependent expression", "if maps.sum() > 0:"),
+        (singular_values, "aten._linalg_svd", "return self.function(self.conv(images))"),
+    ],
+)
+def test_what_onnx_cannot_express_is_told_with_its_line(tmp_path, capfd, function, operation, line):
+    with pytest.raises(
+        UserError, match=r"bad\.onnx: network 'small' cannot be expressed"
+    ) as caught:
+        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+    assert operation in str(caught.value)
+    assert "test_export.py, line" in str(caught.value)
+    assert line in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda maps: torch.stack([each.flatten() for each in maps]),
+        lambda maps: maps.reshape(2, -1),
+    ],
+)
+def test_a_network_for_one_number_of_images(tmp_path: Path, function):
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' computes for one number of"):
+        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_several_outputs(tmp_path: Path):
+    network = Doing(lambda maps: (maps.flatten(1), maps.mean((2, 3))))
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' has 2 outputs"):
+        export_onnx(network, SPEC, tmp_path / "bad.onnx")
+
+
+class OnTokens(nn.Module):
+    """Linear layers on vectors of channels, then a mean over the map in channels-last order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(3, 6), nn.Linear(6, 4, bias=False)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.down(torch.relu(self.up(images.permute(0, 2, 3, 1))))
+        return self.head(torch.flatten(self.pool(tokens.permute(0, 3, 1, 2)), 1))
+
+
+def test_layers_on_tokens_become_plain_operators_with_their_names(tmp_path: Path):
+    torch.manual_seed(0)
+    network = OnTokens().eval()
+    export_onnx(network, SPEC, tmp_path / "tokens.onnx")
+    graph = onnx.load(tmp_path / "tokens.onnx").graph
+    assert Counter(node.op_type for node in graph.node) == {
+        "Transpose": 2, "MatMul": 2, "Add": 1, "Relu": 1, "ReduceMean": 1, "Reshape": 1, "Gemm": 1,
+    }  # fmt: skip
+    names = [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert names == ["up", "down", "head"]
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "tokens.onnx", images), expected, atol=1e-6)
+
+
+def test_factors_behind_a_flattened_map_become_plain_operators(tmp_path: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
+    sequence = (PlainLayer(4, 2), PlainLayer(2, 3, (6, 6)), PlainLayer(3, 5, bias=True))
+    replace_layer(network, "2", sequence)
+    export_onnx(network, SPEC, tmp_path / "map.onnx")
+    graph = onnx.load(tmp_path / "map.onnx").graph
+    assert {node.op_type for node in graph.node} == {"Conv", "Reshape"}
+    assert [n.name for n in graph.node if n.op_type == "Conv"] == ["0", "2.0", "2.1", "2.2"]
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "map.onnx", images), expected, atol=1e-6)
+
+
+def test_weights_too_many_for_one_file(exported: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(export, "_LARGEST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"the weights of network 'small' take .* Lower its ranks"):
+        export_onnx(small_network(), SPEC, tmp_path / "small.onnx")
+    assert list(tmp_path.iterdir()) == []
+    export_onnx(small_network(), SPEC, tmp_path / "small.onnx", external_data=True)
+    model, data = sorted(tmp_path.iterdir())
+    assert (model.name, data.name) == ("small.onnx", "small.onnx.data")
+    images = torch.randn(3, 3, 8, 8)
+    assert np.array_equal(logits_of(model, images), logits_of(exported, images))
+    assert b"site-packages" not in model.read_bytes()
+    in_one, in_two = count(exported), count(model)
+    assert (in_two.parameters, in_two.macs) == (in_one.parameters, in_one.macs)
+    assert in_two.size_bytes == model.stat().st_size + data.stat().st_size

@@ -1,0 +1,50 @@
+"""Which layer a node of a running model belongs to."""
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.devices import create_device
+from lowrank.onnx_files.export import export_onnx
+from lowrank.onnx_files.node_layers import layers_of_nodes
+from lowrank.zoo.registry import NetworkSpec
+
+
+class Block(nn.Module):
+    """Two branches of convolutions that are added, with activations, pooling and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.left = nn.Conv2d(16, 16, 3, padding=1)
+        self.right = nn.Conv2d(16, 16, 1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, images):
+        first = self.first(images).relu()
+        both = (self.left(first) + self.right(first)).relu()
+        return self.fc(nn.functional.max_pool2d(both, 8).flatten(1))
+
+
+@pytest.fixture
+def path(tmp_path):
+    torch.manual_seed(0)
+    export_onnx(Block(), NetworkSpec("block", (3, 8, 8), 5), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_every_layer_is_found_in_what_the_runtime_runs(path):
+    settings = {"threads": 1, "repeats": 5, "seconds": 0.0, "warmup_seconds": 0.0}
+    nodes = create_device("local", settings).node_times(path, {})
+    layers = layers_of_nodes(path)
+    products = {name for name, node in nodes.items() if node.operator in ("Conv", "FusedConv")}
+    products |= {name for name, node in nodes.items() if "Gemm" in node.operator}
+    assert products <= layers.keys()
+    assert {layers[name] for name in products} == {"first", "left", "right", "fc"}
+    assert not {name for name in nodes if "pool" in name} & layers.keys()
+
+
+def test_activations_and_sums_belong_to_the_layer_before_them(path):
+    layers = layers_of_nodes(path)
+    assert layers["first"] == layers["relu"] == "first"
+    assert layers["right"] == layers["add"] == layers["relu_1"] == "right"

@@ -1,0 +1,271 @@
+"""What a user takes away."""
+
+import json
+import subprocess
+
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from lowrank.core.delivery import own_files, remove_own_files
+from lowrank.errors import UserError
+from lowrank.report.card import deliver, markdown, metadata
+from lowrank.report.card import facts_of as facts_of_file
+
+SPEC = {
+    "name": "net",
+    "input_shape": [3, 8, 8],
+    "num_classes": 10,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.2],
+    "channel_order": "rgb",
+    "resize": None,
+    "interpolation": "bilinear",
+}
+DESCRIBED = {
+    "name": "net_tucker",
+    "network": {"network": "net"},
+    "input": SPEC,
+    "data": "photos",
+    "method": {"name": "tucker", "ranks": {"select": "vbmf"}},
+    "configuration": {"finetune": {"steps": 3}},
+}
+LAYERS = [
+    {"layer": "first", "form": "dense", "ranks": "", "macs_ratio": 1.0},
+    {"layer": "second", "form": "tucker2", "ranks": "2 x 3", "macs_ratio": 4.0},
+]
+
+
+def latency(compressed):
+    return {
+        "original": {"p50": 4.0},
+        "compressed": {"p50": compressed},
+        "speedup": 4 / compressed,
+        "speedup_low": 3.5 / compressed,
+        "speedup_high": 4.5 / compressed,
+    }
+
+
+RESULT = {
+    "accuracy": {"original": 93.0, "exported": 92.5},
+    "parameters": {"original": 1000, "compressed": 500, "ratio": 2.0},
+    "macs": {"original": 5000, "compressed": 1000, "ratio": 5.0},
+    "size_bytes": {"original": 4000, "compressed": 2000, "ratio": 2.0},
+    "latency_ms": {"board": latency(1.0) | {"others": {"threads_2": latency(0.8)}}},
+    "energy_mj": {"board": {"original": 8.0, "compressed": 2.0}},
+    "environment": {
+        "board": {"cpu": "A72", "threads": 1, "provider": "CPU", "runtime_version": "1.31"}
+    },
+    "int8": {
+        "accuracy": {"exported": 92.0},
+        "size_bytes": {"original": 4000, "compressed": 500, "ratio": 8.0},
+        "latency_ms": {"board": {"not_measured": "no int8 kernels"}},
+    },
+    "control": {
+        "int8": {
+            "accuracy": {"exported": 92.8},
+            "size_bytes": {"original": 4000, "compressed": 1000, "ratio": 4.0},
+            "latency_ms": {"board": latency(2.0)},
+        }
+    },
+    "command": "snakemake results/net_tucker.json",
+    "commit": "0123abc",
+    "version": "1.2.3",
+}
+
+
+def facts_of(precision="float32", result=RESULT, **described):
+    return facts_of_file(precision, result, DESCRIBED | described, LAYERS)
+
+
+@pytest.fixture
+def model(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["images"], ["logits"])],
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save_model(helper.make_model(graph), path)
+    return path
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()} - {".gitignore"}
+
+
+def test_files_and_cards_say_the_same(tmp_path, model):
+    before = model.read_bytes()
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    assert model.read_bytes() == before
+    assert own_files(folder) == {path.name for path in folder.iterdir()}
+    assert sorted(names_in(folder)) == [
+        *("net_tucker.md", "net_tucker.onnx", "net_tucker_int8.md", "net_tucker_int8.onnx"),
+        "params.yaml",
+    ]
+    assert yaml.safe_load((folder / "params.yaml").read_text()) == DESCRIBED["configuration"]
+    for name, precision in (("net_tucker", "float32"), ("net_tucker_int8", "int8")):
+        delivered = onnx.load(folder / f"{name}.onnx")
+        onnx.checker.check_model(delivered)
+        assert delivered.graph == onnx.load(model).graph
+        facts = facts_of(precision)
+        found = {entry.key: entry.value for entry in delivered.metadata_props}
+        assert found == metadata(facts)
+        assert (folder / f"{name}.md").read_text() == markdown(name, facts)
+
+
+def test_what_was_there_is_replaced(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
+
+
+def test_files_of_the_users_stay(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    own = ("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub/net_tucker.onnx")
+    for name in own:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert {name: (folder / name).read_text() for name in own} == {name: name for name in own}
+    assert names_in(folder) == {
+        *("net_tucker.md", "net_tucker.onnx", "params.yaml"),
+        *("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub"),
+    }
+    # Git sees them, and nothing of lowrank's.
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    command = ["git", "-C", tmp_path, "ls-files", "--others", "--exclude-standard", "models"]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert seen == sorted(f"models/net_tucker/{name}" for name in own)
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "net_tucker.md", ".gitignore"])
+def test_a_file_of_the_users_that_has_a_needed_name_is_named(tmp_path, model, name):
+    folder = tmp_path / "models/net_tucker"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("*.tmp\n")
+    with pytest.raises(UserError, match=f"net_tucker: holds {name}, which lowrank did not write"):
+        deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_text() == "*.tmp\n"
+
+
+def test_what_an_earlier_version_delivered_is_replaced(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    folder.mkdir(parents=True)
+    old = ("net_tucker.onnx", "net_tucker_int8_s8.onnx", "net_tucker.md", "params.yaml")
+    for name in (*old, "notes.txt"):
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("*\n")
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml", "notes.txt"}
+
+
+def test_a_line_added_to_the_list_does_not_lead_out_of_the_folder(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    (tmp_path / "models/mine").touch()
+    with (folder / ".gitignore").open("a") as listed:
+        listed.write("/../mine\n")
+    remove_own_files(folder)
+    assert not folder.exists()
+    assert (tmp_path / "models/mine").exists()
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, model):
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    with pytest.raises(FileNotFoundError):
+        deliver(
+            folder,
+            {"float32": model, "int8": tmp_path / "missing.onnx"},
+            RESULT,
+            DESCRIBED,
+            LAYERS,
+        )
+    assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_metadata_are_texts():
+    found = metadata(facts_of())
+    assert found["lowrank.data"] == "photos"
+    assert json.loads(found["lowrank.latency_ms"])["board"]["speedup"] == 4.0
+    assert json.loads(found["lowrank.layers"])[1] == {
+        "layer": "second",
+        "form": "tucker2",
+        "ranks": "2 x 3",
+    }
+    assert json.loads(found["lowrank.graph.configuration"]) == {"finetune": {"steps": 3}}
+    assert "lowrank.commit" not in metadata(facts_of(result=RESULT | {"commit": None}))
+
+
+def test_the_card_of_a_file_in_float():
+    page = markdown("net_tucker", facts_of())
+    assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.50 |  |" in page
+    assert "| multiply-accumulates of one image | 5,000 | 5,000 | 1,000 | 5.00x fewer |" in page
+    assert "| 4.000 | 2.000 | 1.000 | 4.00x faster (3.50 to 4.50): A72, 1 thread, CPU, ONNX" in page
+    assert "| energy of one run on board, mJ | 8.00 |  | 2.00 |  |" in page
+    assert "(N, 3, 8, 8): rgb, pixels scaled to [0, 1], less (0.5, 0.4, 0.3)" in page
+    assert "  select: vbmf" in page
+    assert "| second | tucker2 | 2, 3 |" in page
+    assert "by lowrank 1.2.3, commit 0123abc.\n" in page
+    assert "    snakemake results/net_tucker.json\n" in page
+    assert "```yaml\nfinetune:\n  steps: 3\n```" in page
+    assert "uncommitted" not in page
+
+
+def test_the_card_of_uncommitted_changes():
+    page = markdown("net", facts_of(result=RESULT | {"commit": "0123abc-dirty"}))
+    assert "commit 0123abc-dirty.\n\nTracked files had uncommitted changes." in page
+
+
+def test_the_card_of_a_file_in_int8():
+    page = markdown("net_tucker_int8", facts_of("int8"))
+    assert "in int8" in page
+    assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.00 |  |" in page
+    assert "| bytes of the ONNX file | 4,000 | 1,000 | 500 | 8.00x smaller |" in page
+    assert "| latency on board |  |  |  | not measured: no int8 kernels |" in page
+    assert "energy" not in page
+
+
+def test_top5_and_resizing_where_there_are_such():
+    top5 = {"top5": {"original": 99.0, "exported": 98.5}}
+    result = RESULT | {"accuracy": RESULT["accuracy"] | top5, "commit": None}
+    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}))
+    assert "| top-5, % | 99.00 |  | 98.50 |  |" in page
+    assert "the shorter side resized to 10 (bilinear), the middle cut out, " in page
+    assert "by lowrank 1.2.3.\n" in page
+
+
+def test_what_it_gains_over_the_original_in_int8():
+    over = {f"speedup_over_control{end}": each for end, each in (("", 2.0), ("_low", 1.9),
+                                                                 ("_high", 2.2))}  # fmt: skip
+    measured = {"board": latency(1.0) | over}
+    page = markdown("net", facts_of(result=RESULT | {"latency_ms": measured}))
+    assert "(3.50 to 4.50), 2.00x faster (1.90 to 2.20) than the original in int8: A72" in page
+
+
+def test_the_card_of_the_original_in_int8():
+    answer = {"search": {"best": "control", "reason": "no trial keeps the target"}}
+    facts = facts_of("control_int8", RESULT | answer)
+    assert facts["method"]["name"] == "the original in int8"
+    page = markdown("net_tucker_control_int8", facts)
+    assert "all layers as they were, in int8." in page
+    assert "| top-1 on the test images, % | 93.00 | 92.80 |  |" in page
+    assert "| bytes of the ONNX file | 4,000 | 1,000 | 4.00x smaller |" in page
+    assert "| parameters | 1,000 | 1,000 | 1.00x fewer |" in page
+    assert "| second | dense |" in page
+    assert "is the original in int8, which is delivered beside" in page
+    assert "no trial keeps the target." in page
+
+
+def test_the_card_says_that_the_compressed_network_is_the_answer():
+    answer = {"target": {"best": "compressed", "reason": "it is faster"}}
+    page = markdown("net_tucker", facts_of(result=RESULT | answer))
+    assert "target of the method is the compressed network: it is faster." in page

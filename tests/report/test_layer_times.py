@@ -1,0 +1,56 @@
+"""Where the time goes, by original layer."""
+
+import pytest
+
+from lowrank.core.plan import Factored, Layer, LayerTable, PlainLayer
+from lowrank.report.layer_times import REST, times_by_layer
+
+TABLE = LayerTable(
+    "net",
+    (3, 8, 8),
+    (
+        Layer(3, 8, (3, 3), name="first", input_map=(8, 8)),
+        Layer(8, 8, (3, 3), name="second", input_map=(8, 8)),
+        Layer(8, 8, name="pointwise", input_map=(8, 8)),
+        Layer(8, 4, name="fused", kind="linear"),
+    ),
+)
+SEQUENCE = (PlainLayer(8, 2), PlainLayer(2, 2, (3, 3)), PlainLayer(2, 8))
+FACTORED = {"second": Factored("tucker2", (2, 2), 0.1, SEQUENCE)}
+ORIGINAL = {"first": 1.0, "second": 4.0, "pointwise": 0.5, "max_pool": 0.25, REST: 0.25}
+COMPRESSED = {"first": 1.0, "second.0": 0.3, "second.1": 0.5, "second.2": 0.2, "pointwise": 0.5}
+
+
+@pytest.fixture
+def records():
+    found = times_by_layer(TABLE, FACTORED, ORIGINAL, COMPRESSED | {REST: 0.4})
+    return {record["layer"]: record for record in found}
+
+
+def test_factors_count_for_their_layer(records):
+    assert records["second"] == {
+        "layer": "second",
+        "original_ms": 4.0,
+        "compressed_ms": 1.0,
+        "pointwise_ms": 0.5,
+        "speedup": 4.0,
+    }
+
+
+def test_a_layer_of_one_pixel_windows_is_all_pointwise(records):
+    assert records["pointwise"]["pointwise_ms"] == 0.5
+    assert records["first"]["pointwise_ms"] == 0
+
+
+def test_what_belongs_to_no_layer_is_the_rest(records):
+    assert records[REST]["original_ms"] == 0.5
+    assert records[REST]["compressed_ms"] == 0.4
+
+
+def test_a_layer_that_takes_no_time_of_its_own_has_no_speedup(records):
+    assert records["fused"]["speedup"] is None
+
+
+def test_nothing_is_lost(records):
+    assert sum(each["original_ms"] for each in records.values()) == sum(ORIGINAL.values())
+    assert sum(each["compressed_ms"] for each in records.values()) == pytest.approx(2.9)

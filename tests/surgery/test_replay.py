@@ -1,0 +1,112 @@
+"""Forward passes that differ from some layer on."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from toy import assert_same_weights
+
+from lowrank.surgery.replay import Replay
+
+
+class Tangled(nn.Module):
+    """Activations in place, a sum in place, a layer called twice, and one that is passed by."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.twice = nn.Conv2d(4, 4, 3, padding=1)
+        self.side = nn.Conv2d(4, 4, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images):
+        stem = self.relu(self.stem(images))
+        first = self.relu(self.twice(stem))
+        second = self.twice(first)
+        second += self.side(stem)
+        second.mul_(2)
+        return self.head(self.relu(second).mean((2, 3)))
+
+
+LAYERS = ["stem", "twice", "side", "head"]
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Tangled().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 6, 6)
+
+
+def with_other(network, name):
+    """A copy with another layer at that name."""
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        network.get_submodule(name).weight.mul_(1.5)
+    return network
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_outputs_are_those_of_a_whole_pass(network, images, name):
+    other, present = with_other(network, name), network.get_submodule(name)
+    expected, expected_of_other = network(images), other(images)
+    with Replay(network) as replay:
+        assert torch.equal(replay.record(images), expected)
+        for _ in range(2):
+            network.set_submodule(name, other.get_submodule(name))
+            assert torch.equal(replay.again(images, name), expected_of_other)
+            network.set_submodule(name, present)
+        replay.record(-images)
+        network.set_submodule(name, other.get_submodule(name))
+        assert torch.equal(replay.again(-images, name), other(-images))
+
+
+@torch.no_grad()
+def test_layers_before_the_other_one_are_not_computed_again(network, images):
+    called = []
+    for name in LAYERS:
+        module = network.get_submodule(name)
+        module.forward = counted(module.forward, name, called)
+    with Replay(network) as replay:
+        replay.record(images)
+        assert called == ["stem", "twice", "twice", "side", "head"]
+        called.clear()
+        present, network.side = network.side, nn.Identity()
+        replay.again(images, "side")
+        assert called == ["head"]
+        network.side = present
+    called.clear()
+    network(images)
+    assert called == ["stem", "twice", "twice", "side", "head"]
+
+
+def counted(forward, name, called):
+    def counting(*args):
+        called.append(name)
+        return forward(*args)
+
+    return counting
+
+
+@torch.no_grad()
+def test_the_network_is_left_as_it_was(network, images):
+    before = copy.deepcopy(network)
+    with Replay(network) as replay, pytest.raises(RuntimeError, match="channels"):
+        replay.record(images[:, :2])
+    assert_same_weights(network, before)
+    assert all("forward" not in vars(module) for module in network.modules())
+    assert torch.equal(network(images), before(images))
+
+
+@torch.no_grad()
+def test_what_a_pass_takes(network, images):
+    with Replay(network) as replay:
+        replay.record(images)
+        assert replay.recorded_bytes == 4 * 2 * (4 * 4 * 36 + 5)

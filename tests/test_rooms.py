@@ -1,0 +1,84 @@
+"""The order of the rooms: a module imports its own room and the rooms above it, never below."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+PACKAGE = SOURCE / "lowrank"
+# From the top down. `devices` stands high: it imports no other room, because it is what
+# `lowrank` sends to another machine.
+ROOMS = (
+    *("errors", "temporary", "files", "core", "devices", "config", "factorize", "ranks", "zoo"),
+    *("surgery", "onnx_files", "data", "tasks", "training", "report", "graph", "api", "steps"),
+    "cli",
+)
+WITHOUT_TORCH = ("errors", "temporary", "files", "core", "devices", "config", "factorize", "ranks")
+WITHOUT_TORCH += ("graph", "report")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE) + sorted(
+        path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"
+    )
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """The line and the name of every import, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "lowrank":
+            yield from ((node.lineno, f"lowrank.{name.name}") for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+
+
+def violations(path: Path) -> list[str]:
+    """A sentence for each import that the order of the rooms does not allow."""
+    room, sentences = room_of(path), []
+    for line, name in imported(path):
+        parts = name.split(".")
+        what = f"{path.relative_to(SOURCE)}:{line}: {room} may not import {name}"
+        if parts[0] == "torch" and room in WITHOUT_TORCH:
+            sentences.append(f"{what}: {room} works without PyTorch")
+        elif parts[0] == "lowrank" and len(parts) > 1 and parts[1] in ROOMS:
+            if ROOMS.index(parts[1]) > ROOMS.index(room):
+                sentences.append(f"{what}: {parts[1]} stands below {room}")
+            elif room == "devices" and parts[1] != "devices":
+                sentences.append(f"{what}: devices is sent to other machines alone")
+    return sentences
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_rooms_above_its_own(path):
+    assert room_of(path) in ROOMS, f"{path}: add its room to the order in {Path(__file__).name}"
+    assert not violations(path), "\n".join(violations(path))
+
+
+def test_an_import_from_below_is_a_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "src/lowrank/ranks/new.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("import torch\n\ndef f():\n    from lowrank.steps import study\n")
+    monkeypatch.setitem(globals(), "SOURCE", tmp_path / "src")
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "src/lowrank")
+    assert violations(path) == [
+        "lowrank/ranks/new.py:1: ranks may not import torch: ranks works without PyTorch",
+        "lowrank/ranks/new.py:4: ranks may not import lowrank.steps: steps stands below ranks",
+    ]
+
+
+def test_no_two_modules_have_one_name():
+    """A step may share its name with the settings or the data that belong to its rule."""
+    names: dict[str, list[str]] = {}
+    for path in modules():
+        if path.name != "__init__.py":
+            names.setdefault(path.stem, []).append(room_of(path))
+    shared = {name: rooms for name, rooms in names.items() if len(rooms) > 1}
+    assert all(len(rooms) == 2 and "steps" in rooms for rooms in shared.values()), shared

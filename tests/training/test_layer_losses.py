@@ -1,0 +1,64 @@
+"""The loss of a network with one layer decomposed at a time."""
+
+import pytest
+import torch
+from toy import assert_same_weights, toy
+
+from lowrank.data.datasets import open_dataset
+from lowrank.factorize import decompose, get_factorization
+from lowrank.surgery.finding import find_layers
+from lowrank.tasks.classification import mean_loss
+from lowrank.training.layer_losses import losses_by_layer
+from lowrank.zoo import NetworkSpec
+
+SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+
+
+@pytest.fixture
+def validation(tiny_folder):
+    return open_dataset(tiny_folder).validation
+
+
+def replacements(network, ranks):
+    table = find_layers(network, SPEC.input_shape, "toy")
+    for name, (factorization, chosen) in ranks.items():
+        weight = network.get_submodule(name).weight.detach().numpy()
+        bias = network.get_submodule(name).bias
+        bias = None if bias is None else bias.detach().numpy()
+        yield name, decompose(get_factorization(factorization), table[name], weight, bias, chosen)
+
+
+def test_full_ranks_lose_nothing_and_low_ranks_do(validation):
+    network = toy(seed=3).eval()
+    expected = mean_loss(network, validation, SPEC)
+    full = {"conv2": ("tucker2", (8, 8)), "classifier": ("svd", (8,))}
+    said = []
+    losses = losses_by_layer(
+        network, SPEC, validation, replacements(network, full), say=said.append
+    )
+    assert losses == pytest.approx({"conv2": expected, "classifier": expected}, rel=1e-4)
+    assert len(said) == 2
+    low = {"conv2": ("tucker2", (1, 1)), "classifier": ("svd", (1,))}
+    changed = losses_by_layer(
+        network, SPEC, validation, replacements(network, low), say=said.append
+    )
+    assert abs(changed["conv2"] - expected) > 1e-4
+    assert abs(changed["classifier"] - expected) > 1e-4
+
+
+def test_the_network_is_left_as_it_was(validation):
+    network = toy(seed=3).eval()
+    low = {"conv1": ("tucker1", (1,)), "conv2": ("cp_tpm", (2,))}
+    losses_by_layer(network, SPEC, validation, replacements(network, low), say=lambda line: None)
+    assert_same_weights(network, toy(seed=3))
+
+
+def test_mean_loss_is_the_cross_entropy(validation):
+    network = toy(seed=3).eval()
+    from lowrank.data.preprocessing import to_input
+
+    with torch.inference_mode():
+        logits = network(to_input(validation.images[validation.rows], SPEC))
+    labels = torch.from_numpy(validation.labels[validation.rows])
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert mean_loss(network, validation, SPEC) == pytest.approx(expected, rel=1e-5)
