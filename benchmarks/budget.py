@@ -27,7 +27,8 @@ from data_aware import inputs, shipped
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lowrank.config.params import RankSettings, load_params
+from lowrank.config.ranks import RankSettings
+from lowrank.config.reading import load_params
 from lowrank.core.plan import Layer
 from lowrank.data.datasets import Dataset, open_dataset
 from lowrank.factorize import (

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.config.checkpoint import NetworkSource
-from lowrank.config.params import load_params
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.reading import load_params
 from lowrank.core.plan import assign_factorizations
 from lowrank.data.sources import store_dataset
 from lowrank.files import read_json, write_json

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowrank.api import TUCKER, compress
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.plan import Layer, LayerTable, assign_factorizations
 from lowrank.factorize import get_factorization, one_group
 from lowrank.onnx_files.counts import count

@@ -48,7 +48,7 @@ def main() -> None:
 def record_of(name: str) -> dict[str, Any]:
     from classifiers import cover
 
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.errors import UserError
 
     try:

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lowrank.config.params import Params, load_params
+from lowrank.config.params import Params
+from lowrank.config.reading import load_params
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.devices import combinations, create_device

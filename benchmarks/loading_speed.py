@@ -28,7 +28,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from lowrank.config.params import Augmentation, DatasetSettings
+from lowrank.config.dataset import DatasetSettings
+from lowrank.config.training import Augmentation
 from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches
 from lowrank.data.datasets import Split, open_dataset

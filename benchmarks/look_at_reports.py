@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 
 CHROMIUM = "/usr/bin/chromium"
 PICTURES = Path("build/screenshots")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.devices import MeasureSettings

@@ -8,7 +8,7 @@ Prints Markdown. Run it after the matrix was built, and put what it prints into 
 from pathlib import Path
 from typing import Any
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 from lowrank.files import read_json
 from lowrank.report.headline import at
 

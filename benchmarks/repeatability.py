@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 from lowrank.devices import create_device, main_settings
 from lowrank.files import write_json
 

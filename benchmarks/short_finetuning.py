@@ -121,8 +121,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     import lowrank
-    from lowrank.config.checkpoint import NetworkSource
-    from lowrank.config.params import RoundSettings
+    from lowrank.config.finetune import RoundSettings
+    from lowrank.config.network_source import NetworkSource
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset
     from lowrank.surgery.states import read_state

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import reuse_memory
 from lowrank.surgery.states import read_state
 from lowrank.training.hardware import autocast

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowrank.config.params import Params, load_params
+from lowrank.config.params import Params
+from lowrank.config.reading import load_params
 from lowrank.errors import UserError
 from lowrank.graph.code_digests import _imports, _significant, _tree
 from lowrank.graph.workflow import Workflow

@@ -8,7 +8,8 @@ import yaml
 from projects import ROOT
 from safetensors import safe_open
 
-from lowrank.config.params import PretrainSettings, load_params
+from lowrank.config.reading import load_params
+from lowrank.config.training import PretrainSettings
 from lowrank.files import read_json
 from lowrank.zoo import create_network
 from lowrank.zoo.weight_files import load_weights, read_weights

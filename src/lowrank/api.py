@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.mistakes import described
-from lowrank.config.params import FactorizeSettings, RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.core.plan import (
     Expected,
     Layer,

@@ -7,7 +7,7 @@ import torch
 from classifiers import LARGEST_ERROR, Coverage, cover
 from torch import nn
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 
 PASSED = Coverage(
     network="net",

@@ -5,16 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lowrank.config.params import (
-    FactorizeSettings,
-    FinetuneSettings,
-    RankSettings,
-    RoundSettings,
-    Section,
-    load_params,
-    parse_params,
-    schema,
-)
+from lowrank.config.factorize import FactorizeSettings
+from lowrank.config.finetune import FinetuneSettings, RoundSettings
+from lowrank.config.ranks import RankSettings
+from lowrank.config.reading import load_params, parse_params, schema
+from lowrank.config.section import Section
 from lowrank.errors import UserError
 from lowrank.factorize import FACTORIZATIONS
 

@@ -7,7 +7,7 @@ from photos import photo
 from pydantic import ValidationError
 from torch.nn import functional
 
-from lowrank.config.params import Augmentation
+from lowrank.config.training import Augmentation
 from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches, EvaluationBatches
 from lowrank.data.datasets import Split

@@ -11,7 +11,7 @@ from photos import COLOURS, photo, write_photos
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lowrank.config.params import DatasetSettings
+from lowrank.config.dataset import DatasetSettings
 from lowrank.data.datasets import open_dataset
 from lowrank.data.folders import NO_LABEL, scan, store_folders
 from lowrank.data.images import ImageFiles, StoredImages

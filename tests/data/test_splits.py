@@ -5,7 +5,8 @@ import pytest
 from photos import COLOURS, write_photos
 from tiny import write_tiny_dataset
 
-from lowrank.config.params import DatasetSettings, ValidationSettings
+from lowrank.config.checkpoint import ValidationSettings
+from lowrank.config.dataset import DatasetSettings
 from lowrank.data.datasets import open_dataset
 from lowrank.data.folders import store_folders
 from lowrank.data.splits import divide, explained_gap, gap_warning, write_splits

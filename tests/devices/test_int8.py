@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from lowrank.config.params import QuantizeSettings
+from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.plan import PlainLayer
 from lowrank.devices import DeviceError, create_device
 from lowrank.onnx_files.int8 import Quantizer, noise_for

@@ -3,7 +3,7 @@
 import yaml
 from projects import ROOT
 
-from lowrank.config.params import parse_params
+from lowrank.config.reading import parse_params
 from lowrank.graph.configuration import configuration_of
 
 DOCUMENT = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 from lowrank.core.delivery import replace_own_files
 from lowrank.errors import UserError
 from lowrank.graph.dvc_stages import outputs_of, remove_outputs, require_watched

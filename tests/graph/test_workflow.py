@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from lowrank.cli import main
-from lowrank.config.params import parse_params
+from lowrank.config.reading import parse_params
 from lowrank.core.plan import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.graph.workflow import Workflow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import SPEC, logits_of, small_network
 
-from lowrank.config.params import QuantizeSettings
+from lowrank.config.quantize import QuantizeSettings
 from lowrank.devices.processor import Processor
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8 import Kept, Pieces, Quantizer, types_for, within_tolerance

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lowrank
-from lowrank.config.params import QuantizeSettings
+from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.plan import Layer, LayerTable
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8 import Quantizer, noise_for

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from toy import assert_same_weights, toy
 
 from lowrank.cli import main
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.sources import store_dataset

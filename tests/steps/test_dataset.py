@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from photos import write_photos
 from pydantic import ValidationError
 
-from lowrank.config.params import DatasetSettings
+from lowrank.config.dataset import DatasetSettings
 from lowrank.data import sources
 from lowrank.data.datasets import open_dataset
 from lowrank.errors import UserError

@@ -10,7 +10,7 @@ import sys
 import pytest
 from toy import toy
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.files import write_json
 from lowrank.surgery.finding import layer_table
 from lowrank.surgery.states import State, write_state

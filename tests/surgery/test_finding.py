@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.plan import LayerTable
 from lowrank.errors import UserError
 from lowrank.surgery.finding import find_layers, layer_table

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from toy import assert_same_weights, toy
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.plan import Factored, PlainLayer
 from lowrank.core.stored import read_header, write_tensors
 from lowrank.errors import UserError

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 from toy import assert_same_weights, toy
 
-from lowrank.config.params import Augmentation, Distillation, RoundSettings
+from lowrank.config.finetune import Distillation, RoundSettings
+from lowrank.config.training import Augmentation
 from lowrank.data.batches import AugmentedBatches
 from lowrank.errors import UserError
 from lowrank.training.distillation import (

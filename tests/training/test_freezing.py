@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from toy import toy
 
-from lowrank.config.params import TrainingSettings
+from lowrank.config.training import TrainingSettings
 from lowrank.training.freezing import freeze_first
 from lowrank.training.loop import train
 from lowrank.zoo import NetworkSpec

@@ -9,7 +9,9 @@ from photos import write_photos
 from torch import nn
 from toy import assert_same_weights, toy
 
-from lowrank.config.params import DatasetSettings, Distillation, TrainingSettings
+from lowrank.config.dataset import DatasetSettings
+from lowrank.config.finetune import Distillation
+from lowrank.config.training import TrainingSettings
 from lowrank.data.batches import AugmentedBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.folders import NO_LABEL, store_folders

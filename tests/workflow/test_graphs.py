@@ -9,7 +9,7 @@ import pytest
 import yaml
 from projects import BUILD, RESULT, Project, job_counts
 
-from lowrank.config.params import load_params
+from lowrank.config.reading import load_params
 from lowrank.graph.dvc_stages import outputs_of
 
 # Made by the first run in a clone so that Snakemake builds results that Git brought.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import Toy, toy
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
 from lowrank.zoo import network_spec, torchvision_models
 from lowrank.zoo.creation import build, create

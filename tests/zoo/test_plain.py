@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from toy import Toy, toy
 
 import lowrank
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
 from lowrank.surgery.finding import find_layers
 from lowrank.zoo.creation import create

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowrank.config.params import Augmentation
+from lowrank.config.training import Augmentation
 from lowrank.data.datasets import Split
 from lowrank.data.preprocessing import (
     evaluation_image,

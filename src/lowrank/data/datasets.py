@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowrank.config.params import ValidationSettings
+from lowrank.config.checkpoint import ValidationSettings
 from lowrank.data.images import ImageFiles, Images, StoredImages
 from lowrank.data.splits import divide, read_splits
 from lowrank.errors import UserError

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank.config.params import DatasetSettings
+from lowrank.config.dataset import DatasetSettings
 from lowrank.core.progress import Progress
 from lowrank.data.background import in_background
 from lowrank.data.images import decode, read_file, size_of, stored_size

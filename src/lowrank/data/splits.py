@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank.config.params import DatasetSettings, ValidationSettings
+from lowrank.config.checkpoint import ValidationSettings
+from lowrank.config.dataset import DatasetSettings
 from lowrank.data.folders import store_validation_folder
 from lowrank.data.obtaining import Say
 from lowrank.data.sources import replaced_folder

@@ -29,7 +29,6 @@ LEFT_OUT = frozenset(
     for name in (
         "",  # The package itself imports its library when that is asked for, not before.
         "cli",
-        "config.params",
         "errors",
         "graph.code_digests",
         "graph.recording",
@@ -42,6 +41,10 @@ LEFT_OUT = frozenset(
         "temporary",
     )
 )
+# Sections of params.yaml, which steps take as values. Only how a network's source is understood
+# changes what a step does.
+_CONFIGURATION = "lowrank.config."
+_OF_CONFIGURATION = frozenset({"lowrank.config.network_source"})
 
 
 def digest_of_step(step: str) -> str:
@@ -91,13 +94,17 @@ def _closure(module: str, package: str, root: Path, left_out: frozenset[str]) ->
     while waiting:
         name = waiting.pop()
         path = _file_of(name, package, root)
-        if path is None or name in found or name in left_out:
+        if path is None or name in found or name in left_out or _is_section(name):
             continue
         found[name] = path
         waiting += _imports(path, name)
         # Importing a.b runs a/__init__.py first.
         waiting += [parent] if (parent := name.rpartition(".")[0]) else []
     return tuple(sorted(set(found.values())))
+
+
+def _is_section(name: str) -> bool:
+    return name.startswith(_CONFIGURATION) and name not in _OF_CONFIGURATION
 
 
 def _file_of(name: str, package: str, root: Path) -> Path | None:

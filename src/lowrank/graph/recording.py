@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.config.params import load_params, parse_params
+from lowrank.config.reading import load_params, parse_params
 from lowrank.core.stored import read_header
 from lowrank.errors import UserError
 from lowrank.graph.code_digests import write_digests

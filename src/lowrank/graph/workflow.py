@@ -16,17 +16,13 @@ from typing import Any, Protocol
 
 import yaml
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.dataset import DatasetSettings
 from lowrank.config.document import Document, reconciled
-from lowrank.config.params import (
-    DatasetSettings,
-    Params,
-    PretrainSettings,
-    RoundSettings,
-    load_params,
-    parse_params,
-    trial_name,
-)
+from lowrank.config.finetune import RoundSettings
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.params import Params, trial_name
+from lowrank.config.reading import load_params, parse_params
+from lowrank.config.training import PretrainSettings
 from lowrank.core.plan import LayerTable, assign_factorizations, fits, rounds_of
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of, write_text

@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from lowrank.config.params import QuantizeSettings
+from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.progress import Progress
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole

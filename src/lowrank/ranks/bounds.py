@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.core.plan import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence

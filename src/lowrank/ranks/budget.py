@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.core.plan import LayerTable, Share
 from lowrank.core.progress import Progress
 from lowrank.errors import UserError

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.factorize import group_kernels
 from lowrank.ranks.layer_spectra import spectra_of
 from lowrank.ranks.rule import Candidate

@@ -1,6 +1,6 @@
 """Ranks from a table: a paper's, or one's own."""
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.errors import UserError
 from lowrank.ranks.rule import Candidate
 

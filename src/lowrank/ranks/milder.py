@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowrank.config.params import RankSettings, Target
+from lowrank.config.ranks import RankSettings, Target
 from lowrank.core.plan import Expected
 
 # Halvings of the way to no compression at all; each costs a choice of ranks and its evaluation.

@@ -1,6 +1,6 @@
 """The same saving in every layer."""
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import dense_cost, ranks_within
 

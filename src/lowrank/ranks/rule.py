@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from lowrank.config.mistakes import described
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.core.plan import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, get_factorization, one_group

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.core.plan import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization

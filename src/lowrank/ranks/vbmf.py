@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lowrank.config.params import RankSettings
+from lowrank.config.ranks import RankSettings
 from lowrank.factorize import evbmf_rank, group_kernels
 from lowrank.factorize.spectra import leading_left_vectors, spectrum_of
 from lowrank.ranks.layer_spectra import spectra_of

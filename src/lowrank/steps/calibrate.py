@@ -32,7 +32,7 @@ def calibrate(
     use_threads(threads)
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.core.plan import LayerTable
     from lowrank.core.progress import counted
     from lowrank.data.batches import EvaluationBatches

@@ -40,7 +40,7 @@ def checkpoint(
     reuse_memory()
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.data.datasets import open_dataset
     from lowrank.data.splits import gap_warning
     from lowrank.files import write_json

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from lowrank.config.params import RankSettings
+    from lowrank.config.ranks import RankSettings
     from lowrank.core.plan import Layer, Share
     from lowrank.factorize import Decomposition, Factorization, Moments
     from lowrank.ranks import Losses, Trial
@@ -188,7 +188,7 @@ class Original:
     ) -> None:
         import torch
 
-        from lowrank.config.checkpoint import NetworkSource
+        from lowrank.config.network_source import NetworkSource
         from lowrank.data.datasets import open_dataset
         from lowrank.surgery.states import read_state
 

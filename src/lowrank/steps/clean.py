@@ -32,7 +32,7 @@ def clean() -> None:
 
     Datasets, their downloaded archives, weights and DVC's cache stay.
     """
-    from lowrank.config.params import load_params
+    from lowrank.config.reading import load_params
 
     params = load_params()
     variants = [f"{model}_{method}" for model in params.checkpoint for method in params.methods]

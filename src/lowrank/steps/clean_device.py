@@ -9,7 +9,7 @@ from lowrank.steps.common import Step, say
 @click.argument("name")
 def clean_device(name: str) -> None:
     """Remove from the device NAME of params.yaml what measurements sent there."""
-    from lowrank.config.params import load_params
+    from lowrank.config.reading import load_params
     from lowrank.devices import DeviceError, SshDevice
     from lowrank.errors import UserError, unknown_name
 

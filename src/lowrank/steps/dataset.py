@@ -16,7 +16,7 @@ from lowrank.steps.common import Json, Step, say
 @click.option("--output", type=Path, required=True, help="Output: folder of arrays and an index.")
 def dataset(name: str, settings: dict[str, Any], output: Path) -> None:
     """Obtain a dataset and store it."""
-    from lowrank.config.params import DatasetSettings
+    from lowrank.config.dataset import DatasetSettings
     from lowrank.data.folders import outputs_of, store_folders
     from lowrank.data.sources import DATASETS, refuse_foreign_folder, store_dataset
     from lowrank.errors import UserError

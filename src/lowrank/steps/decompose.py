@@ -93,7 +93,7 @@ class _Sample:
     def __init__(self, network: str, dataset: Path, splits: str, images: int, threads: int) -> None:
         import torch
 
-        from lowrank.config.checkpoint import NetworkSource
+        from lowrank.config.network_source import NetworkSource
         from lowrank.data.datasets import open_dataset
 
         torch.set_num_threads(threads)

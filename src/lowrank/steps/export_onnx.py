@@ -34,7 +34,7 @@ def export_onnx(
     reuse_memory()
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.data.datasets import open_dataset
     from lowrank.files import write_json
     from lowrank.onnx_files.counts import count

@@ -12,7 +12,7 @@ from lowrank.steps.common import Step, say
 @click.option("--output", type=Path, required=True, help="Output: .pth or .safetensors.")
 def fetch_weights(network: str, output: Path) -> None:
     """Download trained weights of a torchvision classifier."""
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.errors import UserError
     from lowrank.zoo.torchvision_models import fetch_torchvision_weights
 

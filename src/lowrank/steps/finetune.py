@@ -57,8 +57,8 @@ def finetune(
 
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
-    from lowrank.config.params import RoundSettings
+    from lowrank.config.finetune import RoundSettings
+    from lowrank.config.network_source import NetworkSource
     from lowrank.core.plan import Factored
     from lowrank.core.stored import read_header, read_tensors
     from lowrank.data.datasets import open_dataset

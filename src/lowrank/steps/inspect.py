@@ -13,7 +13,7 @@ from lowrank.steps.common import Step, say
 @click.option("--output", type=Path, help="Default: data/networks/<name>.json.")
 def inspect(network: str, name: str | None, output: Path | None) -> None:
     """Write the layer table of NETWORK: a name, or a JSON document like {"factory": ...}."""
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.files import write_json
     from lowrank.graph.code_digests import digest_of_module
     from lowrank.surgery.finding import layer_table

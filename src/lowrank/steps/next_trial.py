@@ -14,7 +14,7 @@ from lowrank.steps.common import Json, Paths, Step, say
 @click.option("--output", type=Path, required=True, help="Output: the share, JSON.")
 def next_trial(settings: dict[str, Any], trials: list[Path], output: Path) -> None:
     """The share of the original's cost that the next trial of a search is to have."""
-    from lowrank.config.params import RankSettings
+    from lowrank.config.ranks import RankSettings
     from lowrank.files import read_json, write_json
     from lowrank.ranks.search import Found, next_share
 

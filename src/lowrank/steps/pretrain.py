@@ -33,8 +33,8 @@ def pretrain(
     reuse_memory()
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
-    from lowrank.config.params import PretrainSettings
+    from lowrank.config.network_source import NetworkSource
+    from lowrank.config.training import PretrainSettings
     from lowrank.data.datasets import open_dataset
     from lowrank.files import sha256_of, write_json
     from lowrank.tasks.classification import accuracy_percent

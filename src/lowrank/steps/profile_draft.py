@@ -44,7 +44,7 @@ def profile_draft(
     output: Path,
 ) -> None:
     """Measure on a device the network that a first choice of ranks gives."""
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence

@@ -14,7 +14,7 @@ from lowrank.steps.common import Json, Step, say
 from lowrank.steps.profiling import Form, in_one_piece
 
 if TYPE_CHECKING:
-    from lowrank.config.params import RankSettings
+    from lowrank.config.ranks import RankSettings
     from lowrank.core.plan import LayerTable, Pair, PlainLayer
     from lowrank.devices import Device
 
@@ -67,7 +67,7 @@ def profile_layers(
     output: Path,
 ) -> None:
     """Measure on a device what layers take at the ranks that they may get."""
-    from lowrank.config.checkpoint import NetworkSource
+    from lowrank.config.network_source import NetworkSource
     from lowrank.core.plan import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,

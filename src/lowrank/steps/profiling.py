@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lowrank.steps.common import say
 
 if TYPE_CHECKING:
-    from lowrank.config.checkpoint import NetworkSource
-    from lowrank.config.params import QuantizeSettings
+    from lowrank.config.network_source import NetworkSource
+    from lowrank.config.quantize import QuantizeSettings
     from lowrank.core.plan import LayerTable, PlainLayer
     from lowrank.devices import Device
     from lowrank.devices.processor import IntegerTypes
@@ -31,7 +31,7 @@ class Form:
 
         `processor` is the description of the device that the models run on.
         """
-        from lowrank.config.params import QuantizeSettings
+        from lowrank.config.quantize import QuantizeSettings
         from lowrank.devices.processor import Processor
         from lowrank.files import read_json
 

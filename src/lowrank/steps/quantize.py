@@ -59,7 +59,7 @@ def quantize(
         copy_folder(Path(ready), folder)
         say(f"the network is the original: {ready} is its int8")
         return
-    from lowrank.config.params import QuantizeSettings
+    from lowrank.config.quantize import QuantizeSettings
 
     asked = QuantizeSettings.model_validate(settings)
     use_threads(asked.threads)

@@ -85,7 +85,7 @@ def select_ranks(
 ) -> None:
     """Choose the ranks of a round's layers."""
     use_threads(threads)
-    from lowrank.config.params import Target
+    from lowrank.config.ranks import Target
     from lowrank.files import read_json, write_json
     from lowrank.ranks.rule import rank_settings
     from lowrank.steps.choosing import Choice, Original, refuse_what_ruins

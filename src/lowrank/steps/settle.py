@@ -28,7 +28,7 @@ def settle(
     """Take the cheapest trial of a search that is within its target."""
     import shutil
 
-    from lowrank.config.params import RankSettings
+    from lowrank.config.ranks import RankSettings
     from lowrank.files import read_json, write_json, written_whole
     from lowrank.ranks.search import Found, cheapest
 

@@ -24,7 +24,8 @@ def splits(
     output: Path,
 ) -> None:
     """Decide which images choices about a network are made on, and which are reported."""
-    from lowrank.config.params import DatasetSettings, ValidationSettings
+    from lowrank.config.checkpoint import ValidationSettings
+    from lowrank.config.dataset import DatasetSettings
     from lowrank.data.splits import INDEX, write_splits
     from lowrank.files import read_json
 

@@ -24,7 +24,7 @@ def stage(target: str, options: tuple[str, ...]) -> None:
     """
     from pathlib import Path
 
-    from lowrank.config.params import load_params
+    from lowrank.config.reading import load_params
     from lowrank.errors import UserError
     from lowrank.graph.dvc_stages import running_stage
 

@@ -27,8 +27,8 @@ def teacher_outputs(
     reuse_memory()
     import torch
 
-    from lowrank.config.checkpoint import NetworkSource
-    from lowrank.config.params import TeacherOutputsSettings
+    from lowrank.config.network_source import NetworkSource
+    from lowrank.config.stages import TeacherOutputsSettings
     from lowrank.data.datasets import open_dataset, require_match
     from lowrank.surgery.states import read_state
     from lowrank.training.distillation import write_outputs

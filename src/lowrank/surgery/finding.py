@@ -8,7 +8,7 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.plan import Layer, LayerTable, Pair
 from lowrank.surgery.watching import FlattenedMaps, Map, StandIn, standing_in
 from lowrank.zoo.creation import create

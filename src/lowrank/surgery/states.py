@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.plan import Factored, PlainLayer
 from lowrank.core.stored import read_header
 from lowrank.errors import UserError

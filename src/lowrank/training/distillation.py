@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowrank.config.params import Distillation
+from lowrank.config.finetune import Distillation
 from lowrank.core.stored import read_tensors, write_tensors
 from lowrank.data.datasets import Split
 from lowrank.errors import UserError

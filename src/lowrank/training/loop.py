@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import swa_utils
 
-from lowrank.config.params import TrainingSettings
+from lowrank.config.training import TrainingSettings
 from lowrank.core.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
 from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError, unknown_name
 from lowrank.zoo.forward import output_for_zeros, reason_of
 from lowrank.zoo.plain import fold, in_float32, require_eager, unwrapped

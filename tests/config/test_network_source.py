@@ -5,7 +5,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from lowrank.config.checkpoint import NetworkSource
+from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
 
 FACTORY = {"factory": "mynet:build", "arguments": {"width": 8}, "input_shape": [3, 32, 32]}
@@ -111,5 +111,5 @@ def test_it_cannot_be_changed():
 
 
 def test_pytorch_is_not_imported():
-    code = "import sys, lowrank.config.checkpoint; sys.exit('torch' in sys.modules)"
+    code = "import sys, lowrank.config.network_source; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,150 @@
+"""Read params.yaml: check it, add derived methods, and name what is wrong."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lowrank.config.document import Document, Place, read_document
+from lowrank.config.finetune import FinetuneSettings
+from lowrank.config.mistakes import described
+from lowrank.config.params import Params, trial_name
+from lowrank.config.ranks import RankSettings
+from lowrank.errors import UserError
+
+
+def parse_params(document: Mapping[str, Any] | Document) -> Params:
+    """Check a configuration, and add the methods of its studies and searches.
+
+    Raises UserError that names each wrong parameter, what was expected and, where it is known, the
+    line.
+    """
+    file = document if isinstance(document, Document) else Document(document)
+    entries: dict[str, Any] = dict(file.entries)
+    origins: dict[str, Place] = {}
+    try:
+        params = Params.model_validate(entries)
+        methods = dict(entries["methods"])
+        entries["methods"] = methods
+        origins |= {name: ("methods", name) for name in methods}
+        for study, settings in params.studies.items():
+            for variant, (name, method) in settings.methods_of_variants(study).items():
+                _claim(file, origins, name, ("studies", study, "variants", variant))
+                methods[name] = method
+        params = Params.model_validate(entries)
+        for name, settings in params.methods.items():
+            if settings.ranks.searches:
+                for number in range(1, settings.ranks.search.trials + 1):
+                    trial = trial_name(name, number)
+                    _claim(file, origins, trial, origins[name], f"trial {number} of ")
+                    methods[trial] = methods[name]
+        params = Params.model_validate(entries)
+    except ValidationError as error:
+        found = described(error, Params, entries, file=file, origins=origins)
+        raise UserError(f"{file.source}: {found}") from error
+    _check_names(file, params, origins)
+    _check_resolved(file, params, origins)
+    return params
+
+
+def _claim(
+    file: Document, origins: dict[str, Place], name: str, place: Place, of: str = ""
+) -> None:
+    """Note where a derived method is from. Raises UserError where another one has its name."""
+    if name in origins:
+        raise UserError(
+            f"{file.source}: {of}{file.named(place)} is the method '{name}', and so is "
+            f"{file.named(origins[name])}. Rename one of them."
+        )
+    origins[name] = place
+
+
+# What stands beside networks in build/, and beside methods in build/<model>/ and in results.
+_RESERVED = {
+    "checkpoint": {
+        "coverage",
+        "devices",
+        "first_run",
+        "latencies",
+        "moments",
+        "pretrain",
+        "resume",
+    },
+    "methods": {"original"},
+}
+
+
+def _check_names(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
+    """Raise UserError for a name that lowrank uses itself, and for two results of one name."""
+    for section, reserved in _RESERVED.items():
+        for name in getattr(params, section):
+            if name in reserved:
+                raise UserError(
+                    f"{file.source}: {file.named((section, name))}: lowrank keeps files of its own "
+                    f"under the name '{name}'. Choose another one."
+                )
+    results: dict[str, tuple[str, str]] = {}
+    for pair in itertools.product(params.checkpoint, params.methods):
+        name = "_".join(pair)
+        if name in results:
+            model, method = results[name]
+            raise UserError(
+                f"{file.source}: '{name}' is the result of `checkpoint.{model}` by "
+                f"{file.named(origins[method])} and of `checkpoint.{pair[0]}` by "
+                f"{file.named(origins[pair[1]])}. Rename a network or a method."
+            )
+        results[name] = pair
+
+
+def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
+    """Raise UserError where the settings of a method are wrong once merged for a network."""
+    for method, settings in params.methods.items():
+        if params.trial_of(method):
+            continue
+        for section, kind, resolve in (
+            ("ranks", RankSettings, params.ranks_entries),
+            ("finetune", FinetuneSettings, params.finetune_entries),
+        ):
+            for model in ("", *settings.of_models()[section]):
+                found = resolve(model, method)
+                try:
+                    kind.model_validate(found)
+                except ValidationError as error:
+                    place = (section, "models", model) if model else (section,)
+                    prefix = ("methods", method, *place)
+                    clauses = described(
+                        error, kind, found, prefix=prefix, file=file, origins=origins
+                    )
+                    raise UserError(f"{file.source}: {clauses}") from error
+        for model in ("", *settings.of_models()["finetune"]):
+            recipe = params.finetune_of(model, method)
+            mirrors = recipe.learns_stored_maps and recipe.augment.flip
+            if mirrors and not params.teacher_outputs.mirrored:
+                raise UserError(
+                    f"{file.source}: {file.named((*origins[method], 'finetune'))}: `distill.maps` "
+                    "compares stored feature maps, and `augment.flip` mirrors images. Set "
+                    "`teacher_outputs.mirrored: true`, or `distill.maps: 0`, or `augment.flip: "
+                    "false`."
+                )
+        for model in settings.ranks.models:
+            general, found = settings.ranks, params.ranks_of(model, method)
+            trials = [each.search.trials if each.searches else None for each in (general, found)]
+            if trials[0] != trials[1]:
+                place = file.named((*origins[method], "ranks", "models", model))
+                raise UserError(
+                    f"{file.source}: {place}: a target of accuracy and the number of its trials "
+                    "are those of all networks; make another method of it."
+                )
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params.yaml. Raises UserError when it is missing or wrong."""
+    return parse_params(read_document(path))
+
+
+def schema() -> str:
+    """The JSON schema that stands in workflow/schemas/, for editors and for Snakemake."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"
