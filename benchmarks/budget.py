@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lowrank.config.ranks import RankSettings
 from lowrank.config.reading import load_params
-from lowrank.core.plan import Layer
+from lowrank.core.layers import Layer
 from lowrank.data.datasets import Dataset, open_dataset
 from lowrank.factorize import (
     Decomposition,

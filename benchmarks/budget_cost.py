@@ -25,7 +25,7 @@ import numpy as np
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.config.reading import load_params
-from lowrank.core.plan import assign_factorizations
+from lowrank.core.rounds import assign_factorizations
 from lowrank.data.sources import store_dataset
 from lowrank.files import read_json, write_json
 from lowrank.surgery.finding import find_layers

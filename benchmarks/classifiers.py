@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from lowrank.api import TUCKER, compress
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import Layer, LayerTable, assign_factorizations
+from lowrank.core.layers import Layer, LayerTable
+from lowrank.core.rounds import assign_factorizations
 from lowrank.factorize import get_factorization, one_group
 from lowrank.onnx_files.counts import count
 from lowrank.onnx_files.export import export_onnx

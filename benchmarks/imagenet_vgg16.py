@@ -167,7 +167,7 @@ def _ranks(network: str, weights: str) -> dict[str, Any]:
 
 
 def _whole(weights: str) -> dict[str, Any]:
-    from lowrank.core.plan import PlainLayer
+    from lowrank.core.layers import PlainLayer
     from lowrank.factorize import decompose, get_factorization, kernel_of
 
     layers = {}
@@ -202,7 +202,7 @@ def _whole(weights: str) -> dict[str, Any]:
 
 
 def _large(case: list[Any]) -> dict[str, Any]:
-    from lowrank.core.plan import PlainLayer
+    from lowrank.core.layers import PlainLayer
     from lowrank.factorize import decompose, get_factorization
 
     name, (outputs, inputs), window, ranks = case

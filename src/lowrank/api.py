@@ -21,14 +21,9 @@ from torch import Tensor, nn
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.mistakes import described
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import (
-    Expected,
-    Layer,
-    LayerTable,
-    PlannedLayer,
-    Share,
-    assign_factorizations,
-)
+from lowrank.core.layers import Layer, LayerTable
+from lowrank.core.plans import Expected, PlannedLayer, Share
+from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.devices import DeviceError, create_device
 from lowrank.onnx_files.int8 import Quantizer, noise_for
 from lowrank.onnx_files.single_layers import side_by_side

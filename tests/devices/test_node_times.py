@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.devices import DeviceError, create_device
 from lowrank.devices.node_times import without_profiling
 from lowrank.onnx_files.single_layers import side_by_side

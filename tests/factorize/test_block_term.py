@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization
 from lowrank.factorize.block_term import BlockTerm

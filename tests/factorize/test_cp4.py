@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.factorize import decompose, get_factorization
 
 CP4 = get_factorization("cp4")

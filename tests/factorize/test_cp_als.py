@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.factorize import decompose, get_factorization
 from lowrank.factorize.cp_als import CpAls
 

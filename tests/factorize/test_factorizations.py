@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowrank.core.plan import PlainLayer, sequence_macs, sequence_parameters
+from lowrank.core.layers import PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import (
     FACTORIZATIONS,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, kernel_of, reconstruct
 

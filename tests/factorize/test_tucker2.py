@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowrank.core.plan import PlainLayer, sequence_macs, sequence_parameters
+from lowrank.core.layers import PlainLayer, sequence_macs, sequence_parameters
 from lowrank.factorize import decompose, get_factorization, grouped_sequence
 
 

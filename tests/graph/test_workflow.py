@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from lowrank.cli import main
 from lowrank.config.reading import parse_params
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.graph.workflow import Workflow
 

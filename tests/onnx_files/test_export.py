@@ -11,7 +11,7 @@ import torch
 from small import SPEC, logits_of, small_network, with_used_statistics
 from torch import nn
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.errors import UserError
 from lowrank.onnx_files import export
 from lowrank.onnx_files.counts import count

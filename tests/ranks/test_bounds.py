@@ -8,7 +8,7 @@ from torch import nn
 
 import lowrank
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8 import Quantizer, noise_for
 from lowrank.ranks.bounds import LatencyBound, bounds_of

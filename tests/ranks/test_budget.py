@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Moments,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lowrank.core.plan import Factored, Layer, sequence_macs, sequence_parameters
+from lowrank.core.layers import Layer, sequence_macs, sequence_parameters
+from lowrank.core.plans import Factored
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, grouped_sequence, reconstruct
 from lowrank.ranks import choose_ranks

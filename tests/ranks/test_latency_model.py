@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowrank.core.plan import Layer, PlainLayer
+from lowrank.core.layers import Layer, PlainLayer
 from lowrank.factorize import get_factorization, grouped_sequence
 from lowrank.ranks.latency_model import Geometry, Latencies, grids_for
 

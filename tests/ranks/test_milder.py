@@ -2,7 +2,7 @@
 
 import pytest
 
-from lowrank.core.plan import Expected
+from lowrank.core.plans import Expected
 from lowrank.ranks.milder import milder, nearest_that_keeps
 from lowrank.ranks.rule import rank_settings
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 from lowrank.ranks import leave_negligible
 from lowrank.surgery.finding import layer_table
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowrank.core.plan import Layer
+from lowrank.core.layers import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.ranks import choose_ranks, ranks_within, shared_out

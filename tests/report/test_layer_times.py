@@ -2,7 +2,8 @@
 
 import pytest
 
-from lowrank.core.plan import Factored, Layer, LayerTable, PlainLayer
+from lowrank.core.layers import Layer, LayerTable, PlainLayer
+from lowrank.core.plans import Factored
 from lowrank.report.layer_times import REST, times_by_layer
 
 TABLE = LayerTable(

@@ -16,7 +16,7 @@ from lowrank.data.sources import store_dataset
 from lowrank.data.splits import gap_warning
 from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
-from lowrank.ranks.search import Found, cheapest
+from lowrank.ranks.bisection import Found, cheapest
 from lowrank.surgery.states import State, write_state
 from lowrank.tasks.exported import are_right
 from lowrank.zoo.registry import NetworkSpec

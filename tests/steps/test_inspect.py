@@ -4,7 +4,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from lowrank.cli import main
-from lowrank.core.plan import LayerTable
+from lowrank.core.layers import LayerTable
 
 COMMITTED = Path(__file__).parents[2] / "data/networks/resnet20.json"
 

@@ -12,7 +12,7 @@ from toy import assert_same_weights, toy
 
 from lowrank.cli import main
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import Factored, Plan, PlannedLayer
+from lowrank.core.plans import Factored, Plan, PlannedLayer
 from lowrank.core.stored import read_header, read_tensors, write_tensors
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from lowrank.files import read_json, write_json
-from lowrank.ranks.search import Found
+from lowrank.ranks.bisection import Found
 from lowrank.steps.settle import settle
 
 FILES = ("ranks.json", "model.bin")

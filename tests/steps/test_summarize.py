@@ -8,7 +8,8 @@ import yaml
 from click.testing import CliRunner
 from onnx import helper
 
-from lowrank.core.plan import Expected, Factored, Layer, LayerTable, PlainLayer, Plan, PlannedLayer
+from lowrank.core.layers import Layer, LayerTable, PlainLayer
+from lowrank.core.plans import Expected, Factored, Plan, PlannedLayer
 from lowrank.core.stored import write_tensors
 from lowrank.files import read_json, write_json
 from lowrank.report.provenance import digest

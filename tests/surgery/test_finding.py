@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import LayerTable
+from lowrank.core.layers import LayerTable
 from lowrank.errors import UserError
 from lowrank.surgery.finding import find_layers, layer_table
 

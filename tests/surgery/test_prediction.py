@@ -3,7 +3,8 @@
 import torch
 from toy import toy
 
-from lowrank.core.plan import Layer, LayerTable, PlannedLayer
+from lowrank.core.layers import Layer, LayerTable
+from lowrank.core.plans import PlannedLayer
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.prediction import answers, is_cheap, percent_equal, with_factors

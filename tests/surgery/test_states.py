@@ -5,7 +5,8 @@ from torch import nn
 from toy import assert_same_weights, toy
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import Factored, PlainLayer
+from lowrank.core.layers import PlainLayer
+from lowrank.core.plans import Factored
 from lowrank.core.stored import read_header, write_tensors
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, reconstruct

@@ -5,7 +5,7 @@ import json
 import pytest
 from projects import BUILD, Project
 
-from lowrank.core.plan import LayerTable
+from lowrank.core.layers import LayerTable
 from lowrank.core.stored import read_header
 from lowrank.files import read_json
 

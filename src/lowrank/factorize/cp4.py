@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.factorize.cp_als import CpAls
 from lowrank.factorize.cp_terms import fibre_terms
 from lowrank.factorize.factorization import along_axis

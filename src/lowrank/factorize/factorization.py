@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.factorize.spectra import Spectrum
 
 

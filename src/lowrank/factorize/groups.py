@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.errors import UserError
 from lowrank.factorize.factorization import Factorization
 from lowrank.factorize.moments import (

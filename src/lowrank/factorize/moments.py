@@ -27,7 +27,7 @@ import numpy as np
 from lowrank.factorize.reconstruction import reconstruct
 
 if TYPE_CHECKING:
-    from lowrank.core.plan import PlainLayer
+    from lowrank.core.layers import PlainLayer
     from lowrank.factorize.factorization import Factorization
 
 # Added to the diagonal, as a share of its mean: directions that the images never showed count for

@@ -5,7 +5,7 @@ from math import gcd
 
 import numpy as np
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 
 
 def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -> np.ndarray:

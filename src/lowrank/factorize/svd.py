@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowrank.core.plan import PlainLayer
+from lowrank.core.layers import PlainLayer
 from lowrank.factorize.factorization import Factorization, windowed
 from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
 

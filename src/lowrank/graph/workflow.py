@@ -23,7 +23,8 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.config.params import Params, trial_name
 from lowrank.config.reading import load_params, parse_params
 from lowrank.config.training import PretrainSettings
-from lowrank.core.plan import LayerTable, assign_factorizations, fits, rounds_of
+from lowrank.core.layers import LayerTable
+from lowrank.core.rounds import assign_factorizations, fits, rounds_of
 from lowrank.errors import UserError, unknown_name
 from lowrank.files import read_json, sha256_of, write_text
 from lowrank.graph.code_digests import digest_of_module, digest_of_step, files_of_module

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lowrank.core.plan import Pair, PlainLayer
+from lowrank.core.layers import Pair, PlainLayer
 
 _OPSET = 18
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
+from lowrank.core.layers import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence
 from lowrank.ranks.latency_model import Latencies

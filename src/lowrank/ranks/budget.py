@@ -15,7 +15,8 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import LayerTable, Share
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Share
 from lowrank.core.progress import Progress
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose

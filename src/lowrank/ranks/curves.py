@@ -8,7 +8,7 @@ from math import lcm
 import numpy as np
 
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import Layer
+from lowrank.core.layers import Layer
 from lowrank.factorize import Factorization, Moments, group_kernels, one_group
 from lowrank.factorize.moments import regularised, whitened
 from lowrank.ranks.bounds import Bound

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.core.plan import Pair, PlainLayer
+from lowrank.core.layers import Pair, PlainLayer
 
 # Channels on each axis of a grid. Between them, multiples of the width of vector units.
 _POINTS = 6

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowrank.config.ranks import RankSettings, Target
-from lowrank.core.plan import Expected
+from lowrank.core.plans import Expected
 
 # Halvings of the way to no compression at all; each costs a choice of ranks and its evaluation.
 _PROBES = 5

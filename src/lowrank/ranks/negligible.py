@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 
 
 def leave_negligible(table: LayerTable, share: float) -> LayerTable:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lowrank.config.mistakes import described
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import Layer, LayerTable
+from lowrank.core.layers import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, get_factorization, one_group
 

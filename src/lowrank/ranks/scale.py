@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 
-from lowrank.core.plan import Layer, sequence_macs, sequence_parameters
+from lowrank.core.layers import Layer, sequence_macs, sequence_parameters
 from lowrank.factorize import Factorization, grouped_sequence, one_group
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.core.plan import Factored, Layer, PlannedLayer, sequence_macs, sequence_parameters
+from lowrank.core.layers import Layer, sequence_macs, sequence_parameters
+from lowrank.core.plans import Factored, PlannedLayer
 from lowrank.errors import UserError
 from lowrank.factorize import (
     Factorization,

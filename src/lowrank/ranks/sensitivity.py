@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lowrank.config.ranks import RankSettings
-from lowrank.core.plan import Layer
+from lowrank.core.layers import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization
 from lowrank.ranks.rule import Candidate

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank.core.plan import Factored, LayerTable
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Factored
 
 # What belongs to no layer: pooling, changes of memory order.
 REST = "rest"

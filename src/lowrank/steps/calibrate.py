@@ -33,7 +33,7 @@ def calibrate(
     import torch
 
     from lowrank.config.network_source import NetworkSource
-    from lowrank.core.plan import LayerTable
+    from lowrank.core.layers import LayerTable
     from lowrank.core.progress import counted
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset, require_match

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrank.core.plan import Expected, LayerTable, PlannedLayer
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Expected, PlannedLayer
 from lowrank.errors import UserError
 from lowrank.steps.common import say
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lowrank.config.ranks import RankSettings
-    from lowrank.core.plan import Layer, Share
+    from lowrank.core.layers import Layer
+    from lowrank.core.plans import Share
     from lowrank.factorize import Decomposition, Factorization, Moments
     from lowrank.ranks import Losses, Trial
     from lowrank.surgery.divergence import Divergence
@@ -253,7 +255,7 @@ def _by_sensitivity(
     say: Callable[[str], object],
 ) -> tuple[dict[str, float], dict[str, Share]]:
     """Measure what the network loses by each layer, and share out the ranks accordingly."""
-    from lowrank.core.plan import Share
+    from lowrank.core.plans import Share
     from lowrank.factorize import decompose
     from lowrank.ranks import ranks_within, shared_out, taken_layers
     from lowrank.ranks.scale import dense_cost

@@ -10,7 +10,7 @@ import click
 from lowrank.steps.common import Paths, Step, say, use_threads
 
 if TYPE_CHECKING:
-    from lowrank.core.plan import Layer
+    from lowrank.core.layers import Layer
     from lowrank.factorize import Moments, Shift
 
 
@@ -51,7 +51,8 @@ def decompose(
 ) -> None:
     """Turn one layer's kernel into factors."""
     use_threads(threads)
-    from lowrank.core.plan import Factored, LayerTable, Plan
+    from lowrank.core.layers import LayerTable
+    from lowrank.core.plans import Factored, Plan
     from lowrank.core.stored import write_tensors
     from lowrank.factorize import carried_over, get_factorization, kernel_of
     from lowrank.factorize import decompose as decomposed
@@ -104,7 +105,7 @@ class _Sample:
         self, original: Path, state: Path, before: list[Path], layer: Layer
     ) -> tuple[Moments, Shift]:
         """Of a layer's inputs behind the factors of those before it."""
-        from lowrank.core.plan import Factored
+        from lowrank.core.plans import Factored
         from lowrank.core.progress import counted
         from lowrank.core.stored import read_header, read_tensors
         from lowrank.data.batches import EvaluationBatches

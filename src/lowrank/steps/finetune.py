@@ -59,7 +59,7 @@ def finetune(
 
     from lowrank.config.finetune import RoundSettings
     from lowrank.config.network_source import NetworkSource
-    from lowrank.core.plan import Factored
+    from lowrank.core.plans import Factored
     from lowrank.core.stored import read_header, read_tensors
     from lowrank.data.datasets import open_dataset
     from lowrank.errors import UserError

@@ -33,7 +33,7 @@ def judge_trial(
     from lowrank.data.datasets import open_dataset
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.int8_files import all_files, runs_here
-    from lowrank.ranks.search import Found
+    from lowrank.ranks.bisection import Found
     from lowrank.surgery.states import read_spec
     from lowrank.tasks.exported import are_right
 

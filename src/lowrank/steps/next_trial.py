@@ -16,7 +16,7 @@ def next_trial(settings: dict[str, Any], trials: list[Path], output: Path) -> No
     """The share of the original's cost that the next trial of a search is to have."""
     from lowrank.config.ranks import RankSettings
     from lowrank.files import read_json, write_json
-    from lowrank.ranks.search import Found, next_share
+    from lowrank.ranks.bisection import Found, next_share
 
     rule = RankSettings.model_validate(settings)
     share = next_share(

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from lowrank.core.plan import LayerTable, Plan
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Plan
 from lowrank.steps.common import Json, Step
 from lowrank.steps.profiling import Form, in_one_piece
 

@@ -15,7 +15,7 @@ from lowrank.steps.profiling import Form, in_one_piece
 
 if TYPE_CHECKING:
     from lowrank.config.ranks import RankSettings
-    from lowrank.core.plan import LayerTable, Pair, PlainLayer
+    from lowrank.core.layers import LayerTable, Pair, PlainLayer
     from lowrank.devices import Device
 
 # Convolutions measured in one model, and the bytes of their weights: about those of a compressed
@@ -68,7 +68,7 @@ def profile_layers(
 ) -> None:
     """Measure on a device what layers take at the ranks that they may get."""
     from lowrank.config.network_source import NetworkSource
-    from lowrank.core.plan import LayerTable
+    from lowrank.core.layers import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,
         INTEGER_PRODUCTS,

@@ -13,7 +13,7 @@ from lowrank.steps.common import say
 if TYPE_CHECKING:
     from lowrank.config.network_source import NetworkSource
     from lowrank.config.quantize import QuantizeSettings
-    from lowrank.core.plan import LayerTable, PlainLayer
+    from lowrank.core.layers import LayerTable, PlainLayer
     from lowrank.devices import Device
     from lowrank.devices.processor import IntegerTypes
     from lowrank.ranks.latency_model import Latencies

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.core.plan import LayerTable, Loss, Plan, PlannedLayer
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Loss, Plan, PlannedLayer
 from lowrank.steps.common import Json, Paths, Step, say, use_threads
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def settle(
 
     from lowrank.config.ranks import RankSettings
     from lowrank.files import read_json, write_json, written_whole
-    from lowrank.ranks.search import Found, cheapest
+    from lowrank.ranks.bisection import Found, cheapest
 
     rule = RankSettings.model_validate(settings)
     found = [Found.from_json(read_json(path)) for path in trials]

@@ -6,15 +6,8 @@ from typing import Any
 
 import click
 
-from lowrank.core.plan import (
-    Factored,
-    Layer,
-    LayerTable,
-    Plan,
-    PlannedLayer,
-    sequence_macs,
-    sequence_parameters,
-)
+from lowrank.core.layers import Layer, LayerTable, sequence_macs, sequence_parameters
+from lowrank.core.plans import Factored, Plan, PlannedLayer
 from lowrank.core.stored import read_header
 from lowrank.errors import UserError
 from lowrank.factorize import get_factorization, one_group

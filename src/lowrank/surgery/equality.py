@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from lowrank.core.plan import Layer, LayerTable, PlainLayer
+from lowrank.core.layers import Layer, LayerTable, PlainLayer
 from lowrank.errors import UserError
 from lowrank.surgery.states import replace_layer
 from lowrank.zoo.forward import evaluation_mode, reason_of

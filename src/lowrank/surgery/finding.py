@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import Layer, LayerTable, Pair
+from lowrank.core.layers import Layer, LayerTable, Pair
 from lowrank.surgery.watching import FlattenedMaps, Map, StandIn, standing_in
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import output_for_zeros

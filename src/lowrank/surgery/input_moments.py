@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowrank.core.plan import Layer
+from lowrank.core.layers import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import Moments, Shift
 from lowrank.zoo.forward import evaluation_mode

@@ -7,7 +7,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from lowrank.core.plan import Expected, Layer, LayerTable, PlannedLayer
+from lowrank.core.layers import Layer, LayerTable
+from lowrank.core.plans import Expected, PlannedLayer
 from lowrank.factorize import Decomposition, get_factorization
 from lowrank.surgery.states import replaced
 from lowrank.zoo.forward import evaluation_mode

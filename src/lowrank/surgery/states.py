@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.plan import Factored, PlainLayer
+from lowrank.core.layers import PlainLayer
+from lowrank.core.plans import Factored
 from lowrank.core.stored import read_header
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition

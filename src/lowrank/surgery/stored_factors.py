@@ -4,7 +4,7 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from lowrank.core.plan import Factored
+from lowrank.core.plans import Factored
 from lowrank.core.stored import read_header, read_tensor
 from lowrank.errors import UserError
 from lowrank.factorize import reconstruct

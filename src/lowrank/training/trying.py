@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from lowrank.core.plan import Expected
+from lowrank.core.plans import Expected
 from lowrank.data.datasets import Split
 from lowrank.tasks.classification import top1_percent
 from lowrank.zoo.registry import NetworkSpec

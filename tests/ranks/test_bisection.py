@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.ranks.search import Found, cheapest, next_share
+from lowrank.ranks.bisection import Found, cheapest, next_share
 
 TARGET = {"accuracy_drop": 1.0, "confidence": 1.0}
 

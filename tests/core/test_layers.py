@@ -7,18 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from lowrank.core.plan import (
-    Factored,
-    Layer,
-    LayerTable,
-    PlainLayer,
-    Plan,
-    PlannedLayer,
-    assign_factorizations,
-    rounds_of,
-    sequence_macs,
-    sequence_parameters,
-)
+from lowrank.core.layers import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
+from lowrank.core.plans import Factored, Plan, PlannedLayer
+from lowrank.core.rounds import assign_factorizations, rounds_of
 from lowrank.errors import UserError
 from lowrank.files import write_json
 

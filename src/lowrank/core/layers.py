@@ -1,0 +1,150 @@
+"""Layers of a network, and its layer table: shapes, parameters and MACs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from lowrank.errors import UserError
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PlainLayer:
+    """An ordinary convolution: what every factorization is a sequence of.
+
+    The kernel has shape (out_channels, in_channels / groups, *kernel).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    bias: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the kernel: (T, S / groups, D_h, D_w)."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return math.prod(self.weight_shape) + self.bias * self.out_channels
+
+    def output_map(self, input_map: Pair) -> Pair:
+        """Height and width of the output, for an input of that height and width."""
+        return tuple(  # type: ignore[return-value]
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for size, pad, dilation, kernel, stride in zip(
+                input_map, self.padding, self.dilation, self.kernel, self.stride, strict=True
+            )
+        )
+
+    def macs(self, input_map: Pair) -> int:
+        """Multiply-accumulates for one image whose map has that height and width."""
+        return math.prod(self.weight_shape) * math.prod(self.output_map(input_map))
+
+
+@dataclass(frozen=True)
+class Layer(PlainLayer):
+    """A layer of a network, as the layer table in `data/networks/` holds it.
+
+    A linear layer is a 1 x 1 convolution on a 1 x 1 map; behind a flattened C x H x W map it is a
+    convolution from C channels whose kernel is the whole map (Kim et al. 2016, section 3.1).
+    `not_factored` says why no factorization takes this layer; None for one that can be taken.
+    """
+
+    name: str = ""
+    kind: Literal["conv", "linear", "transposed_conv"] = "conv"
+    input_map: Pair = (1, 1)
+    not_factored: str | None = None
+
+    def macs(self, input_map: Pair) -> int:
+        """Multiply-accumulates for one image whose map has that height and width."""
+        if self.kind == "transposed_conv":
+            # The kernel is applied at each place of the input rather than of the output.
+            return math.prod(self.weight_shape) * math.prod(input_map)
+        return super().macs(input_map)
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-accumulates of the layer as it is, for one image."""
+        return self.macs(self.input_map)
+
+
+def sequence_parameters(sequence: Iterable[PlainLayer]) -> int:
+    """Weights and biases of a sequence of plain layers."""
+    return sum(layer.parameters for layer in sequence)
+
+
+def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
+    """Multiply-accumulates of a sequence of plain layers, for one image."""
+    total = 0
+    for layer in sequence:
+        total += layer.macs(input_map)
+        input_map = layer.output_map(input_map)
+    return total
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """A network as the graph sees it: its layers in forward order, no weights."""
+
+    network: str
+    input_shape: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+
+    def __getitem__(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def with_obstacles(self, reasons: Mapping[str, str]) -> LayerTable:
+        """The table with further layers marked as not to be factored, by name, and why."""
+        return replace(
+            self,
+            layers=tuple(
+                replace(layer, not_factored=layer.not_factored or reasons.get(layer.name))
+                for layer in self.layers
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `lowrank inspect` writes."""
+        return {
+            "network": self.network,
+            "input_shape": list(self.input_shape),
+            "layers": [lists_from(asdict(layer)) for layer in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> LayerTable:
+        """The inverse of `to_json`."""
+        try:
+            return cls(
+                network=document["network"],
+                input_shape=tuple(document["input_shape"]),
+                layers=tuple(Layer(**tuples_from(layer)) for layer in document["layers"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                "a layer table (data/networks/) is damaged, or of an earlier version of lowrank "
+                f"({type(error).__name__}: {error}). Delete it and run the same command again."
+            ) from error
+
+
+def tuples_from(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
+    }
+
+
+def lists_from(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in document.items()
+    }

@@ -1,0 +1,99 @@
+"""Rounds of a schedule: which layers each takes, and by which factorization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from lowrank.core.layers import Layer, LayerTable
+
+
+def rounds_of(
+    layers: Sequence[Layer],
+    *,
+    kind: str = "one_shot",
+    group: int = 1,
+    order: str | Sequence[str] = "network",
+    stages: int = 1,
+) -> list[list[str]]:
+    """The names of the layers that each round takes.
+
+    Parameters
+    ----------
+    layers
+        The layers that a method takes, in network order.
+    kind
+        `one_shot`: one round with every layer (Kim et al. 2016). `iterative`: a round for every
+        `group` layers (Astrid & Lee 2017). `hybrid`: convolutions as in `iterative`, then all
+        linear layers in one round (our reading of Astrid & Lee 2018). `multi_stage`: `stages`
+        rounds with every layer (Gusak et al. 2019).
+    group
+        Layers in one round of `iterative` and `hybrid`.
+    order
+        `network`: first to last; `reverse`: last to first; or names, which come first in the
+        order given. Layers that are not named follow in network order.
+    stages
+        Rounds of `multi_stage`.
+    """
+    ordered = _ordered(layers, order)
+    names = [layer.name for layer in ordered]
+    match kind:
+        case "one_shot":
+            return [names]
+        case "multi_stage":
+            return [names] * stages
+        case "iterative":
+            return _in_groups(names, group)
+    linear = [layer.name for layer in ordered if layer.kind == "linear"]
+    convolutions = [name for name in names if name not in linear]
+    return _in_groups(convolutions, group) + ([linear] if linear else [])
+
+
+def _ordered(layers: Sequence[Layer], order: str | Sequence[str]) -> list[Layer]:
+    if order == "network":
+        return list(layers)
+    if order == "reverse":
+        return list(reversed(layers))
+    place = {name: index for index, name in enumerate(order)}
+    return sorted(layers, key=lambda layer: place.get(layer.name, len(place)))
+
+
+def _in_groups(names: Sequence[str], group: int) -> list[list[str]]:
+    return [list(names[start : start + group]) for start in range(0, len(names), group)]
+
+
+def assign_factorizations(
+    table: LayerTable,
+    factorize: Mapping[str, str | None],
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> dict[str, str]:
+    """The factorization of each layer that a method takes, by name, in network order.
+
+    `factorize` maps a kind (`first_conv`, `conv`, `pointwise_conv`, `flattened_linear`, `linear`)
+    to the name of a factorization, or to None where the kind is left dense; a linear layer behind
+    a flattened map is taken as `linear` where `flattened_linear` is None. Layers that no
+    factorization can take (`Layer.not_factored`) are left out, and so are those whose name fits
+    none of the patterns of `include`, or one of `exclude` (`*`, `?` and `[...]` as in a shell).
+    """
+    assigned = {}
+    first_conv = next((layer.name for layer in table.layers if layer.kind == "conv"), None)
+    for layer in table.layers:
+        if layer.not_factored or not fits(layer.name, include) or fits(layer.name, exclude):
+            continue
+        pointwise = layer.kernel == (1, 1)
+        if layer.kind == "linear":
+            kinds = ["linear"] if pointwise else ["flattened_linear", "linear"]
+        elif layer.name == first_conv:
+            kinds = ["first_conv"]
+        else:
+            kinds = ["pointwise_conv"] if pointwise else ["conv"]
+        if factorization := next(filter(None, map(factorize.get, kinds)), None):
+            assigned[layer.name] = factorization
+    return assigned
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a layer's name fits one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
