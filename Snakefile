@@ -39,7 +39,7 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        GRAPH.matrix_results,
+        GRAPH.report.matrix_results,
         rules.overview.output,
         # Not `rules.draw.output.ranks`, which a storage provider has as its own path by then.
         expand(

@@ -45,5 +45,5 @@ def test_help_does_not_wait_for_pytorch():
 
 
 def test_the_graph_does_not_wait_for_pytorch():
-    code = "import sys, lowrank.graph.workflow; assert 'torch' not in sys.modules"
+    code = "import sys, lowrank.graph.pipeline; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from lowrank.config.params import Params
 from lowrank.config.reading import load_params
 from lowrank.errors import UserError
 from lowrank.graph.code_digests import _imports, _significant, _tree
-from lowrank.graph.workflow import Workflow
+from lowrank.graph.pipeline import Graph
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +57,7 @@ def params() -> Params:
 
 def table(params: Params) -> dict:
     forget()
-    path = Workflow(params).table(SimpleNamespace(model="ournet"))
+    path = Graph(params).tables.table(SimpleNamespace(model="ournet"))
     return json.loads(Path(path).read_text())
 
 
@@ -94,7 +94,7 @@ def test_names_of_layers_work_or_are_refused(folder: Path, params: Params, name:
     layer = shipped["layers"][1] | {"name": name}
     Path("tables").mkdir()
     Path("tables/resnet20.json").write_text(json.dumps(table | {"layers": [layer]}))
-    graph = Workflow(params, Path("tables"))
+    graph = Graph(params, Path("tables"))
     if fits:
         assert list(graph.rounds("resnet20", "spatial_svd")[0]) == [name]
         return

@@ -9,8 +9,8 @@ import pytest
 from lowrank.config.document import read_document
 from lowrank.core.stored import write_tensors
 from lowrank.graph import recording
+from lowrank.graph.pipeline import Graph
 from lowrank.graph.recording import record_run, remove_strangers
-from lowrank.graph.workflow import Workflow
 
 ROOT = Path(__file__).parents[2]
 RANKS = "build/vgg16/tucker/first/ranks.json"
@@ -79,7 +79,7 @@ JOBS = [
 
 
 def run(recorded: list[str], document: dict) -> list[str]:
-    record_run(JOBS, document, Workflow.load(), print)
+    record_run(JOBS, document, Graph.load(), print)
     return recorded
 
 

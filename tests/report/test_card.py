@@ -201,7 +201,7 @@ def test_metadata_are_texts():
         "form": "tucker2",
         "ranks": "2 x 3",
     }
-    assert json.loads(found["lowrank.graph.configuration"]) == {"finetune": {"steps": 3}}
+    assert json.loads(found["lowrank.configuration"]) == {"finetune": {"steps": 3}}
     assert "lowrank.commit" not in metadata(facts_of(result=RESULT | {"commit": None}))
 
 

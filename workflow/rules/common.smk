@@ -1,5 +1,5 @@
 # Checks the configuration, names the wildcards, and answers what depends on both. The answers
-# come from lowrank.graph.workflow, where they can be tested.
+# come from lowrank.graph, where they can be tested.
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -15,7 +15,8 @@ from lowrank.graph.snakemake_run import (
     end_steps_when_told,
     refuse_moved_files,
 )
-from lowrank.graph.workflow import LAYER_NAME, SETTLED, Workflow, prefer_this_environment
+from lowrank.graph.names import LAYER_NAME, SETTLED
+from lowrank.graph.pipeline import Graph, prefer_this_environment
 
 prefer_this_environment()
 remember_profile(sys.argv[1:])
@@ -33,7 +34,7 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
 files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
     refuse_moved_files(workflow)
-    GRAPH = Workflow.from_document(config, files)
+    GRAPH = Graph.from_document(config, files)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params

@@ -4,17 +4,17 @@
 
 rule select_ranks:
     input:
-        state=GRAPH.state_before,
+        state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
         # To measure what each layer is worth, and to try what was chosen.
-        dataset=GRAPH.measured_on,
-        splits=GRAPH.measured_splits,
-        moments=GRAPH.measured_moments,
-        latencies=GRAPH.latencies,
-        aim=GRAPH.aim,
-        known=GRAPH.known_plans,
-        first=GRAPH.first_plan,
+        dataset=GRAPH.compress.measured_on,
+        splits=GRAPH.compress.measured_splits,
+        moments=GRAPH.compress.measured_moments,
+        latencies=GRAPH.compress.latencies,
+        aim=GRAPH.compress.aim,
+        known=GRAPH.compress.known_plans,
+        first=GRAPH.compress.first_plan,
     output:
         "build/{model}/{method}/{at}/ranks.json",
     log:
@@ -26,15 +26,15 @@ rule select_ranks:
         network=GRAPH.network_json,
         code=GRAPH.code("select_ranks", "calibrate"),
         layers=GRAPH.layers_json,
-        all_layers=GRAPH.all_layers_json,
-        alternatives=GRAPH.alternatives_json,
+        all_layers=GRAPH.compress.all_layers_json,
+        alternatives=GRAPH.compress.alternatives_json,
         settings=GRAPH.ranks_json,
-        quantize=GRAPH.measured_quantize,
-        stages_left=GRAPH.stages_left,
-        predict=GRAPH.predict,
+        quantize=GRAPH.compress.measured_quantize,
+        stages_left=GRAPH.compress.stages_left,
+        predict=GRAPH.compress.predict,
         threads=PARAMS.select_ranks.threads,
         # The moments are gone when these change, and so cannot tell.
-        calibration=GRAPH.measured_calibration_json,
+        calibration=GRAPH.compress.measured_calibration_json,
     shell:
         "lowrank select_ranks --log {log} --label 'select_ranks {wildcards.model}'"
         " --state {input.state} --table {input.table} --replaceable {input.replaceable}"
@@ -52,15 +52,15 @@ rule select_ranks:
 # every model and method.
 use rule select_ranks as draft_ranks with:
     input:
-        state=GRAPH.state_before,
+        state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
-        dataset=GRAPH.measured_on,
-        splits=GRAPH.measured_splits,
-        moments=GRAPH.measured_moments,
-        latencies=GRAPH.latencies_of_layers,
-        aim=GRAPH.aim,
-        known=GRAPH.earlier_plans,
+        dataset=GRAPH.compress.measured_on,
+        splits=GRAPH.compress.measured_splits,
+        moments=GRAPH.compress.measured_moments,
+        latencies=GRAPH.compress.latencies_of_layers,
+        aim=GRAPH.compress.aim,
+        known=GRAPH.compress.earlier_plans,
         first=[],
     output:
         "build/{model}/{method}/{at}/draft.json",
@@ -74,7 +74,7 @@ rule profile_draft:
         state="build/{model}/original/model.safetensors",
         table="data/networks/{model}.json",
         draft="build/{model}/{method}/{at}/draft.json",
-        latencies=GRAPH.latencies_of_device,
+        latencies=GRAPH.compress.latencies_of_device,
         processor="build/devices/{device}.json",
     output:
         "build/{model}/{method}/{at}/latencies/{device}.json",
@@ -111,8 +111,8 @@ rule profile_layers:
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("profile_layers"),
-        layers=GRAPH.all_layers_json,
-        alternatives=GRAPH.alternatives_json,
+        layers=GRAPH.compress.all_layers_json,
+        alternatives=GRAPH.compress.alternatives_json,
         settings=GRAPH.ranks_json,
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
@@ -131,7 +131,7 @@ rule profile_layers:
 # For `norm: activation`. Large, quickly made again, and needed by one round alone.
 rule calibrate:
     input:
-        state=GRAPH.state_before,
+        state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
@@ -143,8 +143,8 @@ rule calibrate:
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("calibrate"),
-        layers=GRAPH.calibrated_json,
-        images=GRAPH.images,
+        layers=GRAPH.compress.calibrated_json,
+        images=GRAPH.compress.images,
         threads=PARAMS.calibrate.threads,
     shell:
         "lowrank calibrate --log {log} --label 'calibrate {wildcards.model}'"
@@ -157,26 +157,26 @@ rule calibrate:
 
 rule decompose:
     input:
-        state=GRAPH.state_before,
+        state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         plan="build/{model}/{method}/{at}/ranks.json",
-        moments=GRAPH.moments_beside,
+        moments=GRAPH.compress.moments_beside,
         # For `sequential`.
-        original=GRAPH.original_beside,
-        before=GRAPH.factors_before,
-        dataset=GRAPH.images_beside,
-        splits=GRAPH.splits_beside,
+        original=GRAPH.compress.original_beside,
+        before=GRAPH.compress.factors_before,
+        dataset=GRAPH.compress.images_beside,
+        splits=GRAPH.compress.splits_beside,
     output:
         "build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
-    threads: GRAPH.threads_of_decompose
+    threads: GRAPH.compress.threads_of_decompose
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("decompose", "calibrate"),
-        threads=GRAPH.threads_of_decompose,
-        images=GRAPH.number_of_images_beside,
-        calibration=GRAPH.calibration_json,
+        threads=GRAPH.compress.threads_of_decompose,
+        images=GRAPH.compress.number_of_images_beside,
+        calibration=GRAPH.compress.calibration_json,
     shell:
         "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
         " --state {input.state} --table {input.table} --plan {input.plan}"
@@ -211,11 +211,11 @@ rule teacher_outputs:
 
 rule finetune:
     input:
-        previous=GRAPH.state_before,
-        factors=GRAPH.factors,
+        previous=GRAPH.compress.state_before,
+        factors=GRAPH.compress.factors,
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
-        teacher=GRAPH.teacher,
+        teacher=GRAPH.compress.teacher,
     output:
         state="build/{model}/{method}/rounds/{round}/model.safetensors",
         metrics="build/{model}/{method}/rounds/{round}/metrics.json",
@@ -225,17 +225,17 @@ rule finetune:
         "logs/finetune/{model}/{method}/{round}.log",
     wildcard_constraints:
         method=GRAPH.not_searching,
-    threads: lambda wildcards: GRAPH.finetune(wildcards).threads
+    threads: lambda wildcards: GRAPH.compress.finetune(wildcards).threads
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("finetune"),
         layers=GRAPH.layers_json,
-        settings=lambda wildcards: GRAPH.finetune(wildcards).model_dump_json(),
-        factors=GRAPH.factors_folder,
+        settings=lambda wildcards: GRAPH.compress.finetune(wildcards).model_dump_json(),
+        factors=GRAPH.compress.factors_folder,
         # Where `select_ranks` may have left that to this step.
-        largest_drop=GRAPH.largest_drop,
+        largest_drop=GRAPH.compress.largest_drop,
         # The test split is only ever reported, so the rounds before the last leave it alone.
-        test=lambda wildcards: "--test" if GRAPH.is_last(wildcards) else "--no-test",
+        test=lambda wildcards: "--test" if GRAPH.compress.is_last(wildcards) else "--no-test",
     shell:
         "lowrank finetune --log {log}"
         " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"

@@ -56,7 +56,7 @@ rule describe_device:
     params:
         code=GRAPH.code("describe_device"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
-        signature=GRAPH.device_signature,
+        signature=GRAPH.deliver.device_signature,
     shell:
         "lowrank describe_device --log {log} --label 'describe_device {wildcards.device}'"
         " --device {wildcards.device} --settings {params.settings:q} --output {output}"
@@ -69,10 +69,10 @@ rule quantize:
         model="build/{model}/{method}/model.onnx",
         state=GRAPH.last_state,
         dataset=GRAPH.dataset,
-        devices=GRAPH.descriptions,
+        devices=GRAPH.deliver.descriptions,
         splits="build/{model}/original/splits",
         # The control, where the method leaves the original as it is.
-        ready=GRAPH.ready_int8,
+        ready=GRAPH.deliver.ready_int8,
     output:
         directory("build/{model}/{method}/int8"),
     log:
@@ -83,7 +83,7 @@ rule quantize:
         code=GRAPH.code("quantize"),
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
-        connections=GRAPH.connections_json,
+        connections=GRAPH.deliver.connections_json,
     shell:
         "lowrank quantize --log {log} --label 'quantize {wildcards}'"
         " --model {input.model} --state {input.state}"
@@ -99,7 +99,7 @@ use rule quantize as quantize_original with:
         model="build/{model}/original/model.onnx",
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
-        devices=GRAPH.descriptions,
+        devices=GRAPH.deliver.descriptions,
         splits="build/{model}/original/splits",
         ready=[],
     output:
@@ -110,14 +110,14 @@ use rule quantize as quantize_original with:
         code=GRAPH.code("quantize"),
         kind="int8",
         settings=PARAMS.quantize.model_dump_json(),
-        connections=GRAPH.connections_json,
+        connections=GRAPH.deliver.connections_json,
 
 
 rule benchmark:
     input:
         original="build/{model}/original/model.onnx",
         compressed="build/{model}/{method}/model.onnx",
-        quantized=GRAPH.quantized,
+        quantized=GRAPH.deliver.quantized,
         control="build/{model}/original/int8",
         # Some images, whose answers on the device are compared with those expected.
         dataset=GRAPH.dataset,
@@ -145,15 +145,15 @@ rule benchmark:
 rule summarize:
     input:
         original="build/{model}/original/metrics.json",
-        exports=GRAPH.exports,
+        exports=GRAPH.deliver.exports,
         state=GRAPH.last_state,
-        plans=GRAPH.plans,
-        rounds=GRAPH.round_files,
+        plans=GRAPH.deliver.plans,
+        rounds=GRAPH.deliver.round_files,
         model="build/{model}/{method}/model.onnx",
-        quantized=GRAPH.quantized,
+        quantized=GRAPH.deliver.quantized,
         control="build/{model}/original/int8",
-        search=GRAPH.search,
-        benchmarks=GRAPH.benchmarks,
+        search=GRAPH.search.search,
+        benchmarks=GRAPH.deliver.benchmarks,
         table="data/networks/{model}.json",
         # Made here when the graph is read, wherever the other files are.
         first_run=local(GRAPH.first_run()),
@@ -169,7 +169,7 @@ rule summarize:
         "logs/summarize/{model}/{method}.log",
     params:
         code=GRAPH.code("summarize"),
-        described=GRAPH.described_json,
+        described=GRAPH.deliver.described_json,
     shell:
         "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
         " --table {input.table} --original {input.original} --exports '{input.exports}'"

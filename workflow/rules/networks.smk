@@ -11,7 +11,7 @@ rule dataset:
     threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
     params:
         code=GRAPH.code("dataset"),
-        files=GRAPH.image_files,
+        files=GRAPH.networks.image_files,
         settings=lambda wildcards: PARAMS.dataset[wildcards.dataset].model_dump_json(),
     shell:
         "lowrank dataset --log {log} --name {wildcards.dataset} --settings {params.settings:q}"
@@ -26,12 +26,12 @@ rule splits:
         directory("build/{model}/original/splits"),
     log:
         "logs/splits/{model}.log",
-    threads: GRAPH.threads_of_splits
+    threads: GRAPH.networks.threads_of_splits
     params:
         code=GRAPH.code("splits"),
-        validation=GRAPH.validation_json,
-        files=GRAPH.validation_files,
-        decoding=GRAPH.decoding_json,
+        validation=GRAPH.networks.validation_json,
+        files=GRAPH.networks.validation_files,
+        decoding=GRAPH.networks.decoding_json,
     shell:
         "lowrank splits --log {log} --label 'splits {wildcards.model}'"
         " --model {wildcards.model} --dataset {input.dataset}"
@@ -60,7 +60,7 @@ rule code:
         "logs/code.log",
     params:
         code=GRAPH.code(),
-        networks=GRAPH.network_codes_json,
+        networks=GRAPH.tables.network_codes_json,
     shell:
         "lowrank code --log {log} --label code --networks {params.networks:q} --output {output}"
 
@@ -68,7 +68,7 @@ rule code:
 # Without `code`: what the registry offers is what arrives, whatever fetches it.
 rule fetch_weights:
     output:
-        update(GRAPH.downloaded("{model}")),
+        update(GRAPH.networks.downloaded("{model}")),
     log:
         "logs/fetch_weights/{model}.log",
     params:
@@ -80,8 +80,8 @@ rule fetch_weights:
 
 rule checkpoint:
     input:
-        table=GRAPH.table,
-        weights=GRAPH.weights,
+        table=GRAPH.tables.table,
+        weights=GRAPH.networks.weights,
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
     output:
@@ -110,18 +110,18 @@ rule checkpoint:
 rule pretrain:
     input:
         dataset=GRAPH.dataset,
-        start=GRAPH.start,
+        start=GRAPH.networks.start,
     output:
         weights="build/pretrain/{model}.safetensors",
         provenance="build/pretrain/{model}.json",
     log:
         "logs/pretrain/{model}.log",
-    threads: lambda wildcards: GRAPH.pretrain(wildcards).threads
+    threads: lambda wildcards: GRAPH.networks.pretrain(wildcards).threads
     params:
         code=GRAPH.code("pretrain"),
         network=GRAPH.network_json,
-        start=lambda wildcards: GRAPH.pretrain(wildcards).start or "",
-        settings=lambda wildcards: GRAPH.pretrain(wildcards).model_dump_json(),
+        start=lambda wildcards: GRAPH.networks.pretrain(wildcards).start or "",
+        settings=lambda wildcards: GRAPH.networks.pretrain(wildcards).model_dump_json(),
     shell:
         "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
         " --network {params.network:q} --dataset {input.dataset} --settings {params.settings:q}"

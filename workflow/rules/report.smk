@@ -4,7 +4,7 @@
 # Beside the matrix every result that is there. Not as inputs: those would be built.
 rule overview:
     input:
-        results=GRAPH.matrix_results,
+        results=GRAPH.report.matrix_results,
     output:
         table="results/summary.csv",
         page="results/summary.md",
@@ -36,9 +36,9 @@ rule overview:
         "logs/overview.log",
     params:
         code=GRAPH.code("overview"),
-        variants=GRAPH.overview_variants,
-        beside_the_matrix=GRAPH.compared,
-        devices=GRAPH.devices_stated(),
+        variants=GRAPH.report.overview_variants,
+        beside_the_matrix=GRAPH.report.compared,
+        devices=GRAPH.report.devices_stated(),
     shell:
         "lowrank overview --log {log} --label overview --results results"
         " --variants '{params.variants}' --csv {output.table} --markdown {output.page}"
@@ -82,8 +82,8 @@ rule draw:
         "logs/draw/{model}/{method}.log",
     params:
         code=GRAPH.code("draw"),
-        method=GRAPH.stated,
-        devices=GRAPH.devices_stated(),
+        method=GRAPH.report.stated,
+        devices=GRAPH.report.devices_stated(),
     shell:
         "lowrank draw --log {log} --label 'draw {wildcards.model} {wildcards.method}'"
         " --name {wildcards.model}_{wildcards.method} --result {input.result}"

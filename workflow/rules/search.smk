@@ -4,7 +4,7 @@
 
 rule next_trial:
     input:
-        trials=GRAPH.earlier_trials,
+        trials=GRAPH.search.earlier_trials,
     output:
         "build/{model}/{method}/search/{number}.json",
     log:
@@ -22,7 +22,7 @@ rule next_trial:
 rule judge_trial:
     input:
         original="build/{model}/original/model.onnx",
-        trial=GRAPH.delivered,
+        trial=GRAPH.search.delivered,
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
@@ -63,9 +63,9 @@ use rule judge_trial as judge_control with:
 # The network of the best trial becomes that of the method.
 rule settle:
     input:
-        trials=GRAPH.all_trials,
-        files=GRAPH.trial_files,
-        control=GRAPH.control_found,
+        trials=GRAPH.search.all_trials,
+        files=GRAPH.search.trial_files,
+        control=GRAPH.search.control_found,
     output:
         files=[f"build/{{model}}/{{method}}/{name}" for name in SETTLED],
         report="build/{model}/{method}/search.json",

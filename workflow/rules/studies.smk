@@ -3,7 +3,7 @@
 
 rule study:
     input:
-        GRAPH.study_results,
+        GRAPH.studies.study_results,
     output:
         records="results/studies/{study}.json",
         table="results/studies/{study}.md",

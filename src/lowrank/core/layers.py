@@ -139,12 +139,14 @@ class LayerTable:
 
 
 def tuples_from(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a JSON document with tuples for lists."""
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
     }
 
 
 def lists_from(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a document with lists for tuples, as JSON has them."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in document.items()
     }

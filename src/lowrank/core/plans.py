@@ -141,7 +141,8 @@ class Plan:
             layers=tuple(PlannedLayer(**tuples_from(layer)) for layer in document["layers"]),
             sensitivity=document.get("sensitivity", {}),
             shares={
-                name: Share(**tuples_from(share)) for name, share in document.get("shares", {}).items()
+                name: Share(**tuples_from(share))
+                for name, share in document.get("shares", {}).items()
             },
             losses=tuple(Loss(**tuples_from(loss)) for loss in document.get("losses", ())),
             expected=Expected(**document["expected"]) if "expected" in document else None,

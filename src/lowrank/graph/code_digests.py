@@ -25,26 +25,19 @@ PACKAGE = Path(lowrank.__file__).parent
 # Their effect on a step is visible in its parameters and inputs, or is none: the configuration, the
 # graph, the command line, and the wording of errors.
 LEFT_OUT = frozenset(
-    f"lowrank.{name}".rstrip(".")
-    for name in (
-        "",  # The package itself imports its library when that is asked for, not before.
-        "cli",
-        "errors",
-        "graph.code_digests",
-        "graph.recording",
-        "graph.run_lock",
-        "graph.snakemake_run",
-        "graph.workflow",
-        "report.provenance",
-        "steps.common",
-        "steps.ending",
-        "temporary",
-    )
+    {
+        "lowrank",  # The package itself imports its library when that is asked for, not before.
+        "lowrank.cli",
+        "lowrank.errors",
+        "lowrank.report.provenance",
+        "lowrank.steps.common",
+        "lowrank.steps.ending",
+        "lowrank.temporary",
+    }
 )
-# Sections of params.yaml, which steps take as values. Only how a network's source is understood
-# changes what a step does.
-_CONFIGURATION = "lowrank.config."
-_OF_CONFIGURATION = frozenset({"lowrank.config.network_source"})
+ROOMS_LEFT_OUT = frozenset({"lowrank.config", "lowrank.graph"})
+# How the source of a network is understood changes what a step does.
+NOT_LEFT_OUT = frozenset({"lowrank.config.network_source"})
 
 
 def digest_of_step(step: str) -> str:
@@ -71,30 +64,30 @@ def write_digests(path: Path, networks: Mapping[str, str]) -> None:
 
 def files_of_step(step: str) -> tuple[Path, ...]:
     """The source files that a step's digest covers."""
-    return _closure(f"lowrank.steps.{step}", "lowrank", PACKAGE, LEFT_OUT)
+    return _closure(f"lowrank.steps.{step}", "lowrank", PACKAGE)
 
 
 def files_of_module(module: str, folder: Path = Path()) -> tuple[Path, ...]:
     """The source files in `folder` that make up a user's module: its own and what it imports."""
-    return _closure(module, "", folder.resolve(), frozenset())
+    return _closure(module, "", folder.resolve())
 
 
 @functools.cache
 def _digest_of(module: str, version: str) -> str:
-    files = _closure(module, "lowrank", PACKAGE, LEFT_OUT)
+    files = _closure(module, "lowrank", PACKAGE)
     if not files:
         raise ValueError(f"{module} is no module of lowrank")
     return _short("\n".join([version, *map(_significant, files)]))
 
 
-def _closure(module: str, package: str, root: Path, left_out: frozenset[str]) -> tuple[Path, ...]:
+def _closure(module: str, package: str, root: Path) -> tuple[Path, ...]:
     """The files below `root`, the folder of `package`, that a module consists of, sorted."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _file_of(name, package, root)
-        if path is None or name in found or name in left_out or _is_section(name):
+        if path is None or name in found or (package and is_left_out(name)):
             continue
         found[name] = path
         waiting += _imports(path, name)
@@ -103,8 +96,10 @@ def _closure(module: str, package: str, root: Path, left_out: frozenset[str]) ->
     return tuple(sorted(set(found.values())))
 
 
-def _is_section(name: str) -> bool:
-    return name.startswith(_CONFIGURATION) and name not in _OF_CONFIGURATION
+def is_left_out(name: str) -> bool:
+    """Whether the digest of a step does not cover a module of lowrank."""
+    room = ".".join(name.split(".")[:2])
+    return name not in NOT_LEFT_OUT and (name in LEFT_OUT or room in ROOMS_LEFT_OUT)
 
 
 def _file_of(name: str, package: str, root: Path) -> Path | None:

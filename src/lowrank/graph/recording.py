@@ -15,7 +15,7 @@ from lowrank.graph.code_digests import write_digests
 from lowrank.graph.dvc_stages import running_stage
 
 if TYPE_CHECKING:
-    from lowrank.graph.workflow import Workflow
+    from lowrank.graph.pipeline import Graph
 
 Say = Callable[[str], None]
 
@@ -24,7 +24,7 @@ _OF_A_ROUND = {"ranks.json", "draft.json", "metrics.json", "curve.json", "timing
 _LATER = "`make record` records it later."
 
 
-def record_run(jobs: Iterable[Any], config: Any, graph: Workflow, say: Say) -> None:
+def record_run(jobs: Iterable[Any], config: Any, graph: Graph, say: Say) -> None:
     """Record the variants of the matrix that a run has completed, once all its jobs are done.
 
     `jobs` are all jobs of its graph, those that had nothing to do included, so that the files of a
@@ -47,12 +47,12 @@ def record_run(jobs: Iterable[Any], config: Any, graph: Workflow, say: Say) -> N
         say(f"Not recorded in dvc.lock: {error} {_LATER}")
 
 
-def commit(stages: Sequence[str], graph: Workflow) -> None:
+def commit(stages: Sequence[str], graph: Graph) -> None:
     """Record stages, and those that they depend on, as what belongs to params.yaml and this code.
 
     Raises UserError where DVC refuses.
     """
-    write_digests(Path("build/code.json"), graph.network_codes())
+    write_digests(Path("build/code.json"), graph.tables.network_codes())
     make_empty_folders(stages)
     command = ["dvc", "commit", "--force", "--with-deps", "--quiet", *stages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -98,7 +98,7 @@ def _is_of_a_step(path: Path) -> bool:
     return True
 
 
-def _complete_stages(jobs: Iterable[Any], graph: Workflow) -> list[str]:
+def _complete_stages(jobs: Iterable[Any], graph: Graph) -> list[str]:
     stages = []
     for job in jobs:
         if job.rule.name == "overview":

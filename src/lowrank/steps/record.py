@@ -14,11 +14,11 @@ def record(results: tuple[str, ...]) -> None:
     Recording only what Snakemake has nothing more to do for keeps stale files out of dvc.lock,
     which an untargeted `dvc commit --force` would bless.
     """
+    from lowrank.graph.pipeline import Graph
     from lowrank.graph.recording import commit
     from lowrank.graph.run_lock import held_lock
-    from lowrank.graph.workflow import Workflow
 
-    graph = Workflow.load()
+    graph = Graph.load()
     variants = graph.variants(results)
     # DVC has what networks learn from as a stage, whether or not a method has `distill`.
     learnt_from = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}

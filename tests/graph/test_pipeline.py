@@ -14,7 +14,7 @@ from lowrank.cli import main
 from lowrank.config.reading import parse_params
 from lowrank.core.layers import Layer, LayerTable
 from lowrank.errors import UserError
-from lowrank.graph.workflow import Workflow
+from lowrank.graph.pipeline import Graph
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -34,7 +34,7 @@ def wildcards(**values):
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
     # Not in this folder, where notes of earlier code may lie.
-    monkeypatch.setattr("lowrank.graph.workflow.TABLE_CODE", tmp_path / "table_code")
+    monkeypatch.setattr("lowrank.graph.layer_tables.TABLE_CODE", tmp_path / "table_code")
     convs = [Layer(8, 8, (3, 3), name=name) for name in "abcd"]
     table = LayerTable("net", (3, 8, 8), (*convs, Layer(8, 10, name="e", kind="linear")))
     (tmp_path / "net.json").write_text(json.dumps(table.to_json()))
@@ -72,8 +72,8 @@ def graph(tables):
             "finetune": {"distill": {"weight": 0.5, "images": "augmented"}},
         },
     }
-    workflow = Workflow.from_document(document)
-    return Workflow(workflow.params, tables, document)
+    workflow = Graph.from_document(document)
+    return Graph(workflow.params, tables, document)
 
 
 def test_one_shot_takes_every_layer_at_once(graph):
@@ -98,7 +98,7 @@ def test_a_method_that_takes_no_layer_is_refused(graph):
 def test_a_method_without_factorizations_is_a_control(graph):
     assert graph.rounds("net", "control") == [{}]
     asked = wildcards(model="net", method="control", round="1")
-    assert graph.factors(asked) == []
+    assert graph.compress.factors(asked) == []
 
 
 def test_hybrid_takes_linear_layers_together_and_last(graph):
@@ -113,58 +113,70 @@ def test_hybrid_takes_linear_layers_together_and_last(graph):
 def test_what_a_rule_needs_that_shares_out_ranks(graph):
     first = wildcards(model="net", method="hybrid", at="first")
     later = wildcards(model="net", method="hybrid", at="rounds/2")
-    assert graph.measured_on(first) == ["data/datasets/cifar10"]
-    assert graph.first_plan(first) == []
-    assert graph.measured_on(later) == graph.measured_on(first)
-    assert graph.first_plan(later) == ["build/net/hybrid/first/ranks.json"]
+    assert graph.compress.measured_on(first) == ["data/datasets/cifar10"]
+    assert graph.compress.first_plan(first) == []
+    assert graph.compress.measured_on(later) == graph.compress.measured_on(first)
+    assert graph.compress.first_plan(later) == ["build/net/hybrid/first/ranks.json"]
     every = {"a": "tucker1", "b": "tucker2", "d": "tucker2", "e": "svd"}
-    assert json.loads(graph.all_layers_json(first)) == every
+    assert json.loads(graph.compress.all_layers_json(first)) == every
 
 
 def test_what_a_rule_needs_that_tries_layers_on_images(graph):
     first = wildcards(model="net", method="for_target", at="first")
     later = wildcards(model="net", method="for_target", at="rounds/2")
     folder = "build/moments/net/for_target"
-    assert graph.measured_moments(first) == graph.moments(first) == [f"{folder}/first.safetensors"]
+    assert (
+        graph.compress.measured_moments(first)
+        == graph.compress.moments(first)
+        == [f"{folder}/first.safetensors"]
+    )
     # What the rule gives is tried in every round.
     later_moments = [f"{folder}/rounds/2.safetensors"]
-    assert graph.measured_moments(later) == graph.moments(later) == later_moments
+    assert graph.compress.measured_moments(later) == graph.compress.moments(later) == later_moments
     # Before the first round those of every layer, and in later rounds of their own.
-    assert graph.calibrated_json(first) == graph.all_layers_json(first)
-    assert graph.calibrated_json(later) == graph.layers_json(later) != graph.layers_json(first)
-    assert graph.measured_calibration_json(first) == graph.calibration_json(first) != "{}"
-    assert graph.measured_calibration_json(later) == graph.calibration_json(later)
-    assert json.loads(graph.alternatives_json(first)) == ["spatial_svd"]
+    assert graph.compress.calibrated_json(first) == graph.compress.all_layers_json(first)
+    assert (
+        graph.compress.calibrated_json(later)
+        == graph.layers_json(later)
+        != graph.layers_json(first)
+    )
+    assert (
+        graph.compress.measured_calibration_json(first)
+        == graph.compress.calibration_json(first)
+        != "{}"
+    )
+    assert graph.compress.measured_calibration_json(later) == graph.compress.calibration_json(later)
+    assert json.loads(graph.compress.alternatives_json(first)) == ["spatial_svd"]
 
 
 def test_a_rule_that_looks_at_one_layer_needs_nothing_more(graph):
     for at in ("first", "rounds/2"):
         asked = wildcards(model="net", method="in_turn", at=at)
-        assert graph.measured_on(asked) == ["data/datasets/cifar10"]
-        assert graph.first_plan(asked) == graph.measured_moments(asked) == []
-        assert graph.calibrated_json(asked) == graph.layers_json(asked)
-        assert graph.all_layers_json(asked) == "{}"
+        assert graph.compress.measured_on(asked) == ["data/datasets/cifar10"]
+        assert graph.compress.first_plan(asked) == graph.compress.measured_moments(asked) == []
+        assert graph.compress.calibrated_json(asked) == graph.layers_json(asked)
+        assert graph.compress.all_layers_json(asked) == "{}"
 
 
 def test_stages_count_down(graph):
     left = [
-        graph.stages_left(wildcards(model="net", method="staged", at=at))
+        graph.compress.stages_left(wildcards(model="net", method="staged", at=at))
         for at in ("first", "rounds/2", "rounds/3")
     ]
     assert left == [3, 2, 1]
-    assert graph.stages_left(wildcards(model="net", method="in_turn", at="rounds/2")) == 1
+    assert graph.compress.stages_left(wildcards(model="net", method="in_turn", at="rounds/2")) == 1
 
 
 def test_a_budget_is_shared_out_over_the_rounds(graph):
     numbers = "1234"
     asked = [wildcards(model="net", method="hybrid", round=number) for number in numbers]
-    assert [graph.finetune(each).steps for each in asked] == [4, 4, 4, 48]
-    assert [graph.is_last(each) for each in asked] == [False, False, False, True]
+    assert [graph.compress.finetune(each).steps for each in asked] == [4, 4, 4, 48]
+    assert [graph.compress.is_last(each) for each in asked] == [False, False, False, True]
 
 
 def test_the_original_is_needed_where_a_round_learns_from_it(graph):
     needed = [
-        graph.teacher(wildcards(model="net", method=method, round="1"))
+        graph.compress.teacher(wildcards(model="net", method=method, round="1"))
         for method in ("at_once", "taught", "shown")
     ]
     assert needed == [
@@ -195,11 +207,11 @@ def test_layers_that_do_not_exist_are_told(graph, tables, entries, told):
     document = graph.params.model_dump(exclude_unset=True)
     document["methods"]["wrong"] = {"factorize": TUCKER} | entries
     with pytest.raises(UserError, match=told):
-        Workflow(parse_params(document), tables).rounds("net", "wrong")
+        Graph(parse_params(document), tables).rounds("net", "wrong")
 
 
 def test_rounds_of_the_shipped_networks():
-    graph = Workflow(Workflow.from_document(DOCUMENT).params, ROOT / "data/networks")
+    graph = Graph(Graph.from_document(DOCUMENT).params, ROOT / "data/networks")
     (vgg,) = graph.rounds("vgg16", "tucker")
     assert len(vgg) == 14
     assert vgg["features.conv1_1"] == "tucker1"
@@ -212,27 +224,27 @@ def test_rounds_of_the_shipped_networks():
 def test_a_round_starts_from_the_network_of_the_last(graph):
     first = wildcards(model="net", method="in_turn", round="1")
     second = wildcards(model="net", method="in_turn", round="2")
-    assert graph.state_before(first) == "build/net/original/model.safetensors"
-    assert graph.state_before(second) == "build/net/in_turn/rounds/1/model.safetensors"
+    assert graph.compress.state_before(first) == "build/net/original/model.safetensors"
+    assert graph.compress.state_before(second) == "build/net/in_turn/rounds/1/model.safetensors"
 
 
 @pytest.mark.parametrize(("at", "number"), [("first", "1"), ("rounds/3", "3")])
 def test_rounds_by_place_and_by_number_agree(graph, at, number):
     by_place = wildcards(model="net", method="in_turn", at=at, layer="e")
     by_number = wildcards(model="net", method="in_turn", round=number)
-    assert graph.state_before(by_place) == graph.state_before(by_number)
+    assert graph.compress.state_before(by_place) == graph.compress.state_before(by_number)
     assert graph.layers_json(by_place) == graph.layers_json(by_number)
 
 
 def test_factors_of_a_round(graph):
     first = wildcards(model="net", method="in_turn", round="1")
     last = wildcards(model="net", method="in_turn", round="3")
-    assert graph.factors(first) == [
+    assert graph.compress.factors(first) == [
         "build/net/in_turn/first/factors/a.safetensors",
         "build/net/in_turn/first/factors/b.safetensors",
     ]
-    assert graph.factors_folder(last) == "build/net/in_turn/rounds/3/factors"
-    assert graph.factors(last) == ["build/net/in_turn/rounds/3/factors/e.safetensors"]
+    assert graph.compress.factors_folder(last) == "build/net/in_turn/rounds/3/factors"
+    assert graph.compress.factors(last) == ["build/net/in_turn/rounds/3/factors/e.safetensors"]
     assert json.loads(graph.layers_json(last)) == {"e": "svd"}
 
 
@@ -240,17 +252,17 @@ def test_files_of_all_rounds(graph):
     asked = wildcards(model="net", method="in_turn")
     folder = "build/net/in_turn"
     assert graph.last_state(asked) == f"{folder}/rounds/3/model.safetensors"
-    assert graph.plans(asked) == [
+    assert graph.deliver.plans(asked) == [
         f"{folder}/first/ranks.json",
         f"{folder}/rounds/2/ranks.json",
         f"{folder}/rounds/3/ranks.json",
     ]
-    assert graph.round_files(asked)[3:6] == [
+    assert graph.deliver.round_files(asked)[3:6] == [
         f"{folder}/rounds/2/metrics.json",
         f"{folder}/rounds/2/curve.json",
         f"{folder}/rounds/2/timing.json",
     ]
-    assert len(graph.round_files(asked)) == 9
+    assert len(graph.deliver.round_files(asked)) == 9
 
 
 def test_a_round_too_many(graph):
@@ -264,23 +276,24 @@ def test_dataset_of_a_model(graph):
 
 def test_missing_weights_are_told(graph, tables):
     with pytest.raises(UserError, match=r"net\.pth: no such checkpoint \(`checkpoint\.net\."):
-        graph.weights(wildcards(model="net"))
+        graph.networks.weights(wildcards(model="net"))
     (tables / "net.pth").touch()
-    assert graph.weights(wildcards(model="net")) == str(tables / "net.pth")
+    assert graph.networks.weights(wildcards(model="net")) == str(tables / "net.pth")
 
 
 def test_weights_that_are_trained_here_need_not_exist(tables):
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["vgg16"]["weights"] = "build/pretrain/vgg16.safetensors"
-    graph = Workflow.from_document(document)
-    assert graph.weights(wildcards(model="vgg16")) == "build/pretrain/vgg16.safetensors"
+    graph = Graph.from_document(document)
+    assert graph.networks.weights(wildcards(model="vgg16")) == "build/pretrain/vgg16.safetensors"
 
 
 def test_pretraining_needs_a_recipe(graph):
     with pytest.raises(UserError, match="`pretrain` has no recipe for net"):
-        graph.pretrain(wildcards(model="net"))
+        graph.networks.pretrain(wildcards(model="net"))
     assert (
-        graph.pretrain(wildcards(model="vgg16")).epochs == DOCUMENT["pretrain"]["vgg16"]["epochs"]
+        graph.networks.pretrain(wildcards(model="vgg16")).epochs
+        == DOCUMENT["pretrain"]["vgg16"]["epochs"]
     )
 
 
@@ -330,7 +343,7 @@ def run_in_process(monkeypatch):
 
 
 def test_a_table_is_made_on_first_use(tmp_path, run_in_process):
-    graph = Workflow(Workflow.from_document(DOCUMENT).params, tmp_path)
+    graph = Graph(Graph.from_document(DOCUMENT).params, tmp_path)
     rounds = graph.rounds("resnet20", "tucker")
     shipped = ROOT / "data/networks/resnet20.json"
     assert (tmp_path / "resnet20.json").read_bytes() == shipped.read_bytes()
@@ -342,7 +355,7 @@ def test_a_table_of_another_network_is_made_anew(tmp_path, run_in_process):
     document["studies"] = {}
     document["checkpoint"]["vgg16"] |= {"network": "resnet20"}
     shutil.copy(ROOT / "data/networks/vgg16.json", tmp_path)
-    graph = Workflow(Workflow.from_document(document).params, tmp_path)
+    graph = Graph(Graph.from_document(document).params, tmp_path)
     assert len(graph.rounds("vgg16", "tucker")[0]) == 20
     table = json.loads((tmp_path / "vgg16.json").read_text())
     assert table["source"] == {"network": "resnet20"}
@@ -360,18 +373,18 @@ def test_missing_weights_are_told_with_where_they_may_come_from(entries, told):
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["net"] = {"dataset": "cifar10", "weights": "net.pth"} | entries
     with pytest.raises(UserError, match=f"net.pth: no such checkpoint.*{told}"):
-        Workflow.from_document(document).weights(wildcards(model="net"))
+        Graph.from_document(document).networks.weights(wildcards(model="net"))
 
 
 def test_weights_of_torchvision_need_not_be_there(tmp_path):
     document = copy.deepcopy(DOCUMENT)
     entry = {"network": "resnet18", "torchvision_weights": "DEFAULT", "dataset": "cifar10"}
     document["checkpoint"]["net"] = entry | {"weights": "data/weights/net.pth"}
-    graph = Workflow.from_document(document)
-    assert graph.weights(wildcards(model="net")) == "data/weights/net.pth"
+    graph = Graph.from_document(document)
+    assert graph.networks.weights(wildcards(model="net")) == "data/weights/net.pth"
     document["checkpoint"]["net"]["weights"] = "elsewhere.pth"
     with pytest.raises(UserError, match=r"elsewhere\.pth: no such checkpoint"):
-        Workflow.from_document(document).weights(wildcards(model="net"))
+        Graph.from_document(document).networks.weights(wildcards(model="net"))
 
 
 def test_results_of_a_study(graph):
@@ -379,7 +392,7 @@ def test_results_of_a_study(graph):
     study = document["studies"]["budgets"]
     study["models"] = ["vgg16", "resnet20"]
     study["variants"] = {"tucker_9": {}, "control_9": {"factorize": None}}
-    names = Workflow.from_document(document).study_results(wildcards(study="budgets"))
+    names = Graph.from_document(document).studies.study_results(wildcards(study="budgets"))
     assert sorted(names) == [
         "results/resnet20_budgets_control_9.json",
         "results/resnet20_budgets_tucker_9.json",
@@ -391,7 +404,7 @@ def test_results_of_a_study(graph):
 def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["vgg61"] = document["checkpoint"]["vgg16"]
-    graph = Workflow(Workflow.from_document(document).params, tmp_path)
+    graph = Graph(Graph.from_document(document).params, tmp_path)
     with pytest.raises(UserError, match=r"unknown network 'vgg61'. Did you mean 'vgg16'"):
         graph.rounds("vgg61", "tucker")
     assert list(tmp_path.iterdir()) == []
@@ -401,49 +414,49 @@ def test_a_control_has_no_ranks_to_share_out():
     # A study's base says `ranks` for all of its variants.
     budget = {"select": "budget", "target": {"macs": 0.5}}
     methods = DOCUMENT["methods"] | {"control": {"factorize": {}, "ranks": budget}}
-    graph = Workflow(parse_params(DOCUMENT | {"methods": methods}), ROOT / "data/networks")
+    graph = Graph(parse_params(DOCUMENT | {"methods": methods}), ROOT / "data/networks")
     first = wildcards(model="vgg16", method="control", at="first")
-    assert graph.measured_on(first) == graph.measured_moments(first) == []
-    assert graph.all_layers_json(first) == "{}"
+    assert graph.compress.measured_on(first) == graph.compress.measured_moments(first) == []
+    assert graph.compress.all_layers_json(first) == "{}"
 
 
 def test_the_overview_holds_the_matrix_and_other_results(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr("lowrank.graph.workflow.RESULTS", tmp_path / "results")
-    assert graph.overview_variants == "net:at_once"
+    monkeypatch.setattr("lowrank.graph.report.RESULTS", tmp_path / "results")
+    assert graph.report.overview_variants == "net:at_once"
     (tmp_path / "results").mkdir()
     for name in ("net_at_once", "net_in_turn", "net_unknown", "summary"):
         (tmp_path / f"results/{name}.json").write_text("{}")
-    assert graph.overview_variants == "net:at_once net:in_turn"
-    before = graph.compared
+    assert graph.report.overview_variants == "net:at_once net:in_turn"
+    before = graph.report.compared
     assert before.keys() == {"net:in_turn"}
     # So that another result of that name is seen.
     (tmp_path / "results/net_in_turn.json").write_text("[]")
-    assert graph.compared != before
+    assert graph.report.compared != before
 
 
 def test_the_overview_leaves_studies_to_their_own_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr("lowrank.graph.workflow.RESULTS", tmp_path)
+    monkeypatch.setattr("lowrank.graph.report.RESULTS", tmp_path)
     for name in ("vgg16_labels_both", "vgg16_musco"):
         (tmp_path / f"{name}.json").write_text("{}")
-    assert Workflow.from_document(DOCUMENT).compared.keys() == {"vgg16:musco"}
+    assert Graph.from_document(DOCUMENT).report.compared.keys() == {"vgg16:musco"}
 
 
 def test_int8_alone_is_the_original(graph):
     at = wildcards(model="net", method="int8")
     assert graph.rounds("net", "int8") == []
     assert graph.last_state(at) == "build/net/original/model.safetensors"
-    assert graph.round_files(at) == []
-    assert graph.plans(at) == ["build/net/int8/first/ranks.json"]
+    assert graph.deliver.round_files(at) == []
+    assert graph.deliver.plans(at) == ["build/net/int8/first/ranks.json"]
     assert graph.layers_json(wildcards(model="net", method="int8", at="first")) == "{}"
     # One that is trained is a control, as it always was.
     assert graph.rounds("net", "control") == [{}]
 
 
 def test_without_steps_there_is_nothing_to_learn_from(graph):
-    assert graph.teacher(wildcards(model="net", method="taught", round="1")) == [
+    assert graph.compress.teacher(wildcards(model="net", method="taught", round="1")) == [
         "build/net/original/outputs.safetensors"
     ]
-    assert graph.teacher(wildcards(model="net", method="untaught", round="1")) == []
+    assert graph.compress.teacher(wildcards(model="net", method="untaught", round="1")) == []
 
 
 def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
@@ -460,7 +473,7 @@ def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
     params = parse_params(document)
     assert params.finetune_of("resnet20", "plain").steps == 7
     assert params.finetune_of("resnet20", "int8").steps == 0
-    assert Workflow(params, ROOT / "data/networks").rounds("resnet20", "int8") == []
+    assert Graph(params, ROOT / "data/networks").rounds("resnet20", "int8") == []
 
 
 @pytest.mark.parametrize("kind", ["one_shot", "iterative", "hybrid", "multi_stage"])
@@ -468,7 +481,7 @@ def test_a_control_has_one_round_by_any_schedule(tables, kind):
     document = copy.deepcopy(DOCUMENT)
     schedule = {"kind": kind} | ({"stages": 2} if kind == "multi_stage" else {})
     document["methods"]["control"] = {"factorize": None, "schedule": schedule}
-    graph = Workflow(parse_params(document), ROOT / "data/networks")
+    graph = Graph(parse_params(document), ROOT / "data/networks")
     assert graph.rounds("resnet20", "control") == [{}]
     at = wildcards(model="resnet20", method="control")
     assert graph.last_state(at) == "build/resnet20/control/rounds/1/model.safetensors"
@@ -485,13 +498,13 @@ def test_int8_files_are_timed_on_every_device_unless_that_is_off():
         (False, {}),
     ):
         document["quantize"] = {**DOCUMENT.get("quantize", {}), "by_time": by_time}
-        graph = Workflow(parse_params(document), ROOT / "data/networks")
-        assert json.loads(graph.connections_json(at)) == expected
+        graph = Graph(parse_params(document), ROOT / "data/networks")
+        assert json.loads(graph.deliver.connections_json(at)) == expected
 
 
 def test_what_a_card_states_is_what_applies(graph):
     at = wildcards(model="net", method="hybrid")
-    described = json.loads(graph.described_json(at))
+    described = json.loads(graph.deliver.described_json(at))
     assert (described["name"], described["data"]) == ("net_hybrid", "cifar10")
     assert list(described["configuration"]["methods"]) == ["hybrid"]
     method = described["method"]
@@ -500,7 +513,7 @@ def test_what_a_card_states_is_what_applies(graph):
     assert "steps" not in method["finetune"]
     assert method["finetune"]["last_share"] == 0.8
     assert method["finetune"]["batch_size"] == DOCUMENT["finetune"]["batch_size"]
-    assert yaml.safe_load(graph.stated(at)) == method
+    assert yaml.safe_load(graph.report.stated(at)) == method
 
 
 def test_git_and_dvc_pass_over_single_variants_of_studies():
@@ -530,7 +543,7 @@ def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
     path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05").replace("NAME", "'1e-05'"))
     as_snakemake_reads = yaml.load(path.read_text(), yaml.FullLoader)
     assert as_snakemake_reads["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
-    graph = Workflow.from_document(as_snakemake_reads, [path])
+    graph = Graph.from_document(as_snakemake_reads, [path])
     source = json.loads(graph.network_json(wildcards(model="own")))
     assert source["arguments"] == {"eps": 1e-5, "name": "1e-05"}
 
@@ -542,7 +555,7 @@ def test_mistakes_have_lines(tmp_path):
     line = 1 + text[: text.index("learning_rate: 0.01 ")].count("\n")
     config = yaml.safe_load(path.read_text())
     with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.01, it"):
-        Workflow.from_document(config, [path])
+        Graph.from_document(config, [path])
 
 
 def test_where_choices_are_made():
@@ -554,12 +567,14 @@ def test_where_choices_are_made():
         name: network | ({"validation": choice} if choice else {})
         for name, choice in choices.items()
     }
-    graph = Workflow(parse_params(document))
-    chosen = {name: json.loads(graph.validation_json(wildcards(model=name))) for name in choices}
+    graph = Graph(parse_params(document))
+    chosen = {
+        name: json.loads(graph.networks.validation_json(wildcards(model=name))) for name in choices
+    }
     assert chosen == choices | {"a": {"from": "train"}}
     # How images are decoded reaches what it decides alone.
-    assert graph.decoding_json(wildcards(model="b")) == "{}"
-    assert json.loads(graph.decoding_json(wildcards(model="c")))["store_pixels"] == 256
+    assert graph.networks.decoding_json(wildcards(model="b")) == "{}"
+    assert json.loads(graph.networks.decoding_json(wildcards(model="c")))["store_pixels"] == 256
     document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
     with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*goes with no other entry"):
         parse_params(document)
@@ -574,11 +589,14 @@ def test_what_select_ranks_does_not_try_is_measured_before_training():
             ("in_turn", "tucker2", {"norm": "activation", "sequential": True}, {"select": "ratio"}),
         )
     }
-    graph = Workflow(parse_params(DOCUMENT | {"methods": DOCUMENT["methods"] | methods}),
+    graph = Graph(parse_params(DOCUMENT | {"methods": DOCUMENT["methods"] | methods}),
                      ROOT / "data/networks")  # fmt: skip
     limits, tries = {}, {}
     for method in methods:
         first = wildcards(model="vgg16", method=method, at="first", round="1")
-        limits[method], tries[method] = graph.largest_drop(first), graph.predict(first)
+        limits[method], tries[method] = (
+            graph.compress.largest_drop(first),
+            graph.compress.predict(first),
+        )
     assert limits == {"closed": 1.0, "terms": 0.3, "in_turn": 0.5}
     assert tries == {"closed": "--predict", "terms": "--predict", "in_turn": "--no-predict"}

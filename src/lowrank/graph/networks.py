@@ -1,0 +1,114 @@
+"""What workflow/rules/networks.smk asks: datasets, splits, weights, recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.config.dataset import DatasetSettings
+from lowrank.config.training import PretrainSettings
+from lowrank.errors import UserError
+from lowrank.graph.folder_digests import digest_of_folder
+from lowrank.graph.names import (
+    Wildcards,
+)
+
+if TYPE_CHECKING:
+    from lowrank.graph.pipeline import Graph
+
+# Trained weights that others publish, for networks that lowrank defines and no registry offers.
+WEIGHTS_ELSEWHERE = {
+    "alexnet": "bvlc_alexnet.caffemodel from the BVLC model zoo of Caffe",
+    "googlenet": "bvlc_googlenet.caffemodel from the BVLC model zoo of Caffe",
+    "vgg_s": "VGG_CNN_S.caffemodel from the Visual Geometry Group, Oxford (deep_eval)",
+    "vgg16_imagenet": "VGG_ILSVRC_16_layers.caffemodel from the Visual Geometry Group, Oxford",
+    "squeezenet": "squeezenet_v1.1.caffemodel from the authors' repository (SqueezeNet_v1.1)",
+}
+
+
+class NetworkRules:
+    """Inputs and settings of the rules that provide data and trained networks."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.params = graph, graph.params
+
+    def image_files(self, wildcards: Any) -> str:
+        """Digests of the image folders of a dataset; empty for one that is known by its contents.
+
+        CIFAR-10 and Fashion-MNIST are verified against the contents that they must have, so it
+        does not matter which file they come from.
+        """
+        settings = self.params.dataset[wildcards.dataset]
+        folders = filter(None, [settings.train, settings.validation])
+        return " ".join(map(digest_of_folder, folders))
+
+    def validation_files(self, wildcards: Wildcards) -> str:
+        """Digest of a network's own folder of validation images; empty where it has none."""
+        folder = self.params.checkpoint[wildcards.model].validation.folder
+        return digest_of_folder(folder) if folder else ""
+
+    def validation_json(self, wildcards: Wildcards) -> str:
+        """Which images choices about a network are made on, as JSON."""
+        return json.dumps(self.params.checkpoint[wildcards.model].validation.to_document())
+
+    def decoding_json(self, wildcards: Wildcards) -> str:
+        """How a folder of validation images is read, as JSON; empty where there is none."""
+        if self.params.checkpoint[wildcards.model].validation.folder is None:
+            return "{}"
+        return self._dataset_settings(wildcards).model_dump_json()
+
+    def threads_ofsplits_of(self, wildcards: Wildcards) -> int:
+        """CPU threads that decode a folder of validation images."""
+        if self.params.checkpoint[wildcards.model].validation.folder is None:
+            return 1
+        return self._dataset_settings(wildcards).threads
+
+    def _dataset_settings(self, wildcards: Wildcards) -> DatasetSettings:
+        return self.params.dataset[self.params.checkpoint[wildcards.model].dataset]
+
+    def weights(self, wildcards: Wildcards) -> str:
+        """The file of a model's trained weights. Raises UserError where nothing can provide it."""
+        model = wildcards.model
+        settings = self.params.checkpoint[model]
+        path = settings.weights
+        made_here = path == f"build/pretrain/{model}.safetensors" or (
+            settings.torchvision_weights and path == self.downloaded(model)
+        )
+        if not made_here and not Path(path).is_file():
+            raise UserError(
+                f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
+                f"{self._advice(model)}"
+            )
+        return path
+
+    @staticmethod
+    def downloaded(model: str) -> str:
+        """Where weights from torchvision are kept."""
+        return f"data/weights/{model}.pth"
+
+    def _advice(self, model: str) -> str:
+        """Where a model's weights may come from."""
+        network = self.graph.source(model).network
+        if network in WEIGHTS_ELSEWHERE:
+            return f"Put {WEIGHTS_ELSEWHERE[network]} there, or name another file."
+        if model in self.params.pretrain:
+            return (
+                "Put the trained weights there, name another file, or train them: "
+                f"`snakemake --cores 2 build/pretrain/{model}.safetensors`."
+            )
+        return (
+            "Put the trained weights there, or name another file; for a network of torchvision's, "
+            f"name its weights as `torchvision_weights` and {self.downloaded(model)} as `weights`, "
+            "and they are downloaded."
+        )
+
+    def start(self, wildcards: Wildcards) -> list[str]:
+        """The weights that a recipe goes on from; none where it starts at random."""
+        return list(filter(None, [self.pretrain(wildcards).start]))
+
+    def pretrain(self, wildcards: Wildcards) -> PretrainSettings:
+        """The recipe of a model."""
+        if wildcards.model not in self.params.pretrain:
+            raise UserError(f"params.yaml: `pretrain` has no recipe for {wildcards.model}.")
+        return self.params.pretrain[wildcards.model]

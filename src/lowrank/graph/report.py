@@ -1,0 +1,83 @@
+"""What workflow/rules/report.smk asks: all variants side by side, and their captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lowrank.files import sha256_of
+from lowrank.graph.names import (
+    RESULTS,
+    Wildcards,
+)
+
+if TYPE_CHECKING:
+    from lowrank.graph.pipeline import Graph
+
+
+class ReportRules:
+    """Inputs and settings of the rules that compare variants."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.params = graph, graph.params
+
+    def stated(self, wildcards: Wildcards) -> str:
+        """A variant's method with all that applies to its network, as YAML."""
+        return yaml.safe_dump(self.stated_settings(wildcards), sort_keys=False, width=100)
+
+    def stated_settings(self, wildcards: Wildcards) -> dict[str, Any]:
+        model, method = wildcards.model, wildcards.method
+        settings = self.params.methods[method]
+        sections = {
+            "factorize": settings.factorize,
+            "ranks": self.params.ranks_of(model, method),
+            "schedule": settings.schedule,
+            "finetune": self.params.finetune_of(model, method),
+        }
+        return {
+            "name": method,
+            **{
+                name: section.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+                for name, section in sections.items()
+            },
+            "quantize": settings.quantize,
+        }
+
+    def devices_stated(self) -> str:
+        """How each device of the matrix measures, as YAML."""
+        devices = {
+            name: self.params.benchmark[name].model_dump(mode="json", exclude_none=True)
+            for name in self.params.matrix.devices
+        }
+        return yaml.safe_dump(devices, sort_keys=False, width=100)
+
+    @property
+    def matrix_results(self) -> list[str]:
+        """The results of the matrix."""
+        return [f"results/{name}.json" for name in self.graph.variants()]
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """What the overview holds beside the matrix: `model:method` of each, and its digest.
+
+        Every other result that there is, but for those of studies, which have their own pictures.
+        """
+        studied = {
+            f"{model}_{method}"
+            for name, study in self.params.studies.items()
+            for model in study.models
+            for method in study.methods(name)
+        }
+        matrix = self.graph.variants()
+        found = {}
+        for path in sorted(RESULTS.glob("*.json")):
+            known = self.graph.known_variants.get(path.stem)
+            if known and path.stem not in matrix and path.stem not in studied:
+                found[":".join(known)] = sha256_of(path)[:12]
+        return found
+
+    @property
+    def overview_variants(self) -> str:
+        """`model:method` of each variant of the overview."""
+        return " ".join([*map(":".join, self.graph.variants().values()), *self.compared])
