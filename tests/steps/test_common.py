@@ -1,12 +1,10 @@
 import ctypes
 import errno
-import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import click
 import pytest
@@ -14,7 +12,7 @@ from click.testing import CliRunner
 
 from lowrank.errors import UserError
 from lowrank.steps import common
-from lowrank.steps.common import Json, Paths, Step, say, sole_builder_of, use_threads
+from lowrank.steps.common import Step, readable_label, say, sole_builder_of, use_threads
 
 
 def run(work, *arguments):
@@ -111,22 +109,18 @@ def test_interrupted(log):
     assert "Traceback" not in result.stderr + log.read_text()
 
 
-def test_json_option():
-    @click.command(cls=Step)
-    @click.option("--value", type=Json())
-    def demo(value):
-        click.echo(json.dumps(value))
-
-    assert CliRunner().invoke(demo, ["--value", '{"a": [1, null]}']).stdout == (
-        '{"a": [1, null]}\n'
-    )
-    wrong = CliRunner().invoke(demo, ["--value", "{a: 1}"])
-    assert wrong.exit_code == 2
-    assert "not a JSON document" in wrong.stderr
-
-
-def test_paths_option():
-    assert Paths().convert("a/b.json  c.json", None, None) == [Path("a/b.json"), Path("c.json")]
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("finetune method=tucker,model=vgg16,round=1", "finetune vgg16 tucker 1"),
+        ("describe_device device=local", "describe_device local"),
+        ("overview ", "overview"),
+        ("finetune", "finetune"),
+        ("", ""),
+    ],
+)
+def test_labels_name_the_network_first(label, expected):
+    assert readable_label(label) == expected
 
 
 def test_threads_of_the_linear_algebra(monkeypatch):

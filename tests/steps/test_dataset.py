@@ -41,7 +41,7 @@ def run(*arguments):
 def test_stores_what_open_dataset_reads(known, tmp_path):
     output, log = tmp_path / "datasets" / "cifar10", tmp_path / "log"
     settings = f'{{"search": "{tmp_path}"}}'
-    result = run("--name", "cifar10", "--output", output, "--settings", settings, "--log", log)
+    result = run("--dataset", "cifar10", "--output", output, "--settings", settings, "--log", log)
     assert result.exit_code == 0, result.output
     data = open_dataset(output)
     assert (data.name, data.classes) == ("cifar10", sources.CIFAR10_CLASSES)
@@ -54,7 +54,7 @@ def test_stores_what_open_dataset_reads(known, tmp_path):
 def test_entry_of_another_name(known, tmp_path):
     settings = {"kind": "cifar10", "outputs": {c: 99 - n for n, c in enumerate(CLASSES)}}
     result = run(
-        "--name", "mine", "--output", tmp_path / "mine", "--settings", json.dumps(settings)
+        "--dataset", "mine", "--output", tmp_path / "mine", "--settings", json.dumps(settings)
     )
     assert result.exit_code == 0, result.output
     data = open_dataset(tmp_path / "mine")
@@ -63,7 +63,7 @@ def test_entry_of_another_name(known, tmp_path):
 
 
 def test_entry_whose_name_is_no_kind(tmp_path):
-    result = run("--name", "cifar", "--output", tmp_path / "made")
+    result = run("--dataset", "cifar", "--output", tmp_path / "made")
     assert result.exit_code == 1
     assert "`dataset.cifar.kind` is missing; it is one of cifar10, fashion_mnist" in result.output
     assert not (tmp_path / "made").exists()
@@ -82,7 +82,7 @@ def test_entry_whose_name_is_no_kind(tmp_path):
 )
 def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
     arguments = ("--output", tmp_path / "made", "--settings", json.dumps(settings))
-    result = run("--name", name, *arguments)
+    result = run("--dataset", name, *arguments)
     assert result.exit_code == 1
     assert f"`dataset.{name}` {reason}" in result.output
 
@@ -101,7 +101,7 @@ def test_entries_that_contradict_themselves(settings, reason):
 
 def test_mapping_of_other_classes_is_told_before_anything_is_fetched(known, tmp_path):
     settings = '{"outputs": {"cat": 5}}'
-    result = run("--name", "cifar10", "--output", tmp_path / "made", "--settings", settings)
+    result = run("--dataset", "cifar10", "--output", tmp_path / "made", "--settings", settings)
     assert result.exit_code == 1
     assert "dataset.cifar10.outputs: the dataset and the mapping have differ" in result.output
     assert known == []
@@ -117,14 +117,14 @@ def test_image_folders(tmp_path):
     }
     output, log = tmp_path / "made", tmp_path / "log"
     arguments = ("--output", output, "--settings", json.dumps(settings), "--log", log)
-    result = run("--name", "photos", *arguments)
+    result = run("--dataset", "photos", *arguments)
     assert result.exit_code == 0, result.output
     data = open_dataset(output)
     assert (data.name, data.classes) == ("photos", ("blue", "red"))
     assert (len(data.train), len(data.validation), len(data.test)) == (14, 1, 4)
     assert "15 training and 4 test images stored in" in log.read_text()
     (tmp_path / "val/red/000.png").write_bytes(b"")
-    result = run("--name", "photos", *arguments)
+    result = run("--dataset", "photos", *arguments)
     assert result.exit_code == 1
     assert "val/red/000.png" in result.output
     assert len(open_dataset(output).test) == 4
@@ -132,7 +132,7 @@ def test_image_folders(tmp_path):
 
 def test_foreign_output_is_refused_before_anything_is_fetched(known, tmp_path):
     (tmp_path / "notes.txt").touch()
-    result = run("--name", "cifar10", "--output", tmp_path)
+    result = run("--dataset", "cifar10", "--output", tmp_path)
     assert result.exit_code == 1
     assert "holds files but no dataset.json" in result.output
     assert known == []
@@ -144,7 +144,7 @@ def test_nothing_reachable_leaves_no_folder(tmp_path, monkeypatch):
 
     known = sources.KnownDataset(sources.CIFAR10_CLASSES, obtain)
     monkeypatch.setitem(sources.DATASETS, "cifar10", known)
-    result = run("--name", "cifar10", "--output", tmp_path / "made")
+    result = run("--dataset", "cifar10", "--output", tmp_path / "made")
     assert result.exit_code == 1
     assert "error: CIFAR-10 could not be obtained." in result.output
     assert not list(tmp_path.iterdir())

@@ -68,7 +68,7 @@ def draw(tmp_path):
             arguments.append(
                 f"--{option}=" + " ".join(f"{tmp_path / name}.svg" for name in names.split())
             )
-        done = CliRunner().invoke(main, ["draw", "--name=net_tucker", *arguments])
+        done = CliRunner().invoke(main, ["draw", "--model=net", "--method=tucker", *arguments])
         assert done.exit_code == 0, done.output
         return {
             path.stem: {each.text for each in ElementTree.parse(path).getroot().iter() if each.text}

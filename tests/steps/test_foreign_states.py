@@ -42,7 +42,7 @@ def steps(dataset):
         "teacher_outputs": state | data | {"settings": '{"threads": 1}', "output": "out"},
         "export_onnx": state | data | threads | {"images": 10, "model": "out", "report": "out"},
         "finetune": data
-        | {"previous": "state.safetensors", "factors": ".", "layers": "[]", "round": 1}
+        | {"previous": "state.safetensors", "factors": "", "method": "tucker", "round": 1}
         | {"settings": json.dumps(recipe), "resume": "r.pt", "state": "out", "metrics": "out"}
         | {"curve": "out", "timing": "out"},
         "select_ranks": state | table | data | threads

@@ -33,9 +33,9 @@ def run(tmp_path):
         for name, document in zip(names, results, strict=True):
             write_json(tmp_path / f"{name.replace(':', '_')}.json", document)
         outputs = {
-            "csv": "summary.csv",
-            "markdown": "summary.md",
-            "html": "summary.html",
+            "table": "summary.csv",
+            "page": "summary.md",
+            "web-page": "summary.html",
             "latency": "pictures/latency.svg",
             "macs": "pictures/macs.svg",
             "energy": "pictures/energy.svg",

@@ -119,9 +119,9 @@ def finetune(
         "finetune",
         *("--network", "toy"),
         *("--previous", folder / "original.safetensors"),
-        *("--factors", folder / "factors"),
-        *("--layers", json.dumps(layers)),
+        *("--factors", " ".join(str(folder / f"factors/{name}.safetensors") for name in layers)),
         *("--round", round_),
+        *("--method", "mine"),
         *("--dataset", dataset),
         *("--settings", json.dumps(RECIPE | changes)),
         *("--teacher", teacher),
@@ -131,7 +131,7 @@ def finetune(
         *("--curve", folder / outputs / "curve.json"),
         *("--timing", folder / outputs / "timing.json"),
         *options,
-        "--test" if test else "--no-test",
+        *("--test", test),
     )
 
 
@@ -552,7 +552,7 @@ def test_without_images_or_where_it_takes_too_long_nothing_is_tried(folder, tiny
     settings = {"select": "fixed", "table": RANKS}
     select(folder, settings)
     assert Plan.read(folder / "ranks.json").expected is None
-    select(folder, settings, tiny_folder, options=("--no-predict",))
+    select(folder, settings, tiny_folder, options=("--predict", False))
     assert Plan.read(folder / "ranks.json").expected is None
 
 

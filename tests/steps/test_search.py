@@ -7,7 +7,14 @@ from lowrank.files import read_json, write_json
 from lowrank.ranks.bisection import Found
 from lowrank.steps.settle import settle
 
-FILES = ("ranks.json", "model.bin")
+# What a search takes over, and the option for the same files of every trial.
+FILES = {
+    "plan": "plans",
+    "state": "states",
+    "metrics": "accuracies",
+    "curve": "curves",
+    "timing": "timings",
+}
 
 
 @pytest.fixture
@@ -15,20 +22,20 @@ def run(tmp_path):
     """Settle three trials that lost 2, 0.5 and 0.8 points, at falling cost."""
 
     def settled(accuracy_drop: float, made=((0.1, 2.0), (0.2, 0.5), (0.14, 0.8)), control=None):
-        files = []
+        files = {option: [] for option in FILES.values()}
         for number, (share, drop) in enumerate(made, start=1):
             write_json(tmp_path / f"{number}_found.json", Found(share, drop, 0.1).to_json())
-            for name in FILES:
-                files.append(tmp_path / f"trial{number}" / name)
-                files[-1].parent.mkdir(exist_ok=True)
-                files[-1].write_text(f"{name} of trial {number}")
+            for name, option in FILES.items():
+                path = tmp_path / f"trial{number}" / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(f"{name} of trial {number}")
+                files[option].append(path)
         ranks = {"select": "budget", "target": {"accuracy_drop": accuracy_drop}}
-        outputs = [tmp_path / "taken" / name for name in FILES]
         arguments = {
             "settings": json.dumps(ranks),
             "trials": " ".join(str(tmp_path / f"{n}_found.json") for n in (1, 2, 3)),
-            "files": " ".join(map(str, files)),
-            "outputs": " ".join(map(str, outputs)),
+            **{option: " ".join(map(str, paths)) for option, paths in files.items()},
+            **{name: tmp_path / "taken" / name for name in FILES},
             "report": tmp_path / "search.json",
         }
         if control is not None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from lowrank.cli import main
 from lowrank.files import read_json, write_json
 
-SETTINGS = {"title": "A study of shapes", "models": ["net", "other"], "x": "variant"}
+SETTINGS = {"title": "A study of shapes", "base": {}, "models": ["net", "other"], "x": "variant"}
 
 
 def result(percent, steps):
@@ -37,7 +37,7 @@ def run(folder, settings):
     return CliRunner().invoke(
         main,
         [
-            *("study", "--name", "shapes", "--settings", json.dumps(settings)),
+            *("study", "--study", "shapes", "--settings", json.dumps(settings)),
             *("--results", str(folder)),
             *("--records", str(folder / "studies/shapes.json")),
             *("--table", str(folder / "studies/shapes.md")),
@@ -91,7 +91,7 @@ def test_a_missing_result_is_named(tmp_path):
     done = CliRunner().invoke(
         main,
         [
-            *("study", "--name", "shapes", "--settings", json.dumps(settings)),
+            *("study", "--study", "shapes", "--settings", json.dumps(settings)),
             *("--results", str(tmp_path), "--records", str(tmp_path / "studies/a.json")),
             *("--table", str(tmp_path / "studies/a.md")),
             *("--picture", str(tmp_path / "studies/a.svg")),

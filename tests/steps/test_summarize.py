@@ -225,20 +225,25 @@ def write_documents(tmp_path, others):
         onnx.save_model(helper.make_model(helper.make_graph([], "net", [], [])), tmp_path / name)
 
 
+NO_ROUNDS = ("--round-metrics=", "--round-curves=", "--round-timings=")
+
+
 def arguments(tmp_path):
     def paths(*names):
         return " ".join(str(tmp_path / f"{name}.json") for name in names)
 
-    rounds = [f"{name}{number}" for number in (1, 2) for name in ("metrics", "curve", "timing")]
     files = {
         "table": paths("table"),
         "original": paths("original"),
-        "exports": paths("before", "after"),
+        "original-export": paths("before"),
+        "export": paths("after"),
         "state": str(tmp_path / "model.safetensors"),
         "plans": paths("ranks1", "ranks2"),
-        "rounds": paths(*rounds),
+        "round-metrics": paths("metrics1", "metrics2"),
+        "round-curves": paths("curve1", "curve2"),
+        "round-timings": paths("timing1", "timing2"),
         "model": str(tmp_path / "model.onnx"),
-        "int8": str(tmp_path / "int8"),
+        "quantized": str(tmp_path / "int8"),
         "control": str(tmp_path / "control"),
         "search": paths("search"),
         "benchmarks": paths("phone", "board"),
@@ -306,7 +311,7 @@ def test_an_int8_file_beyond_the_tolerance_is_said(run, tmp_path):
 def test_without_a_round_the_network_is_the_original(tmp_path):
     write_documents(tmp_path, {})
     # The last value of an option counts.
-    done = CliRunner().invoke(summarize, [*arguments(tmp_path), "--plans=", "--rounds="])
+    done = CliRunner().invoke(summarize, [*arguments(tmp_path), "--plans=", *NO_ROUNDS])
     assert done.exit_code == 0, done.output
     result = read_json(tmp_path / "result.json")
     assert (result["rounds"], result["finetune"]["steps"]) == (0, 0)

@@ -15,8 +15,9 @@ from lowrank.graph.snakemake_run import (
     end_steps_when_told,
     refuse_moved_files,
 )
-from lowrank.graph.names import LAYER_NAME, SETTLED
+from lowrank.graph.names import LAYER_NAME
 from lowrank.graph.pipeline import Graph, prefer_this_environment
+from lowrank.steps.options import command
 
 prefer_this_environment()
 remember_profile(sys.argv[1:])

@@ -16,7 +16,7 @@ rule select_ranks:
         known=GRAPH.compress.known_plans,
         first=GRAPH.compress.first_plan,
     output:
-        "build/{model}/{method}/{at}/ranks.json",
+        plan="build/{model}/{method}/{at}/ranks.json",
     log:
         "logs/select_ranks/{model}/{method}/{at}.log",
     wildcard_constraints:
@@ -36,15 +36,7 @@ rule select_ranks:
         # The moments are gone when these change, and so cannot tell.
         calibration=GRAPH.compress.measured_calibration_json,
     shell:
-        "lowrank select_ranks --log {log} --label 'select_ranks {wildcards.model}'"
-        " --state {input.state} --table {input.table} --replaceable {input.replaceable}"
-        " --layers {params.layers:q} --settings {params.settings:q} --stages-left {params.stages_left}"
-        " --all-layers {params.all_layers:q} --alternatives {params.alternatives:q}"
-        " --network {params.network:q}"
-        " --dataset '{input.dataset}' --splits '{input.splits}' --moments '{input.moments}'"
-        " --latencies '{input.latencies}' --quantize '{params.quantize}' --aim '{input.aim}' --known '{input.known}'"
-        " --first '{input.first}' --method {wildcards.method} {params.predict}"
-        " --threads {params.threads} --plan {output}"
+        command("select_ranks")
 
 
 # For a target of latencies: layers are measured, a first choice made of them, its network measured
@@ -63,7 +55,7 @@ use rule select_ranks as draft_ranks with:
         known=GRAPH.compress.earlier_plans,
         first=[],
     output:
-        "build/{model}/{method}/{at}/draft.json",
+        plan="build/{model}/{method}/{at}/draft.json",
     log:
         "logs/draft_ranks/{model}/{method}/{at}.log",
 
@@ -77,7 +69,7 @@ rule profile_draft:
         latencies=GRAPH.compress.latencies_of_device,
         processor="build/devices/{device}.json",
     output:
-        "build/{model}/{method}/{at}/latencies/{device}.json",
+        output="build/{model}/{method}/{at}/latencies/{device}.json",
     log:
         "logs/profile_draft/{model}/{method}/{at}/{device}.log",
     threads: workflow.cores
@@ -86,14 +78,9 @@ rule profile_draft:
         code=GRAPH.code("profile_draft"),
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
-        device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
+        device_settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
-        "lowrank profile_draft --log {log} --label 'profile_draft {wildcards.model}'"
-        " --network {params.network:q} --original {input.original} --state {input.state} --table {input.table}"
-        " --draft {input.draft} --latencies {input.latencies} --quantize '{params.quantize}'"
-        " --quantize-settings {params.quantize_settings:q}"
-        " --processor {input.processor}"
-        " --device {wildcards.device} --device-settings {params.device:q} --output {output}"
+        command("profile_draft")
 
 
 rule profile_layers:
@@ -103,7 +90,7 @@ rule profile_layers:
         table="data/networks/{model}.json",
         processor="build/devices/{device}.json",
     output:
-        "build/{model}/{method}/latencies/{device}.json",
+        output="build/{model}/{method}/latencies/{device}.json",
     log:
         "logs/profile_layers/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the clock.
@@ -116,16 +103,9 @@ rule profile_layers:
         settings=GRAPH.ranks_json,
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
-        device=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
+        device_settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
-        "lowrank profile_layers --log {log} --label 'profile_layers {wildcards.model}'"
-        " --network {params.network:q} --original {input.original} --state {input.state} --table {input.table}"
-        " --layers {params.layers:q} --alternatives {params.alternatives:q}"
-        " --settings {params.settings:q} --quantize '{params.quantize}'"
-        " --quantize-settings {params.quantize_settings:q}"
-        " --processor {input.processor}"
-        " --device {wildcards.device} --device-settings {params.device:q}"
-        " --cache build/latencies/{wildcards.device}.json --output {output}"
+        command("profile_layers")
 
 
 # For `norm: activation`. Large, quickly made again, and needed by one round alone.
@@ -136,7 +116,7 @@ rule calibrate:
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
     output:
-        temp("build/moments/{model}/{method}/{at}.safetensors"),
+        moments=temp("build/moments/{model}/{method}/{at}.safetensors"),
     log:
         "logs/calibrate/{model}/{method}/{at}.log",
     threads: PARAMS.calibrate.threads
@@ -147,12 +127,7 @@ rule calibrate:
         images=GRAPH.compress.images,
         threads=PARAMS.calibrate.threads,
     shell:
-        "lowrank calibrate --log {log} --label 'calibrate {wildcards.model}'"
-        " --network {params.network:q}"
-        " --state {input.state} --table {input.table} --layers {params.layers:q}"
-        " --dataset {input.dataset} --splits {input.splits}"
-        " --images {params.images} --threads {params.threads}"
-        " --moments {output}"
+        command("calibrate")
 
 
 rule decompose:
@@ -167,7 +142,7 @@ rule decompose:
         dataset=GRAPH.compress.images_beside,
         splits=GRAPH.compress.splits_beside,
     output:
-        "build/{model}/{method}/{at}/factors/{layer}.safetensors",
+        factors="build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: GRAPH.compress.threads_of_decompose
@@ -178,12 +153,7 @@ rule decompose:
         images=GRAPH.compress.number_of_images_beside,
         calibration=GRAPH.compress.calibration_json,
     shell:
-        "lowrank decompose --log {log} --label 'decompose {wildcards.model} {wildcards.layer}'"
-        " --state {input.state} --table {input.table} --plan {input.plan}"
-        " --layer={wildcards.layer} --moments '{input.moments}' --original '{input.original}'"
-        " --before '{input.before}' --network {params.network:q}"
-        " --dataset '{input.dataset}' --splits '{input.splits}' --images {params.images}"
-        " --threads {params.threads} --factors {output}"
+        command("decompose")
 
 
 # Once for a model, where one of its methods has `distill` for plain images.
@@ -193,7 +163,7 @@ rule teacher_outputs:
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
     output:
-        "build/{model}/original/outputs.safetensors",
+        output="build/{model}/original/outputs.safetensors",
     log:
         "logs/teacher_outputs/{model}.log",
     threads: PARAMS.teacher_outputs.threads
@@ -202,11 +172,7 @@ rule teacher_outputs:
         code=GRAPH.code("teacher_outputs"),
         settings=PARAMS.teacher_outputs.model_dump_json(),
     shell:
-        "lowrank teacher_outputs --log {log} --label 'teacher_outputs {wildcards.model}'"
-        " --network {params.network:q} --state {input.state}"
-        " --dataset {input.dataset} --splits {input.splits}"
-        " --settings {params.settings:q}"
-        " --output {output}"
+        command("teacher_outputs")
 
 
 rule finetune:
@@ -229,22 +195,10 @@ rule finetune:
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("finetune"),
-        layers=GRAPH.layers_json,
         settings=lambda wildcards: GRAPH.compress.finetune(wildcards).model_dump_json(),
-        factors=GRAPH.compress.factors_folder,
         # Where `select_ranks` may have left that to this step.
         largest_drop=GRAPH.compress.largest_drop,
         # The test split is only ever reported, so the rounds before the last leave it alone.
-        test=lambda wildcards: "--test" if GRAPH.compress.is_last(wildcards) else "--no-test",
+        test=GRAPH.compress.is_last,
     shell:
-        "lowrank finetune --log {log}"
-        " --label 'finetune {wildcards.model} {wildcards.method} {wildcards.round}'"
-        " --network {params.network:q}"
-        " --previous {input.previous} --factors {params.factors} --layers {params.layers:q}"
-        " --round {wildcards.round}"
-        " --dataset {input.dataset} --splits {input.splits} --settings {params.settings:q}"
-        " --teacher '{input.teacher}' --largest-drop {params.largest_drop}"
-        " --method {wildcards.method}"
-        " --resume build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt"
-        " --state {output.state} --metrics {output.metrics} --curve {output.curve}"
-        " --timing {output.timing} {params.test}"
+        command("finetune")

@@ -17,14 +17,9 @@ rule export_onnx:
         code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
-        accuracy="--accuracy",
+        accuracy=True,
     shell:
-        "lowrank export_onnx --log {log} --label 'export_onnx {wildcards.model}'"
-        " --network {params.network:q}"
-        " --state {input.state}"
-        " --dataset {input.dataset} --splits {input.splits} --threads {params.threads}"
-        " --images {params.images} {params.accuracy}"
-        " --model {output.model} --report {output.report}"
+        command("export_onnx")
 
 
 use rule export_onnx as export_original with:
@@ -43,14 +38,14 @@ use rule export_onnx as export_original with:
         code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
-        accuracy="--no-accuracy",
+        accuracy=False,
 
 
 # What a device's processor can do decides the types of int8 files. The description of this machine
 # is made again when its processor or its ONNX Runtime is another.
 rule describe_device:
     output:
-        "build/devices/{device}.json",
+        output="build/devices/{device}.json",
     log:
         "logs/describe_device/{device}.log",
     params:
@@ -58,8 +53,7 @@ rule describe_device:
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
         signature=GRAPH.deliver.device_signature,
     shell:
-        "lowrank describe_device --log {log} --label 'describe_device {wildcards.device}'"
-        " --device {wildcards.device} --settings {params.settings:q} --output {output}"
+        command("describe_device")
 
 
 # For methods with `quantize`. The folder is DVC's, which keeps one for every method: it holds a
@@ -74,7 +68,7 @@ rule quantize:
         # The control, where the method leaves the original as it is.
         ready=GRAPH.deliver.ready_int8,
     output:
-        directory("build/{model}/{method}/int8"),
+        folder=directory("build/{model}/{method}/int8"),
     log:
         "logs/quantize/{model}/{method}.log",
     # All cores where nodes are timed, so that no other job of this run disturbs the clock.
@@ -85,12 +79,7 @@ rule quantize:
         settings=PARAMS.quantize.model_dump_json(),
         connections=GRAPH.deliver.connections_json,
     shell:
-        "lowrank quantize --log {log} --label 'quantize {wildcards}'"
-        " --model {input.model} --state {input.state}"
-        " --dataset {input.dataset} --splits {input.splits}"
-        " --devices '{input.devices}' --ready '{input.ready}'"
-        " --kind '{params.kind}' --settings {params.settings:q}"
-        " --connections {params.connections:q} --folder {output}"
+        command("quantize")
 
 
 # The control of every result: what int8 alone gives, without any compression.
@@ -103,7 +92,7 @@ use rule quantize as quantize_original with:
         splits="build/{model}/original/splits",
         ready=[],
     output:
-        directory("build/{model}/original/int8"),
+        folder=directory("build/{model}/original/int8"),
     log:
         "logs/quantize_original/{model}.log",
     params:
@@ -124,7 +113,7 @@ rule benchmark:
         state="build/{model}/original/model.safetensors",
         processor="build/devices/{device}.json",
     output:
-        "build/{model}/{method}/benchmark/{device}.json",
+        output="build/{model}/{method}/benchmark/{device}.json",
     log:
         "logs/benchmark/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the clock.
@@ -133,22 +122,20 @@ rule benchmark:
         code=GRAPH.code("benchmark"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:
-        "lowrank benchmark --log {log} --label 'benchmark {wildcards.model} {wildcards.method}'"
-        " --original {input.original} --compressed {input.compressed}"
-        " --quantized '{input.quantized}' --control {input.control}"
-        " --processor {input.processor}"
-        " --dataset {input.dataset} --state {input.state}"
-        " --device {wildcards.device} --settings {params.settings:q} --output {output}"
+        command("benchmark")
 
 
 # Lists of files come from functions: `consider-ancient` in profiles/dvc passes over plain lists.
 rule summarize:
     input:
         original="build/{model}/original/metrics.json",
-        exports=GRAPH.deliver.exports,
+        original_export="build/{model}/original/export.json",
+        export="build/{model}/{method}/export.json",
         state=GRAPH.last_state,
         plans=GRAPH.deliver.plans,
-        rounds=GRAPH.deliver.round_files,
+        round_metrics=GRAPH.deliver.round_metrics,
+        round_curves=GRAPH.deliver.round_curves,
+        round_timings=GRAPH.deliver.round_timings,
         model="build/{model}/{method}/model.onnx",
         quantized=GRAPH.deliver.quantized,
         control="build/{model}/original/int8",
@@ -171,14 +158,7 @@ rule summarize:
         code=GRAPH.code("summarize"),
         described=GRAPH.deliver.described_json,
     shell:
-        "lowrank summarize --log {log} --label 'summarize {wildcards.model} {wildcards.method}'"
-        " --table {input.table} --original {input.original} --exports '{input.exports}'"
-        " --state {input.state} --plans '{input.plans}' --rounds '{input.rounds}'"
-        " --model {input.model} --int8 '{input.quantized}' --control {input.control}"
-        " --search '{input.search}' --benchmarks '{input.benchmarks}'"
-        " --described {params.described:q} --delivered {output.delivered}"
-        " --result {output.result} --metrics {output.metrics} --layers {output.layers}"
-        " --times {output.times} --curve {output.curve}"
+        command("summarize")
 
 
 # A result that no rule makes: say which name is wrong instead of "no rule to produce".

@@ -5,7 +5,7 @@
 # fetched again must not be lost.
 rule dataset:
     output:
-        update(directory("data/datasets/{dataset}")),
+        output=update(directory("data/datasets/{dataset}")),
     log:
         "logs/dataset/{dataset}.log",
     threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
@@ -14,8 +14,7 @@ rule dataset:
         files=GRAPH.networks.image_files,
         settings=lambda wildcards: PARAMS.dataset[wildcards.dataset].model_dump_json(),
     shell:
-        "lowrank dataset --log {log} --name {wildcards.dataset} --settings {params.settings:q}"
-        " --output {output}"
+        command("dataset")
 
 
 # Which images choices about a network are made on, and which are reported.
@@ -23,7 +22,7 @@ rule splits:
     input:
         dataset=GRAPH.dataset,
     output:
-        directory("build/{model}/original/splits"),
+        output=directory("build/{model}/original/splits"),
     log:
         "logs/splits/{model}.log",
     threads: GRAPH.networks.threads_of_splits
@@ -33,9 +32,7 @@ rule splits:
         files=GRAPH.networks.validation_files,
         decoding=GRAPH.networks.decoding_json,
     shell:
-        "lowrank splits --log {log} --label 'splits {wildcards.model}'"
-        " --model {wildcards.model} --dataset {input.dataset}"
-        " --validation {params.validation:q} --decoding {params.decoding:q} --output {output}"
+        command("splits")
 
 
 # What the graph knows of a network. Reading the Snakefile makes a table that is missing or stale,
@@ -55,27 +52,26 @@ rule inspect:
 # For DVC, which compares files: the digests that the rules have as parameters.
 rule code:
     output:
-        "build/code.json",
+        output="build/code.json",
     log:
         "logs/code.log",
     params:
         code=GRAPH.code(),
         networks=GRAPH.tables.network_codes_json,
     shell:
-        "lowrank code --log {log} --label code --networks {params.networks:q} --output {output}"
+        command("code")
 
 
 # Without `code`: what the registry offers is what arrives, whatever fetches it.
 rule fetch_weights:
     output:
-        update(GRAPH.networks.downloaded("{model}")),
+        output=update(GRAPH.networks.downloaded("{model}")),
     log:
         "logs/fetch_weights/{model}.log",
     params:
         network=GRAPH.network_json,
     shell:
-        "lowrank fetch_weights --log {log} --label 'fetch_weights {wildcards.model}'"
-        " --network {params.network:q} --output {output}"
+        command("fetch_weights")
 
 
 rule checkpoint:
@@ -98,12 +94,7 @@ rule checkpoint:
         state_key=lambda wildcards: PARAMS.checkpoint[wildcards.model].state_key or "",
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
     shell:
-        "lowrank checkpoint --log {log} --label 'checkpoint {wildcards.model}'"
-        " --network {params.network:q} --weights {input.weights:q}"
-        " --state-key={params.state_key:q}"
-        " --dataset {input.dataset} --splits {input.splits}"
-        " --threads {params.threads} --state {output.state} --metrics {output.metrics}"
-        " --replaceable {output.replaceable}"
+        command("checkpoint")
 
 
 # How the shipped checkpoints were made. Nothing asks for its output unless a user does, by name.
@@ -120,10 +111,6 @@ rule pretrain:
     params:
         code=GRAPH.code("pretrain"),
         network=GRAPH.network_json,
-        start=lambda wildcards: GRAPH.networks.pretrain(wildcards).start or "",
         settings=lambda wildcards: GRAPH.networks.pretrain(wildcards).model_dump_json(),
     shell:
-        "lowrank pretrain --log {log} --label 'pretrain {wildcards.model}'"
-        " --network {params.network:q} --dataset {input.dataset} --settings {params.settings:q}"
-        " --start={params.start:q} --state build/resume/pretrain/{wildcards.model}.pt"
-        " --weights {output.weights} --provenance {output.provenance}"
+        command("pretrain")

@@ -40,10 +40,7 @@ rule overview:
         beside_the_matrix=GRAPH.report.compared,
         devices=GRAPH.report.devices_stated(),
     shell:
-        "lowrank overview --log {log} --label overview --results results"
-        " --variants '{params.variants}' --csv {output.table} --markdown {output.page}"
-        " --html {output.web_page} --latency {output.latency} --macs {output.macs}"
-        " --energy {output.energy}"
+        command("overview")
 
 
 # DVC draws the same from the tables by itself.
@@ -54,14 +51,14 @@ rule draw:
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
     output:
-        ranks=report(
+        ranks_picture=report(
             "results/pictures/{model}_{method}/ranks.svg",
             caption="../report/ranks.rst",
             category="{model}",
             subcategory="{method}",
             labels={"what": "Ranks by layer"},
         ),
-        times=report(
+        times_pictures=report(
             expand(
                 "results/pictures/{{model}}_{{method}}/times_{device}.svg",
                 device=PARAMS.matrix.devices,
@@ -71,7 +68,7 @@ rule draw:
             subcategory="{method}",
             labels={"what": "Time by layer"},
         ),
-        curve=report(
+        curve_picture=report(
             "results/pictures/{model}_{method}/curve.svg",
             caption="../report/curve.rst",
             category="{model}",
@@ -85,8 +82,4 @@ rule draw:
         method=GRAPH.report.stated,
         devices=GRAPH.report.devices_stated(),
     shell:
-        "lowrank draw --log {log} --label 'draw {wildcards.model} {wildcards.method}'"
-        " --name {wildcards.model}_{wildcards.method} --result {input.result}"
-        " --layers {input.layers}"
-        " --times {input.times} --curve {input.curve} --ranks-picture {output.ranks}"
-        " --times-pictures '{output.times}' --curve-picture {output.curve}"
+        command("draw")

@@ -6,7 +6,7 @@ rule next_trial:
     input:
         trials=GRAPH.search.earlier_trials,
     output:
-        "build/{model}/{method}/search/{number}.json",
+        output="build/{model}/{method}/search/{number}.json",
     log:
         "logs/next_trial/{model}/{method}/{number}.log",
     wildcard_constraints:
@@ -15,8 +15,7 @@ rule next_trial:
         code=GRAPH.code("next_trial"),
         settings=GRAPH.ranks_json,
     shell:
-        "lowrank next_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
-        " --settings {params.settings:q} --trials '{input.trials}' --output {output}"
+        command("next_trial")
 
 
 rule judge_trial:
@@ -28,7 +27,7 @@ rule judge_trial:
         splits="build/{model}/original/splits",
         aim="build/{model}/{method}/search/{number}.json",
     output:
-        "build/{model}/{method}/search/{number}_found.json",
+        output="build/{model}/{method}/search/{number}_found.json",
     log:
         "logs/judge_trial/{model}/{method}/{number}.log",
     wildcard_constraints:
@@ -38,11 +37,7 @@ rule judge_trial:
         code=GRAPH.code("judge_trial"),
         threads=PARAMS.export_onnx.threads,
     shell:
-        "lowrank judge_trial --log {log} --label 'search {wildcards.model} {wildcards.method}'"
-        " --original {input.original} --trial {input.trial} --state {input.state}"
-        " --dataset {input.dataset} --splits {input.splits} --aim '{input.aim}'"
-        " --threads {params.threads}"
-        " --output {output}"
+        command("judge_trial")
 
 
 # The original in int8 is a candidate, too.
@@ -55,7 +50,7 @@ use rule judge_trial as judge_control with:
         splits="build/{model}/original/splits",
         aim=[],
     output:
-        "build/{model}/{method}/search/control_found.json",
+        output="build/{model}/{method}/search/control_found.json",
     log:
         "logs/judge_control/{model}/{method}.log",
 
@@ -64,10 +59,18 @@ use rule judge_trial as judge_control with:
 rule settle:
     input:
         trials=GRAPH.search.all_trials,
-        files=GRAPH.search.trial_files,
+        plans=GRAPH.search.trial_plans,
+        states=GRAPH.search.trial_states,
+        accuracies=GRAPH.search.trial_metrics,
+        curves=GRAPH.search.trial_curves,
+        timings=GRAPH.search.trial_timings,
         control=GRAPH.search.control_found,
     output:
-        files=[f"build/{{model}}/{{method}}/{name}" for name in SETTLED],
+        plan="build/{model}/{method}/first/ranks.json",
+        state="build/{model}/{method}/rounds/1/model.safetensors",
+        metrics="build/{model}/{method}/rounds/1/metrics.json",
+        curve="build/{model}/{method}/rounds/1/curve.json",
+        timing="build/{model}/{method}/rounds/1/timing.json",
         report="build/{model}/{method}/search.json",
     log:
         "logs/settle/{model}/{method}.log",
@@ -77,6 +80,4 @@ rule settle:
         code=GRAPH.code("settle"),
         settings=GRAPH.ranks_json,
     shell:
-        "lowrank settle --log {log} --label 'search {wildcards.model} {wildcards.method}'"
-        " --settings {params.settings:q} --trials '{input.trials}' --files '{input.files}'"
-        " --control '{input.control}' --outputs '{output.files}' --report {output.report}"
+        command("settle")

@@ -14,9 +14,7 @@ rule study:
         code=GRAPH.code("study"),
         settings=lambda wildcards: PARAMS.studies[wildcards.study].model_dump_json(),
     shell:
-        "lowrank study --log {log} --label 'study {wildcards.study}' --name {wildcards.study}"
-        " --settings {params.settings:q} --results results --records {output.records}"
-        " --table {output.table} --picture {output.picture}"
+        command("study")
 
 
 rule studies:

@@ -73,7 +73,7 @@ class Dataset:
     validation_from: str = "train"
 
 
-def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike = "") -> Dataset:
+def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = None) -> Dataset:
     """Open the dataset that the `dataset` step stored in `folder`.
 
     `splits` is what the `splits` step wrote for a network; by default, validation images are held

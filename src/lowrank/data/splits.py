@@ -142,8 +142,8 @@ def write_splits(
         write_json(new / INDEX, document)
 
 
-def read_splits(folder: str | os.PathLike, dataset: Path) -> dict[str, Any]:
-    """Read what `write_splits` wrote; where `folder` is empty, the default of every dataset.
+def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, Any]:
+    """Read what `write_splits` wrote; without a `folder`, the default of every dataset.
 
     Raises UserError where it was made for another dataset, or for another state of this one.
     """

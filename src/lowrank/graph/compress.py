@@ -45,13 +45,13 @@ class CompressRules:
         """
         return [self.graph.dataset(wildcards)] if self.graph.layers(wildcards) else []
 
-    def measuredsplits_of(self, wildcards: Wildcards) -> list[str]:
+    def measured_splits(self, wildcards: Wildcards) -> list[str]:
         """Which of its images those are; else none."""
         return [splits_of(wildcards)] if self.graph.layers(wildcards) else []
 
     def measured_moments(self, wildcards: Wildcards) -> list[str]:
         """The moments that layers are tried with there, for `norm: activation`; else none."""
-        tries = self.graph.layers(wildcards) and self._predicts(wildcards)
+        tries = self.graph.layers(wildcards) and self.predict(wildcards)
         return self.moments(wildcards) if tries or self.graph.measures(wildcards) else []
 
     def latencies(self, wildcards: Wildcards) -> list[str]:
@@ -84,9 +84,9 @@ class CompressRules:
         """How those are made, as JSON; empty where there are none."""
         return self.calibration_json(wildcards) if self.measured_moments(wildcards) else "{}"
 
-    def predict(self, wildcards: Wildcards) -> str:
+    def predict(self, wildcards: Wildcards) -> bool:
         """Whether the chosen ranks are tried at once; those of `sequential` follow one another."""
-        return "--predict" if self._predicts(wildcards) else "--no-predict"
+        return not self.graph.is_sequential(wildcards)
 
     def largest_drop(self, wildcards: Wildcards) -> float:
         """What the factors of a round may cost before fine-tuning, to be measured there; 1: any.
@@ -96,13 +96,10 @@ class CompressRules:
         from lowrank.factorize import get_factorization
 
         methods = map(get_factorization, self.graph.layers(wildcards).values())
-        tried = self._predicts(wildcards) and all(each.is_closed_form for each in methods)
+        tried = self.predict(wildcards) and all(each.is_closed_form for each in methods)
         if tried or self.params.trial_of(wildcards.method):
             return 1.0
         return self.params.ranks_of(wildcards.model, wildcards.method).largest_drop
-
-    def _predicts(self, wildcards: Wildcards) -> bool:
-        return not self.graph.is_sequential(wildcards)
 
     def calibrated_json(self, wildcards: Wildcards) -> str:
         """The layers whose moments a round needs, as JSON: its own, or those of every round."""

@@ -28,20 +28,23 @@ class DeliverRules:
         numbers = self.graph.round_numbers(wildcards) or [1]
         return [f"{folder}/{place_of_round(number)}/ranks.json" for number in numbers]
 
-    def round_files(self, wildcards: Wildcards) -> list[str]:
-        """Accuracy, curve and timing of every round."""
+    def round_metrics(self, wildcards: Wildcards) -> list[str]:
+        """The accuracy of every round."""
+        return self._of_rounds(wildcards, "metrics")
+
+    def round_curves(self, wildcards: Wildcards) -> list[str]:
+        """The training curve of every round."""
+        return self._of_rounds(wildcards, "curve")
+
+    def round_timings(self, wildcards: Wildcards) -> list[str]:
+        """Steps and seconds of every round."""
+        return self._of_rounds(wildcards, "timing")
+
+    def _of_rounds(self, wildcards: Wildcards, name: str) -> list[str]:
         folder = self.graph.folder(wildcards)
         return [
             f"{folder}/rounds/{number}/{name}.json"
             for number in self.graph.round_numbers(wildcards)
-            for name in ("metrics", "curve", "timing")
-        ]
-
-    def exports(self, wildcards: Wildcards) -> list[str]:
-        """The reports of both exports: original, compressed."""
-        return [
-            f"build/{wildcards.model}/original/export.json",
-            f"{self.graph.folder(wildcards)}/export.json",
         ]
 
     def quantized(self, wildcards: Wildcards) -> list[str]:

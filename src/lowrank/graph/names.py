@@ -14,13 +14,6 @@ FIRST_RUN = Path("build/first_run")
 TABLE_CODE = Path("build/table_code")
 RESULTS = Path("results")
 
-# What a search takes over from its best trial.
-SETTLED = (
-    "first/ranks.json",
-    *(f"rounds/1/{name}" for name in ("model.safetensors", "metrics.json", "curve.json")),
-    "rounds/1/timing.json",
-)
-
 
 class Wildcards(Protocol):
     """What Snakemake hands to an input function; each rule has some of these."""

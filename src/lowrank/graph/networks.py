@@ -58,7 +58,7 @@ class NetworkRules:
             return "{}"
         return self._dataset_settings(wildcards).model_dump_json()
 
-    def threads_ofsplits_of(self, wildcards: Wildcards) -> int:
+    def threads_of_splits(self, wildcards: Wildcards) -> int:
         """CPU threads that decode a folder of validation images."""
         if self.params.checkpoint[wildcards.model].validation.folder is None:
             return 1

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from lowrank.config.params import trial_name
 from lowrank.graph.names import (
-    SETTLED,
     Wildcards,
 )
 
@@ -30,12 +29,30 @@ class SearchRules:
         folder = f"{self.graph.folder(wildcards)}/search"
         return [f"{folder}/{number}_found.json" for number in self.graph.trial_numbers(wildcards)]
 
-    def trial_files(self, wildcards: Wildcards) -> list[str]:
-        """Of every trial what the search takes over from the best, one trial's files together."""
+    def trial_plans(self, wildcards: Wildcards) -> list[str]:
+        """The plan of each trial."""
+        return self._of_trials(wildcards, "first/ranks.json")
+
+    def trial_states(self, wildcards: Wildcards) -> list[str]:
+        """The network of each trial."""
+        return self._of_trials(wildcards, "rounds/1/model.safetensors")
+
+    def trial_metrics(self, wildcards: Wildcards) -> list[str]:
+        """The accuracy of each trial's network."""
+        return self._of_trials(wildcards, "rounds/1/metrics.json")
+
+    def trial_curves(self, wildcards: Wildcards) -> list[str]:
+        """The training curve of each trial."""
+        return self._of_trials(wildcards, "rounds/1/curve.json")
+
+    def trial_timings(self, wildcards: Wildcards) -> list[str]:
+        """Steps and seconds of each trial."""
+        return self._of_trials(wildcards, "rounds/1/timing.json")
+
+    def _of_trials(self, wildcards: Wildcards, name: str) -> list[str]:
         return [
             f"build/{wildcards.model}/{trial_name(wildcards.method, number)}/{name}"
             for number in self.graph.trial_numbers(wildcards)
-            for name in SETTLED
         ]
 
     def delivered(self, wildcards: Wildcards) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, input_path, output_path, parameter, wildcard
 
 if TYPE_CHECKING:
     from lowrank.devices import Device
@@ -22,22 +23,20 @@ _COMPARED = 64
 
 
 @click.command(cls=Step)
-@click.option("--original", type=Path, required=True, help="ONNX file.")
-@click.option("--compressed", type=Path, required=True, help="ONNX file.")
-@click.option("--quantized", default="", help="Folder of the quantize step; empty: float alone.")
-@click.option("--control", type=Path, required=True, help="Such a folder of the original.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--state", type=Path, required=True, help="The original, safetensors.")
-@click.option(
-    "--processor", type=Path, required=True, help="The device as described by describe_device."
-)
-@click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
-@click.option("--settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
-@click.option("--output", type=Path, required=True, help="Output: the measurements, JSON.")
+@input_path("original", "ONNX file.")
+@input_path("compressed", "ONNX file.")
+@input_path("quantized", "Folder of the quantize step; empty: float alone.", optional=True)
+@input_path("control", "Such a folder of the original.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("state", "The original, safetensors.")
+@input_path("processor", "The device as described by describe_device.")
+@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@parameter("settings", "benchmark.<device>, JSON.", Json())
+@output_path("output", "The measurements, JSON.")
 def benchmark(
     original: Path,
     compressed: Path,
-    quantized: str,
+    quantized: Path | None,
     control: Path,
     dataset: Path,
     state: Path,
@@ -59,7 +58,7 @@ def benchmark(
         models = Models(
             original,
             compressed,
-            file_for(Path(quantized), device) if quantized else None,
+            file_for(quantized, device) if quantized else None,
             file_for(control, device),
         )
         measured = _measured(there, models, main[1], "")

@@ -4,26 +4,28 @@ from pathlib import Path
 
 import click
 
-from lowrank.steps.common import Json, Step, say, use_threads
+from lowrank.config.network_source import NetworkSource
+from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.options import Json, input_path, network_option, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
-@click.option("--state", type=Path, required=True, help="The network before the round.")
-@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
-@click.option("--layers", type=Json(), required=True, help="The round's layers, JSON.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--images", type=int, required=True, help="How many of its training images.")
-@click.option("--threads", type=int, required=True)
-@click.option("--moments", type=Path, required=True, help="Output: moments, safetensors.")
+@network_option
+@input_path("state", "The network before the round.")
+@input_path("table", "Its layer table, JSON.")
+@parameter("layers", "The round's layers, JSON.", Json())
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("images", "How many of its training images.", int)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@output_path("moments", "Moments, safetensors.")
 def calibrate(
-    network: str,
+    network: NetworkSource,
     state: Path,
     table: Path,
     layers: dict[str, str],
     dataset: Path,
-    splits: str,
+    splits: Path | None,
     images: int,
     threads: int,
     moments: Path,
@@ -32,7 +34,6 @@ def calibrate(
     use_threads(threads)
     import torch
 
-    from lowrank.config.network_source import NetworkSource
     from lowrank.core.layers import LayerTable
     from lowrank.core.progress import counted
     from lowrank.data.batches import EvaluationBatches
@@ -43,7 +44,7 @@ def calibrate(
     from lowrank.surgery.stored_moments import write_moments
 
     torch.set_num_threads(threads)
-    data, before = open_dataset(dataset, splits), read_state(state, NetworkSource.parse(network))
+    data, before = open_dataset(dataset, splits), read_state(state, network)
     require_match(data, before.spec)
     known = LayerTable.from_json(read_json(table))
     sample = data.train.sample(images)

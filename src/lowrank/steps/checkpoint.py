@@ -4,32 +4,27 @@ from pathlib import Path
 
 import click
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, reuse_memory, say, use_threads
+from lowrank.steps.options import input_path, network_option, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="A name, or a JSON document.")
-@click.option(
-    "--weights",
-    type=Path,
-    required=True,
-    help="A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.",
-)
-@click.option("--state-key", default="", help="Which weights of a PyTorch file with several.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--threads", type=int, required=True)
-@click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
-@click.option("--metrics", type=Path, required=True, help="Output: its accuracy, JSON.")
-@click.option(
-    "--replaceable", type=Path, required=True, help="Output: which layers must stay, and why, JSON."
-)
+@network_option
+@input_path("weights", "A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.")
+@parameter("state_key", "Which weights of a PyTorch file with several.", default="")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@output_path("state", "The network, safetensors.")
+@output_path("metrics", "Its accuracy, JSON.")
+@output_path("replaceable", "Which layers must stay, and why, JSON.")
 def checkpoint(
-    network: str,
+    network: NetworkSource,
     weights: Path,
     state_key: str,
     dataset: Path,
-    splits: str,
+    splits: Path | None,
     threads: int,
     state: Path,
     metrics: Path,
@@ -40,7 +35,6 @@ def checkpoint(
     reuse_memory()
     import torch
 
-    from lowrank.config.network_source import NetworkSource
     from lowrank.data.datasets import open_dataset
     from lowrank.data.splits import gap_warning
     from lowrank.files import write_json
@@ -52,9 +46,8 @@ def checkpoint(
     from lowrank.zoo.weight_files import load_trained, read_weights
 
     torch.set_num_threads(threads)
-    source = NetworkSource.parse(network)
     # A file may hold what weights are computed from (`weight_g`, `weight_v`), or the weights.
-    spec, model = create(source, folded=False)
+    spec, model = create(network, folded=False)
     found = read_weights(weights, model, key=state_key or None, say=say)
     load_trained(model, found, source=str(weights), say=say)
     data = open_dataset(dataset, splits)
@@ -73,7 +66,7 @@ def checkpoint(
         f"{factorable - len(stays)} of {factorable} layers"
     )
     write_json(replaceable, {"images": len(images), "stays_dense": stays})
-    write_state(state, State(spec, model, {}, source))
+    write_state(state, State(spec, model, {}, network))
     chosen = {"from": data.validation_from, "images": counts["validation"]}
     write_json(
         metrics,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from lowrank.config.network_source import NetworkSource
     from lowrank.config.ranks import RankSettings
     from lowrank.core.layers import Layer
     from lowrank.core.plans import Share
@@ -180,23 +181,22 @@ class Original:
 
     def __init__(
         self,
-        described: str,
+        network: NetworkSource,
         state: Path,
         dataset: Path,
-        splits: str,
+        splits: Path | None,
         rule: RankSettings,
-        moments: str,
+        moments: Path | None,
         threads: int,
     ) -> None:
         import torch
 
-        from lowrank.config.network_source import NetworkSource
         from lowrank.data.datasets import open_dataset
         from lowrank.surgery.states import read_state
 
         torch.set_num_threads(threads)
         self._path, self._moments = state, moments
-        self._state = read_state(state, NetworkSource.parse(described))
+        self._state = read_state(state, network)
         self._validation = open_dataset(dataset, splits).validation
         self._images = self._validation.sample(rule.images)
         self._before: float | None = None
@@ -211,7 +211,7 @@ class Original:
         """Return the moments of one layer's inputs, for `norm: activation`."""
         from lowrank.surgery.stored_moments import layer_moments
 
-        return layer_moments(Path(self._moments), name) if self._moments else None
+        return layer_moments(self._moments, name) if self._moments else None
 
     def losses(self, replacements: Iterable[tuple[str, Decomposition]]) -> dict[str, float]:
         """Measure the loss by labels with one layer at a time replaced."""

@@ -5,13 +5,17 @@ from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--networks", type=Json(), required=True, help="Digest of each network's own code.")
-@click.option("--output", type=Path, required=True, help="Output: digests by step, JSON.")
-def code(networks: dict[str, Any], output: Path) -> None:
+@parameter("networks", "Digest of each network's own code.", Json())
+@output_path("output", "Digests by step, JSON.")
+def code(
+    networks: dict[str, Any],
+    output: Path,
+) -> None:
     """Write the digests of the code of every step and of every network."""
     from lowrank.graph.code_digests import write_digests
 

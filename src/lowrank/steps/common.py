@@ -2,7 +2,6 @@
 
 import ctypes
 import fcntl
-import json
 import logging
 import os
 import subprocess
@@ -39,7 +38,7 @@ class Step(click.Command):
     def invoke(self, context: click.Context) -> Any:
         log, label = context.params.pop("log"), context.params.pop("label")
         try:
-            _set_up_logging(log, label or (self.name or ""))
+            _set_up_logging(log, readable_label(label) or (self.name or ""))
             with ends_cleanly(_logger.warning):
                 return super().invoke(context)
         except UserError as error:
@@ -60,32 +59,22 @@ class Step(click.Command):
             raise
 
 
+def readable_label(label: str) -> str:
+    """Return a rule's name with the values of its wildcards, network and method first.
+
+    >>> readable_label("finetune method=tucker,model=vgg16,round=1")
+    'finetune vgg16 tucker 1'
+    """
+    rule, _, listed = label.partition(" ")
+    pairs = [each.partition("=") for each in listed.split(",") if each]
+    values = {name: value or name for name, _, value in pairs}
+    first = [values.pop(name) for name in ("model", "method") if name in values]
+    return " ".join([rule, *first, *values.values()])
+
+
 def say(line: str) -> None:
     """Tell the user one line of progress."""
     _logger.info(line)
-
-
-class Json(click.ParamType):
-    """An option that holds a JSON document."""
-
-    name = "json"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
-            self.fail(f"not a JSON document: {error}", parameter, context)
-
-
-class Paths(click.ParamType):
-    """An option that holds paths separated by spaces."""
-
-    name = "paths"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> list[Path]:
-        return [Path(path) for path in value.split()] if isinstance(value, str) else value
 
 
 def run(*command: str, check: bool = True) -> int:

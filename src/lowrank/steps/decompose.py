@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lowrank.steps.common import Paths, Step, say, use_threads
+from lowrank.config.network_source import NetworkSource
+from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.options import (
+    input_path,
+    input_paths,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
 
 if TYPE_CHECKING:
     from lowrank.core.layers import Layer
@@ -15,36 +24,34 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Step)
-@click.option("--state", type=Path, required=True, help="The network before the round.")
-@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
-@click.option("--plan", type=Path, required=True, help="The plan of the round, JSON.")
-@click.option("--layer", required=True, help="Name of the layer.")
-@click.option("--moments", default="", help="Moments of its inputs, for `norm: activation`.")
-@click.option(
-    "--original",
-    default="",
-    help="For `sequential`: the original; --network, --before, --dataset, --images go with it.",
+@input_path("state", "The network before the round.")
+@input_path("table", "Its layer table, JSON.")
+@input_path("plan", "The plan of the round, JSON.")
+@wildcard("layer", "Name of the layer.")
+@input_path("moments", "Moments of its inputs, for `norm: activation`.", optional=True)
+@input_path(
+    "original",
+    "For `sequential`: the original; --before, --dataset and --images go with it.",
+    optional=True,
 )
-@click.option(
-    "--before", type=Paths(), default="", help="Factors of the layers decomposed before this one."
-)
-@click.option("--network", default="", help="For `sequential`: as params.yaml describes it.")
-@click.option("--dataset", default="", help="For `sequential`: folder of the dataset step.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--images", type=int, default=0, help="For `sequential`: training images.")
-@click.option("--threads", type=int, required=True)
-@click.option("--factors", type=Path, required=True, help="Output: factors, safetensors.")
+@input_paths("before", "Factors of the layers decomposed before this one.")
+@network_option
+@input_path("dataset", "For `sequential`: folder of the dataset step.", optional=True)
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("images", "For `sequential`: training images.", int, default=0)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@output_path("factors", "Factors, safetensors.")
 def decompose(
     state: Path,
     table: Path,
     plan: Path,
     layer: str,
-    moments: str,
-    original: str,
+    moments: Path | None,
+    original: Path | None,
     before: list[Path],
-    network: str,
-    dataset: str,
-    splits: str,
+    network: NetworkSource,
+    dataset: Path | None,
+    splits: Path | None,
     images: int,
     threads: int,
     factors: Path,
@@ -68,12 +75,12 @@ def decompose(
         return
     known = LayerTable.from_json(read_json(table))[layer]
     weight, bias = layer_weight(state, layer), layer_bias(state, layer)
-    of_inputs = layer_moments(Path(moments), layer) if moments else None
+    of_inputs = layer_moments(moments, layer) if moments else None
     if original:
-        sample = _Sample(network, Path(dataset), splits, images, threads)
-        of_inputs, shift = sample.moments(Path(original), state, before, known)
-        kernel = kernel_of(known, layer_weight(Path(original), layer), name=layer)
-        bias = layer_bias(Path(original), layer)
+        sample = _Sample(network, dataset, splits, images, threads)
+        of_inputs, shift = sample.moments(original, state, before, known)
+        kernel = kernel_of(known, layer_weight(original, layer), name=layer)
+        bias = layer_bias(original, layer)
         weight, bias = carried_over(kernel, bias, of_inputs, shift)
     result = decomposed(
         get_factorization(planned.factorization), known, weight, bias, planned.ranks, of_inputs
@@ -91,14 +98,20 @@ def decompose(
 class _Sample:
     """Training images, for `sequential`."""
 
-    def __init__(self, network: str, dataset: Path, splits: str, images: int, threads: int) -> None:
+    def __init__(
+        self,
+        network: NetworkSource,
+        dataset: Path,
+        splits: Path | None,
+        images: int,
+        threads: int,
+    ) -> None:
         import torch
 
-        from lowrank.config.network_source import NetworkSource
         from lowrank.data.datasets import open_dataset
 
         torch.set_num_threads(threads)
-        self._source = NetworkSource.parse(network)
+        self._source = network
         self._images = open_dataset(dataset, splits).train.sample(images)
 
     def moments(

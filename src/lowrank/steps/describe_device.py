@@ -5,14 +5,19 @@ from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, output_path, parameter, wildcard
 
 
 @click.command(cls=Step)
-@click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
-@click.option("--settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
-@click.option("--output", type=Path, required=True, help="Output: the description, JSON.")
-def describe_device(device: str, settings: dict[str, Any], output: Path) -> None:
+@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@parameter("settings", "benchmark.<device>, JSON.", Json())
+@output_path("output", "The description, JSON.")
+def describe_device(
+    device: str,
+    settings: dict[str, Any],
+    output: Path,
+) -> None:
     """Ask a device what its processor can do."""
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.devices.processor import Processor, integer_types

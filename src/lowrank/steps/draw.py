@@ -5,22 +5,23 @@ from pathlib import Path
 import click
 
 from lowrank.files import read_json
-from lowrank.steps.common import Paths, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import input_path, output_path, output_paths, wildcard
 
 
 @click.command(cls=Step)
-@click.option("--name", required=True, help="The variant's.")
-@click.option("--result", type=Path, required=True, help="The variant's, JSON.")
-@click.option("--layers", type=Path, required=True, help="A record a layer, JSON.")
-@click.option("--times", type=Path, required=True, help="A record a layer and device, JSON.")
-@click.option("--curve", type=Path, required=True, help="A record a point, JSON.")
-@click.option("--ranks-picture", type=Path, required=True, help="Output: ranks by layer, SVG.")
-@click.option(
-    "--times-pictures", type=Paths(), required=True, help="Output: times_<device>.svg, by layer."
-)
-@click.option("--curve-picture", type=Path, required=True, help="Output: fine-tuning, SVG.")
+@wildcard("model", "Name of the network.")
+@wildcard("method", "Name of the method.")
+@input_path("result", "The variant's, JSON.")
+@input_path("layers", "A record a layer, JSON.")
+@input_path("times", "A record a layer and device, JSON.")
+@input_path("curve", "A record a point, JSON.")
+@output_path("ranks_picture", "Ranks by layer, SVG.")
+@output_paths("times_pictures", "times_<device>.svg, by layer.")
+@output_path("curve_picture", "Fine-tuning, SVG.")
 def draw(
-    name: str,
+    model: str,
+    method: str,
     result: Path,
     layers: Path,
     times: Path,
@@ -34,6 +35,7 @@ def draw(
     from lowrank.report.provenance import origin_of
     from lowrank.report.style import stamped
 
+    name = f"{model}_{method}"
     of_layers, of_times = read_json(layers), read_json(times)
     with stamped(origin_of([read_json(result)])):
         variant.ranks_picture(ranks_picture, of_layers, title=f"{name}: ranks and MACs by layer")

@@ -5,24 +5,26 @@ from pathlib import Path
 
 import click
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, reuse_memory, say, use_threads
+from lowrank.steps.options import input_path, network_option, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
-@click.option("--state", type=Path, required=True, help="The network, safetensors.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--threads", type=int, required=True)
-@click.option("--images", type=int, required=True, help="Of the test split, for the check.")
-@click.option("--accuracy/--no-accuracy", default=True, help="Measure it on the test split.")
-@click.option("--model", type=Path, required=True, help="Output: the ONNX file.")
-@click.option("--report", type=Path, required=True, help="Output: counts and check, JSON.")
+@network_option
+@input_path("state", "The network, safetensors.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@parameter("images", "Of the test split, for the check.", int)
+@parameter("accuracy", "Measure it on the test split.", bool, default=True)
+@output_path("model", "The ONNX file.")
+@output_path("report", "Counts and check, JSON.")
 def export_onnx(
-    network: str,
+    network: NetworkSource,
     state: Path,
     dataset: Path,
-    splits: str,
+    splits: Path | None,
     threads: int,
     images: int,
     accuracy: bool,
@@ -34,7 +36,6 @@ def export_onnx(
     reuse_memory()
     import torch
 
-    from lowrank.config.network_source import NetworkSource
     from lowrank.data.datasets import open_dataset
     from lowrank.files import write_json
     from lowrank.onnx_files.counts import count
@@ -43,7 +44,7 @@ def export_onnx(
     from lowrank.tasks.exported import compare_with_pytorch, exported_percent
 
     torch.set_num_threads(threads)
-    exported = read_state(state, NetworkSource.parse(network))
+    exported = read_state(state, network)
     data = open_dataset(dataset, splits)
     write_onnx(exported.network, exported.spec, model)
     counts = count(model)

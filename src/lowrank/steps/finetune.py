@@ -1,46 +1,59 @@
 """Put a round's factors into the network, measure it, train it, measure it again."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.config.finetune import RoundSettings
+from lowrank.config.network_source import NetworkSource
+from lowrank.steps.common import Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    input_paths,
+    kept_path,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
-@click.option("--previous", type=Path, required=True, help="The network before the round.")
-@click.option("--factors", type=Path, required=True, help="Folder of the round's factors.")
-@click.option("--layers", type=Json(), required=True, help="The round's layers, a JSON list.")
-@click.option("--round", "round_", type=int, required=True, help="From 1.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--settings", type=Json(), required=True, help="`finetune` of params.yaml, JSON.")
-@click.option("--teacher", default="", help="The original, or its outputs, for `distill`.")
-@click.option(
-    "--largest-drop",
-    type=float,
+@network_option
+@input_path("previous", "The network before the round.")
+@input_paths("factors", "Factors of the round's layers, safetensors.")
+@wildcard("round", "From 1.", int, variable="round_number")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("settings", "`finetune` of params.yaml, JSON.", Json(RoundSettings))
+@input_path("teacher", "The original, or its outputs, for `distill`.", optional=True)
+@parameter(
+    "largest_drop",
+    "Share of the accuracy above chance that factors may cost, where ranks were not tried.",
+    float,
     default=1.0,
-    help="Share of the accuracy above chance that factors may cost, where ranks were not tried.",
 )
-@click.option("--method", default="", help="Its name, for messages.")
-@click.option("--resume", type=Path, required=True, help="Where to keep the state of training.")
-@click.option("--state", type=Path, required=True, help="Output: the network, safetensors.")
-@click.option("--metrics", type=Path, required=True, help="Output: accuracy, JSON.")
-@click.option("--curve", type=Path, required=True, help="Output: the training curve, JSON.")
-@click.option("--timing", type=Path, required=True, help="Output: steps and seconds, JSON.")
-@click.option("--test/--no-test", default=True, help="Measure on the test split, too.")
+@wildcard("method", "Its name, for messages.", default="")
+@kept_path(
+    "resume",
+    "build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt",
+    "Where to keep the state of training.",
+)
+@output_path("state", "The network, safetensors.")
+@output_path("metrics", "Accuracy, JSON.")
+@output_path("curve", "The training curve, JSON.")
+@output_path("timing", "Steps and seconds, JSON.")
+@parameter("test", "Measure on the test split, too.", bool, default=True)
 def finetune(
-    network: str,
+    network: NetworkSource,
     previous: Path,
-    factors: Path,
-    layers: list[str],
-    round_: int,
+    factors: list[Path],
+    round_number: int,
     dataset: Path,
-    splits: str,
-    settings: dict[str, Any],
-    teacher: str,
+    splits: Path | None,
+    settings: RoundSettings,
+    teacher: Path | None,
     largest_drop: float,
     method: str,
     resume: Path,
@@ -51,14 +64,12 @@ def finetune(
     test: bool,
 ) -> None:
     """Put a round's factors into the network and train it."""
-    use_threads(settings["threads"])
+    use_threads(settings.threads)
     reuse_memory()
     from dataclasses import asdict
 
     import torch
 
-    from lowrank.config.finetune import RoundSettings
-    from lowrank.config.network_source import NetworkSource
     from lowrank.core.plans import Factored
     from lowrank.core.stored import read_header, read_tensors
     from lowrank.data.datasets import open_dataset
@@ -74,27 +85,24 @@ def finetune(
     from lowrank.training.maps import layers_to_watch
     from lowrank.training.trying import Trying
 
-    recipe = RoundSettings.model_validate(settings)
-    if bool(teacher) != bool(recipe.distill.weight and recipe.trains):
+    if bool(teacher) != bool(settings.distill.weight and settings.trains):
         raise UserError(
-            f"`distill.weight` is {recipe.distill.weight:g} and --teacher is '{teacher}', for a "
-            f"round with{'' if recipe.trains else 'out'} steps: give the original where, and only "
-            "where, the weight is above 0 and there are steps."
+            f"`distill.weight` is {settings.distill.weight:g} and --teacher is "
+            f"'{teacher or ''}', for a round with{'' if settings.trains else 'out'} steps: give "
+            "the original where, and only where, the weight is above 0 and there are steps."
         )
     # Rounds that shared a seed would all see the same images in the same order.
-    recipe = recipe.model_copy(update={"seed": recipe.seed + round_ - 1})
-    torch.set_num_threads(recipe.threads)
+    settings = settings.model_copy(update={"seed": settings.seed + round_number - 1})
+    torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode also fills all new memory, for code that reads what it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = open_dataset(dataset, splits)
-    source = NetworkSource.parse(network)
-    compressed = read_state(previous, source)
+    compressed = read_state(previous, network)
     trying = Trying(data.validation, compressed.spec) if largest_drop < 1 else None
     before = trying.accuracy(compressed.network) if trying else 0.0
-    files = [factors / f"{layer}.safetensors" for layer in layers]
-    for layer, file in zip(layers, files, strict=True):
-        header = read_header(file)
+    for file in factors:
+        layer, header = file.name.removesuffix(".safetensors"), read_header(file)
         if "dense_because" in header:
             continue
         factored = compressed.factored[layer] = Factored.from_json(header)
@@ -108,18 +116,18 @@ def finetune(
             where = f"methods.{method}.ranks" if method else "ranks"
             raise UserError(ruined(expected, largest_drop, where, "Choose milder settings"))
     learnt_from = None
-    if teacher and recipe.distill.images == "plain":
+    if teacher and settings.distill.images == "plain":
         learnt_from = PlainTeacher(
-            read_outputs(teacher, data.train), recipe.distill, len(data.train)
+            read_outputs(teacher, data.train), settings.distill, len(data.train)
         )
     elif teacher:
-        original = read_state(teacher, source)
+        original = read_state(teacher, network)
         layers = layers_to_watch(original.network, original.spec)
-        learnt_from = AugmentedTeacher(original.network, recipe.distill, layers)
+        learnt_from = AugmentedTeacher(original.network, settings.distill, layers)
     module, spec = compressed.network, compressed.spec
-    module.to(pick_device(recipe.device))
-    inputs = [previous, *files, dataset / "dataset.json", *filter(None, [teacher])]
-    inputs += [Path(splits) / "splits.json"] if splits else []
+    module.to(pick_device(settings.device))
+    inputs = [previous, *factors, dataset / "dataset.json", *filter(None, [teacher])]
+    inputs += [splits / "splits.json"] if splits else []
     measured = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
         decomposed = accuracy_percent(module, data, spec, measured)
@@ -128,17 +136,17 @@ def finetune(
             module,
             spec,
             data,
-            recipe,
+            settings,
             teacher=learnt_from,
             state_path=resume,
-            fingerprint=fingerprint_of(recipe, *map(sha256_of, inputs)),
+            fingerprint=fingerprint_of(settings, *map(sha256_of, inputs)),
             say=say,
         )
         finetuned = accuracy_percent(module, data, spec, measured)
         say(_line("fine-tuned", finetuned))
         write_state(state, compressed)
         write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})
-        write_json(curve, [{"round": round_, **asdict(point)} for point in report.curve])
+        write_json(curve, [{"round": round_number, **asdict(point)} for point in report.curve])
         write_json(timing, {"steps": report.steps, "seconds": round(report.seconds, 1)})
 
 

@@ -5,26 +5,25 @@ from pathlib import Path
 import click
 
 from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.options import input_path, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--original", type=Path, required=True, help="ONNX file.")
-@click.option(
-    "--trial", type=Path, required=True, help="What would be delivered: ONNX file, or its folder."
-)
-@click.option("--state", type=Path, required=True, help="The original, safetensors.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--aim", default="", help="The share that was asked for, JSON; empty: all of it.")
-@click.option("--threads", type=int, required=True)
-@click.option("--output", type=Path, required=True, help="Output: the drop, JSON.")
+@input_path("original", "ONNX file.")
+@input_path("trial", "What would be delivered: ONNX file, or its folder.")
+@input_path("state", "The original, safetensors.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@input_path("aim", "The share that was asked for, JSON; empty: all of it.", optional=True)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@output_path("output", "The drop, JSON.")
 def judge_trial(
     original: Path,
     trial: Path,
     state: Path,
     dataset: Path,
-    splits: str,
-    aim: str,
+    splits: Path | None,
+    aim: Path | None,
     threads: int,
     output: Path,
 ) -> None:

@@ -12,17 +12,18 @@ from lowrank.files import read_json, write_text
 from lowrank.report.table import html, markdown, place_of, records_of
 from lowrank.report.table import overview as overview_of
 from lowrank.steps.common import Step, say
+from lowrank.steps.options import kept_path, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--results", type=Path, required=True, help="Folder of the variants' results.")
-@click.option("--variants", required=True, help="`model:method` of each, separated by spaces.")
-@click.option("--csv", "table", type=Path, required=True, help="Output: a line for each, CSV.")
-@click.option("--markdown", "page", type=Path, required=True, help="Output: the same, Markdown.")
-@click.option("--html", "web_page", type=Path, required=True, help="Output: the same, HTML.")
-@click.option("--latency", type=Path, required=True, help="Output: accuracy by latency, SVG.")
-@click.option("--macs", type=Path, required=True, help="Output: accuracy by MACs, SVG.")
-@click.option("--energy", type=Path, required=True, help="Output: energy of one run, SVG.")
+@kept_path("results", "results", "Folder of the variants' results.")
+@parameter("variants", "`model:method` of each, separated by spaces.")
+@output_path("table", "A line for each, CSV.")
+@output_path("page", "The same, Markdown.")
+@output_path("web_page", "The same, HTML.")
+@output_path("latency", "Accuracy by latency, SVG.")
+@output_path("macs", "Accuracy by MACs, SVG.")
+@output_path("energy", "Energy of one run, SVG.")
 def overview(
     results: Path,
     variants: str,

@@ -6,35 +6,45 @@ from typing import Any
 
 import click
 
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.training import PretrainSettings
 from lowrank.files import read_json
 from lowrank.report.provenance import commit as current_commit
-from lowrank.steps.common import Json, Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.steps.common import Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    kept_path,
+    network_option,
+    output_path,
+    parameter,
+)
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="A name, or a JSON document.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--settings", type=Json(), required=True, help="pretrain.<network> of params.yaml.")
-@click.option("--start", default="", help="Weights to go on from; empty: random ones.")
-@click.option("--state", type=Path, required=True, help="Where to keep the state of training.")
-@click.option("--weights", type=Path, required=True, help="Output: half-precision safetensors.")
-@click.option("--provenance", type=Path, required=True, help="Output: how they were made, JSON.")
+@network_option
+@input_path("dataset", "Folder that the dataset step wrote.")
+@parameter("settings", "pretrain.<network> of params.yaml.", Json(PretrainSettings))
+@input_path("start", "Weights to go on from.", optional=True)
+@kept_path(
+    "state", "build/resume/pretrain/{wildcards.model}.pt", "Where to keep the state of training."
+)
+@output_path("weights", "Half-precision safetensors.")
+@output_path("provenance", "How they were made, JSON.")
 def pretrain(
-    network: str,
+    network: NetworkSource,
     dataset: Path,
-    settings: dict[str, Any],
-    start: str,
+    settings: PretrainSettings,
+    start: Path | None,
     state: Path,
     weights: Path,
     provenance: Path,
 ) -> None:
     """Train a network from scratch, or on from earlier weights."""
-    use_threads(settings["threads"])
+    use_threads(settings.threads)
     reuse_memory()
     import torch
 
-    from lowrank.config.network_source import NetworkSource
-    from lowrank.config.training import PretrainSettings
     from lowrank.data.datasets import open_dataset
     from lowrank.files import sha256_of, write_json
     from lowrank.tasks.classification import accuracy_percent
@@ -42,27 +52,25 @@ def pretrain(
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
-    recipe = PretrainSettings.model_validate(settings)
     data = open_dataset(dataset)
     commit = current_commit()
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    source = NetworkSource.parse(network)
-    described = source.to_json()
-    spec, model = create(source)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    described = network.to_json()
+    spec, model = create(network)
     earlier = {}
     if start:
-        load_weights(model, read_weights(start, model, say=say), source=start, say=say)
-        earlier = {"weights_sha256": sha256_of(start), **_provenance_of(Path(start))}
+        load_weights(model, read_weights(start, model, say=say), source=str(start), say=say)
+        earlier = {"weights_sha256": sha256_of(start), **_provenance_of(start)}
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
             model,
             spec,
             data,
-            recipe,
+            settings,
             state_path=state,
             fingerprint=fingerprint_of(
-                network, recipe, sha256_of(dataset / "dataset.json"), earlier
+                described, settings, sha256_of(dataset / "dataset.json"), earlier
             ),
             say=say,
         )
@@ -74,10 +82,10 @@ def pretrain(
     write_json(
         provenance,
         {
-            "network": source.network if described.keys() == {"network"} else described,
+            "network": network.network if described.keys() == {"network"} else described,
             "dataset": data.name,
-            "recipe": recipe.model_dump(mode="json"),
-            "seed": recipe.seed,
+            "recipe": settings.model_dump(mode="json"),
+            "seed": settings.seed,
             "steps": report.steps,
             "seconds": round(report.seconds, 1),
             "accuracy": accuracy,

@@ -7,56 +7,53 @@ from typing import Any
 
 import click
 
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Plan
-from lowrank.steps.common import Json, Step
+from lowrank.steps.common import Step
+from lowrank.steps.options import Json, input_path, network_option, output_path, parameter, wildcard
 from lowrank.steps.profiling import Form, in_one_piece
 
 
 @click.command(cls=Step)
-@click.option("--original", type=Path, required=True, help="The network, ONNX.")
-@click.option(
-    "--network", "described", required=True, help="As params.yaml describes it: a name, or JSON."
-)
-@click.option("--state", type=Path, required=True, help="The network, safetensors.")
-@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
-@click.option("--draft", type=Path, required=True, help="The first choice: a plan, JSON.")
-@click.option("--latencies", type=Path, required=True, help="What layers take there, JSON.")
-@click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
-@click.option("--quantize-settings", type=Json(), default="{}", help="quantize, JSON.")
-@click.option(
-    "--processor", type=Path, required=True, help="The device as described by describe_device."
-)
-@click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
-@click.option("--device-settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
-@click.option("--output", type=Path, required=True, help="Output: those latencies, corrected.")
+@input_path("original", "The network, ONNX.")
+@network_option
+@input_path("state", "The network, safetensors.")
+@input_path("table", "Its layer table, JSON.")
+@input_path("draft", "The first choice: a plan, JSON.")
+@input_path("latencies", "What layers take there, JSON.")
+@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
+@parameter("quantize_settings", "quantize, JSON.", Json(QuantizeSettings))
+@input_path("processor", "The device as described by describe_device.")
+@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@parameter("device_settings", "benchmark.<device>, JSON.", Json())
+@output_path("output", "Those latencies, corrected.")
 def profile_draft(
     original: Path,
-    described: str,
+    network: NetworkSource,
     state: Path,
     table: Path,
     draft: Path,
     latencies: Path,
     quantize: str,
-    quantize_settings: dict[str, Any],
+    quantize_settings: QuantizeSettings,
     processor: Path,
     device: str,
     device_settings: dict[str, Any],
     output: Path,
 ) -> None:
     """Measure on a device the network that a first choice of ranks gives."""
-    from lowrank.config.network_source import NetworkSource
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
     from lowrank.ranks.latency_model import Latencies
 
-    source = NetworkSource.parse(described)
-    network = LayerTable.from_json(read_json(table))
+    layers = LayerTable.from_json(read_json(table))
     form = Form.of_settings(quantize, quantize_settings, processor)
     sequences = {
-        name: grouped_sequence(get_factorization(share.factorization), network[name], share.ranks)
+        name: grouped_sequence(get_factorization(share.factorization), layers[name], share.ranks)
         for name, share in Plan.read(draft).shares.items()
         if share.ranks
     }
@@ -65,7 +62,7 @@ def profile_draft(
     try:
         there = create_device(device, device_settings)
         found = in_one_piece(
-            original, source, state, network, sequences, known, form, there, device_settings
+            original, network, state, layers, sequences, known, form, there, device_settings
         )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error

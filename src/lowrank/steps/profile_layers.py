@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.quantize import QuantizeSettings
+from lowrank.config.ranks import RankSettings
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    kept_path,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
 from lowrank.steps.profiling import Form, in_one_piece
 
 if TYPE_CHECKING:
@@ -32,34 +44,32 @@ _WHOLE = (0.5, 1.0, 1.5)
 
 
 @click.command(cls=Step)
-@click.option("--original", type=Path, required=True, help="The network, ONNX.")
-@click.option(
-    "--network", "described", required=True, help="As params.yaml describes it: a name, or JSON."
+@input_path("original", "The network, ONNX.")
+@network_option
+@input_path("state", "The network, safetensors.")
+@input_path("table", "Its layer table, JSON.")
+@parameter("layers", "Factorization by layer, JSON.", Json())
+@parameter("alternatives", "Further ones, a JSON list.", Json(), default="[]")
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
+@parameter("quantize_settings", "quantize, JSON.", Json(QuantizeSettings))
+@input_path("processor", "The device as described by describe_device.")
+@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@parameter("device_settings", "benchmark.<device>, JSON.", Json())
+@kept_path(
+    "cache", "build/latencies/{wildcards.device}.json", "What was measured before; is added to."
 )
-@click.option("--state", type=Path, required=True, help="The network, safetensors.")
-@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
-@click.option("--layers", type=Json(), required=True, help="Factorization by layer, JSON.")
-@click.option("--alternatives", type=Json(), default="[]", help="Further ones, a JSON list.")
-@click.option("--settings", type=Json(), required=True, help="methods.<method>.ranks, JSON.")
-@click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
-@click.option("--quantize-settings", type=Json(), default="{}", help="quantize, JSON.")
-@click.option(
-    "--processor", type=Path, required=True, help="The device as described by describe_device."
-)
-@click.option("--device", required=True, help="Its name under `benchmark` in params.yaml.")
-@click.option("--device-settings", type=Json(), required=True, help="benchmark.<device>, JSON.")
-@click.option("--cache", type=Path, required=True, help="What was measured before; is added to.")
-@click.option("--output", type=Path, required=True, help="Output: ms of layers, JSON.")
+@output_path("output", "Ms of layers, JSON.")
 def profile_layers(
     original: Path,
-    described: str,
+    network: NetworkSource,
     state: Path,
     table: Path,
     layers: dict[str, str],
     alternatives: list[str],
-    settings: dict[str, Any],
+    settings: RankSettings,
     quantize: str,
-    quantize_settings: dict[str, Any],
+    quantize_settings: QuantizeSettings,
     processor: Path,
     device: str,
     device_settings: dict[str, Any],
@@ -67,7 +77,6 @@ def profile_layers(
     output: Path,
 ) -> None:
     """Measure on a device what layers take at the ranks that they may get."""
-    from lowrank.config.network_source import NetworkSource
     from lowrank.core.layers import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,
@@ -79,11 +88,9 @@ def profile_layers(
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.ranks.latency_model import Latencies, grids_for
-    from lowrank.ranks.rule import rank_settings
 
-    source = NetworkSource.parse(described)
-    rule, network = rank_settings(settings), LayerTable.from_json(read_json(table))
-    grids = grids_for(_sequences(network, layers, alternatives, rule))
+    known = LayerTable.from_json(read_json(table))
+    grids = grids_for(_sequences(known, layers, alternatives, settings))
     form = Form.of_settings(quantize, quantize_settings, processor)
     device_settings = main_settings(device_settings)
     asked = device_settings | _MEASURED
@@ -103,12 +110,12 @@ def profile_layers(
         measured = _Measured(there, asked, form, cache)
         found = Latencies.measured(whole, rest, grids, measured)
         say(f"{measured.count} convolutions measured; the network as it is: {whole:.3f} ms")
-        share = rule.costs.latency_ms[device]
+        share = settings.costs.latency_ms[device]
         pieces = [
             in_one_piece(
-                original, source, state, network, sequences, found, form, there, device_settings
+                original, network, state, known, sequences, found, form, there, device_settings
             )
-            for sequences in _compressed(network, layers, rule, share)
+            for sequences in _compressed(known, layers, settings, share)
         ]
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error

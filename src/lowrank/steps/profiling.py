@@ -26,12 +26,11 @@ class Form:
         self._quantized, self._types = quantized, types
 
     @classmethod
-    def of_settings(cls, quantize: str, settings: dict[str, Any], processor: Path) -> Form:
+    def of_settings(cls, quantize: str, settings: QuantizeSettings, processor: Path) -> Form:
         """Read `methods.<method>.quantize`, empty for float, and the section `quantize`.
 
         `processor` is the description of the device that the models run on.
         """
-        from lowrank.config.quantize import QuantizeSettings
         from lowrank.devices.processor import Processor
         from lowrank.files import read_json
 
@@ -39,8 +38,7 @@ class Form:
             return cls(None, None)
         from lowrank.onnx_files.int8 import types_for
 
-        asked = QuantizeSettings.model_validate(settings)
-        return cls(asked, types_for(Processor.from_json(read_json(processor)), asked))
+        return cls(settings, types_for(Processor.from_json(read_json(processor)), settings))
 
     @property
     def bytes_per_weight(self) -> int:

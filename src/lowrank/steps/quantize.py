@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.steps.common import Json, Paths, Step, say, use_threads
+from lowrank.config.quantize import QuantizeSettings
+from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.options import Json, input_path, input_paths, output_path, parameter
 
 if TYPE_CHECKING:
     from lowrank.devices.processor import IntegerTypes
@@ -17,31 +19,25 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Step)
-@click.option("--model", type=Path, required=True, help="The network, ONNX.")
-@click.option("--state", type=Path, required=True, help="What it was exported from, safetensors.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option(
-    "--devices", type=Paths(), required=True, help="Descriptions of the devices, the main one first"
-)
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--ready", default="", help="Such a folder of the same network; empty: none.")
-@click.option("--kind", default="", help="methods.<method>.quantize; empty: nothing is done.")
-@click.option("--settings", type=Json(), required=True, help="quantize, JSON.")
-@click.option(
-    "--connections", type=Json(), default="{}", help="How each device is reached, by name, JSON."
-)
-@click.option(
-    "--folder", type=Path, required=True, help="Output: an ONNX file for each kind; report.json."
-)
+@input_path("model", "The network, ONNX.")
+@input_path("state", "What it was exported from, safetensors.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_paths("devices", "Descriptions of the devices, the main one first.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@input_path("ready", "Such a folder of the same network; empty: none.", optional=True)
+@parameter("kind", "methods.<method>.quantize; empty: nothing is done.", default="")
+@parameter("settings", "quantize, JSON.", Json(QuantizeSettings))
+@parameter("connections", "How each device is reached, by name, JSON.", Json(), default="{}")
+@output_path("folder", "An ONNX file for each kind; report.json.")
 def quantize(
     model: Path,
     state: Path,
     dataset: Path,
     devices: list[Path],
-    splits: str,
-    ready: str,
+    splits: Path | None,
+    ready: Path | None,
     kind: str,
-    settings: dict[str, Any],
+    settings: QuantizeSettings,
     connections: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
@@ -56,24 +52,24 @@ def quantize(
         return
     if ready:
         # The method leaves the network as it was, and the original was quantized for the control.
-        copy_folder(Path(ready), folder)
+        copy_folder(ready, folder)
         say(f"the network is the original: {ready} is its int8")
         return
-    from lowrank.config.quantize import QuantizeSettings
 
-    asked = QuantizeSettings.model_validate(settings)
-    use_threads(asked.threads)
+    use_threads(settings.threads)
     from lowrank.data.datasets import open_dataset
     from lowrank.devices.processor import Processor
     from lowrank.onnx_files.int8 import types_for
     from lowrank.surgery.states import read_spec
 
-    types = {path.stem: types_for(Processor.from_json(read_json(path)), asked) for path in devices}
+    types = {
+        path.stem: types_for(Processor.from_json(read_json(path)), settings) for path in devices
+    }
     # The first device of each kind of hardware says which nodes it runs slower in int8.
-    timed = {each: device for device, each in reversed(types.items())} if asked.by_time else {}
+    timed = {each: device for device, each in reversed(types.items())} if settings.by_time else {}
     data = open_dataset(dataset, splits)
     with tempfile.TemporaryDirectory() as intermediate:
-        job = _Job.start(model, read_spec(state), data, asked, Path(intermediate))
+        job = _Job.start(model, read_spec(state), data, settings, Path(intermediate))
         times, files = {}, {}
         for each in dict.fromkeys(types.values()):
             slow: tuple[str, ...] = ()

@@ -3,82 +3,80 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.ranks import RankSettings, Target
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Loss, Plan, PlannedLayer
-from lowrank.steps.common import Json, Paths, Step, say, use_threads
+from lowrank.steps.common import Step, say, use_threads
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    input_paths,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
 
 if TYPE_CHECKING:
     from lowrank.ranks import Losses
 
 
 @click.command(cls=Step)
-@click.option("--state", type=Path, required=True, help="The network before the round.")
-@click.option("--table", type=Path, required=True, help="Its layer table, JSON.")
-@click.option("--replaceable", default="", help="Layers that must stay, and why, JSON.")
-@click.option("--layers", type=Json(), required=True, help="Factorization by layer, JSON.")
-@click.option("--settings", type=Json(), required=True, help="methods.<method>.ranks, JSON.")
-@click.option(
-    "--stages-left", type=int, default=1, help="Rounds in which to come down to the rule's ranks."
-)
-@click.option(
-    "--all-layers",
-    type=Json(),
+@input_path("state", "The network before the round.")
+@input_path("table", "Its layer table, JSON.")
+@input_path("replaceable", "Layers that must stay, and why, JSON.", optional=True)
+@parameter("layers", "Factorization by layer, JSON.", Json())
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("stages_left", "Rounds in which to come down to the rule's ranks.", int, default=1)
+@parameter(
+    "all_layers",
+    "Factorization by layer of every round, JSON: for a rule that shares out ranks.",
+    Json(),
     default="{}",
-    help="Factorization by layer of every round, JSON: for a rule that shares out ranks.",
 )
-@click.option(
-    "--alternatives", type=Json(), default="[]", help="For `budget`: further factorizations, JSON."
+@parameter("alternatives", "For `budget`: further factorizations, JSON.", Json(), default="[]")
+@network_option
+@input_path(
+    "dataset",
+    "Folder of the dataset step: for such a rule, and to say what the ranks cost in accuracy.",
+    optional=True,
 )
-@click.option(
-    "--network", "described", default="", help="For such a rule: as params.yaml describes it."
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@input_path("moments", "For `norm: activation`: moments of the layers.", optional=True)
+@input_paths(
+    "latencies", "For a target of latencies: what layers take, JSON, for each of its devices."
 )
-@click.option(
-    "--dataset",
-    default="",
-    help="Folder of the dataset step: for such a rule, and to say what the ranks cost in accuracy.",
-)
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option("--moments", default="", help="For `norm: activation`: moments of the layers.")
-@click.option(
-    "--latencies",
-    type=Paths(),
-    default="",
-    help="For a target of latencies: what layers take, JSON, for each of its devices.",
-)
-@click.option("--quantize", default="", help="methods.<method>.quantize; empty: in float.")
-@click.option("--aim", default="", help="For a target of accuracy: what the trial may cost, JSON.")
-@click.option(
-    "--known", type=Paths(), default="", help="Plans of earlier trials, whose losses are known."
-)
-@click.option("--first", default="", help="For such a rule, after the first round: its plan.")
-@click.option("--method", default="", help="Its name, for messages.")
-@click.option(
-    "--predict/--no-predict", default=True, help="Try what the ranks cost in accuracy (--dataset)."
-)
-@click.option("--threads", type=int, required=True)
-@click.option("--plan", type=Path, required=True, help="Output: the plan of the round, JSON.")
+@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
+@input_path("aim", "For a target of accuracy: what the trial may cost, JSON.", optional=True)
+@input_paths("known", "Plans of earlier trials, whose losses are known.")
+@input_path("first", "For such a rule, after the first round: its plan.", optional=True)
+@wildcard("method", "Its name, for messages.", default="")
+@parameter("predict", "Try what the ranks cost in accuracy (--dataset).", bool, default=True)
+@parameter("threads", "CPU threads of the linear algebra.", int)
+@output_path("plan", "The plan of the round, JSON.")
 def select_ranks(
     state: Path,
     table: Path,
-    replaceable: str,
+    replaceable: Path | None,
     layers: dict[str, str],
-    settings: dict[str, Any],
+    settings: RankSettings,
     stages_left: int,
     all_layers: dict[str, str],
     alternatives: list[str],
-    described: str,
-    dataset: str,
-    splits: str,
-    moments: str,
+    network: NetworkSource,
+    dataset: Path | None,
+    splits: Path | None,
+    moments: Path | None,
     latencies: list[Path],
     quantize: str,
-    aim: str,
+    aim: Path | None,
     known: list[Path],
-    first: str,
+    first: Path | None,
     method: str,
     predict: bool,
     threads: int,
@@ -86,15 +84,13 @@ def select_ranks(
 ) -> None:
     """Choose the ranks of a round's layers."""
     use_threads(threads)
-    from lowrank.config.ranks import Target
     from lowrank.files import read_json, write_json
-    from lowrank.ranks.rule import rank_settings
     from lowrank.steps.choosing import Choice, Original, refuse_what_ruins
 
-    network = LayerTable.from_json(read_json(table))
+    layer_table = LayerTable.from_json(read_json(table))
     if replaceable:
-        network = network.with_obstacles(read_json(replaceable)["stays_dense"])
-    rule = rank_settings(settings)
+        layer_table = layer_table.with_obstacles(read_json(replaceable)["stays_dense"])
+    rule = settings
     if aim:
         target = Target.of(rule.search.cost, read_json(aim)["share"])
         rule = rule.model_copy(update={"target": target})
@@ -103,10 +99,10 @@ def select_ranks(
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
     original = None
     if dataset and layers:
-        original = Original(described, state, Path(dataset), splits, rule, moments, threads)
+        original = Original(network, state, dataset, splits, rule, moments, threads)
     choice = Choice(
         state=state,
-        table=network,
+        table=layer_table,
         layers=layers,
         all_layers=all_layers,
         alternatives=alternatives,

@@ -1,39 +1,39 @@
 """Decide which images choices about a network are made on, and which are reported."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, say
+from lowrank.config.checkpoint import ValidationSettings
+from lowrank.config.dataset import DatasetSettings
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, input_path, output_path, parameter, wildcard
 
 
 @click.command(cls=Step)
-@click.option("--model", required=True, help="Name of the entry under `checkpoint`.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--validation", type=Json(), required=True, help="`validation` of that entry, JSON.")
-@click.option(
-    "--decoding", type=Json(), default="{}", help="The dataset's entry, JSON: for a folder."
+@wildcard("model", "Name of the entry under `checkpoint`.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@parameter("validation", "`validation` of that entry, JSON.", Json(ValidationSettings))
+@parameter(
+    "decoding", "For a folder: the dataset's entry, JSON.", Json(DatasetSettings), default="{}"
 )
-@click.option("--output", type=Path, required=True, help="Output: folder that holds splits.json.")
+@output_path("output", "Folder that holds splits.json.")
 def splits(
     model: str,
     dataset: Path,
-    validation: dict[str, Any],
-    decoding: dict[str, Any],
+    validation: ValidationSettings,
+    decoding: DatasetSettings,
     output: Path,
 ) -> None:
     """Decide which images choices about a network are made on, and which are reported."""
-    from lowrank.config.checkpoint import ValidationSettings
-    from lowrank.config.dataset import DatasetSettings
     from lowrank.data.splits import INDEX, write_splits
     from lowrank.files import read_json
 
     write_splits(
         output,
         dataset,
-        ValidationSettings.model_validate(validation),
-        DatasetSettings.model_validate(decoding),
+        validation,
+        decoding,
         place=f"checkpoint.{model}.validation",
         say=say,
     )

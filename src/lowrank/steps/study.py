@@ -5,19 +5,26 @@ from typing import Any
 
 import click
 
+from lowrank.config.studies import StudySettings
 from lowrank.files import read_json, write_json, write_text
-from lowrank.steps.common import Json, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, kept_path, output_path, parameter, wildcard
 
 
 @click.command(cls=Step)
-@click.option("--name", required=True, help="Its name under `studies` in params.yaml.")
-@click.option("--settings", type=Json(), required=True, help="studies.<name>, JSON.")
-@click.option("--results", type=Path, required=True, help="Folder of the variants' results.")
-@click.option("--records", type=Path, required=True, help="Output: a record a variant, JSON.")
-@click.option("--table", type=Path, required=True, help="Output: the same as Markdown.")
-@click.option("--picture", type=Path, required=True, help="Output: SVG.")
+@wildcard("study", "Its name under `studies` in params.yaml.")
+@parameter("settings", "studies.<name>, JSON.", Json(StudySettings))
+@kept_path("results", "results", "Folder of the variants' results.")
+@output_path("records", "A record a variant, JSON.")
+@output_path("table", "The same as Markdown.")
+@output_path("picture", "SVG.")
 def study(
-    name: str, settings: dict[str, Any], results: Path, records: Path, table: Path, picture: Path
+    study: str,
+    settings: StudySettings,
+    results: Path,
+    records: Path,
+    table: Path,
+    picture: Path,
 ) -> None:
     """Bring the variants of a study together."""
     from lowrank.report.provenance import origin_of
@@ -25,17 +32,17 @@ def study(
     from lowrank.report.style import stamped
 
     documents = {
-        (model, variant): read_json(results / f"{model}_{name}_{variant}.json")
-        for model in settings["models"]
-        for variant in settings["variants"]
+        (model, variant): read_json(results / f"{model}_{study}_{variant}.json")
+        for model in settings.models
+        for variant in settings.variants
     }
     rows = [_record(*which, document) for which, document in documents.items()]
     write_json(records, rows)
-    write_text(table, _markdown(settings["title"], rows))
+    write_text(table, _markdown(settings.title, rows))
     with stamped(
-        origin_of(documents.values(), f"snakemake --cores all results/studies/{name}.svg")
+        origin_of(documents.values(), f"snakemake --cores all results/studies/{study}.svg")
     ):
-        study_picture(picture, rows, title=settings["title"], x=settings["x"])
+        study_picture(picture, rows, title=settings.title, x=settings.x)
     say(f"{len(rows)} variants: {table}, {picture}")
 
 

@@ -18,58 +18,66 @@ from lowrank.report.headline import at, headline
 from lowrank.report.layer_times import times_by_layer
 from lowrank.report.provenance import stamp
 from lowrank.report.targets import CONTROL, best_for_latency, best_of_search
-from lowrank.steps.common import Json, Paths, Step, say
+from lowrank.steps.common import Step, say
+from lowrank.steps.options import Json, input_path, input_paths, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--table", type=Path, required=True, help="Layer table of the network, JSON.")
-@click.option("--original", type=Path, required=True, help="Accuracy of the original, JSON.")
-@click.option("--exports", type=Paths(), required=True, help="Reports of both exports, JSON.")
-@click.option("--state", type=Path, required=True, help="The compressed network, safetensors.")
-@click.option("--plans", type=Paths(), required=True, help="Plan of every round, JSON.")
-@click.option(
-    "--rounds", type=Paths(), required=True, help="Metrics, curve and timing of every round, JSON."
-)
-@click.option("--model", type=Path, required=True, help="The compressed network, ONNX.")
-@click.option("--int8", default="", help="Folder of the quantize step; empty: float alone.")
-@click.option("--control", type=Path, required=True, help="Such a folder of the original.")
-@click.option("--search", default="", help="Report of the settle step, JSON; empty: no search.")
-@click.option("--benchmarks", type=Paths(), required=True, help="One for each device, JSON.")
-@click.option("--described", type=Json(), required=True, help="What the card states, JSON.")
-@click.option("--delivered", type=Path, required=True, help="Output: folder of what to take away.")
-@click.option("--result", type=Path, required=True, help="Output: nested scalars, JSON.")
-@click.option("--metrics", "headlines", type=Path, required=True, help="Output: metrics, JSON.")
-@click.option("--layers", type=Path, required=True, help="Output: a record a layer, JSON.")
-@click.option("--times", type=Path, required=True, help="Output: a record a layer, JSON.")
-@click.option("--curve", type=Path, required=True, help="Output: a record a point, JSON.")
+@input_path("table", "Layer table of the network, JSON.")
+@input_path("original", "Accuracy of the original, JSON.")
+@input_path("original_export", "Report of the original's export, JSON.")
+@input_path("export", "Report of the compressed network's export, JSON.")
+@input_path("state", "The compressed network, safetensors.")
+@input_paths("plans", "Plan of every round, JSON.")
+@input_paths("round_metrics", "Accuracy of every round, JSON.")
+@input_paths("round_curves", "Training curve of every round, JSON.")
+@input_paths("round_timings", "Steps and seconds of every round, JSON.")
+@input_path("model", "The compressed network, ONNX.")
+@input_path("quantized", "Folder of the quantize step; empty: float alone.", optional=True)
+@input_path("control", "Such a folder of the original.")
+@input_path("search", "Report of the settle step, JSON; empty: no search.", optional=True)
+@input_paths("benchmarks", "One for each device, JSON.")
+@parameter("described", "What the card states, JSON.", Json())
+@output_path("delivered", "Folder of what to take away.")
+@output_path("result", "Nested scalars, JSON.")
+@output_path("metrics", "Metrics, JSON.")
+@output_path("layers", "A record a layer, JSON.")
+@output_path("times", "A record a layer, JSON.")
+@output_path("curve", "A record a point, JSON.")
 def summarize(
     table: Path,
     original: Path,
-    exports: list[Path],
+    original_export: Path,
+    export: Path,
     state: Path,
     plans: list[Path],
-    rounds: list[Path],
+    round_metrics: list[Path],
+    round_curves: list[Path],
+    round_timings: list[Path],
     model: Path,
-    int8: str,
+    quantized: Path | None,
     control: Path,
-    search: str,
+    search: Path | None,
     benchmarks: list[Path],
     described: dict[str, Any],
     delivered: Path,
     result: Path,
-    headlines: Path,
+    metrics: Path,
     layers: Path,
     times: Path,
     curve: Path,
 ) -> None:
     """Bring what was measured of one variant together."""
-    metrics, curves, timings = ([read_json(path) for path in rounds[i::3]] for i in range(3))
-    before, after = (read_json(path) for path in exports)
+    accuracies, curves, timings = (
+        [read_json(path) for path in paths]
+        for paths in (round_metrics, round_curves, round_timings)
+    )
+    before, after = read_json(original_export), read_json(export)
     measured = {path.stem: _measurement(path) for path in benchmarks}
     of_original = read_json(original)
     original_accuracy = of_original["accuracy"]
     # Of several rounds the last: before its training, and after. Without any the original is left.
-    last = metrics[-1]["accuracy"] if metrics else {}
+    last = accuracies[-1]["accuracy"] if accuracies else {}
     measured_accuracy = {
         "original": original_accuracy,
         **{what: last.get(what, original_accuracy) for what in ("decomposed", "finetuned")},
@@ -111,8 +119,8 @@ def summarize(
     if warning := document.get("validation", {}).get("warning"):
         say(f"warning: {warning}")
     size_bytes = before["counts"]["size_bytes"]
-    if int8:
-        document["int8"] = _quantized(read_report(Path(int8)), measured, "int8", size_bytes)
+    if quantized:
+        document["int8"] = _quantized(read_report(quantized), measured, "int8", size_bytes)
     document["control"] = {
         "int8": _quantized(read_report(control), measured, "control.int8", size_bytes)
     }
@@ -122,7 +130,7 @@ def summarize(
     if search:
         found = read_json(search)
         document["search"] = found | best_of_search(found, document)
-    elif int8 and (target := at(described["method"], "ranks.target.latency_ms")):
+    elif quantized and (target := at(described["method"], "ranks.target.latency_ms")):
         document["target"] = best_for_latency(target, document)
     answer = document.get("search") or document.get("target") or {}
     control_is_best = answer.get("best") == CONTROL
@@ -137,8 +145,8 @@ def summarize(
     deliver(
         delivered,
         {"float32": model}
-        | _int8_models(int8)
-        | (_int8_models(str(control), "control_int8") if control_is_best else {}),
+        | _int8_models(quantized)
+        | (_int8_models(control, "control_int8") if control_is_best else {}),
         document,
         described | {"network": header["network"], "input": header["spec"]},
         of_layers,
@@ -153,7 +161,7 @@ def summarize(
         ],
     )
     write_json(curve, _joined(curves, timings))
-    write_json(headlines, headline(document))
+    write_json(metrics, headline(document))
     write_json(result, document)
     accuracy = document["accuracy"]
     say(
@@ -161,7 +169,7 @@ def summarize(
         f"{document['macs']['ratio']:.2f}x fewer MACs, {document['size_bytes']['ratio']:.2f}x "
         f"smaller, {_faster(document['latency_ms'])}"
     )
-    if int8:
+    if quantized:
         eight = document["int8"]
         say(
             f"int8: {eight['accuracy']['exported']:.2f} % top-1, "
@@ -265,14 +273,14 @@ def _quantized(
     }
 
 
-def _int8_models(folder: str, name: str = "int8") -> dict[str, Path]:
+def _int8_models(folder: Path | None, name: str = "int8") -> dict[str, Path]:
     """Return the int8 files by what follows the variant's name in theirs; none without a folder.
 
     The main one is `int8`, those of other kinds of hardware `int8_s8` and so on.
     """
     if not folder:
         return {}
-    main, *others = all_files(Path(folder))
+    main, *others = all_files(folder)
     return {name: main} | {f"{name}_{path.stem}": path for path in others}
 
 

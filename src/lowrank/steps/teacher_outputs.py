@@ -1,63 +1,63 @@
 """Run the original network over the training images, for compressed networks to learn from."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from lowrank.steps.common import Json, Step, reuse_memory, say, use_threads
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.stages import TeacherOutputsSettings
+from lowrank.steps.common import Step, reuse_memory, say, use_threads
+from lowrank.steps.options import Json, input_path, network_option, output_path, parameter
 
 
 @click.command(cls=Step)
-@click.option("--network", required=True, help="As params.yaml describes it: a name, or JSON.")
-@click.option("--state", type=Path, required=True, help="The original network, safetensors.")
-@click.option("--dataset", type=Path, required=True, help="Folder that the dataset step wrote.")
-@click.option("--splits", default="", help="Folder that the splits step wrote.")
-@click.option(
-    "--settings", type=Json(), required=True, help="`teacher_outputs` of params.yaml, JSON."
-)
-@click.option(
-    "--output", type=Path, required=True, help="Output: logits and feature maps, safetensors."
-)
+@network_option
+@input_path("state", "The original network, safetensors.")
+@input_path("dataset", "Folder that the dataset step wrote.")
+@input_path("splits", "Folder that the splits step wrote.", optional=True)
+@parameter("settings", "`teacher_outputs` of params.yaml, JSON.", Json(TeacherOutputsSettings))
+@output_path("output", "Logits and feature maps, safetensors.")
 def teacher_outputs(
-    network: str, state: Path, dataset: Path, splits: str, settings: dict[str, Any], output: Path
+    network: NetworkSource,
+    state: Path,
+    dataset: Path,
+    splits: Path | None,
+    settings: TeacherOutputsSettings,
+    output: Path,
 ) -> None:
     """Run the original network over the training images as they are."""
-    use_threads(settings["threads"])
+    use_threads(settings.threads)
     reuse_memory()
     import torch
 
-    from lowrank.config.network_source import NetworkSource
-    from lowrank.config.stages import TeacherOutputsSettings
     from lowrank.data.datasets import open_dataset, require_match
     from lowrank.surgery.states import read_state
     from lowrank.training.distillation import write_outputs
     from lowrank.training.hardware import autocast, pick_device, pick_precision
     from lowrank.training.maps import layers_to_watch
 
-    chosen = TeacherOutputsSettings.model_validate(settings)
-    torch.set_num_threads(chosen.threads)
-    data, original = open_dataset(dataset, splits), read_state(state, NetworkSource.parse(network))
+    torch.set_num_threads(settings.threads)
+    data, original = open_dataset(dataset, splits), read_state(state, network)
     require_match(data, original.spec)
     layers = layers_to_watch(
         original.network,
         original.spec,
-        count=chosen.maps,
-        images=len(data.train) * (2 if chosen.mirrored else 1),
-        largest_bytes=chosen.maps_mebibytes * 2**20,
+        count=settings.maps,
+        images=len(data.train) * (2 if settings.mirrored else 1),
+        largest_bytes=settings.maps_mebibytes * 2**20,
     )
-    device = pick_device(chosen.device)
-    with autocast(device, pick_precision(chosen.precision, device)):
+    device = pick_device(settings.device)
+    with autocast(device, pick_precision(settings.precision, device)):
         write_outputs(
             output,
             original.network.to(device),
             data.train,
             original.spec,
             layers=layers,
-            mirrored=chosen.mirrored,
+            mirrored=settings.mirrored,
         )
     stored = f"logits and the inputs of {', '.join(layers)}" if layers else "logits"
-    mirrored = ", plain and mirrored" if chosen.mirrored else ""
+    mirrored = ", plain and mirrored" if settings.mirrored else ""
     say(f"{stored} for {len(data.train)} training images{mirrored}")
 
 

@@ -1,0 +1,158 @@
+"""Options of steps, and the commands of the rules that give them."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lowrank.config.network_source import NetworkSource
+from lowrank.config.schedule import ScheduleSettings
+from lowrank.graph.step_names import STEPS
+from lowrank.steps.common import Step
+from lowrank.steps.options import (
+    Json,
+    command,
+    input_path,
+    input_paths,
+    kept_path,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
+
+RULES = Path(__file__).parents[2] / "workflow/rules"
+
+
+def values_of(*options, given=()):
+    """What a step with these options receives."""
+    received = {}
+
+    def step(**values):
+        received.update(values)
+
+    for option in options:
+        step = option(step)
+    done = CliRunner().invoke(click.command(cls=Step, name="demo")(step), given)
+    return received, done
+
+
+def test_paths_and_parameters():
+    values, done = values_of(
+        input_path("state", "A network."),
+        input_path("aim", "A share.", optional=True),
+        input_paths("plans", "Plans."),
+        output_path("model", "A file."),
+        parameter("images", "How many.", int),
+        wildcard("round", "From 1.", int, variable="round_number"),
+        given=("--state=a b", "--aim=", "--plans=x  y", "--model=m", "--images=3", "--round=2"),
+    )
+    assert done.exit_code == 0, done.output
+    assert values == {
+        "state": Path("a b"),
+        "aim": None,
+        "plans": [Path("x"), Path("y")],
+        "model": Path("m"),
+        "images": 3,
+        "round_number": 2,
+    }
+
+
+@pytest.mark.parametrize("missing", ["--state", "--images"])
+def test_what_a_rule_must_give(missing):
+    given = {"--state": "a", "--images": "3"}
+    del given[missing]
+    _, done = values_of(
+        input_path("state", "A network."),
+        parameter("images", "How many.", int),
+        given=[f"{name}={value}" for name, value in given.items()],
+    )
+    assert done.exit_code == 2
+    assert f"Missing option '{missing}'" in done.stderr
+
+
+def test_a_network_is_a_name_or_a_document():
+    for given in ("vgg16", '{"network": "vgg16"}'):
+        values, _ = values_of(network_option, given=[f"--network={given}"])
+        assert values["network"] == NetworkSource(network="vgg16")
+
+
+def test_documents_are_checked():
+    schedule = parameter("schedule", "A schedule.", Json(ScheduleSettings))
+    values, _ = values_of(schedule, given=['--schedule={"kind": "iterative", "group": 2}'])
+    assert values["schedule"] == ScheduleSettings(kind="iterative", group=2)
+    for given, complaint in (
+        ("{kind: iterative}", "not a JSON document"),
+        ('{"kind": "iterative", "groups": 2}', "groups"),
+    ):
+        _, done = values_of(schedule, given=[f"--schedule={given}"])
+        assert done.exit_code == 2
+        assert complaint in done.stderr
+
+
+def test_the_command_of_a_rule_follows_from_the_options():
+    assert command("next_trial") == (
+        "lowrank next_trial --log={log:q} --label='{rule} {wildcards}'"
+        " --settings={params.settings:q} --trials='{input.trials}' --output={output.output:q}"
+    )
+    assert " --resume=build/resume/{wildcards.model}/" in command("finetune")
+    assert kept_path("cache", "build/{wildcards.device}.json", "Times.")
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule, by its name."""
+    texts = {}
+    for path in sorted(RULES.glob("*.smk")):
+        for text in re.split(r"(?m)^(?=(?:use )?rule )", path.read_text())[1:]:
+            name = re.match(r"(?:use rule \w+ as|rule) (\w+)", text)[1]
+            texts[name] = text
+    return texts
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_a_rule_names_what_its_step_takes(rule):
+    """A name that a rule lacks would end its job; one too many would reach nobody."""
+    text = rules()[rule]
+    if base := re.match(r"use rule (\w+) as", text):
+        inherited = rules()[base[1]]
+        parts = {"shell": section(inherited, "shell"), "params": section(inherited, "params")}
+    else:
+        parts = {}
+    parts |= {name: section(text, name) or parts.get(name, "") for name in SECTIONS}
+    called = re.search(r'command\("(\w+)"\)', parts["shell"])
+    if not called:
+        assert rule in WITHOUT_STEP
+        return
+    assert called[1] in STEPS
+    for part in ("input", "output", "params"):
+        needed = set(re.findall(rf"{{{part}\.(\w+)", command(called[1])))
+        named = set(re.findall(r"(?m)^        (\w+)=", parts[part]))
+        assert needed <= named, f"{rule}: `{part}` lacks {needed - named}"
+        # Files that only order the jobs, and parameters that only make them stale.
+        assert named - needed <= UNUSED.get(rule, set()) | {"code"}, f"{rule}: `{part}`"
+
+
+SECTIONS = ("input", "output", "params", "shell")
+# `inspect` takes the network as an argument; the others run no step.
+WITHOUT_STEP = {"inspect", "studies", "unknown_result"}
+UNUSED = {
+    "select_ranks": {"calibration"},
+    "draft_ranks": {"calibration"},
+    "profile_draft": {"settings"},
+    "decompose": {"calibration"},
+    "dataset": {"files"},
+    "splits": {"files"},
+    "checkpoint": {"table"},
+    "describe_device": {"signature"},
+    "summarize": {"first_run"},
+    "overview": {"results", "beside_the_matrix", "devices"},
+    # Of the captions in the report.
+    "draw": {"devices", "method"},
+}
+
+
+def section(rule: str, name: str) -> str:
+    found = re.search(rf"(?ms)^    {name}:\n(.*?)(?=^    \w+:|\Z)", rule)
+    return found[1] if found else ""
