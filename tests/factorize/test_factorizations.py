@@ -265,7 +265,7 @@ def test_layers_that_are_not_taken_are_told(name):
         decompose(factorization, point, np.zeros(point.weight_shape), None, [8])
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"tucker2", *BLOCKS, *CP}))
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"tucker2", "tensor_train", *BLOCKS, *CP}))
 def test_closed_forms_take_linear_layers(name):
     layer = PlainLayer(5, 7)
     weight = weight_for(layer)
@@ -283,6 +283,11 @@ COSTS = {
     "svd": ((4,), 6 * 10 * 4 + 12 * 4, 9 * 240 + 9 * 48),
     "channel_svd": ((4,), 6 * 10 * 4 + 12 * 4, 9 * 240 + 9 * 48),
     "spatial_svd": ((4,), 3 * 10 * 4 + 2 * 12 * 4, 27 * 120 + 9 * 96),
+    "tensor_train": (
+        (4, 5, 6),
+        10 * 4 + 3 * 4 * 5 + 2 * 5 * 6 + 6 * 12,
+        72 * 40 + 27 * 60 + 9 * 60 + 9 * 72,
+    ),
     "cp_tpm": ((4,), 10 * 4 + 6 * 4 + 12 * 4, 72 * 40 + 9 * 24 + 9 * 48),
     "cp_als": ((4,), 10 * 4 + 6 * 4 + 12 * 4, 72 * 40 + 9 * 24 + 9 * 48),
     "cp4": ((4,), (10 + 3 + 2 + 12) * 4, 72 * 40 + 27 * 12 + 9 * 8 + 9 * 48),
@@ -308,7 +313,7 @@ def test_what_every_choice_of_ranks_keeps(name):
     factorization, layer = get_factorization(name), layer_for(inputs=7, outputs=9)
     kernel = weight_for(layer)
     kept = factorization.kept(kernel)
-    if name in [*CP, *BLOCKS]:
+    if name in [*CP, *BLOCKS, "tensor_train"]:
         assert kept is None
         return
     norm_squared = np.square(kernel, dtype=np.float64).sum()

@@ -8,6 +8,7 @@ from lowrank.config.section import Section
 
 _CONVOLUTION = (
     "tucker1", "tucker2", "cp_tpm", "cp_als", "cp4", "svd", "channel_svd", "spatial_svd",
+    "tensor_train",
     "block_term2", "block_term4", "block_term8",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from lowrank.factorize.reconstruction import reconstruct
 from lowrank.factorize.spatial_svd import SpatialSvd
 from lowrank.factorize.spectra import Spectrum
 from lowrank.factorize.svd import ChannelSvd, Svd
+from lowrank.factorize.tensor_train import TensorTrain
 from lowrank.factorize.tucker1 import Tucker1
 from lowrank.factorize.tucker2 import Tucker2
 
@@ -49,6 +50,7 @@ FACTORIZATIONS: dict[str, Factorization] = {
         Svd(),
         ChannelSvd(),
         SpatialSvd(),
+        TensorTrain(),
         CpTpm(),
         CpAls(),
         Cp4(),

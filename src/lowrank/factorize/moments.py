@@ -175,7 +175,7 @@ def weighted_factors(
         method, its_layer, its_ranks = tail
         before = reconstruct([first], [head])
         target, encoded, _ = _least_squares(kernel, covariance, before, its_layer.kernel)
-        target = target.reshape(len(kernel), len(head), *layer.kernel)
+        target = target.reshape(len(kernel), len(head), *its_layer.kernel)
         return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
     before = reconstruct([first, *others[:-1]], [head, *rest[:-1]])
     last, _, silent = _least_squares(kernel, covariance, before, others[-1].kernel)
