@@ -1,0 +1,327 @@
+"""What committed results say of the figures in the documentation's tables and sentences."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markdown_pages import ROOT, Figures
+
+TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20"}
+
+# The columns that name a row, and what each row should hold.
+Expected = tuple[tuple[str, ...], Figures]
+Rows = dict[tuple[str, ...], dict[str, list[float]]]
+
+
+def document(path: str) -> Any:
+    return json.loads((ROOT / path).read_text())
+
+
+def benchmark(name: str) -> Any:
+    return document(f"benchmarks/results/{name}.json")
+
+
+def against_tensorly(name: str, titles: Mapping[str, str]) -> Expected:
+    return ("kernel",), {
+        (titles.get(kernel, kernel),): {
+            "lowrank, s": [each["lowrank_cpu_seconds"]],
+            "TensorLy, s": [each["tensorly_cpu_seconds"]],
+            "ratio": [each["ratio"]],
+            "relative errors": [each["lowrank_error"], each["tensorly_error"]],
+        }
+        for kernel, each in benchmark(name)["comparisons"].items()
+    }
+
+
+def tucker_speed() -> Expected:
+    titles = {"decaying spectrum": "singular values that fall as k^-0.7"}
+    return against_tensorly("tucker_speed", titles)
+
+
+def cp_speed() -> Expected:
+    return against_tensorly("cp_speed", {})
+
+
+def data_aware() -> Expected:
+    return ("network, ranks",), {
+        (f"{TITLES[row['network']]}, {row['ranks']}",): {
+            "MACs": [row["macs_ratio"]],
+            **{
+                f"{title}, %": [row[f"{norm}_percent"]]
+                for title, norm in (
+                    ("weights", "weight"),
+                    ("outputs", "activation"),
+                    ("sequential", "sequential"),
+                )
+            },
+            "outputs, s": [row["activation_seconds"]],
+            "sequential, s": [row["sequential_seconds"]],
+        }
+        for row in benchmark("data_aware")["rows"]
+    }
+
+
+def budget(network: str) -> Expected:
+    found: Rows = {}
+    for row in benchmark("budget")["rows"]:
+        if row["network"] == network:
+            figures = found.setdefault((row["rule"],), {"MACs": [row["macs_ratio"]]})
+            norm = {"weight": "weights", "activation": "outputs"}[row["norm"]]
+            figures[f"{norm}, %"] = [row["top1_percent"]]
+            if "finetuned_percent" in row:
+                figures["outputs, fine-tuned, %"] = [row["finetuned_percent"]]
+    return ("rule",), found
+
+
+def budget_prediction() -> Expected:
+    found: Rows = {}
+    for row in benchmark("budget")["rows"]:
+        if "rank_correlation" in row:
+            norm = {"weight": "weights", "activation": "outputs"}[row["norm"]]
+            network = found.setdefault((TITLES[row["network"]],), {})
+            network[norm] = [row["rank_correlation"]]
+    return ("network",), found
+
+
+def budget_cost() -> Expected:
+    titles = {"vgg16": "VGG-16", "vgg16_imagenet": "VGG-16 for ImageNet"}
+    return ("network",), {
+        (titles[row["network"]],): {
+            f"{title}, {unit}": [row[step][key]]
+            for title, step in (("moments", "calibrate"), ("choice", "select_ranks"))
+            for unit, key in (("s", "seconds"), ("GiB", "gib"))
+        }
+        for row in benchmark("budget_cost")["rows"]
+    }
+
+
+def paper_counts() -> Expected:
+    titles = {"alexnet": "AlexNet", "vgg_s": "VGG-S", "googlenet": "GoogLeNet"}
+    titles["vgg16_imagenet"] = "VGG-16"
+    columns = {"parameters": "parameters", "MACs": "macs"}
+    return ("network",), {
+        (titles[name],): {
+            **{column: [each[key]] for column, key in columns.items()},
+            **{
+                f"{column}, over the paper": [each[f"{key}_over_paper"]]
+                for column, key in columns.items()
+            },
+        }
+        for name, each in benchmark("paper_counts")["networks"].items()
+    }
+
+
+def repeatability() -> Expected:
+    return ("measurement",), {
+        (str(number),): {
+            "faster": [row["speedup"]],
+            "95 % interval": [row["speedup_low"], row["speedup_high"]],
+        }
+        for number, row in enumerate(benchmark("repeatability")["rows"], 1)
+    }
+
+
+def arm64() -> Expected:
+    titles = {"original": "VGG-16, original", "compressed": "VGG-16, tucker"}
+    return ("network",), {
+        (titles[row["model"]],): {"largest difference of an output": [row["largest_difference"]]}
+        for row in benchmark("arm64")["rows"]
+    }
+
+
+def int8_types() -> Expected:
+    found: Rows = {}
+    for row in benchmark("int8")["rows"]:
+        key = (TITLES[row["model"]], row["types"].removesuffix(" (old default)"))
+        found[key] = {"top-1, %": [row["top1"]]}
+        if "speedup" in row:
+            found[key] |= {
+                "faster than float32": [row["speedup"]],
+                "95 % interval": [row["speedup_low"], row["speedup_high"]],
+                "integer kernels": [row["integer_nodes"], row["nodes"]],
+                "share of the MACs, %": [100 * row["macs_share"]],
+            }
+    return ("network", "types"), found
+
+
+def training_speed() -> Expected:
+    titles = TITLES | {"vgg16, compressed": "VGG-16, compressed"}
+    found = {}
+    for network, each in benchmark("training_speed")["milliseconds_per_image"].items():
+        before, after = each["float32, contiguous"], each["bfloat16, channels_last"]
+        without = each["the same, memory not reused"]
+        found[titles[network],] = {
+            "float32, ms": [before],
+            "bfloat16, ms": [after],
+            "gain": [before / after],
+            "without reuse, ms": [without],
+            "gain of reuse": [without / after],
+        }
+    return ("network",), found
+
+
+def loading_speed() -> Expected:
+    titles = {name: f"lowrank, {name}" for name in ("decoded images stored", "from the files")}
+    return ("source",), {
+        (titles.get(name, name),): {"images a second": [each]}
+        for name, each in benchmark("loading_speed")["images_per_second"].items()
+    }
+
+
+def short_finetuning() -> Expected:
+    return ("recipe", "precision", "ranks rounded", "start"), {
+        (row["name"], row["precision"], row["ranks"], row["start"]): {
+            "steps": [row["steps"]],
+            "seconds": [row["cpu_seconds"]],
+            "validation, %": [row["after"]["validation"]],
+            "test, %": [row["after"]["test"]],
+        }
+        for row in benchmark("short_finetuning")["rows"]
+    }
+
+
+def shipped_checkpoints() -> Expected:
+    found = {}
+    for network, title in TITLES.items():
+        runs, record = [], document(f"data/checkpoints/{network}.json")
+        while record:
+            runs.insert(0, record)
+            record = record.get("start", {}).get("provenance")
+        for number, run in enumerate(runs, 1):
+            found[title, str(number), run["commit"][:7]] = {
+                "epochs": [run["recipe"]["epochs"]],
+                "minutes": [run["seconds"] / 60],
+            }
+    return ("checkpoint", "run", "commit"), found
+
+
+def study(name: str) -> Expected:
+    fields = {"%": "test_percent", "faster": "speedup"}
+    fields |= {"fewer MACs": "macs_ratio", "fewer parameters": "parameters_ratio"}
+    found: Rows = {}
+    for record in document(f"results/studies/{name}.json"):
+        row = found.setdefault((record["variant"],), {})
+        row |= {
+            f"{TITLES[record['model']]}, {column}": [record[key]] for column, key in fields.items()
+        }
+    return ("variant",), found
+
+
+BENCHMARKS, STUDIES = "docs/benchmarks.md", "docs/studies.md"
+# Page, heading, which table under it; the file that it comes from; and what that file holds.
+TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
+    (BENCHMARKS, "speed-of-tucker-2", 0, "benchmarks/results/tucker_speed.json", tucker_speed),
+    (BENCHMARKS, "speed-of-cp", 0, "benchmarks/results/cp_speed.json", cp_speed),
+    (BENCHMARKS, "weights-or-outputs", 0, "benchmarks/results/data_aware.json", data_aware),
+    *(
+        (BENCHMARKS, "ranks-from-a-target", number, "benchmarks/results/budget.json", read)
+        for number, read in enumerate(
+            (lambda: budget("vgg16"), lambda: budget("resnet20"), budget_prediction)
+        )
+    ),
+    (BENCHMARKS, "cost-of-a-target", 0, "benchmarks/results/budget_cost.json", budget_cost),
+    (
+        *(BENCHMARKS, "counts-of-the-papers-networks", 0),
+        *("benchmarks/results/paper_counts.json", paper_counts),
+    ),
+    (BENCHMARKS, "repeatability", 0, "benchmarks/results/repeatability.json", repeatability),
+    (BENCHMARKS, "arm64", 0, "benchmarks/results/arm64.json", arm64),
+    (BENCHMARKS, "int8-types", 0, "benchmarks/results/int8.json", int8_types),
+    (BENCHMARKS, "training-speed", 0, "benchmarks/results/training_speed.json", training_speed),
+    (BENCHMARKS, "loading-speed", 0, "benchmarks/results/loading_speed.json", loading_speed),
+    (
+        *(BENCHMARKS, "short-fine-tuning", 0),
+        *("benchmarks/results/short_finetuning.json", short_finetuning),
+    ),
+    (
+        *("docs/own-network.md", "the-shipped-checkpoints", 0),
+        *("data/checkpoints/*.json", shipped_checkpoints),
+    ),
+    *(
+        (STUDIES, heading, 0, f"results/studies/{name}.json", lambda name=name: study(name))
+        for heading, name in {
+            "decompositions": "decompositions",
+            "budgets-of-fine-tuning": "budgets",
+            "schedules": "schedules",
+            "labels": "labels",
+            "a-long-recipe": "records",
+            "a-target-against-the-papers-ranks": "compare",
+            "a-target-of-milliseconds": "milliseconds",
+        }.items()
+    ),
+]
+
+
+def _in_pointwise() -> list[float]:
+    rows = document("results/plots/vgg16_tucker/times.json")
+    spent, pointwise = (
+        sum(row[f"{each}_ms"] for row in rows) for each in ("compressed", "pointwise")
+    )
+    return [100 * pointwise / spent]
+
+
+def _recipes(*names: str) -> list[float]:
+    found = {row["name"]: row["after"]["test"] for row in benchmark("short_finetuning")["rows"]}
+    return [found[name] for name in names]
+
+
+def _before_finetuning(name: str, *variants: tuple[str, str]) -> list[float]:
+    found = {
+        (record["model"], record["variant"]): record["decomposed_validation_percent"]
+        for record in document(f"results/studies/{name}.json")
+    }
+    return [found[each] for each in variants]
+
+
+def _data_aware(ranks: str) -> list[float]:
+    (row,) = (row for row in benchmark("data_aware")["rows"] if row["ranks"] == ranks)
+    return [row["sequential_percent"], row["activation_percent"]]
+
+
+def _loading() -> list[float]:
+    steps = benchmark("loading_speed")["resnet20_milliseconds_per_step"]
+    return [steps["ahead"], steps["when asked for"]]
+
+
+def _imagenet() -> list[float]:
+    whole = benchmark("imagenet_vgg16")["whole"]
+    return [whole["seconds"], whole["peak_gib"]]
+
+
+def _covered() -> list[float]:
+    return [sum(not each["failure"] for each in benchmark("coverage")["architectures"].values())]
+
+
+# Page, a sentence with the form of each figure, and the figures.
+SENTENCES: list[tuple[str, str, Callable[[], Sequence[float]]]] = [
+    ("README.md", "the {:.0f} classifiers of torchvision", _covered),
+    ("docs/own-network.md", "All {:.0f} pass", _covered),
+    ("docs/measurement.md", "{:.0f} % of the compressed network's time", _in_pointwise),
+    (
+        "docs/methods.md",
+        "{:.2f} % with feature maps and at {:.2f} % without",
+        lambda: _recipes("maps_700", "outputs_mirrored_700"),
+    ),
+    (
+        "docs/methods.md",
+        "keeps {:.2f} % rather than {:.2f} %",
+        lambda: _data_aware("0.4 of the channels"),
+    ),
+    (
+        *(BENCHMARKS, "The largest speed-up is {:.2f} times the smallest"),
+        lambda: [benchmark("repeatability")["spread"]],
+    ),
+    (BENCHMARKS, "{:.1f} ms if batches are made ahead, {:.1f} ms if", _loading),
+    (BENCHMARKS, "all 16 layers of VGG-16 take {:.0f} s and {:.1f} GiB", _imagenet),
+    (
+        *(STUDIES, "All start from {:.2f} % (validation)"),
+        lambda: _before_finetuning("labels", ("vgg16", "both")),
+    ),
+    (
+        *(STUDIES, "{:.2f} and {:.2f} % (VGG-16), {:.2f} and {:.2f} % (ResNet-20)"),
+        lambda: _before_finetuning(
+            "compare",
+            *((model, variant) for model in ("vgg16", "resnet20") for variant in ("kim", "budget")),
+        ),
+    ),
+]
