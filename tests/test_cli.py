@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -15,17 +16,21 @@ def test_every_step_is_a_command():
     names = main.list_commands(click.Context(main))
     assert set(names) == MODULES - {
         "__init__",
-        "common",
-        "weights",
-        "moments",
-        "profiling",
         "choosing",
+        "common",
         "ending",
+        "options",
+        "profiling",
     }
     for name in names:
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, result.output
         assert "--log" in result.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.stdout.strip().endswith(f"version {version('lowrank')}")
 
 
 def test_an_unknown_step():

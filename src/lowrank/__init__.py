@@ -8,7 +8,7 @@ __all__ = ["Compressed", "compress"]
 def __getattr__(name: str) -> Any:
     # Not imported above: a step that needs no PyTorch would wait for it.
     if name in __all__:
-        from lowrank import api as library
+        from lowrank import api
 
-        return getattr(library, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'lowrank' has no attribute '{name}'")

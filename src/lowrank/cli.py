@@ -21,6 +21,7 @@ class _Steps(click.Group):
 
 
 @click.group(cls=_Steps)
+@click.version_option(package_name="lowrank")
 def main() -> None:
     """Make trained convolutional networks small and fast by low-rank decomposition.
 
