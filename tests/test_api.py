@@ -78,6 +78,12 @@ def test_layers_in_turn_make_up_for_those_before_them():
         lowrank.compress(network, (3, 8, 8), ranks=ranks, sequential=True)
 
 
+def test_a_target_of_accuracy_needs_the_pipeline():
+    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"cost": "macs"}}
+    with pytest.raises(UserError, match=r"accuracy_drop: a search fine-tunes several networks"):
+        lowrank.compress(torch.nn.Conv2d(3, 8, 3), (3, 8, 8), ranks=ranks)
+
+
 def test_a_target_is_met_with_images():
     network = trained_network()
     images = [torch.randn(16, 3, 16, 16) for _ in range(2)]
@@ -85,7 +91,7 @@ def test_a_target_is_met_with_images():
     small = lowrank.compress(network, (3, 16, 16), ranks=ranks, images=iter(images))
     before, after = (sum(layer.macs[index] for layer in small.layers) for index in (0, 1))
     assert 0.37 < after / before <= 0.4
-    with pytest.raises(UserError, match="'budget' needs losses"):
+    with pytest.raises(UserError, match="'budget' measures how far the answers move"):
         lowrank.compress(network, (3, 16, 16), ranks=ranks)
 
 

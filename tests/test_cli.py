@@ -16,7 +16,6 @@ def test_every_step_is_a_command():
     names = main.list_commands(click.Context(main))
     assert set(names) == MODULES - {
         "__init__",
-        "choosing",
         "common",
         "ending",
         "options",

@@ -9,9 +9,8 @@ small.layers           # ranks, MACs and parameters of each layer, before and af
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.mistakes import described
 from lowrank.config.ranks import RankSettings
-from lowrank.core.layers import Layer, LayerTable
-from lowrank.core.plans import Expected, PlannedLayer, Share
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Expected, PlannedLayer
 from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
 from lowrank.factorize import (
-    Factorization,
     Moments,
     carried_over,
     decompose,
@@ -34,23 +32,15 @@ from lowrank.factorize import (
     kernel_of,
 )
 from lowrank.onnx_files.export import export_onnx
-from lowrank.ranks import (
-    Candidate,
-    Losses,
-    Trial,
-    bounds_of,
-    choose_ranks,
-    for_target,
-    leave_negligible,
-    taken_layers,
-)
+from lowrank.ranks import Losses, leave_negligible
+from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.milder import nearest_that_keeps
 from lowrank.ranks.rule import rank_settings
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments, shifted_moments
-from lowrank.surgery.prediction import answers, percent_equal, sentence
+from lowrank.surgery.prediction import answers, percent_equal
 from lowrank.surgery.states import put_factors
 from lowrank.zoo.forward import noise_images
 from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
@@ -128,12 +118,17 @@ def compress(
         keep enough).
     """
     rule = rank_settings(ranks or {})
+    if rule.searches:
+        raise UserError(
+            "ranks.target.accuracy_drop: a search fine-tunes several networks, which `compress` "
+            "does not do. Take `macs` or `parameters` here, or the pipeline."
+        )
     taken = _factorize_settings(factorize, rule, images=images is not None, sequential=sequential)
     work = _Work.of(network, input_shape, taken, images)
     small, planned = work.at(rule)
     expected = work.expected(small)
     if expected:
-        print(f"lowrank: {sentence(expected)}", file=sys.stderr)
+        print(f"lowrank: {expected.sentence()}", file=sys.stderr)
         if expected.exceeds(rule.largest_drop):
             raise UserError(_ruined(work, rule, expected))
     elif images is None and any(not each.is_dense for each in planned):
@@ -179,27 +174,23 @@ class _Work:
         return cls(network, table, factorize, assigned, batches)
 
     def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
-        """A copy of the network with its layers decomposed, and what was done to each."""
-        small, images, assigned = copied(self.network), self.images, dict(self.assigned)
-        table = self.table
-        if rule.select != "fixed":
-            table = leave_negligible(table, rule.negligible)
+        """Return a copy of the network with its layers decomposed, and what was done to each."""
+        small = copied(self.network)
         in_turn = self.factorize.sequential and rule.select != "budget"
         if self.factorize.norm == "activation" and not in_turn and not self.moments:
-            self.moments = input_moments(small, [table[name] for name in assigned], images)
-        if rule.select == "budget" and images is not None:
-            layers = list(taken_layers(table, assigned, self.factorize.alternatives))
-            shares = _for_target(small, table, layers, rule, images, self.moments, self.losses)
-            assigned |= {name: share.factorization for name, share in shares.items()}
-            rule = rule.model_copy(
-                update={"table": {name: share.ranks for name, share in shares.items()}}
+            table = leave_negligible(self.table, rule.negligible)
+            self.moments = input_moments(
+                small, [table[name] for name in self.assigned], self.images
             )
-        planned = tuple(
-            choose_ranks(
-                table[name], _parameters(small.get_submodule(name))[0], factorization, rule
-            )
-            for name, factorization in assigned.items()
+        choice = RankChoice(
+            network=_LiveNetwork(small, self.images, self.moments),
+            table=self.table,
+            layers=self.assigned,
+            all_layers=self.assigned,
+            alternatives=self.factorize.alternatives,
+            losses=self.losses,
         )
+        planned = choice.at(rule, say=lambda _: None).layers
         for chosen in planned:
             if not chosen.is_dense:
                 self._replace(small, chosen)
@@ -280,25 +271,41 @@ def _factorize_settings(
     return settings
 
 
-def _for_target(
-    network: nn.Module,
-    table: LayerTable,
-    layers: Iterable[tuple[Layer, Factorization, tuple[int, ...]]],
-    rule: RankSettings,
-    images: Sequence[Tensor],
-    moments: Mapping[str, Moments],
-    losses: Losses,
-) -> dict[str, Share]:
-    """What each layer gets under the rule's target, by what the network loses on the images."""
+@dataclass(frozen=True)
+class _LiveNetwork:
+    """A `MeasuredNetwork` in memory."""
 
-    def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
-        weight, bias = _parameters(network.get_submodule(layer.name))
-        kernel = kernel_of(layer, weight, name=layer.name)
-        return Trial(Candidate(layer, kernel, method, full_ranks), bias, moments.get(layer.name))
+    network: nn.Module
+    images: list[Tensor] | None
+    layer_moments: Mapping[str, Moments]
 
-    trials = [partial(read, *each) for each in layers]
-    divergence = Divergence(network, lambda: images)
-    return for_target(table, trials, rule, bounds_of(rule, {}), divergence, losses=losses)
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        return _parameters(self.network.get_submodule(name))
+
+    def factored(self, name: str) -> None:
+        return None
+
+    def moments(self, name: str) -> Moments | None:
+        return self.layer_moments.get(name)
+
+    def losses(self, replacements: Replacements) -> dict[str, float]:
+        raise UserError(
+            "select: 'sensitivity' measures losses by labels, which `compress` does not have. Take "
+            "another rule, or pass ranks as 'fixed'."
+        )
+
+    def divergence(self) -> Divergence:
+        if self.images is None:
+            raise UserError(
+                "select: 'budget' measures how far the answers move, and `images` is None. Pass "
+                "some training images, or take another rule."
+            )
+        images = self.images
+        return Divergence(self.network, lambda: images)
+
+    def expected(self, replacements: Replacements) -> Expected | None:
+        # `compress` measures the network that it returns.
+        return None
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

@@ -3,26 +3,9 @@
 import torch
 from toy import toy
 
-from lowrank.core.layers import Layer, LayerTable
-from lowrank.core.plans import PlannedLayer
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
-from lowrank.surgery.prediction import answers, is_cheap, percent_equal, with_factors
-
-
-def planned(factorization, ranks, name="conv"):
-    return PlannedLayer(name, factorization, ranks, ranks, (2, 1), (2, 1))
-
-
-def test_terms_of_a_large_kernel_are_not_sought_twice():
-    large = Layer(512, 512, (3, 3), padding=(1, 1), name="conv", input_map=(4, 4))
-    small = Layer(64, 64, (3, 3), padding=(1, 1), name="conv", input_map=(8, 8))
-    of = {kind: LayerTable("net", (3, 32, 32), (each,)) for kind, each in
-          {"large": large, "small": small}.items()}  # fmt: skip
-    assert is_cheap(of["large"], [planned("tucker2", (256, 256))])
-    assert is_cheap(of["small"], [planned("cp_tpm", (300,))])
-    assert not is_cheap(of["large"], [planned("cp_tpm", (500,))])
-    assert not is_cheap(of["large"], [planned("block_term2", (256, 256))])
+from lowrank.surgery.prediction import answers, percent_equal, with_factors
 
 
 def test_all_layers_are_replaced_at_once_and_put_back():

@@ -91,6 +91,14 @@ class Expected:
         standard_error = 50.0 * math.sqrt(2 / self.images)
         return self.drop > largest and self.before - self.after > 3 * standard_error
 
+    def sentence(self) -> str:
+        """Say what is expected, for a user."""
+        what = "accuracy" if self.of_labels else "agreement with the original"
+        return (
+            f"expected before any fine-tuning: {what} {self.before:.2f} % -> "
+            f"{self.after:.2f} % on {self.images} images (chance {self.chance:.1f} %)"
+        )
+
 
 @dataclass(frozen=True)
 class Plan:

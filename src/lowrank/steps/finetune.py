@@ -76,14 +76,13 @@ def finetune(
     from lowrank.errors import UserError
     from lowrank.files import sha256_of, write_json
     from lowrank.ranks.milder import ruined
-    from lowrank.surgery.prediction import sentence
     from lowrank.surgery.states import put_factors, read_state, write_state
     from lowrank.tasks.classification import accuracy_percent
+    from lowrank.tasks.trying import Trying
     from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, read_outputs
     from lowrank.training.hardware import pick_device
     from lowrank.training.loop import fingerprint_of, train
     from lowrank.training.maps import layers_to_watch
-    from lowrank.training.trying import Trying
 
     if bool(teacher) != bool(settings.distill.weight and settings.trains):
         raise UserError(
@@ -111,7 +110,7 @@ def finetune(
         )
     if trying:
         expected = trying.expected(before, trying.accuracy(compressed.network))
-        say(sentence(expected))
+        say(expected.sentence())
         if expected.exceeds(largest_drop):
             where = f"methods.{method}.ranks" if method else "ranks"
             raise UserError(ruined(expected, largest_drop, where, "Choose milder settings"))

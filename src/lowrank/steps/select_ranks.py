@@ -85,41 +85,45 @@ def select_ranks(
     """Choose the ranks of a round's layers."""
     use_threads(threads)
     from lowrank.files import read_json, write_json
-    from lowrank.steps.choosing import Choice, Original, refuse_what_ruins
+    from lowrank.ranks.choice import RankChoice
+    from lowrank.ranks.latency_model import Latencies
+    from lowrank.tasks.stored_network import MeasuringImages, StoredNetwork
 
     layer_table = LayerTable.from_json(read_json(table))
     if replaceable:
         layer_table = layer_table.with_obstacles(read_json(replaceable)["stays_dense"])
-    rule = settings
     if aim:
-        target = Target.of(rule.search.cost, read_json(aim)["share"])
-        rule = rule.model_copy(update={"target": target})
+        target = Target.of(settings.search.cost, read_json(aim)["share"])
+        settings = settings.model_copy(update={"target": target})
     losses: Losses = {}
     for loss in (loss for path in known for loss in Plan.read(path).losses):
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
-    original = None
+    images = None
     if dataset and layers:
-        original = Original(network, state, dataset, splits, rule, moments, threads)
-    choice = Choice(
-        state=state,
+        images = MeasuringImages(network, dataset, splits, settings.images, threads)
+    choice = RankChoice(
+        network=StoredNetwork(state, moments, images, say),
         table=layer_table,
         layers=layers,
         all_layers=all_layers,
         alternatives=alternatives,
-        original=original,
-        latencies=dict(zip(rule.devices, latencies, strict=True)) if latencies else {},
+        latencies={
+            device: Latencies.from_json(read_json(path))
+            for device, path in zip(settings.devices, latencies, strict=bool(latencies))
+        },
         quantized=bool(quantize),
         losses=losses,
         shares=Plan.read(first).shares if first else None,
         stages_left=stages_left,
     )
-    chosen = choice.at(rule, say=say)
-    for each in chosen.layers:
-        say(_line(each))
-    expected = choice.expected(chosen.layers) if original and predict else None
+    chosen = choice.at(settings, say=say)
+    for planned in chosen.layers:
+        say(_line(planned))
+    expected = choice.expected(chosen.layers, say=say) if images and predict else None
     if expected and not aim:
         # A trial of a search may lose anything: the search takes another one then.
-        refuse_what_ruins(choice, rule, expected, method)
+        where = f"methods.{method}.ranks" if method else "ranks"
+        choice.refuse_what_ruins(settings, expected, where=where, say=say)
     measured = tuple(
         Loss(*key, ranks, nats) for key, found in losses.items() for ranks, nats in found.items()
     )

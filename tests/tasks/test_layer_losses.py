@@ -8,7 +8,7 @@ from lowrank.data.datasets import open_dataset
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
 from lowrank.tasks.classification import mean_loss
-from lowrank.training.layer_losses import losses_by_layer
+from lowrank.tasks.layer_losses import losses_by_layer
 from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)

@@ -1,0 +1,293 @@
+"""Ranks for the layers of a round, and the accuracy drop that they are expected to cost.
+
+The pipeline and `lowrank.compress` choose ranks here. What a choice needs to know of the network
+comes from a `MeasuredNetwork`: one reads stored files, the other holds PyTorch modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from lowrank.config.ranks import RankSettings
+from lowrank.core.layers import Layer, LayerTable
+from lowrank.core.plans import Expected, Factored, PlannedLayer, Share
+from lowrank.errors import UserError
+from lowrank.factorize import (
+    Decomposition,
+    Factorization,
+    Moments,
+    decompose,
+    get_factorization,
+    kernel_of,
+)
+from lowrank.ranks.bounds import bounds_of
+from lowrank.ranks.budget import Losses, Trial, for_target
+from lowrank.ranks.latency_model import Latencies
+from lowrank.ranks.milder import nearest_that_keeps, ruined
+from lowrank.ranks.negligible import leave_negligible
+from lowrank.ranks.rule import Candidate, taken_layers
+from lowrank.ranks.scale import dense_cost, ranks_within
+from lowrank.ranks.select import choose_ranks
+from lowrank.ranks.sensitivity import shared_out
+
+Say = Callable[[str], object]
+# Layers and their factors. An iterator that makes one at a time saves memory.
+Replacements = Iterable[tuple[str, Decomposition]]
+
+# A decomposition without a closed form takes about this many multiplications of its kernel in a
+# few seconds. Where a round needs more, trying its ranks would take as long as the round.
+_CHEAP = 1e8
+
+
+class MeasuredNetwork(Protocol):
+    """The network before a round: its layers' parameters, and its behaviour on images."""
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the kernel of a layer, or of its factors together, and its bias."""
+
+    def factored(self, name: str) -> Factored | None:
+        """Return what a layer has been replaced by; None for a dense layer."""
+
+    def moments(self, name: str) -> Moments | None:
+        """Return the moments of a layer's inputs; None where the factors keep its weights."""
+
+    def losses(self, replacements: Replacements) -> dict[str, float]:
+        """Measure the loss by labels with one layer at a time replaced.
+
+        Raises UserError where no labelled images are there.
+        """
+
+    def divergence(self) -> Callable[[Replacements], Iterable[float]]:
+        """Return a measure of how far replaced layers move the answers; see `for_target`.
+
+        Raises UserError where no images are there.
+        """
+
+    def expected(self, replacements: Replacements) -> Expected | None:
+        """Measure the accuracy with all of these layers replaced; None without images."""
+
+
+@dataclass(frozen=True)
+class ChosenRanks:
+    """What a rule gives the layers of a round.
+
+    Parameters
+    ----------
+    layers
+        The plan of each layer of the round.
+    sensitivity, shares
+        Of the layers of every round, for a rule that looks at all of them before the first one.
+    """
+
+    layers: tuple[PlannedLayer, ...]
+    sensitivity: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
+
+
+@dataclass
+class RankChoice:
+    """The choice of ranks in one round, which can be made by one rule after another.
+
+    Parameters
+    ----------
+    network
+        The network before the round.
+    table
+        Its layers.
+    layers, all_layers
+        Factorization by layer: of the round, and of every round.
+    alternatives
+        Further factorizations, for `budget`.
+    latencies
+        What layers take, by device: for a target of milliseconds.
+    quantized
+        Whether the compressed network is in int8.
+    losses
+        What is known of losses; what is measured is added.
+    shares
+        What an earlier round shared out; None in the first round.
+    stages_left
+        Rounds in which to come down to the rule's ranks.
+    """
+
+    network: MeasuredNetwork
+    table: LayerTable
+    layers: Mapping[str, str]
+    all_layers: Mapping[str, str]
+    alternatives: Sequence[str] = ()
+    latencies: Mapping[str, Latencies] = field(default_factory=dict)
+    quantized: bool = False
+    losses: Losses = field(default_factory=dict)
+    shares: dict[str, Share] | None = None
+    stages_left: int = 1
+    _measured: dict[str, float] = field(default_factory=dict)
+
+    def at(self, rule: RankSettings, *, say: Say) -> ChosenRanks:
+        """Choose the ranks by a rule.
+
+        Raises UserError where the rule needs measurements that the network cannot give.
+        """
+        table = self.table
+        if rule.select != "fixed":
+            table = leave_negligible(table, rule.negligible)
+        layers, sensitivity, shares = dict(self.layers), {}, {}
+        if rule.looks_at_all_layers and layers:
+            sensitivity, shares = self._shared_out(table, rule, say)
+            ranks = {name: share.ranks for name, share in shares.items()}
+            rule = rule.model_copy(update={"table": ranks})
+            layers |= {name: shares[name].factorization for name in layers if name in shares}
+        planned = tuple(
+            choose_ranks(
+                table[name],
+                self.network.weight_and_bias(name)[0],
+                factorization,
+                rule,
+                factored=self.network.factored(name),
+                stages_left=self.stages_left,
+            )
+            for name, factorization in layers.items()
+        )
+        return ChosenRanks(planned, sensitivity, shares)
+
+    def expected(self, planned: Sequence[PlannedLayer], *, say: Say) -> Expected | None:
+        """Measure what the network keeps at these ranks, without fine-tuning.
+
+        None without images, and where the decomposition itself takes long.
+        """
+        taken = [layer for layer in planned if not layer.is_dense]
+        if not taken:
+            return None
+        if not is_cheap(self.table, taken):
+            say(
+                "the accuracy drop at these ranks is measured before fine-tuning: finding it here "
+                "would take as long as the decomposition"
+            )
+            return None
+        say(f"trying these ranks: {len(taken)} layers are decomposed, without fine-tuning")
+        expected = self.network.expected(self._replacements(taken))
+        if expected:
+            say(expected.sentence())
+        return expected
+
+    def refuse_what_ruins(
+        self, rule: RankSettings, expected: Expected, *, where: str, say: Say
+    ) -> None:
+        """Raise UserError where more is lost than the rule allows.
+
+        The message names the nearest milder setting, to be written under `where`.
+        """
+        if not expected.exceeds(rule.largest_drop):
+            return
+        say(
+            "that is more than `largest_drop` allows; looking for the nearest setting that keeps "
+            "more"
+        )
+        tried: list[Expected] = []
+
+        def keeps_enough(milder: RankSettings) -> bool:
+            planned = self.at(milder, say=lambda _: None).layers
+            outcome = self.expected(planned, say=say)
+            if outcome is None:
+                # Either nothing is left to decompose, or what is cannot be tried quickly.
+                return all(layer.is_dense for layer in planned)
+            if enough := not outcome.exceeds(rule.largest_drop):
+                tried.append(outcome)
+            return enough
+
+        # Ranks that an earlier round shared out are not for this round to change.
+        nearest = None if self.shares is not None else nearest_that_keeps(rule, keeps_enough)
+        advice = "Choose milder settings"
+        if nearest:
+            advice = f"The nearest setting that keeps enough is `{nearest.written}`"
+            if tried:
+                advice += f" ({tried[-1].after:.1f} % before fine-tuning)"
+            advice += f"; write it under `{where}`, or under its `models` for this network alone"
+        raise UserError(ruined(expected, rule.largest_drop, where, advice))
+
+    def _replacements(self, planned: Iterable[PlannedLayer]) -> Iterator[tuple[str, Decomposition]]:
+        for layer in planned:
+            weight, bias = self.network.weight_and_bias(layer.name)
+            yield (
+                layer.name,
+                decompose(
+                    get_factorization(layer.factorization),
+                    self.table[layer.name],
+                    weight,
+                    bias,
+                    layer.ranks,
+                    self.network.moments(layer.name),
+                ),
+            )
+
+    def _shared_out(
+        self, table: LayerTable, rule: RankSettings, say: Say
+    ) -> tuple[dict[str, float], dict[str, Share]]:
+        if self.shares is not None:
+            return {}, self.shares
+        if rule.select == "sensitivity":
+            return self._by_sensitivity(table, rule, say)
+        return {}, self._for_target(table, rule, say)
+
+    def _by_sensitivity(
+        self, table: LayerTable, rule: RankSettings, say: Say
+    ) -> tuple[dict[str, float], dict[str, Share]]:
+        """Measure what the network loses by each layer, and share out the ranks accordingly."""
+        taken = list(taken_layers(table, self.all_layers))
+
+        def trials() -> Iterator[tuple[str, Decomposition]]:
+            for layer, method, full_ranks in taken:
+                limit = dense_cost(layer, rule.cost) / rule.trial_ratio
+                ranks = ranks_within(layer, method, full_ranks, limit=limit, cost=rule.cost)
+                weight, bias = self.network.weight_and_bias(layer.name)
+                moments = self.network.moments(layer.name)
+                yield layer.name, decompose(method, layer, weight, bias, ranks, moments)
+
+        if not self._measured:
+            self._measured |= self.network.losses(trials())
+        sensitivity, ranks = shared_out(taken, self._measured, rule)
+        order = sorted(sensitivity, key=lambda name: sensitivity[name], reverse=True)
+        say(f"most sensitive first: [{', '.join(order)}]")
+        return sensitivity, {
+            name: Share(self.all_layers[name], ranks_of_layer)
+            for name, ranks_of_layer in ranks.items()
+        }
+
+    def _for_target(self, table: LayerTable, rule: RankSettings, say: Say) -> dict[str, Share]:
+        """Measure what the network loses by each layer, and choose ranks that meet the target."""
+
+        def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
+            weight, bias = self.network.weight_and_bias(layer.name)
+            kernel = kernel_of(layer, weight, name=layer.name)
+            candidate = Candidate(layer, kernel, method, full_ranks)
+            return Trial(candidate, bias, self.network.moments(layer.name))
+
+        taken = taken_layers(table, self.all_layers, self.alternatives)
+        shares = for_target(
+            table,
+            [partial(read, *layer) for layer in taken],
+            rule,
+            bounds_of(rule, self.latencies, quantized=self.quantized),
+            self.network.divergence(),
+            losses=self.losses,
+            say=say,
+        )
+        total = sum(share.loss for share in shares.values())
+        say(f"divergence of the answers by each layer alone, summed: {total:.2g} nats")
+        return shares
+
+
+def is_cheap(table: LayerTable, planned: Iterable[PlannedLayer]) -> bool:
+    """Whether all layers of a round can be decomposed in a few seconds, once more than needed."""
+    work = 0.0
+    for layer in planned:
+        if layer.is_dense or get_factorization(layer.factorization).is_closed_form:
+            continue
+        # Elements of the kernel, times the ranks: terms are found one after another.
+        work += float(prod(table[layer.name].weight_shape)) * max(layer.ranks)
+    return work <= _CHEAP

@@ -1,0 +1,138 @@
+"""The network before a round, read from stored files, with images to measure it on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowrank.core.plans import Expected, Factored
+from lowrank.errors import UserError
+from lowrank.factorize import Moments
+from lowrank.surgery.stored_factors import layer_bias, layer_factored, layer_weight
+from lowrank.surgery.stored_moments import layer_moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowrank.config.network_source import NetworkSource
+    from lowrank.data.datasets import Split
+    from lowrank.ranks.choice import Replacements, Say
+    from lowrank.surgery.divergence import Divergence
+    from lowrank.surgery.states import State
+
+
+@dataclass(frozen=True)
+class MeasuringImages:
+    """Which validation images a network is measured on.
+
+    Parameters
+    ----------
+    source
+        How the network is built.
+    dataset, splits
+        Folders that the steps of these names wrote.
+    count
+        How many images losses are measured on.
+    threads
+        CPU threads of PyTorch.
+    """
+
+    source: NetworkSource
+    dataset: Path
+    splits: Path | None
+    count: int
+    threads: int
+
+
+class StoredNetwork:
+    """A `MeasuredNetwork` of stored files. PyTorch is imported when something is measured.
+
+    Parameters
+    ----------
+    state
+        The network, safetensors.
+    moments
+        Moments of its layers' inputs; None where the factors keep its weights.
+    images
+        What it is measured on; None: nothing is measured.
+    say
+        Receives lines of progress.
+    """
+
+    def __init__(
+        self, state: Path, moments: Path | None, images: MeasuringImages | None, say: Say
+    ) -> None:
+        self._path, self._moments, self._asked, self._say = state, moments, images, say
+        self._before: float | None = None
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the kernel of a layer, or of its factors together, and its bias."""
+        return layer_weight(self._path, name), layer_bias(self._path, name)
+
+    def factored(self, name: str) -> Factored | None:
+        """Return what a layer has been replaced by; None for a dense layer."""
+        return layer_factored(self._path, name)
+
+    def moments(self, name: str) -> Moments | None:
+        """Return the moments of a layer's inputs; None without a file of moments."""
+        return layer_moments(self._moments, name) if self._moments else None
+
+    def losses(self, replacements: Replacements) -> dict[str, float]:
+        """Measure the loss by labels with one layer at a time replaced."""
+        from lowrank.tasks.layer_losses import losses_by_layer
+
+        state, validation = self._measured
+        sample = validation.sample(self._images.count)
+        return losses_by_layer(state.network, state.spec, sample, replacements, say=self._say)
+
+    def divergence(self) -> Divergence:
+        """Return a measure of how far replaced layers move the network's answers."""
+        from lowrank.core.progress import counted
+        from lowrank.surgery.divergence import Divergence
+        from lowrank.tasks.classification import inputs_of
+
+        state, validation = self._measured
+        network, split = state.network, validation.sample(self._images.count)
+
+        def images() -> Iterator[Tensor]:
+            inputs = inputs_of(network, split, state.spec)
+            return counted((batch for batch, _ in inputs), len(split))
+
+        return Divergence(network, images, split.of_classes)
+
+    def expected(self, replacements: Replacements) -> Expected | None:
+        """Measure the accuracy before, and with all of these layers replaced."""
+        from lowrank.surgery.prediction import with_factors
+        from lowrank.tasks.trying import Trying
+
+        if self._asked is None:
+            return None
+        state, validation = self._measured
+        trying = Trying(validation, state.spec)
+        if self._before is None:
+            self._before = trying.accuracy(state.network)
+        after = with_factors(state.network, replacements, lambda: trying.accuracy(state.network))
+        return trying.expected(self._before, after)
+
+    @property
+    def _images(self) -> MeasuringImages:
+        if self._asked is None:
+            raise UserError("this rank rule measures losses on images. Pass --dataset.")
+        return self._asked
+
+    @functools.cached_property
+    def _measured(self) -> tuple[State, Split]:
+        """The network in PyTorch, and the validation images."""
+        import torch
+
+        from lowrank.data.datasets import open_dataset
+        from lowrank.surgery.states import read_state
+
+        torch.set_num_threads(self._images.threads)
+        state = read_state(self._path, self._images.source)
+        return state, open_dataset(self._images.dataset, self._images.splits).validation
