@@ -19,7 +19,8 @@ from lowrank.errors import UserError
 from lowrank.tasks.classification import top1_percent
 from lowrank.training import loop
 from lowrank.training.distillation import AugmentedTeacher
-from lowrank.training.loop import fingerprint_of, learning_rate_factor, train
+from lowrank.training.loop import fingerprint_of, train
+from lowrank.training.optimization import learning_rate_factor
 from lowrank.zoo import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)

@@ -18,16 +18,18 @@ from torch.optim import swa_utils
 from lowrank.config.training import TrainingSettings
 from lowrank.core.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
 from lowrank.data.background import in_background
-from lowrank.data.batches import AugmentedBatches
+from lowrank.data.batches import AugmentedBatches, Batch
 from lowrank.data.datasets import Dataset, require_match
 from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.tasks.classification import top1_percent
 from lowrank.tasks.memory_format import memory_format_of
+from lowrank.training.curve import CurvePoint, Window
 from lowrank.training.distillation import Teacher
 from lowrank.training.freezing import freeze_first
 from lowrank.training.hardware import autocast, pick_device, pick_precision
 from lowrank.training.maps import WatchedMaps
+from lowrank.training.optimization import create_optimizer, learning_rate_factor
 from lowrank.zoo.registry import NetworkSpec
 
 _SAVE_EVERY_SECONDS = 30.0
@@ -35,20 +37,6 @@ _SAVE_EVERY_SECONDS = 30.0
 _BATCHES_OF_STATISTICS = 64
 # Above so many passes, training on the same images again and again says so.
 _EPOCHS_WITHOUT_AUGMENTATION = 10
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One row of the training curve: means since the row before it.
-
-    Accuracies are those of the weights as they are at that step, before any averaging.
-    """
-
-    step: int
-    learning_rate: float
-    loss: float
-    train_percent: float
-    validation_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,167 +79,254 @@ def train(
     """
     require_match(data, spec)
     with WatchedMaps(network, teacher.layers if teacher else ()) as watched:
-        return _train(network, spec, data, settings, teacher, watched, state_path, fingerprint, say)
-
-
-def _train(
-    network: nn.Module,
-    spec: NetworkSpec,
-    data: Dataset,
-    settings: TrainingSettings,
-    teacher: Teacher | None,
-    watched: WatchedMaps,
-    state_path: Path | None,
-    fingerprint: str,
-    say: Callable[[str], None],
-) -> TrainingReport:
-    device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device)
-    memory_format = memory_format_of(network.to(device), spec)
-    network.to(memory_format=memory_format).train()
-    if teacher:
-        teacher.to(device, memory_format)
-    batches = AugmentedBatches(
-        data.train,
-        spec,
-        batch_size=settings.batch_size,
-        augment=settings.augment,
-        seed=settings.seed,
-    )
-    steps = settings.steps
-    if steps is None:
-        steps = max(1, round(settings.epochs * batches.batches_per_epoch))
-    if steps and (teacher is None or teacher.needs_labels):
-        data.train.require_labels("training with `distill.weight` below 1")
-    optimizer = _optimizer(network, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, settings)
-    )
-    averaged = swa_utils.AveragedModel(network) if settings.average_last else None
-    average_from = steps - math.ceil(settings.average_last * steps)
-    freeze_at = round(settings.freeze.after * steps) if settings.freeze.layers else steps
-    frozen: list[nn.Parameter] = []
-    curve: list[CurvePoint] = []
-    first, seconds_before = 0, 0.0
-    saved = _saved_state(state_path, fingerprint)
-    if saved:
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        if averaged:
-            averaged.load_state_dict(saved["averaged"])
-        first, seconds_before = saved["step"], saved["seconds"]
-        curve = [CurvePoint(**point) for point in saved["curve"]]
-        say(f"resumed from the state saved at step {first} of {steps}")
-
-    say(
-        f"{steps} steps of {settings.batch_size} images "
-        f"({steps / batches.batches_per_epoch:.1f} epochs) on {device.type}, "
-        f"{str(precision).removeprefix('torch.')}, {torch.get_num_threads()} threads"
-    )
-    epochs = steps / batches.batches_per_epoch
-    if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not settings.augment.changes:
-        say(
-            f"note: {epochs:.0f} passes over {len(data.train)} images that are never augmented. A "
-            "network learns more from `augment: {pad_pixels: 4, flip: true}`, with `distill.maps: "
-            "0` or `distill.images: augmented`."
+        training = _Training(
+            network,
+            spec,
+            data,
+            settings,
+            teacher=teacher,
+            watched=watched,
+            state=_StateFile(state_path, fingerprint),
+            say=say,
         )
-    started = said = kept = time.monotonic()
-    window = _Window(device) if not saved else _Window(device, *saved["window"])
-    remaining = range(first, steps)
-    for step, batch in zip(
-        remaining,
-        in_background(batches.__getitem__, remaining, torch.get_num_threads()),
-        strict=True,
-    ):
-        if step == max(first, freeze_at):
-            frozen = freeze_first(network, spec, settings.freeze.layers)
+        return training.run()
+
+
+class _StateFile:
+    """Where the state of an unfinished run is kept; without a path it is kept nowhere."""
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self.path, self._fingerprint = path, fingerprint
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state of a run with the same inputs; None where there is none of use."""
+        if self.path is None or not self.path.exists():
+            return None
+        with contextlib.suppress(Exception):  # A damaged state costs time, not correctness.
+            state = torch.load(self.path, weights_only=True)
+            if state["fingerprint"] == self._fingerprint:
+                return state
+        return None
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Replace the file. Raises UserError where it cannot be written."""
+        if self.path is None:
+            return
+        # By way of memory: torch.save itself reports a full disk as a RuntimeError.
+        buffer = io.BytesIO()
+        torch.save({"fingerprint": self._fingerprint} | state, buffer)
+        with written_whole(self.path) as partial:
+            partial.write_bytes(buffer.getbuffer())
+
+    def remove(self) -> None:
+        """Remove the file: the run has ended."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+class _Training:
+    """A run of the loop: the network, what it learns from, and how far it has come."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: NetworkSpec,
+        data: Dataset,
+        settings: TrainingSettings,
+        *,
+        teacher: Teacher | None,
+        watched: WatchedMaps,
+        state: _StateFile,
+        say: Callable[[str], None],
+    ) -> None:
+        self.network, self.spec, self.data, self.settings = network, spec, data, settings
+        self.teacher, self.watched, self.state, self.say = teacher, watched, state, say
+        self.device = pick_device(settings.device)
+        self.precision = pick_precision(settings.precision, self.device)
+        self.memory_format = memory_format_of(network.to(self.device), spec)
+        network.to(memory_format=self.memory_format).train()
+        if teacher:
+            teacher.to(self.device, self.memory_format)
+        self.batches = AugmentedBatches(
+            data.train,
+            spec,
+            batch_size=settings.batch_size,
+            augment=settings.augment,
+            seed=settings.seed,
+        )
+        if settings.steps is None:
+            self.steps = max(1, round(settings.epochs * self.batches.batches_per_epoch))
+        else:
+            self.steps = settings.steps
+        if self.steps and (teacher is None or teacher.needs_labels):
+            data.train.require_labels("training with `distill.weight` below 1")
+        self.optimizer = create_optimizer(network, settings)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, self.steps, settings)
+        )
+        self.averaged = swa_utils.AveragedModel(network) if settings.average_last else None
+        self.average_from = self.steps - math.ceil(settings.average_last * self.steps)
+        freezes = bool(settings.freeze.layers)
+        self.freeze_at = round(settings.freeze.after * self.steps) if freezes else self.steps
+        self.frozen: list[nn.Parameter] = []
+        self.curve: list[CurvePoint] = []
+        self.window = Window(self.device)
+        self.first, self.seconds_before = 0, 0.0
+
+    def run(self) -> TrainingReport:
+        """Train to the last step, from a saved state where there is one."""
+        self._resume()
+        self._announce()
+        self.started = self.said = self.saved = time.monotonic()
+        remaining = range(self.first, self.steps)
+        loaded = in_background(self.batches.__getitem__, remaining, torch.get_num_threads())
+        for step, batch in zip(remaining, loaded, strict=True):
+            learning_rate = self._step(step, batch)
+            self._report(step + 1, learning_rate)
+            self._save(step + 1)
+        self._finish()
+        return TrainingReport(self.steps, self._seconds(time.monotonic()), self.curve)
+
+    def _resume(self) -> None:
+        saved = self.state.read()
+        if not saved:
+            return
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        if self.averaged:
+            self.averaged.load_state_dict(saved["averaged"])
+        self.first, self.seconds_before = saved["step"], saved["seconds"]
+        self.curve = [CurvePoint(**point) for point in saved["curve"]]
+        self.window = Window(self.device, *saved["window"])
+        self.say(f"resumed from the state saved at step {self.first} of {self.steps}")
+
+    def _announce(self) -> None:
+        epochs = self.steps / self.batches.batches_per_epoch
+        self.say(
+            f"{self.steps} steps of {self.settings.batch_size} images ({epochs:.1f} epochs) on "
+            f"{self.device.type}, {str(self.precision).removeprefix('torch.')}, "
+            f"{torch.get_num_threads()} threads"
+        )
+        if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not self.settings.augment.changes:
+            self.say(
+                f"note: {epochs:.0f} passes over {len(self.data.train)} images that are never "
+                "augmented. A network learns more from `augment: {pad_pixels: 4, flip: true}`, "
+                "with `distill.maps: 0` or `distill.images: augmented`."
+            )
+
+    def _step(self, step: int, batch: Batch) -> float:
+        """Take one step, from 0; return its learning rate."""
+        settings = self.settings
+        if step == max(self.first, self.freeze_at):
+            self.frozen = freeze_first(self.network, self.spec, settings.freeze.layers)
         # Dropout and its like, too, depend on seed and step alone: a resumed run repeats them.
         torch.manual_seed(settings.seed + step)
-        images, labels = (part.to(device, non_blocking=True) for part in batch)
-        images = images.contiguous(memory_format=memory_format)
-        with autocast(device, precision):
-            logits = data.train.of_classes(_logits(network, images))
-            if teacher:
-                answers = teacher.answers(images, batches.rows(step), batches.flipped(step))
-                answers = replace(answers, logits=data.train.of_classes(answers.logits))
-            if data.train.unlabelled:
-                # The accuracy of the curve is then the agreement with the teacher.
-                labels = answers.logits.argmax(1)
-            loss = functional.cross_entropy(
-                logits.float(), labels, label_smoothing=settings.label_smoothing
-            )
-            if teacher:
-                loss = teacher.mixed(loss, logits.float(), watched.take(), answers)
+        images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+        images = images.contiguous(memory_format=self.memory_format)
+        with autocast(self.device, self.precision):
+            loss, logits, labels = self._loss(step, images, labels)
         loss.backward()
         if settings.clip_norm:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        learning_rate = schedule.get_last_lr()[0]
-        schedule.step()
-        if averaged and step >= average_from:
-            averaged.update_parameters(network)
-        window.add(loss.detach(), logits.detach(), labels)
-        done, now = step + 1, time.monotonic()
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        learning_rate = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        if self.averaged and step >= self.average_from:
+            self.averaged.update_parameters(self.network)
+        self.window.add(loss.detach(), logits.detach(), labels)
+        return learning_rate
 
-        if done % settings.curve_every_steps == 0 or done == steps:
-            loss_mean, train_percent = _finite(window.means(), done, learning_rate)
-            validation = None
-            every = settings.validate_every_steps
+    def _loss(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a batch, its logits (N, classes), and the labels that count."""
+        of_classes = self.data.train.of_classes
+        logits = of_classes(_logits(self.network, images))
+        answers = None
+        if self.teacher:
+            rows, flipped = self.batches.rows(step), self.batches.flipped(step)
+            answers = self.teacher.answers(images, rows, flipped)
+            answers = replace(answers, logits=of_classes(answers.logits))
+            if self.data.train.unlabelled:
+                # The accuracy of the curve is then the agreement with the teacher.
+                labels = answers.logits.argmax(1)
+        loss = functional.cross_entropy(
+            logits.float(), labels, label_smoothing=self.settings.label_smoothing
+        )
+        if self.teacher:
+            loss = self.teacher.mixed(loss, logits.float(), self.watched.take(), answers)
+        return loss, logits, labels
+
+    def _report(self, done: int, learning_rate: float) -> None:
+        """Add a point to the curve, and print a line of progress, where they are due."""
+        settings, steps, now = self.settings, self.steps, time.monotonic()
+        on_curve = done % settings.curve_every_steps == 0 or done == steps
+        due = now - self.said > SECONDS_BETWEEN_LINES
+        if not (on_curve or due):
+            return
+        loss, train_percent = _finite(self.window.means(), done, learning_rate)
+        if on_curve:
+            validation, every = None, settings.validate_every_steps
             if every and done % every == 0 and done < steps:
-                validation = top1_percent(network, data.validation, spec)
-                say(f"step {done}/{steps}  validation {validation:.2f} %")
-            curve.append(CurvePoint(done, learning_rate, loss_mean, train_percent, validation))
-            window = _Window(device)
-        elif now - said > SECONDS_BETWEEN_LINES:
-            loss_mean, train_percent = _finite(window.means(), done, learning_rate)
-        if now - said > SECONDS_BETWEEN_LINES or done == steps:
-            left = (now - started) / (done - first) * (steps - done)
-            say(
-                f"step {done}/{steps}  loss {loss_mean:.4f}  accuracy {train_percent:.1f} %  "
+                validation = top1_percent(self.network, self.data.validation, self.spec)
+                self.say(f"step {done}/{steps}  validation {validation:.2f} %")
+            self.curve.append(CurvePoint(done, learning_rate, loss, train_percent, validation))
+            self.window = Window(self.device)
+        if due or done == steps:
+            left = (now - self.started) / (done - self.first) * (steps - done)
+            self.say(
+                f"step {done}/{steps}  loss {loss:.4f}  accuracy {train_percent:.1f} %  "
                 f"learning rate {learning_rate:.2g}  {clock_time(left)} left"
             )
-            said = now
-        if state_path and now - kept > _SAVE_EVERY_SECONDS and done < steps:
-            state = {
-                "fingerprint": fingerprint,
+            self.said = now
+
+    def _save(self, done: int) -> None:
+        """Keep the state of the run every half minute."""
+        now = time.monotonic()
+        if not self.state.path or now - self.saved <= _SAVE_EVERY_SECONDS or done >= self.steps:
+            return
+        self.state.write(
+            {
                 "step": done,
-                "seconds": seconds_before + now - started,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "averaged": averaged.state_dict() if averaged else None,
-                "window": window.sums(),
-                "curve": [asdict(point) for point in curve],
+                "seconds": self._seconds(now),
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "averaged": self.averaged.state_dict() if self.averaged else None,
+                "window": self.window.sums(),
+                "curve": [asdict(point) for point in self.curve],
             }
-            # By way of memory: torch.save itself tells of a full disk as a RuntimeError.
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            with written_whole(state_path) as partial:
-                partial.write_bytes(buffer.getbuffer())
-            kept = time.monotonic()
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    if averaged and steps:
-        network.load_state_dict(averaged.module.state_dict())
-        # Other weights, other statistics (Izmailov et al. 2018, section 3.2).
-        more = range(steps, steps + min(steps, _BATCHES_OF_STATISTICS))
-        progress = Progress(len(more), "batches for the statistics of batch normalization")
+        )
+        self.saved = time.monotonic()
+
+    def _finish(self) -> None:
+        """Leave the network with the weights that count, in evaluation mode."""
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
+        if self.averaged and self.steps:
+            self.network.load_state_dict(self.averaged.module.state_dict())
+            self._update_statistics()
+        self.network.eval()
+        if not all(torch.isfinite(parameter).all() for parameter in self.network.parameters()):
+            raise _diverged("a weight", self.steps, self.settings.learning_rate)
+        self.state.remove()
+
+    def _update_statistics(self) -> None:
+        """Other weights need other statistics (Izmailov et al. 2018, section 3.2)."""
+        numbers = range(self.steps, self.steps + min(self.steps, _BATCHES_OF_STATISTICS))
+        progress = Progress(len(numbers), "batches for the statistics of batch normalization")
+        loaded = in_background(self.batches.__getitem__, numbers, torch.get_num_threads())
 
         def images_only() -> Iterator[Tensor]:
-            for images, _ in in_background(batches.__getitem__, more, torch.get_num_threads()):
-                yield images.to(device, memory_format=memory_format)
+            for images, _ in loaded:
+                yield images.to(self.device, memory_format=self.memory_format)
                 progress.advance()
 
-        with autocast(device, precision):
-            swa_utils.update_bn(images_only(), network)
-    network.eval()
-    if not all(torch.isfinite(p).all() for p in network.parameters()):
-        raise _diverged("a weight", steps, settings.learning_rate)
-    if state_path:
-        state_path.unlink(missing_ok=True)
-    return TrainingReport(steps, seconds_before + time.monotonic() - started, curve)
+        with autocast(self.device, self.precision):
+            swa_utils.update_bn(images_only(), self.network)
+
+    def _seconds(self, now: float) -> float:
+        return self.seconds_before + now - self.started
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -274,76 +349,6 @@ def fingerprint_of(*inputs: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Learning rate at `step` (from 0) over its peak: linear warm-up, then the schedule."""
-    warmup = round(settings.warmup_fraction * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    match settings.schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1.0 - progress
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * progress))
-        case "step":
-            return settings.step_factor ** sum(
-                step / max(1, steps) >= at for at in settings.step_at
-            )
-
-
-def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    # Weight decay on matrices and kernels alone: on biases and batch normalisation it only
-    # shrinks what has no scale to lose.
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-        )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-class _Window:
-    """Sums of loss and hits, kept on the device so that no step waits for it."""
-
-    def __init__(
-        self,
-        device: torch.device,
-        loss: float = 0.0,
-        hits: int = 0,
-        images: int = 0,
-        steps: int = 0,
-    ) -> None:
-        self._loss = torch.tensor(loss, dtype=torch.float64, device=device)
-        self._hits = torch.tensor(hits, device=device)
-        self._images, self._steps = images, steps
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self._loss += loss
-        self._hits += (logits.argmax(1) == labels).sum()
-        self._images += len(labels)
-        self._steps += 1
-
-    def sums(self) -> tuple[float, int, int, int]:
-        return float(self._loss), int(self._hits), self._images, self._steps
-
-    def means(self) -> tuple[float, float]:
-        """Mean loss, and accuracy in percent."""
-        loss, hits, images, steps = self.sums()
-        return loss / steps, 100.0 * hits / images
-
-
 def _finite(means: tuple[float, float], step: int, learning_rate: float) -> tuple[float, float]:
     if not math.isfinite(means[0]):
         raise _diverged("the loss", step, learning_rate)
@@ -356,14 +361,3 @@ def _diverged(what: str, step: int, learning_rate: float) -> UserError:
         "diverged. Lower `learning_rate`, lengthen `warmup_fraction`, or set `clip_norm` (1.0 "
         "is a usual value). Nothing was written."
     )
-
-
-def _saved_state(state_path: Path | None, fingerprint: str) -> dict[str, Any] | None:
-    """The state of an earlier run with the same inputs; None when there is none of use."""
-    if state_path is None or not state_path.exists():
-        return None
-    with contextlib.suppress(Exception):  # A damaged state costs time, not correctness.
-        state = torch.load(state_path, weights_only=True)
-        if state["fingerprint"] == fingerprint:
-            return state
-    return None
