@@ -13,7 +13,8 @@ from torchvision.datasets import ImageFolder
 
 from lowrank.config.dataset import DatasetSettings
 from lowrank.data.datasets import open_dataset
-from lowrank.data.folders import NO_LABEL, scan, store_folders
+from lowrank.data.folder_scan import scan
+from lowrank.data.folders import NO_LABEL, store_folders
 from lowrank.data.images import ImageFiles, StoredImages
 from lowrank.errors import UserError
 

@@ -1,12 +1,6 @@
-"""Folders of image files, one sub-folder for each class, and how they are stored.
-
-The layout of ImageNet, Imagenette and torchvision's `ImageFolder`, which gives the same classes and
-the same order of images; read without it, because importing torchvision takes seconds and an error
-here should name what to mend.
-"""
+"""Store folders of images as datasets."""
 
 import hashlib
-import itertools
 import json
 import os
 import time
@@ -22,33 +16,25 @@ from numpy.typing import NDArray
 from lowrank.config.dataset import DatasetSettings
 from lowrank.core.progress import Progress
 from lowrank.data.background import in_background
+from lowrank.data.folder_scan import (
+    ImageFolder,
+    difference,
+    require_images,
+    require_same,
+    scan,
+    scan_for_training,
+    some,
+)
 from lowrank.data.images import decode, read_file, size_of, stored_size
 from lowrank.data.obtaining import Say, one_line, sha256_of_array
 from lowrank.data.sources import replaced_folder, write_array, write_index
 from lowrank.errors import UserError
-
-# What torchvision's ImageFolder takes for an image.
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 # The label of an image whose class is not known.
 NO_LABEL = -1
 
 _GIB = 2**30
 _REPORT_EVERY_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Image files below a folder: paths (posix, relative) and classes (by number), in order.
-
-    Where it is not `labelled`, the numbers mean nothing.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,53 +48,13 @@ class _Read:
     unreadable: str = ""
 
 
-def scan(root: Path, place: str) -> ImageFolder:
-    """List the images below `root`, whose sub-folders are the classes.
-
-    Classes are sorted by name, and within one the files by path. Hidden files and folders are
-    left out, and so is what is no image by its suffix. `place` is the parameter to blame.
-
-    Raises
-    ------
-    UserError
-        When the folder is missing, has no sub-folders, or one of them holds no image; when a name
-        is not UTF-8.
-    """
-    if not root.is_dir():
-        raise UserError(f"{place}: {root} is no folder. Name one with a sub-folder for each class.")
-    classes = sorted(each.name for each in root.iterdir() if each.is_dir() and _visible(each.name))
-    if not classes:
-        raise UserError(
-            f"{place}: {root} has no sub-folders. One for each class was expected, with its images."
-        )
-    by_class = {name: sorted(_images_below(root, name)) for name in classes}
-    _require_utf8(place, root, [*classes, *itertools.chain(*by_class.values())])
-    require_images(place, root, {name: len(found) for name, found in by_class.items()})
-    return ImageFolder(
-        root,
-        tuple(classes),
-        tuple(name for found in by_class.values() for name in found),
-        tuple(label for label, found in enumerate(by_class.values()) for _ in found),
-    )
-
-
-def require_images(place: str, root: Path, counts: Mapping[str, int]) -> None:
-    """Raise UserError when a class, by name, has no image."""
-    if empty := [name for name, count in counts.items() if not count]:
-        raise UserError(
-            f"{place}: {root} has {len(empty)} of {len(counts)} classes without an image that can "
-            f"be read: {_some(empty)}. Images end in {', '.join(sorted(_SUFFIXES))}. Put some "
-            "there, or remove the sub-folder."
-        )
-
-
 def outputs_of(
     classes: tuple[str, ...], outputs: Mapping[str, int] | None, place: str
 ) -> tuple[int, ...] | None:
     """The mapping's outputs in the order of the classes. Raises UserError when the names differ."""
     if outputs is None:
         return None
-    _require_same(place, ("the dataset", set(classes)), ("the mapping", set(outputs)))
+    require_same(place, ("the dataset", set(classes)), ("the mapping", set(outputs)))
     return tuple(outputs[name] for name in classes)
 
 
@@ -127,11 +73,11 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
     """
     place = f"dataset.{name}"
     parts = {
-        "train": _scan_for_training(Path(settings.train), f"{place}.train"),
+        "train": scan_for_training(Path(settings.train), f"{place}.train"),
         "test": scan(Path(settings.validation), f"{place}.validation"),
     }
     classes, unlabelled = parts["test"].classes, ""
-    if differing := _difference(*((str(p.root), set(p.classes)) for p in parts.values())):
+    if differing := difference(*((str(p.root), set(p.classes)) for p in parts.values())):
         # What needs no labels works all the same; what does says why it cannot.
         unlabelled = f"{parts['train'].root} {differing}"
         parts["train"] = replace(parts["train"], labelled=False)
@@ -147,7 +93,7 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         if shared:
             say(
                 f"warning: {place}: {len(shared)} of the {len(parts['test'].files)} images that "
-                f"are reported are training images, too, byte for byte: {_some(shared)}. Accuracy "
+                f"are reported are training images, too, byte for byte: {some(shared)}. Accuracy "
                 "on them shows memory. Remove them from one of the folders."
             )
         rest = _form(parts, settings, decoded=decoded) | {
@@ -174,7 +120,7 @@ def store_validation_folder(
     `store_folders` does, and where the folder's classes are not the dataset's.
     """
     part = scan(Path(folder), place)
-    _require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
+    require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
     by_name = [list(classes).index(name) for name in part.classes]
     part = replace(
         part, classes=tuple(classes), labels=tuple(by_name[label] for label in part.labels)
@@ -218,81 +164,6 @@ def _are_stored_decoded(
         + ("stored" if decoded else f"more than `cache_gib` {settings.cache_gib:g}, left as files")
     )
     return decoded
-
-
-def _scan_for_training(root: Path, place: str) -> ImageFolder:
-    """Scan a folder like `scan`; images without a sub-folder for each class have no labels."""
-    if not root.is_dir() or any(each.is_dir() and _visible(each.name) for each in root.iterdir()):
-        return scan(root, place)
-    files = tuple(sorted(_images_below(root, ".")))
-    if not files:
-        raise UserError(
-            f"{place}: {root} has neither sub-folders nor images. One sub-folder for each class "
-            f"was expected, with its images, which end in {', '.join(sorted(_SUFFIXES))}."
-        )
-    return ImageFolder(root, (), files, (0,) * len(files), labelled=False)
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith(".")
-
-
-def _images_below(root: Path, name: str) -> Iterator[str]:
-    for folder, below, files in os.walk(root / name, followlinks=True):
-        below[:] = (each for each in below if _visible(each) and not _leads_back(folder, each))
-        for file in files:
-            if _visible(file) and Path(file).suffix.lower() in _SUFFIXES:
-                yield Path(folder, file).relative_to(root).as_posix()
-
-
-def _leads_back(folder: str, name: str) -> bool:
-    """Whether a sub-folder is a link to a folder that it is in: following it would never end."""
-    link = Path(folder, name)
-    return link.is_symlink() and Path(folder).resolve().is_relative_to(link.resolve())
-
-
-def _require_utf8(place: str, root: Path, names: list[str]) -> None:
-    """Raise UserError for names that no JSON document, card or terminal can show."""
-    bad = [os.fsencode(name) for name in names if not _is_utf8(name)]
-    if bad:
-        shown = [name.decode(errors="backslashreplace") for name in bad]
-        raise UserError(
-            f"{place}: {root} holds {len(bad)} names that are not UTF-8: {_some(shown)}. They come "
-            "from a system with another encoding; rename them, for example with "
-            f"`convmv -f latin1 -t utf8 -r --notest {root}`."
-        )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _require_same(place: str, one: tuple[str, set[str]], other: tuple[str, set[str]]) -> None:
-    if differing := _difference(one, other):
-        raise UserError(f"{place}: {one[0]} {differing}. Make them the same.")
-
-
-def _difference(one: tuple[str, set[str]], other: tuple[str, set[str]]) -> str:
-    """How the classes differ, to be read after the name of `one`; empty where they do not."""
-    if one[1] == other[1]:
-        return ""
-    if not one[1]:
-        return "has no sub-folders, which would be its classes"
-    only = [
-        f"only {here} has {_some(sorted(names - others))}"
-        for (here, names), (_, others) in ((one, other), (other, one))
-        if names - others
-    ]
-    return f"and {other[0]} have different classes: {'; '.join(only)}"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def _decoded_bytes(part: ImageFolder, settings: DatasetSettings) -> int:
