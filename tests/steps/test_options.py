@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from lowrank.config.network_source import NetworkSource
@@ -132,6 +133,19 @@ def test_a_rule_names_what_its_step_takes(rule):
         assert needed <= named, f"{rule}: `{part}` lacks {needed - named}"
         # Files that only order the jobs, and parameters that only make them stale.
         assert named - needed <= UNUSED.get(rule, set()) | {"code"}, f"{rule}: `{part}`"
+
+
+# Their jobs have no file that a DVC stage makes.
+NOT_IN_DVC = {"study"}
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_inside_a_dvc_stage_no_input_counts_as_newer(rule):
+    profile = yaml.safe_load((RULES.parents[1] / "profiles/dvc/config.yaml").read_text())
+    listed = dict(line.split("=") for line in profile["consider-ancient"])
+    named = re.findall(r"(?m)^        (\w+)=", section(rules()[rule], "input"))
+    if rule not in NOT_IN_DVC:
+        assert sorted(listed.get(rule, "").split(",")) == sorted(named or [""])
 
 
 SECTIONS = ("input", "output", "params", "shell")
