@@ -12,6 +12,11 @@ with its 95 % interval, and the share of the MACs that ran as integer kernels, o
 
 The original networks come from `snakemake build/vgg16/original/model.onnx` and so on. Results:
 benchmarks/results/int8.json, which names the processor. Latencies count on a quiet machine only.
+
+On a processor with VNNI, what one without it does:
+
+    python benchmarks/older_cpu.py python benchmarks/int8.py \\
+        --output benchmarks/results/int8_older_cpu.json
 """
 
 import argparse
