@@ -16,12 +16,15 @@ all: $(INSTALLED)
 results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
+# A file of tests to a process, in the order of tests/conftest.py: the longest files first.
+TESTS := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(TESTS) -m "not slow"
 
 # Runs that are killed at random moments, and what else takes minutes.
 slow: $(INSTALLED)
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
+	$(TESTS) -m slow
 
 env: $(INSTALLED)
 

@@ -51,8 +51,8 @@ from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments
 from lowrank.surgery.states import put_factors
 from lowrank.tasks.classification import outputs_of, top1_percent
-from lowrank.training.distillation import Answers, PlainTeacher
 from lowrank.tasks.layer_losses import losses_by_layer
+from lowrank.training.distillation import Answers, PlainTeacher
 from lowrank.training.loop import train
 
 ROOT = Path(__file__).parent.parent

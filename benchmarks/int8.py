@@ -1,4 +1,4 @@
-"""What int8 alone makes of the uncompressed networks, by the types of activations and weights.
+r"""What int8 alone makes of the uncompressed networks, by the types of activations and weights.
 
     python benchmarks/int8.py [--models vgg16 resnet20] [--images N] [--seconds S]
 
@@ -15,7 +15,7 @@ benchmarks/results/int8.json, which names the processor. Latencies count on a qu
 
 On a processor with VNNI, what one without it does:
 
-    python benchmarks/older_cpu.py python benchmarks/int8.py \\
+    python benchmarks/older_cpu.py python benchmarks/int8.py \
         --output benchmarks/results/int8_older_cpu.json
 """
 

@@ -35,6 +35,11 @@ class Clock:
         return self.now
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the workflow tests first: their files take longest, and must not be left to the end."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 class Lines(logging.Handler):
     """Keeps the messages that a logger gets."""
 

@@ -257,12 +257,12 @@ def test_files_of_all_rounds(graph):
         f"{folder}/rounds/2/ranks.json",
         f"{folder}/rounds/3/ranks.json",
     ]
-    assert graph.deliver.round_files(asked)[3:6] == [
-        f"{folder}/rounds/2/metrics.json",
-        f"{folder}/rounds/2/curve.json",
-        f"{folder}/rounds/2/timing.json",
-    ]
-    assert len(graph.deliver.round_files(asked)) == 9
+    for read, name in (
+        (graph.deliver.round_metrics, "metrics"),
+        (graph.deliver.round_curves, "curve"),
+        (graph.deliver.round_timings, "timing"),
+    ):
+        assert read(asked) == [f"{folder}/rounds/{number}/{name}.json" for number in (1, 2, 3)]
 
 
 def test_a_round_too_many(graph):
@@ -445,7 +445,7 @@ def test_int8_alone_is_the_original(graph):
     at = wildcards(model="net", method="int8")
     assert graph.rounds("net", "int8") == []
     assert graph.last_state(at) == "build/net/original/model.safetensors"
-    assert graph.deliver.round_files(at) == []
+    assert graph.deliver.round_metrics(at) == graph.deliver.round_timings(at) == []
     assert graph.deliver.plans(at) == ["build/net/int8/first/ranks.json"]
     assert graph.layers_json(wildcards(model="net", method="int8", at="first")) == "{}"
     # One that is trained is a control, as it always was.
@@ -599,4 +599,4 @@ def test_what_select_ranks_does_not_try_is_measured_before_training():
             graph.compress.predict(first),
         )
     assert limits == {"closed": 1.0, "terms": 0.3, "in_turn": 0.5}
-    assert tries == {"closed": "--predict", "terms": "--predict", "in_turn": "--no-predict"}
+    assert tries == {"closed": True, "terms": True, "in_turn": False}

@@ -88,6 +88,7 @@ def test_a_truncated_checkpoint_is_named_and_leaves_nothing(project: Project):
     assert not list((project.folder / BUILD).glob("**/.*partial*"))
 
 
+@pytest.mark.slow
 def test_training_that_diverges_says_so(project: Project):
     project.change_params(
         finetune__learning_rate=90.0, finetune__warmup_fraction=0, finetune__precision="float32",

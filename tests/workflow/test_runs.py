@@ -158,11 +158,10 @@ def test_rounds_follow_one_another(project: Project):
 @pytest.mark.parametrize(
     "rule",
     [
-        "finetune",
         "summarize",
         *(
             pytest.param(rule, marks=pytest.mark.slow)
-            for rule in ("checkpoint", "decompose", "export_onnx")
+            for rule in ("checkpoint", "decompose", "finetune", "export_onnx")
         ),
     ],
 )

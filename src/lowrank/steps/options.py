@@ -150,4 +150,4 @@ def command(step: str) -> str:
     """
     options = getattr(importlib.import_module(f"lowrank.steps.{step}"), step).params
     given = [f"{each.opts[0]}={each.template}" for each in options if isinstance(each, StepOption)]
-    return " ".join([f"lowrank {step}", "--log={log:q}", "--label='{rule} {wildcards}'", *given])
+    return " ".join([f"lowrank {step}", "--log={log:q}", f"--label='{step} {{wildcards}}'", *given])
