@@ -115,7 +115,10 @@ def test_a_description_is_read_again():
 )
 def test_the_processor_itself_says_what_linux_lists():
     """The flags that CPUID reports, which Windows relies on, are those that Linux lists."""
-    listed = set(from_cpuinfo(Path("/proc/cpuinfo").read_text())[1])
+    name, flags = from_cpuinfo(Path("/proc/cpuinfo").read_text())
+    if "(restricted to AVX2)" in name:
+        pytest.skip("benchmarks/older_cpu.py changes the list, and not the processor")
+    listed = set(flags)
     asked = set(flags_by_cpuid())
     assert "avx2" in asked or "avx2" not in listed
     known = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}

@@ -210,7 +210,7 @@ def rarely(*values: object) -> object:
         rarely({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
         rarely({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
         rarely({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
-        (
+        rarely(
             {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
             {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
             | {"export_original", "quantize_original"}
