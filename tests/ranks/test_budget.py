@@ -279,13 +279,13 @@ def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
 
 
 def test_what_was_measured_is_told():
-    candidate, told = candidate_of(conv()), []
+    candidate, text = candidate_of(conv()), []
     table = LayerTable("net", (3, 8, 8), (candidate.layer,))
     measured = quadratic([candidate], {"conv": 1.0})
-    shares_for(table, [candidate], settings_for(), measured, say=told.append)
-    assert len(told) == 3
+    shares_for(table, [candidate], settings_for(), measured, say=text.append)
+    assert len(text) == 3
     assert all(
-        re.fullmatch(r"conv alone by tucker2 at \d+, \d+: loses 0\.\d+ nats", t) for t in told
+        re.fullmatch(r"conv alone by tucker2 at \d+, \d+: loses 0\.\d+ nats", t) for t in text
     )
 
 
@@ -294,8 +294,8 @@ def test_a_target_out_of_reach_is_told_with_the_nearest():
     fixed = replace(conv("odd", 32, 48), not_factored="it is transposed")
     table = LayerTable("net", (3, 8, 8), (candidate.layer, fixed))
     measured = quadratic([candidate], {"conv": 1.0})
-    told = r"target\.macs: 0\.1 of .* the nearest that can is 0\.5\d+.*odd \(0\.5\d+, stays as it"
-    with pytest.raises(UserError, match=told):
+    text = r"target\.macs: 0\.1 of .* the nearest that can is 0\.5\d+.*odd \(0\.5\d+, stays as it"
+    with pytest.raises(UserError, match=text):
         shares_for(table, [candidate], settings_for({"macs": 0.1}), measured)
 
 

@@ -169,7 +169,7 @@ def test_linear_layers_take_matrices():
     ("settings", "message"),
     [
         ({"select": "vmbf"}, r"ranks: `select` is 'vmbf', .* \(did you mean 'vbmf'\?\)"),
-        ({"weaken": 1.5}, "ranks: `weaken` is 1.5, it should be at least 0 and at most 1"),
+        ({"weaken": 1.5}, "ranks: `weaken` is 1.5, expected at least 0 and at most 1"),
         ({"multiple_of": 0}, "ranks: `multiple_of` is 0"),
         ({"minimum": 0}, "ranks: `minimum` is 0"),
         ({"enrgy": 0.5}, r"unknown parameter `enrgy` \(did you mean 'energy'\?\)"),

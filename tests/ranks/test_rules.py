@@ -90,15 +90,15 @@ def test_fixed_takes_the_table_and_leaves_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("ranks", "told"),
+    ("ranks", "expected"),
     [
         ((5,), r"ranks\.table\.conv: found 1 ranks, tucker2 takes 2 \(input, output\)"),
         ((33, 6), r"ranks\.table\.conv: the input rank is 33, where at most 32"),
         ((5, 49), r"ranks\.table\.conv: the output rank is 49, where at most 48"),
     ],
 )
-def test_fixed_ranks_that_cannot_be_are_told(ranks, told):
-    with pytest.raises(UserError, match=told):
+def test_fixed_ranks_that_cannot_be_are_told(ranks, expected):
+    with pytest.raises(UserError, match=expected):
         choose_ranks(
             conv(), kernel_for(conv()), "tucker2", {"select": "fixed", "table": {"conv": ranks}}
         )
