@@ -10,7 +10,7 @@ import numpy as np
 from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import Layer
 from lowrank.factorize import Factorization, Moments, group_kernels, one_group
-from lowrank.factorize.moments import regularised, whitened
+from lowrank.factorize.moments import regularized, whitened
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of
@@ -141,7 +141,7 @@ def _kept(candidate: Candidate, moments: Moments | None) -> np.ndarray | None:
     layer = one_group(candidate.layer)
     for number, kernel in enumerate(group_kernels(candidate.layer, candidate.kernel)):
         if moments is not None:
-            covariance = regularised(moments.covariance[number])
+            covariance = regularized(moments.covariance[number])
             kernel, _ = whitened(candidate.factorization, layer, kernel, covariance)
         if (kept := candidate.factorization.kept(kernel)) is None:
             return None
