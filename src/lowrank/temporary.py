@@ -85,8 +85,8 @@ def _is_running(pid: int, since: float) -> bool:
     import psutil
 
     try:
-        # If the process is younger, it reuses the id of a dead process. Clocks are coarse, hence
-        # the two seconds.
+        # A process that is younger than the folder reuses the id of a dead process. The two seconds
+        # allow for coarse clocks.
         return psutil.Process(pid).create_time() <= since + 2
     except psutil.NoSuchProcess:
         return False

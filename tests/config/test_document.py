@@ -112,16 +112,16 @@ def test_entries_have_lines(read):
 
 
 def test_command_line_values_have_types_but_no_lines(tmp_path):
-    path, other = tmp_path / "params.yaml", tmp_path / "other.yaml"
+    path, later_path = tmp_path / "params.yaml", tmp_path / "other.yaml"
     path.write_text("a: {eps: 1e-05, name: '1e-05', steps: 3, keep: 1}\nb: 2\n")
-    other.write_text("a: {name: '7', rate: 1e-3}\n")
+    later_path.write_text("a: {name: '7', rate: 1e-3}\n")
     # As Snakemake merges both files and `--config 'a={...}' 'c={...}'`.
     config = yaml.safe_load(path.read_text())
     assert config["a"]["eps"] == "1e-05"
-    config["a"] |= yaml.safe_load(other.read_text())["a"]
+    config["a"] |= yaml.safe_load(later_path.read_text())["a"]
     config["a"] |= {"steps": "2000", "epochs": "null", "flip": "false", "more": ["1e-3", "x"]}
     config["c"] = {"d": 5}
-    document = reconciled(config, [path, other])
+    document = reconciled(config, [path, later_path])
     assert document.entries == {
         "a": {
             "eps": 1e-5,

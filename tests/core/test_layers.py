@@ -35,8 +35,10 @@ def plain_layers(draw):
 
 @given(plain_layers(), pairs(1, 12))
 def test_geometry_and_costs_match_torch(layer, input_map):
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel, strict=True)]
-    assume(all(m + 2 * p > r for m, p, r in zip(input_map, layer.padding, reach, strict=True)))
+    window_sizes = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel, strict=True)]
+    assume(
+        all(m + 2 * p > r for m, p, r in zip(input_map, layer.padding, window_sizes, strict=True))
+    )
     (height, width), (top, left) = input_map, layer.padding
     module = nn.Conv2d(
         layer.in_channels,

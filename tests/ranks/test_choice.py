@@ -16,7 +16,7 @@ TABLE = LayerTable("net", (3, 8, 8), LAYERS)
 
 
 class Network:
-    """A network with random kernels; `after` is its accuracy in percent with all layers replaced."""
+    """A network with random kernels; `after` is its accuracy (%) with all layers replaced."""
 
     def __init__(self, after=90.0):
         self.after, self.replaced = after, []

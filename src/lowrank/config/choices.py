@@ -9,8 +9,8 @@ from typing import Any
 _ALL_BUT_BUDGET = ("vbmf", "energy", "ratio", "sensitivity", "fixed")
 _ALL_BUT_FIXED = ("vbmf", "energy", "ratio", "sensitivity", "budget")
 
-# The outer key is the setting that chooses. The inner dictionary maps each setting that depends on
-# it to the values with which it is used. Settings that are not listed are used with every value.
+# The outer keys are settings that choose. The inner dictionaries map each dependent setting to the
+# values with which it is used. Settings that are not listed are used with every value.
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "select": {
         "energy": ("energy",),
@@ -37,7 +37,7 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "calibration": {"percentile": ("percentile",)},
 }
 
-# Settings that can give the training budget.
+# Settings that can define the training budget.
 BUDGETS = frozenset({"steps", "epochs", "total_steps"})
 
 # Settings that replace each other. Each alternative holds its names, and the settings that can be

@@ -1,4 +1,4 @@
-"""`dataset`: the labelled images."""
+"""`dataset`: the labeled images."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from lowrank.config.section import OwnPath, Section
 
 
 class DatasetSettings(Section):
-    """Labelled images: a dataset with a known name, or folders of image files."""
+    """Labeled images: a dataset with a known name, or folders of image files."""
 
     kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
         None, description="Kind of dataset. null: the name of this entry is the kind."

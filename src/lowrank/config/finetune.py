@@ -47,7 +47,7 @@ class RoundSettings(TrainingSettings):
 
     @property
     def learns_stored_maps(self) -> bool:
-        """Whether training uses the feature maps that `teacher_outputs` stored."""
+        """True if training uses the feature maps that `teacher_outputs` stored."""
         return bool(self.distill.weight and self.distill.maps) and self.distill.images == "plain"
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from lowrank.config.section import Name, Section
 
 
 class Matrix(Section):
-    """What `snakemake` and `dvc repro` build without a target: every network with every method."""
+    """The default build of `snakemake` and `dvc repro`: every network with every method."""
 
     models: tuple[Name, ...] = Field(
         min_length=1, description="Networks: names under `checkpoint`."

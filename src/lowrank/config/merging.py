@@ -17,11 +17,11 @@ def merged(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any
     dropped = replaced_by(entries)
     result = {name: value for name, value in base.items() if name not in dropped}
     for name, value in entries.items():
-        before = result.get(name)
+        base_value = result.get(name)
         if value is None and name in result:
             del result[name]
-        elif isinstance(value, Mapping) and isinstance(before, Mapping):
-            result[name] = merged(before, value)
+        elif isinstance(value, Mapping) and isinstance(base_value, Mapping):
+            result[name] = merged(base_value, value)
         else:
             result[name] = value
     return result

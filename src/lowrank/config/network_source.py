@@ -15,7 +15,7 @@ _Pixels = Annotated[int, Field(ge=1, le=65536)]
 
 
 class NetworkSource(BaseModel):
-    """How to build a network, and which input images its weights expect.
+    """The instructions for building a network, and the input images that its weights expect.
 
     This document is stored in params.yaml under `checkpoint.<model>`, on the command line of steps
     as JSON, and in the header of every state file. Each step can rebuild the network from it.
@@ -62,7 +62,7 @@ class NetworkSource(BaseModel):
         None,
         description="The shorter side of an image is resized to this many pixels; then its center "
         "is cropped to `input_shape`. Default: the network's own value. If `input_shape` is "
-        "given or the network has no value, images are resized to `input_shape`.",
+        "given or the network has no value, images are resized to just cover `input_shape`.",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
         None,

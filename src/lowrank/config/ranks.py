@@ -65,7 +65,7 @@ class Target(Section):
 
 
 class SearchSettings(Section):
-    """For a target of `accuracy_drop`: how the cheapest network is found, by bisection."""
+    """Search by bisection for the cheapest network that meets a target of `accuracy_drop`."""
 
     cost: str = Field(
         "latency_ms.local",
@@ -105,7 +105,7 @@ class SearchSettings(Section):
 
 
 class RankSettings(Section):
-    """How ranks are chosen, and how the chosen ranks are adjusted."""
+    """The rule that chooses ranks, and the adjustments of the chosen ranks."""
 
     chooses = ("select",)
 
@@ -199,7 +199,7 @@ class RankSettings(Section):
 
     @property
     def searches(self) -> bool:
-        """Whether ranks are found by trials, for a target of accuracy."""
+        """True if ranks are found by trials, for a target of accuracy."""
         return self.target is not None and self.target.accuracy_drop is not None
 
     @property
@@ -214,12 +214,12 @@ class RankSettings(Section):
 
     @property
     def looks_at_all_layers(self) -> bool:
-        """Whether the rule chooses the ranks of all layers before the first round."""
+        """True if the rule chooses the ranks of all layers before the first round."""
         return self.select in ("sensitivity", "budget")
 
 
 class MethodRankSettings(RankSettings):
-    """How a method chooses ranks, in general and for single networks."""
+    """The rule by which a method chooses ranks, in general and for single networks."""
 
     models: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,

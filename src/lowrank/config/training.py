@@ -29,7 +29,7 @@ class Augmentation(Section):
 
     @property
     def changes(self) -> bool:
-        """Whether images differ between epochs."""
+        """True if images differ between epochs."""
         return bool(self.pad_pixels or self.flip or self.cutout_pixels or self.resized_crop)
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class TrainingSettings(Section):
 
     @property
     def trains(self) -> bool:
-        """Whether there is at least one training step."""
+        """True if there is at least one training step."""
         return any(getattr(self, name) for name in self._budgets)
 
     @property

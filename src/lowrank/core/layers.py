@@ -143,14 +143,14 @@ class LayerTable:
 
 
 def tuples_from(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a JSON document in which every list is a tuple."""
+    """Return a copy of a JSON document whose list values are tuples."""
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
     }
 
 
 def lists_from(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a document in which every tuple is a list, as JSON needs it."""
+    """Return a copy of a document whose tuple values are lists, as JSON needs them."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in document.items()
     }

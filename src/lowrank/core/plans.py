@@ -14,7 +14,7 @@ from lowrank.files import read_json
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """The plan for one layer: its factorization and ranks, or the reason why it stays dense.
+    """The plan for one layer: its factorization and ranks, or the reason why it stays as it is.
 
     `ranks` are the ranks of one group, in the order of the factorization's `rank_names`. `chosen`
     are the ranks from the rule before clamping and rounding. `notes` describe each change to them.
@@ -32,15 +32,15 @@ class PlannedLayer:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the layer stays dense."""
+        """True if the layer stays as it is."""
         return self.dense_because is not None
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one layer gets from a rule that chooses the ranks of all layers before the first round.
+    """The ranks of one layer, from a rule that chooses all ranks before the first round.
 
-    If `ranks` is empty, the layer stays dense. `loss` is the loss in nats that the rule expects
+    If `ranks` is empty, the layer stays as it is. `loss` is the loss in nats that the rule expects
     from this layer, or None if the rule does not predict it.
     """
 

@@ -102,7 +102,10 @@ class BlockTerm(Factorization):
         )
 
     def _blocks(self, residual: np.ndarray, ranks: tuple[int, ...]) -> list[_Block]:
-        """Return the blocks; `ranks` are those of one block. The residual is updated in place."""
+        """Return the blocks at the ranks of one block.
+
+        `residual` is the kernel; it is overwritten with the part that the blocks leave.
+        """
         norm_squared = float(np.vdot(residual, residual))
         blocks: list[_Block] = []
         for _ in range(self.blocks):

@@ -32,7 +32,7 @@ class Decomposition:
     bias
         Bias of the last plain layer, float32 of shape (T,), or None.
     relative_error
-        |W - W~|| / ||W|| in the Frobenius norm; 0 for a zero kernel.
+        ||W - W~|| / ||W|| in the Frobenius norm; 0 for a zero kernel.
     output_error
         Relative error of the layer's outputs around their mean, on the images of the moments; None
         without moments.

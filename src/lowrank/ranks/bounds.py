@@ -10,9 +10,9 @@ from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence
 from lowrank.ranks.latency_model import Latencies
 
-# Overhead in an ONNX file, in bytes, measured on exports of VGG-16. For each node with weights and
-# the nodes that follow it, besides the weights; in int8 this includes the pairs of nodes around it.
-# For each output channel in int8: scale, zero point and bias.
+# Overhead in the ONNX file, in bytes, from exports of VGG-16. It counts, besides the weights, each
+# node with weights and the nodes that follow it, in float or in int8. In int8 this includes the
+# pairs of nodes around it. Each output channel in int8 adds a scale, a zero point and a bias.
 _NODE_IN_FLOAT = 340
 _NODE_IN_INT8 = 2050
 _CHANNEL_IN_INT8 = 9

@@ -183,7 +183,7 @@ def meet_target(
     Parameters
     ----------
     table
-        Layers of the network; layers without a curve stay dense.
+        Layers of the network; layers without a curve stay as they are.
     curves
         Curves for any number of factorizations of each layer, with the expected loss of each
         choice.

@@ -60,7 +60,7 @@ class MeasuredNetwork(Protocol):
     def losses(self, replacements: Replacements) -> dict[str, float]:
         """Measure the loss on labels with one layer at a time replaced.
 
-        Raises UserError without labelled images.
+        Raises UserError without labeled images.
         """
 
     def divergence(self) -> Callable[[Replacements], Iterable[float]]:

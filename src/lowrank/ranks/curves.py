@@ -84,9 +84,10 @@ class Curve:
     def losses(self, measured: Mapping[tuple[int, ...], float]) -> np.ndarray:
         """Return the expected loss of each choice, (choices,), from the measured losses of some.
 
-        The logarithm of the loss is interpolated linearly. Outside the measured range it continues
-        with the slope of the last two points, limited to slopes from 1 to 4. That is between
-        proportional to the left-out part and proportional to its fourth power.
+        The logarithm of the loss is interpolated linearly over `left_out`. Outside the measured
+        range, the line continues with the slope of the last two points, limited to slopes from 1 to
+        4. A slope of 1 means that the loss is proportional to what is left out; 4 means its fourth
+        power.
         """
         measured_indices = [index for index, ranks in enumerate(self.ranks) if ranks in measured]
         x = self.left_out[measured_indices]

@@ -109,9 +109,9 @@ class Latencies:
         Measured channels and latencies in ms for each geometry. The latencies have shape (inputs,
         outputs), or (inputs,) if each channel has its own group.
     whole
-        For some compressed networks: the sum of the latencies of their layers, and the latency in
-        one piece, in ms. The two differ because one layer leaves data in the caches for the next
-        one.
+        For some compressed networks: the sum of the latencies of layers and rest, and the latency
+        in one piece, in ms. The two differ because one layer leaves data in the caches for the
+        next one.
     """
 
     original_ms: float
@@ -141,9 +141,9 @@ class Latencies:
         return self._between(in_one_piece, column=1)
 
     def with_whole(self, whole: Iterable[tuple[float, float]]) -> Latencies:
-        """Return the latencies with calibration from some compressed networks.
+        """Return the latencies, calibrated with measurements of some compressed networks.
 
-        Each pair is the sum over layers and the latency in one piece, in ms.
+        Each pair is the sum over layers and rest, and the latency in one piece, in ms.
         """
         return replace(self, whole=tuple(sorted(whole)))
 

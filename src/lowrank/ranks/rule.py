@@ -40,8 +40,8 @@ class Candidate:
     is_factored: bool = False
 
 
-# A rule returns the ranks of one group. A rank of 0 leaves the layer dense. None means that the
-# rule has no ranks for the layer. Ranks that are too high are lowered afterwards.
+# A rule returns the ranks of one group. A rank of 0 means that the layer stays as it is. None means
+# that the rule has no ranks for the layer. Ranks that are too high are lowered afterwards.
 RankRule = Callable[[Candidate, RankSettings], tuple[int, ...] | None]
 
 

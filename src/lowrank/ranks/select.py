@@ -36,7 +36,7 @@ RULES: dict[str, RankRule] = {
 # Rules whose ranks are the goal of several stages. EVBMF instead analyzes the result of each stage.
 _GOAL_RULES = ("energy", "ratio", "sensitivity", "budget", "fixed")
 
-# Reason why a layer stays dense if the rule has no ranks for it.
+# Reason why a layer stays as it is if the rule has no ranks for it.
 _NO_RANKS = {
     "fixed": "the table of ranks does not name it",
     "budget": "the target is met best without factoring it",
@@ -52,7 +52,7 @@ def choose_ranks(
     factored: Factored | None = None,
     stages_left: int = 1,
 ) -> PlannedLayer:
-    """Choose a layer's ranks, or state why it stays dense.
+    """Choose a layer's ranks, or state why it stays as it is.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def choose_ranks(
     -------
     PlannedLayer
         If the factorization does not apply to the layer or the rule returns a rank of 0, the layer
-        stays dense, without ranks. If the factors would cost at least as many multiply-accumulates
-        as the layer, it stays dense, with the chosen ranks. The costs of a dense layer are the same
-        before and after.
+        stays as it is, without ranks. If the factors would cost at least as many
+        multiply-accumulates as the layer, it stays as it is, with the chosen ranks. If it stays as
+        it is, its costs are the same before and after.
 
     Raises
     ------

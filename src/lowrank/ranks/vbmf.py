@@ -17,8 +17,8 @@ def vbmf(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
 
     A grouped layer gets the largest rank over its groups, so that its factors stay plain grouped
     convolutions. For a layer that is already factored, the core is analyzed, as in MUSCO (Gusak et
-    al. 2019). In its full kernel all other singular values are 0, so EVBMF would find no noise at
-    any rank. Raises UserError for a factorization without unfoldings.
+    al. 2019). In its full kernel all other singular values are 0, so EVBMF would treat all its
+    ranks as free of noise. Raises UserError for a factorization without unfoldings.
     """
     kernels = group_kernels(candidate.layer, candidate.kernel)
     if candidate.is_factored:
