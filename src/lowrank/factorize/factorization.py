@@ -50,7 +50,7 @@ class Factorization(ABC):
         """Return the largest useful ranks, at which the factors can equal the kernel."""
 
     def consistent(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the ranks as allowed multiples, without a surplus that another rank makes useless."""
+        """Return ranks that are allowed multiples and that no other rank makes partly useless."""
         return ranks
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
