@@ -524,7 +524,7 @@ def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
     assert "`methods.mine.ranks.largest_drop: 1`" in told
     assert not (trained / "ranks.json").exists()
     # What is named does keep enough.
-    written = re.search(r"nearest setting that keeps enough is `(.*?)` ", told).group(1)
+    written = re.search(r"nearest setting that keeps enough accuracy is `(.*?)` ", told).group(1)
     select(trained, settings | yaml.safe_load(f"{{{written}}}"), tiny_folder)
     kept = Plan.read(trained / "ranks.json").expected
     assert kept is None or kept.drop <= 0.5
