@@ -80,7 +80,7 @@ def test_full_disk_is_reported_and_leaves_the_old_file(tmp_path, full_disk):
 
 
 def limited(code: str, folder: Path, limit: int = 4096) -> subprocess.CompletedProcess:
-    """Run code in the current folder, in a process with a limit on the size of its files."""
+    """Run code in `folder`, in a process with a limit on the size of its files."""
     set_limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     command = [sys.executable, "-c", set_limit + textwrap.dedent(code)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

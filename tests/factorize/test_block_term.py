@@ -28,7 +28,7 @@ def test_one_block_is_tucker2():
     one = decompose(BlockTerm(1), LAYER, kernel, None, (8, 12))
     tucker2 = decompose(get_factorization("tucker2"), LAYER, kernel, None, (8, 12))
     assert one.sequence == tucker2.sequence
-    # Both stop at the same tolerance, but the block term does so in two places.
+    # The results differ slightly, because the block term stops at its tolerance twice.
     assert one.relative_error == pytest.approx(tucker2.relative_error, rel=2e-3)
 
 

@@ -192,7 +192,7 @@ def test_the_choice_is_optimal(seed):
 
 
 def quadratic(candidates, weights):
-    """Return the loss of a network: for each layer, a weight times its squared error."""
+    """Return a function that computes losses: for each layer, a weight times its squared error."""
     kernels = {candidate.layer.name: candidate.kernel for candidate in candidates}
 
     def measured(replacements):
