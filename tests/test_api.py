@@ -172,7 +172,7 @@ def test_an_input_shape_that_the_network_cannot_take():
 
 
 def test_an_unknown_factorization_is_named():
-    told = r"`factorize.conv` is 'tucker3', it should be one of .* \(did you mean 'tucker"
+    told = r"`factorize.conv` is 'tucker3', expected one of .* \(did you mean 'tucker"
     with pytest.raises(UserError, match=told):
         lowrank.compress(trained_network(), (3, 16, 16), factorize={"conv": "tucker3"})
 
@@ -183,7 +183,7 @@ def test_an_unknown_factorization_is_named():
         (
             {"convolution": "tucker2"},
             {},
-            r"parameter `factorize.convolution` \(did you mean 'conv'\?\), known here are alt",
+            r"parameter `factorize.convolution` \(did you mean 'conv'\?\), expected one of alt",
         ),
         ({"conv": "svd", "images": 5}, {}, "factorize.images: pass the images themselves"),
         ({"conv": "svd", "norm": "activation"}, {}, "factorize.norm: 'activation' keeps"),

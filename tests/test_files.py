@@ -20,7 +20,7 @@ from lowrank.files import read_json, sha256_of, write_json, write_text, written_
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Every byte that is written to a partial file finds the disk full."""
+    """Make every write to a partial file fail with a full disk."""
 
     make_folder = tempfile.mkdtemp
 
@@ -39,7 +39,7 @@ def failing(code):
     return fail
 
 
-def test_writes_into_a_folder_that_does_not_exist_yet(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     path = tmp_path / "a" / "b" / "c.txt"
     with written_whole(path) as partial:
         partial.write_text("whole")
@@ -47,7 +47,7 @@ def test_writes_into_a_folder_that_does_not_exist_yet(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_partial_file_stands_beside_and_keeps_the_name(tmp_path):
+def test_partial_file_is_next_to_the_final_one_with_the_same_name(tmp_path):
     with written_whole(tmp_path / "c.npy") as partial:
         assert partial.parent.parent == tmp_path
         assert partial.name == "c.npy"
@@ -70,7 +70,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
+def test_full_disk_is_reported_and_leaves_the_old_file(tmp_path, full_disk):
     path = tmp_path / "c.json"
     path.write_text("[]")
     with pytest.raises(UserError, match=r"c\.json: cannot be written: No space left on device"):
@@ -80,15 +80,15 @@ def test_full_disk_is_told_and_leaves_the_old_file(tmp_path, full_disk):
 
 
 def limited(code: str, folder: Path, limit: int = 4096) -> subprocess.CompletedProcess:
-    """Run code that writes into the current folder, in a process whose files may not be large."""
-    before = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-    command = [sys.executable, "-c", before + textwrap.dedent(code)]
+    """Run code in `folder`, in a process with a limit on the size of its files."""
+    set_limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    command = [sys.executable, "-c", set_limit + textwrap.dedent(code)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A real file system of 64 KiB."""
+    """Mount a real file system of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -107,7 +107,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_disk_that_is_really_full(small_disk, writer):
+def test_a_real_full_disk(small_disk, writer):
     path = small_disk / "some.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=r"some\.safetensors: cannot be written: No space left"):
@@ -116,7 +116,7 @@ def test_a_disk_that_is_really_full(small_disk, writer):
     assert list(small_disk.iterdir()) == [path]
 
 
-def test_a_dataset_on_a_disk_that_is_really_full(small_disk):
+def test_a_dataset_on_a_real_full_disk(small_disk):
     with (
         pytest.raises(UserError, match=r"disk/data: cannot be written: No space left"),
         replaced_folder(small_disk / "data") as new,
@@ -132,7 +132,7 @@ def test_a_dataset_on_a_disk_that_is_really_full(small_disk):
         "write_json('a.bin', list(range(9999)))",
     ],
 )
-def test_a_file_that_may_not_be_so_large(tmp_path, write):
+def test_a_file_above_the_size_limit(tmp_path, write):
     done = limited(
         f"""
         import numpy as np
@@ -147,7 +147,7 @@ def test_a_file_that_may_not_be_so_large(tmp_path, write):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_tells_such_an_error_in_one_line(tmp_path):
+def test_a_step_reports_the_error_without_a_traceback(tmp_path):
     done = limited(
         """
         import click
@@ -205,7 +205,7 @@ def test_an_immutable_folder(tmp_path, monkeypatch):
         write_json(tmp_path / "c.json", [])
 
 
-def test_an_input_that_cannot_be_read_is_no_output(tmp_path):
+def test_errors_of_reading_an_input_pass_through(tmp_path):
     def read_a_folder():
         with written_whole(tmp_path / "c.json"):
             (tmp_path / "input").read_text()
@@ -215,7 +215,7 @@ def test_an_input_that_cannot_be_read_is_no_output(tmp_path):
         read_a_folder()
 
 
-def test_unwritable_folder_is_told(tmp_path, monkeypatch):
+def test_unwritable_folder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "mkdtemp", failing(errno.EACCES))
     with pytest.raises(UserError, match=r"c\.json: cannot be written: Permission denied"):
         write_json(tmp_path / "c.json", [])

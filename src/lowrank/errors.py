@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can make and mend."""
+"""The exception for mistakes that a user can correct."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ class UserError(Exception):
 
 
 def unknown_name(what: str, found: str, known: Iterable[str], *, where: str = "") -> UserError:
-    """An error for a name that is not in a registry, suggesting the nearest one that is."""
+    """Return an error for a name that is not in a registry, with the closest known name."""
     known = sorted(known)
-    near = difflib.get_close_matches(found, known, n=1, cutoff=0.4)
-    suggestion = f" Did you mean '{near[0]}'?" if near else ""
+    matches = difflib.get_close_matches(found, known, n=1, cutoff=0.4)
+    suggestion = f" Did you mean '{matches[0]}'?" if matches else ""
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {what} '{found}'.{suggestion} Known: {', '.join(known)}.")

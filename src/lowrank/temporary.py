@@ -1,7 +1,7 @@
-"""Temporary folders that say in their names whose they are, and the removal of what the dead left.
+"""Temporary folders whose names identify their process, and the removal of leftover folders.
 
-A process that is killed cannot tidy up. The next run does it, under the lock that keeps other runs
-out of the folder, and knows by the name which process of which machine a folder belonged to.
+A killed process cannot clean up. The next run removes its folders while it holds the lock that
+keeps other runs out. The folder name says which process on which machine created it.
 """
 
 import os
@@ -14,19 +14,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# `.gitignore` and `.dvcignore` know names that begin so.
+# `.gitignore` and `.dvcignore` list names that start with this prefix.
 PREFIX = ".lowrank-"
 
 _NAME = re.compile(rf"{re.escape(PREFIX)}(?P<host>\w+)-(?P<pid>\d+)-\w+")
 
-# Seconds after which what another machine left is given up: nothing here tells whether the process
-# still lives over there.
-_FOREIGN_AGE = 24 * 3600
+# Age in seconds at which a folder of another machine counts as abandoned. This machine cannot check
+# whether a process on the other one is still running.
+_ABANDONED_AFTER = 24 * 3600
 
 
 @contextmanager
 def temporary_folder(place: Path | None = None) -> Iterator[Path]:
-    """Yield a new folder, in the system's place for temporary files by default; then remove it."""
+    """Yield a new folder in `place` (default: the system's temporary folder), then remove it."""
     prefix = f"{PREFIX}{_host()}-{os.getpid()}-"
     with tempfile.TemporaryDirectory(
         dir=place, prefix=prefix, ignore_cleanup_errors=True
@@ -35,10 +35,10 @@ def temporary_folder(place: Path | None = None) -> Iterator[Path]:
 
 
 def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
-    """Remove the temporary folders of dead processes below `folders`; what was removed."""
+    """Remove the temporary folders of dead processes below `folders`; return the removed paths."""
     removed = []
     for folder in folders:
-        for path in _temporary(folder):
+        for path in _temporary_folders(folder):
             if _is_left_over(path):
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path)
@@ -46,7 +46,10 @@ def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
 
 
 def remove_leftovers_in(place: Path) -> list[Path]:
-    """Remove this user's temporary folders of dead processes in one folder, not deeper down."""
+    """Remove this user's temporary folders of dead processes in one folder, without recursion.
+
+    Returns the removed paths.
+    """
     removed = []
     for path in place.glob(f"{PREFIX}*"):
         with suppress(OSError):
@@ -56,33 +59,34 @@ def remove_leftovers_in(place: Path) -> list[Path]:
     return removed
 
 
-def _temporary(folder: Path) -> list[Path]:
-    found = []
-    for here, names, _ in os.walk(folder):
-        found += [Path(here, name) for name in names if name.startswith(PREFIX)]
+def _temporary_folders(folder: Path) -> list[Path]:
+    paths = []
+    for parent, names, _ in os.walk(folder):
+        paths += [Path(parent, name) for name in names if name.startswith(PREFIX)]
         names[:] = [name for name in names if not name.startswith(PREFIX)]
-    return found
+    return paths
 
 
 def _is_left_over(path: Path) -> bool:
-    named = _NAME.fullmatch(path.name)
-    if not named:
+    match = _NAME.fullmatch(path.name)
+    if not match:
         return False
     try:
-        made = path.lstat().st_mtime
+        created = path.lstat().st_mtime
     except OSError:
         return False
-    if named["host"] != _host():
-        return time.time() - made > _FOREIGN_AGE
-    return not _lives(int(named["pid"]), since=made)
+    if match["host"] != _host():
+        return time.time() - created > _ABANDONED_AFTER
+    return not _is_running(int(match["pid"]), since=created)
 
 
-def _lives(pid: int, since: float) -> bool:
-    """Whether the process that had this number then still has it."""
+def _is_running(pid: int, since: float) -> bool:
+    """Return whether the process that had the id `pid` at the time `since` is still running."""
     import psutil
 
     try:
-        # A younger process got the number of a dead one. Two seconds: clocks are coarse.
+        # A process that is younger than the folder reuses the id of a dead process. The two seconds
+        # allow for coarse clocks.
         return psutil.Process(pid).create_time() <= since + 2
     except psutil.NoSuchProcess:
         return False

@@ -7,12 +7,12 @@ from lowrank.errors import UserError
 
 @pytest.fixture
 def read(tmp_path):
-    def written(text):
+    def read_text(text):
         path = tmp_path / "params.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_document(path)
 
-    return written
+    return read_text
 
 
 @pytest.mark.parametrize(
@@ -43,41 +43,41 @@ def read(tmp_path):
         ("[64, 1e-3]", [64, 1e-3]),
     ],
 )
-def test_values_are_those_of_yaml_1_2(read, text, value):
+def test_values_follow_yaml_1_2(read, text, value):
     if text == "-":
         text = "'-'"
-    found = read(f"a: {text}\n").entries["a"]
-    assert found == value
-    assert type(found) is type(value)
+    entry = read(f"a: {text}\n").entries["a"]
+    assert entry == value
+    assert type(entry) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
-        ("a:\n  b: 0100\n", "line 2, column 6: 0100 is one number to some readers"),
-        ("a: 1_000\n", "line 1, column 4: 1_000 is one number"),
-        ("a: 1:30\n", "line 1, column 4: 1:30 is one number"),
-        ("a: 0b11\n", "line 1, column 4: 0b11 is one number"),
+        ("a:\n  b: 0100\n", "line 2, column 6: 0100 is ambiguous: YAML readers"),
+        ("a: 1_000\n", "line 1, column 4: 1_000 is ambiguous"),
+        ("a: 1:30\n", "line 1, column 4: 1:30 is ambiguous"),
+        ("a: 0b11\n", "line 1, column 4: 0b11 is ambiguous"),
         (
             "a:\n  steps: 1\n  seed: 0\n  steps: 2\n",
-            "line 4, column 3: `steps` was given in line 2 already; keep one of them",
+            "line 4, column 3: `steps` was already given in line 2; remove one of them",
         ),
         (
             "outputs: {0: 1}\n",
-            "line 1, column 11: the key `0` is read as the number 0; put it in quotes: '0'",
+            "line 1, column 11: YAML reads the key `0` as the number 0; put it in quotes: '0'",
         ),
         (
             "a:\n  no: 1\n",
-            "line 2, column 3: the key `no` is read as false; put it in quotes: 'no'",
+            "line 2, column 3: YAML reads the key `no` as false; put it in quotes: 'no'",
         ),
-        ("~: 1\n", "line 1, column 1: the key `~` is read as null; put it in quotes: '~'"),
-        ("? [a]\n: 1\n", "line 1, column 3: a key is a list or a mapping; a name was expected"),
+        ("~: 1\n", "line 1, column 1: YAML reads the key `~` as null; put it in quotes: '~'"),
+        ("? [a]\n: 1\n", "line 1, column 3: a key is a list or a mapping; expected a name"),
         ("a: [1\nb: 2\n", "line 2, column 2: not YAML: while parsing a flow sequence"),
         ("a:\n\tb: 1\n", "Indent with spaces, not tabs."),
         ("a: b: c\n", "line 1, column 5: not YAML: mapping values are not allowed here. Put text"),
         ("a: *x\n", "found undefined alias 'x'"),
         ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
-        ("a: &x {b: *x}\n", "holds itself"),
+        ("a: &x {b: *x}\n", "contains itself"),
         (b"a: \xff\n", "not YAML:"),
         ("a: 1\n---\nb: 2\n", "line 2, column 1: not YAML: expected a single document"),
         ("- 1\n", "expected a mapping of sections, found a list."),
@@ -85,14 +85,14 @@ def test_values_are_those_of_yaml_1_2(read, text, value):
         ("", "expected a mapping of sections, found nothing."),
     ],
 )
-def test_unclear_files_are_refused(read, tmp_path, text, told):
+def test_broken_and_ambiguous_files_are_rejected(read, tmp_path, text, expected):
     with pytest.raises(UserError) as caught:
         read(text)
     assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: ")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_document(tmp_path / "params.yaml")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
@@ -111,18 +111,18 @@ def test_entries_have_lines(read):
     assert not document.holds(("f", "h"))
 
 
-def test_what_the_command_line_replaced_has_types_and_no_line(tmp_path):
-    path, other = tmp_path / "params.yaml", tmp_path / "other.yaml"
+def test_command_line_values_have_types_but_no_lines(tmp_path):
+    path, later_path = tmp_path / "params.yaml", tmp_path / "other.yaml"
     path.write_text("a: {eps: 1e-05, name: '1e-05', steps: 3, keep: 1}\nb: 2\n")
-    other.write_text("a: {name: '7', rate: 1e-3}\n")
+    later_path.write_text("a: {name: '7', rate: 1e-3}\n")
     # As Snakemake merges both files and `--config 'a={...}' 'c={...}'`.
     config = yaml.safe_load(path.read_text())
     assert config["a"]["eps"] == "1e-05"
-    config["a"] |= yaml.safe_load(other.read_text())["a"]
+    config["a"] |= yaml.safe_load(later_path.read_text())["a"]
     config["a"] |= {"steps": "2000", "epochs": "null", "flip": "false", "more": ["1e-3", "x"]}
     config["c"] = {"d": 5}
-    found = reconciled(config, [path, other])
-    assert found.entries == {
+    document = reconciled(config, [path, later_path])
+    assert document.entries == {
         "a": {
             "eps": 1e-5,
             "name": "7",
@@ -136,7 +136,7 @@ def test_what_the_command_line_replaced_has_types_and_no_line(tmp_path):
         "b": 2,
         "c": {"d": 5},
     }
-    assert found.line_of(("b",)) == 2
-    assert ("a", "eps") in found.lines
-    assert ("a", "steps") not in found.lines
-    assert ("a", "name") not in found.lines
+    assert document.line_of(("b",)) == 2
+    assert ("a", "eps") in document.lines
+    assert ("a", "steps") not in document.lines
+    assert ("a", "name") not in document.lines

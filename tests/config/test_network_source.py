@@ -11,19 +11,19 @@ from lowrank.errors import UserError
 FACTORY = {"factory": "mynet:build", "arguments": {"width": 8}, "input_shape": [3, 32, 32]}
 
 
-def test_a_bare_name():
+def test_parse_a_name():
     assert NetworkSource.parse(" resnet50 ") == NetworkSource(network="resnet50")
 
 
 @pytest.mark.parametrize("document", [FACTORY, json.dumps(FACTORY)])
-def test_a_document(document):
+def test_parse_a_document(document):
     source = NetworkSource.parse(document)
     assert source.factory == "mynet:build"
     assert source.arguments == {"width": 8}
     assert source.input_shape == (3, 32, 32)
 
 
-def test_survives_json():
+def test_json_round_trip():
     source = NetworkSource(
         factory="a.b:c", input_shape=(1, 28, 28), mean=(0.5,), std=(0.25,), interpolation="bicubic"
     )
@@ -39,20 +39,20 @@ def test_survives_json():
         ({}, "neither `network` nor `factory`"),
         ({"factory": "mynet:build"}, "needs `input_shape`"),
         ({"factory": "mynet", "input_shape": [3, 8, 8]}, "`factory`"),
-        ({"factory": "a:b", "network": "c", "input_shape": [3, 8, 8]}, "either"),
+        ({"factory": "a:b", "network": "c", "input_shape": [3, 8, 8]}, "not both"),
         ({"network": "a", "shape": [3, 8, 8]}, "`shape`"),
         (
             {"network": "a", "input_shape": [3, 0, 8]},
-            "`input_shape[1]` is 0, it should be at least 1",
+            "`input_shape[1]` is 0, expected at least 1",
         ),
-        ({"network": "a", "std": [0.0]}, "`std[0]` is 0.0, it should be above 0"),
+        ({"network": "a", "std": [0.0]}, "`std[0]` is 0.0, expected above 0"),
         (
             {"factory": "a:b", "input_shape": [3, 8, 8], "torchvision_weights": "DEFAULT"},
-            "belongs to a network of torchvision's",
+            "only for networks of torchvision",
         ),
     ],
 )
-def test_a_wrong_description_is_told(document, reason):
+def test_a_wrong_description_is_reported(document, reason):
     with pytest.raises(UserError, match="description of a network") as caught:
         NetworkSource.parse(document)
     assert reason in str(caught.value)
@@ -62,7 +62,7 @@ IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         (IMAGENET, "`mean: [0.485, 0.456, 0.406]`, `std: [0.229, 0.224, 0.225]`"),
         ({"mean": IMAGENET["mean"]}, "`std: [0.003922, 0.003922, 0.003922]`"),
@@ -70,18 +70,18 @@ IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
         ({"std": [58.395] * 3}, "Divide both by 255: `std: [0.229, 0.229, 0.229]`"),
     ],
 )
-def test_preprocessing_for_pixels_of_0_to_255_is_refused(fields, told):
-    with pytest.raises(UserError, match="for pixels of 0 to 255") as caught:
+def test_preprocessing_for_pixels_from_0_to_255_is_rejected(fields, expected):
+    with pytest.raises(UserError, match="for pixels from 0 to 255") as caught:
         NetworkSource.parse({"factory": "a:b", "input_shape": [3, 8, 8], **fields})
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_preprocessing_for_scaled_pixels_is_not():
+def test_preprocessing_for_scaled_pixels_is_accepted():
     fields = {"mean": [0.485, 0.456, 0.406], "std": [1 / 255, 1.0, 0.225]}
     assert NetworkSource.parse({"network": "a", **fields}).std == (1 / 255, 1.0, 0.225)
 
 
-def test_an_entry_without_a_network_is_named_after_itself():
+def test_network_defaults_to_the_name_of_the_entry():
     class Entry(NetworkSource):
         weights: str
 
@@ -105,7 +105,7 @@ def test_short_name(source, name):
     assert source.short_name == name
 
 
-def test_it_cannot_be_changed():
+def test_sources_are_immutable():
     with pytest.raises(ValidationError):
         NetworkSource(network="vgg16").network = "vgg19"
 

@@ -34,9 +34,11 @@ def plain_layers(draw):
 
 
 @given(plain_layers(), pairs(1, 12))
-def test_geometry_and_costs_are_those_of_torch(layer, input_map):
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel, strict=True)]
-    assume(all(m + 2 * p > r for m, p, r in zip(input_map, layer.padding, reach, strict=True)))
+def test_geometry_and_costs_match_torch(layer, input_map):
+    window_sizes = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel, strict=True)]
+    assume(
+        all(m + 2 * p > r for m, p, r in zip(input_map, layer.padding, window_sizes, strict=True))
+    )
     (height, width), (top, left) = input_map, layer.padding
     module = nn.Conv2d(
         layer.in_channels,
@@ -52,19 +54,19 @@ def test_geometry_and_costs_are_those_of_torch(layer, input_map):
     assert layer.parameters == sum(p.numel() for p in module.parameters())
     for parameter, value in zip(module.parameters(), (1, 0), strict=False):
         nn.init.constant_(parameter, value)
-    # Padded with ones: the sum over all outputs counts the multiplications by one.
+    # Inputs and padding are ones and weights are ones, so the sum of all outputs counts the MACs.
     outputs = module(torch.ones(1, layer.in_channels, height + 2 * top, width + 2 * left))
     assert layer.output_map(input_map) == outputs.shape[2:]
     assert layer.macs(input_map) == outputs.sum()
 
 
 @given(st.lists(plain_layers(), max_size=4))
-def test_factored_survives_json(sequence):
+def test_factored_json_round_trip(sequence):
     factored = Factored("tucker2", (3, 5), 0.25, tuple(sequence))
     assert Factored.from_json(json.loads(json.dumps(factored.to_json()))) == factored
 
 
-def test_layer_table_survives_json():
+def test_layer_table_json_round_trip():
     layers = (
         Layer(3, 8, (3, 5), (2, 1), (1, 2), (1, 1), 1, True, "a.b", "conv", (32, 30)),
         Layer(8, 8, (3, 3), groups=8, name="c", not_factored="depthwise"),
@@ -75,7 +77,7 @@ def test_layer_table_survives_json():
     assert table["c"] == layers[1]
 
 
-def test_plan_survives_json():
+def test_plan_json_round_trip():
     plan = Plan(
         (
             PlannedLayer("a", "tucker2", (3, 4), (2, 4), (100, 30), (1000, 300), None, ("a note",)),
@@ -86,10 +88,10 @@ def test_plan_survives_json():
     assert [plan[name].is_dense for name in "ab"] == [False, True]
 
 
-def test_a_plan_of_an_earlier_version_is_told(tmp_path):
+def test_a_plan_of_an_earlier_version_is_rejected(tmp_path):
     for document in ({"layers": [], "shares": {"conv": [3, 4]}}, {"ranks": {}}, [1]):
         write_json(tmp_path / "ranks.json", document)
-        with pytest.raises(UserError, match=r"ranks\.json: not a plan, or one of an earlier"):
+        with pytest.raises(UserError, match=r"ranks\.json: not a plan, or a plan written by an"):
             Plan.read(tmp_path / "ranks.json")
 
 
@@ -104,7 +106,7 @@ def test_costs_of_a_sequence():
     assert sequence_macs(sequence, (8, 8)) == 64 * 64 + 16 * 180 + 16 * 160
 
 
-def test_transposed_convolution_costs_its_kernel_at_each_input():
+def test_transposed_convolution_applies_its_kernel_at_each_input():
     layer = Layer(4, 6, (2, 2), (2, 2), kind="transposed_conv", input_map=(5, 7))
     outputs = functional.conv_transpose2d(torch.ones(1, 4, 5, 7), torch.ones(4, 6, 2, 2), stride=2)
     assert layer.dense_macs == outputs.sum()
@@ -165,7 +167,7 @@ def test_each_kind_of_layer_gets_its_factorization():
     ]
 
 
-def test_a_linear_layer_behind_a_map_may_get_its_own():
+def test_a_linear_layer_behind_a_map_has_its_own_kind():
     assigned = assign_factorizations(TABLE, KINDS | {"flattened_linear": "E"})
     assert (assigned["behind_a_map"], assigned["last"]) == ("E", "D")
     assigned = assign_factorizations(TABLE, {"flattened_linear": "E"})
@@ -181,7 +183,7 @@ def test_a_linear_layer_behind_a_map_may_get_its_own():
         ({"include": []}, []),
     ],
 )
-def test_layers_are_narrowed_by_name(patterns, taken):
+def test_layers_are_filtered_by_name(patterns, taken):
     assert list(assign_factorizations(TABLE, KINDS, **patterns)) == taken
 
 
@@ -201,6 +203,6 @@ def test_a_kind_without_factorization_stays_dense(kind, left):
 @pytest.mark.parametrize(
     "document", [{}, [], None, {"network": "a", "input_shape": 3, "layers": []}]
 )
-def test_a_table_that_is_none(document):
-    with pytest.raises(UserError, match=r"a layer table .* is damaged, or of an earlier version"):
+def test_damaged_layer_tables_are_rejected(document):
+    with pytest.raises(UserError, match=r"a layer table .* is damaged, or was written by an"):
         LayerTable.from_json(document)

@@ -22,11 +22,11 @@ tensors = arrays.arrays(
 def test_round_trip(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "round_trip.safetensors"
     write_tensors(path, content, {"n": 1})
-    found = read_tensors(path)
-    assert found.keys() == content.keys()
+    arrays_read = read_tensors(path)
+    assert arrays_read.keys() == content.keys()
     for name, array in content.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert arrays_read[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays_read[name], array)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_equal_contents_give_equal_bytes(tmp_path):
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-def test_one_tensor(tmp_path):
+def test_read_one_tensor(tmp_path):
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"a": np.arange(3), "b": np.arange(4)})
     np.testing.assert_array_equal(read_tensor(path, "b"), np.arange(4))
@@ -67,7 +67,7 @@ def test_header(tmp_path):
 def test_a_file_of_another_program_has_no_header(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"a": np.ones(2)}, path, {"format": "np"})
-    with pytest.raises(UserError, match=r"a\.safetensors: .*not one .* lowrank wrote"):
+    with pytest.raises(UserError, match=r"a\.safetensors: .*lowrank did not write it"):
         read_header(path)
 
 
@@ -78,7 +78,7 @@ def test_truncated_file(tmp_path, kept):
     os.truncate(path, kept if kept >= 0 else path.stat().st_size + kept)
     size = path.stat().st_size
     for read in (read_tensors, read_header):
-        with pytest.raises(UserError, match=rf"a\.safetensors: not a whole .*{size} bytes"):
+        with pytest.raises(UserError, match=rf"a\.safetensors: not a complete .*{size} bytes"):
             read(path)
 
 

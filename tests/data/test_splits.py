@@ -177,8 +177,8 @@ def test_images_without_labels_are_not_held_out_for_choices(photos):
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        ({"folder": "here", "from": "test"}, "`folder` goes with no other entry"),
-        ({"folder": "here", "images": 3}, "`folder` goes with no other entry"),
+        ({"folder": "here", "from": "test"}, "`folder` cannot be combined with other"),
+        ({"folder": "here", "images": 3}, "`folder` cannot be combined with other"),
         ({"from": "val"}, "'train' or 'test'"),
         ({"images": 0}, "greater than or equal to 1"),
     ],

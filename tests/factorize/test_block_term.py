@@ -28,7 +28,7 @@ def test_one_block_is_tucker2():
     one = decompose(BlockTerm(1), LAYER, kernel, None, (8, 12))
     tucker2 = decompose(get_factorization("tucker2"), LAYER, kernel, None, (8, 12))
     assert one.sequence == tucker2.sequence
-    # Both stop at the same tolerance, one of them twice.
+    # The results differ slightly, because the block term stops at its tolerance twice.
     assert one.relative_error == pytest.approx(tucker2.relative_error, rel=2e-3)
 
 
@@ -42,10 +42,10 @@ def test_the_core_is_grouped():
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
-def test_fewer_weights_in_the_core_cost_accuracy(blocks):
+def test_error_is_between_one_block_and_a_full_core(blocks):
     kernel, ranks = kernel_with_decay(), (8, 16)
     grouped = error(BlockTerm(blocks), ranks, kernel)
-    # Not worse than a single block of those blocks, not better than the whole core.
+    # Better than a single block, but worse than the full core.
     assert error(get_factorization("tucker2"), ranks, kernel) < grouped
     assert grouped < error(BlockTerm(1), tuple(rank // blocks for rank in ranks), kernel)
 
@@ -59,7 +59,7 @@ def test_blocks_are_improved_together():
 def test_planted_blocks_are_found():
     generator = np.random.default_rng(0)
     outputs, inputs = (np.linalg.qr(generator.standard_normal((n, 8)))[0] for n in (32, 24))
-    # Two blocks in orthogonal subspaces, one twice as strong as the other.
+    # Two blocks in orthogonal subspaces; one is twice as strong as the other.
     kernel = sum(
         strength
         # (T, 4) x (4, 4, D, D) x (4, S) -> (T, S, D, D)
@@ -85,12 +85,12 @@ def test_planted_blocks_are_found():
         ((40, 4), (36, 4)),
     ],
 )
-def test_ranks_become_multiples_that_every_block_can_use(ranks, expected):
+def test_ranks_become_multiples_within_the_limits_of_a_block(ranks, expected):
     assert get_factorization("block_term4").consistent(LAYER, ranks) == expected
 
 
-def test_ranks_that_are_no_multiples_are_told():
-    with pytest.raises(UserError, match="where a multiple of 4 was expected"):
+def test_ranks_must_be_multiples_of_the_block_count():
+    with pytest.raises(UserError, match="expected a multiple of 4"):
         error(get_factorization("block_term4"), (8, 10), kernel_with_decay())
 
 

@@ -9,7 +9,7 @@ from lowrank.factorize import decompose, get_factorization
 CP4 = get_factorization("cp4")
 
 
-def test_each_layer_takes_the_geometry_along_its_axis():
+def test_each_layer_has_the_geometry_along_its_axis():
     layer = PlainLayer(
         5, 9, kernel=(3, 2), stride=(2, 1), padding=(1, 3), dilation=(1, 4), bias=True
     )
@@ -29,9 +29,11 @@ def test_a_window_along_one_axis_is_not_split(kernel, share):
     cp_als = get_factorization("cp_als")
     assert CP4.full_ranks(layer) == cp_als.full_ranks(layer) == (30,)
     ranks = (round(30 * share),)
-    found, expected = (decompose(each, layer, weight, None, ranks) for each in (CP4, cp_als))
-    assert found.sequence == expected.sequence
-    assert found.relative_error == expected.relative_error
+    result, expected = (
+        decompose(factorization, layer, weight, None, ranks) for factorization in (CP4, cp_als)
+    )
+    assert result.sequence == expected.sequence
+    assert result.relative_error == expected.relative_error
 
 
 def test_the_three_way_form_is_at_least_as_good():
@@ -53,6 +55,6 @@ def test_separable_windows_are_found():
     assert decompose(CP4, layer, weight, None, [3]).relative_error < 1e-3
 
 
-def test_full_rank_is_the_number_of_fibres():
+def test_full_rank_is_the_number_of_fibers():
     assert CP4.full_ranks(PlainLayer(64, 32, kernel=(3, 3))) == (288,)
     assert CP4.full_ranks(PlainLayer(3, 2, kernel=(7, 5))) == (30,)

@@ -17,15 +17,18 @@ def random_kernel(seed=0):
 
 
 def kernel_of_rank_three_and_border_rank_two():
-    """a a b + a b a + b a a: sums of two terms come as near as one likes, and none is it."""
+    """Return a a b + a b a + b a a.
+
+    Sums of two terms can approximate it arbitrarily well, but no such sum equals it.
+    """
     a, b = np.eye(4)[:2]
-    pairs = [(a, a, b), (a, b, a), (b, a, a)]
+    triples = [(a, a, b), (a, b, a), (b, a, a)]
     # (T,) x (S,) x (D^2,) -> (T, S, D^2)
-    return sum(np.einsum("t,s,k->tsk", *each) for each in pairs)[..., None]
+    return sum(np.einsum("t,s,k->tsk", *vectors) for vectors in triples)[..., None]
 
 
 def sum_of_squares(kernel, *, bound, max_sweeps):
-    """In units of the kernel's squared norm."""
+    """Return the sum of squared norms, as a multiple of the kernel's squared norm."""
     terms = CpAls(bound=bound, tolerance=0, max_sweeps=max_sweeps).terms(kernel, 2)
     return np.sum(terms.norms**2) / np.sum(kernel**2)
 
@@ -44,7 +47,7 @@ def test_terms_grow_without_limit_unless_they_are_bounded():
 
 @pytest.mark.parametrize("name", ["cp_als", "cp4"])
 @pytest.mark.parametrize("bound", [0.5, 1.0])
-def test_the_bound_is_kept_where_it_binds(name, bound):
+def test_an_active_bound_is_reached_exactly(name, bound):
     kernel = random_kernel()
     if name == "cp_als":
         kernel = kernel.reshape(18, 14, 6, 1)
@@ -57,7 +60,7 @@ def test_the_bound_is_kept_where_it_binds(name, bound):
 
 
 @pytest.mark.parametrize("rank", [8, 16, 40])
-def test_terms_fit_better_together(rank):
+def test_joint_improvement_lowers_the_error(rank):
     errors = [
         decompose(factorization, LAYER, random_kernel(), None, [rank]).relative_error
         for factorization in (
@@ -88,7 +91,7 @@ def test_planted_terms_are_found(seed):
     assert decompose(CpAls(max_sweeps=500), LAYER, kernel, None, [4]).relative_error < 1e-4
 
 
-def test_it_is_as_good_as_tensorly():
+def test_cp_als_is_as_good_as_tensorly():
     import tensorly
 
     kernel = random_kernel()
@@ -97,5 +100,5 @@ def test_it_is_as_good_as_tensorly():
     )
     rebuilt = tensorly.cp_to_tensor(terms).reshape(kernel.shape)
     reference = np.linalg.norm(kernel - rebuilt) / np.linalg.norm(kernel)
-    found = decompose(get_factorization("cp_als"), LAYER, kernel, None, [10]).relative_error
-    assert found <= 1.01 * reference
+    error = decompose(get_factorization("cp_als"), LAYER, kernel, None, [10]).relative_error
+    assert error <= 1.01 * reference

@@ -16,7 +16,10 @@ def kernel_with_decay(decay=0.7):
 
 
 def orthogonal_terms(rank, separable):
-    """Norms from `rank` down to 1; orthonormal vectors in both channel modes; unit windows."""
+    """Return a kernel with orthonormal channel vectors and unit windows, and its norms.
+
+    The norms go from `rank` down to 1.
+    """
     generator = np.random.default_rng(0)
     outputs, inputs = (
         np.linalg.qr(generator.standard_normal((n, rank)))[0]
@@ -33,14 +36,14 @@ def orthogonal_terms(rank, separable):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])
-def test_every_term_takes_its_squared_norm_from_the_error(decay):
+def test_each_term_lowers_the_squared_error_by_its_squared_norm(decay):
     kernel = kernel_with_decay(decay)
     terms = CP_TPM.terms(kernel.reshape(18, 14, 6, 1), 20)
     assert (terms.norms > 0).all()
     expected = 1 - np.cumsum(terms.norms**2) / np.linalg.norm(kernel) ** 2
     for rank in (1, 7, 20):
-        found = decompose(CP_TPM, LAYER, kernel, None, [rank]).relative_error
-        assert found**2 == pytest.approx(expected[rank - 1], rel=1e-5)
+        error = decompose(CP_TPM, LAYER, kernel, None, [rank]).relative_error
+        assert error**2 == pytest.approx(expected[rank - 1], rel=1e-5)
 
 
 def test_terms_of_a_lower_rank_come_first():
@@ -60,25 +63,25 @@ def test_orthogonal_terms_are_found_one_by_one(name):
     assert decompose(factorization, LAYER, kernel, None, [6]).relative_error < 1e-6
 
 
-def test_orthogonal_terms_are_found_nearly_by_default():
+def test_default_settings_find_orthogonal_terms_approximately():
     kernel, _ = orthogonal_terms(6, separable=False)
     assert decompose(CP_TPM, LAYER, kernel, None, [6]).relative_error < 0.05
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])
-def test_it_is_as_good_as_tensorly(decay):
+def test_cp_tpm_is_as_good_as_tensorly(decay):
     from tensorly.decomposition import parafac_power_iteration
 
     kernel = kernel_with_decay(decay)
     np.random.seed(0)  # noqa: NPY002 (TensorLy draws its starts from the global generator)
     norms, _ = parafac_power_iteration(kernel.reshape(18, 14, 6), 12)
-    # Each deflation takes the square of the norm found.
+    # Each deflation lowers the squared error by the square of the norm.
     reference = np.sqrt(1 - np.sum(norms**2) / np.linalg.norm(kernel) ** 2)
-    found = decompose(CP_TPM, LAYER, kernel, None, [12]).relative_error
-    assert found <= 1.01 * reference
+    error = decompose(CP_TPM, LAYER, kernel, None, [12]).relative_error
+    assert error <= 1.01 * reference
 
 
-def test_norms_are_shared_out_evenly():
+def test_norms_are_distributed_evenly():
     result = decompose(CP_TPM, LAYER, kernel_with_decay(), None, [5])
     first, window, last = result.weights
     squares = np.sum(first**2, axis=(1, 2, 3))
@@ -94,7 +97,7 @@ def test_terms_beyond_the_rank_of_the_kernel_can_train(name, rank, is_dead):
     kernel[:, 3] = 0
     result = decompose(get_factorization(name), LAYER, kernel, None, [rank])
     *first, last = result.weights
-    # A row for each factor, a column for each term.
+    # One row for each factor, one column for each term.
     zeros = np.array(
         [~factor.reshape(rank, -1).any(axis=1) for factor in (*first, last.swapaxes(0, 1))]
     )
@@ -104,7 +107,7 @@ def test_terms_beyond_the_rank_of_the_kernel_can_train(name, rank, is_dead):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_first_term_is_the_best_of_many_starts(seed):
+def test_the_first_term_is_as_good_as_the_best_of_many_starts(seed):
     from tensorly.decomposition import power_iteration
 
     kernel = np.random.default_rng(seed).standard_normal((18, 14, 6))
@@ -113,6 +116,6 @@ def test_the_first_term_is_the_best_of_many_starts(seed):
     assert CP_TPM.terms(kernel[..., None], 1).norms[0] >= 0.995 * reference
 
 
-def test_full_rank_is_the_number_of_fibres():
+def test_full_rank_is_the_number_of_fibers():
     assert CP_TPM.full_ranks(PlainLayer(64, 32, kernel=(3, 3))) == (288,)
     assert CP_TPM.full_ranks(PlainLayer(3, 2, kernel=(5, 5))) == (6,)

@@ -1,4 +1,4 @@
-"""EVBMF against planted ranks, symmetries and a plain transcription of the paper."""
+"""EVBMF compared with planted ranks, symmetries and a direct transcription of the paper."""
 
 import math
 
@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def planted(rows, columns, rank, noise, seed):
-    """A matrix of that rank with unit singular directions, plus noise of that deviation."""
+    """Return a matrix of that rank with random directions, plus noise of that deviation."""
     generator = np.random.default_rng(seed)
     left, right = (
         generator.standard_normal((rows, rank)),
@@ -29,7 +29,7 @@ def power_law(length, exponent):
 
 
 def reference(singular_values, rows, columns, points=20_000):
-    """The paper's F, term by term, minimised by brute force: rank and noise variance."""
+    """Minimize the paper's F, term by term, by brute force; return the rank and noise variance."""
     length, width = min(rows, columns), max(rows, columns)
     alpha = length / width
 
@@ -38,9 +38,9 @@ def reference(singular_values, rows, columns, points=20_000):
 
     root = brentq(lambda t: phi(t) + phi(t / alpha), 1e-3 * alpha, 10)
     limit = (1 + root) * (1 + alpha / root)
-    most = min(math.ceil(length / (1 + alpha)) - 1, length)
+    max_rank = min(math.ceil(length / (1 + alpha)) - 1, length)
     squares = singular_values**2
-    low = max(squares[most] / (width * limit), squares[most:].mean() / width)
+    low = max(squares[max_rank] / (width * limit), squares[max_rank:].mean() / width)
     high = squares.sum() / (length * width)
     noises = np.exp(np.linspace(math.log(low), math.log(high), points))
     energy = np.zeros(points)
@@ -63,13 +63,13 @@ def reference(singular_values, rows, columns, points=20_000):
     seed=seeds,
 )
 def test_a_planted_rank_and_noise_are_found(shape, rank, noise, seed):
-    found, variance = evbmf_rank(spectrum_of(planted(*shape, rank, noise, seed)))
-    assert found == rank
+    estimate, variance = evbmf_rank(spectrum_of(planted(*shape, rank, noise, seed)))
+    assert estimate == rank
     assert variance == pytest.approx(noise**2, rel=0.2)
 
 
 @pytest.mark.parametrize("shape", [(20, 200), (64, 576), (60, 60), (200, 30)])
-def test_noise_alone_has_rank_zero(shape):
+def test_pure_noise_has_rank_zero(shape):
     ranks = [
         evbmf_rank(spectrum_of(np.random.default_rng(seed).standard_normal(shape)))[0]
         for seed in range(20)

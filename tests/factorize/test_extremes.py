@@ -1,4 +1,4 @@
-"""Kernels and inputs at the edges: zeros, single entries, tiny and huge numbers."""
+"""Extreme kernels and inputs: zeros, single entries, tiny and huge numbers."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,10 @@ def kernels(layer):
 
 
 def moments(size, samples, scale):
-    """Moments of inputs of that scale; fewer samples than entries make the covariance singular."""
+    """Return moments of inputs with that scale.
+
+    With fewer samples than entries, the covariance is singular.
+    """
     inputs = np.random.default_rng(1).standard_normal((GROUPS, samples, size)) * scale
     covariance = inputs.swapaxes(1, 2) @ inputs / samples
     return Moments(np.zeros((GROUPS, size)), covariance, samples)
@@ -75,19 +78,19 @@ def cases():
 def test_factors_of_any_kernel_in_any_norm_are_finite(name, window, norm):
     method, layer = get_factorization(name), LAYERS[window]
     full = method.full_ranks(one_group(layer))
-    of_inputs = NORMS[norm] and moments(*NORMS[norm])
+    input_moments = NORMS[norm] and moments(*NORMS[norm])
     for kernel_name, kernel in kernels(layer).items():
         for share in (1, 0.5, 0):
             ranks = tuple(max(int(share * rank), 1) for rank in full)
             ranks = method.consistent(one_group(layer), ranks)
-            found = decompose(method, layer, kernel.astype(np.float32), None, ranks, of_inputs)
+            result = decompose(method, layer, kernel.astype(np.float32), None, ranks, input_moments)
             label = f"{kernel_name} at {ranks}"
-            assert all(np.isfinite(weight).all() for weight in found.weights), label
-            assert np.isfinite(found.bias).all() if found.bias is not None else True, label
+            assert all(np.isfinite(weight).all() for weight in result.weights), label
+            assert np.isfinite(result.bias).all() if result.bias is not None else True, label
             if share == 1:
-                assert found.relative_error < 1e-3, label
+                assert result.relative_error < 1e-3, label
             if not norm.startswith(("few", "black")):
-                error = found.relative_error if of_inputs is None else found.output_error
+                error = result.relative_error if input_moments is None else result.output_error
                 assert error < 1.001, label
-            # Two factors of 0 in a row would never train.
-            assert sum(not weight.any() for weight in found.weights) <= 1, label
+            # Two consecutive factors of 0 would never train.
+            assert sum(not weight.any() for weight in result.weights) <= 1, label

@@ -1,4 +1,4 @@
-"""What holds for every factorization in the registry."""
+"""Properties that hold for every factorization in the registry."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def full_ranks(factorization, layer):
 
 
 def ranks_at(factorization, layer, share):
-    """That share of the full ranks, as the factorization can take them."""
+    """Return that share of the full ranks, adjusted to ranks that the factorization allows."""
     ranks = (max(1, round(share * rank)) for rank in full_ranks(factorization, layer))
     return factorization.consistent(one_group(layer), tuple(ranks))
 
@@ -100,32 +100,33 @@ def test_factors_fit_the_sequence_and_its_cost(name, groups):
     assert [plain.bias for plain in result.sequence[:-1]] == [False] * (len(result.sequence) - 1)
     assert result.sequence[-1].bias
     assert result.bias.dtype == np.float32
-    held = sum(kernel.size for kernel in result.weights) + result.bias.size
-    assert sequence_parameters(result.sequence) == held
+    stored = sum(kernel.size for kernel in result.weights) + result.bias.size
+    assert sequence_parameters(result.sequence) == stored
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_error_falls_as_ranks_grow(name, groups):
+def test_higher_ranks_give_smaller_errors(name, groups):
     factorization = get_factorization(name)
     layer = layer_for(groups=groups, inputs=8, outputs=8)
     weight = weight_for(layer)
-    growing = dict.fromkeys(
+    increasing_ranks = dict.fromkeys(
         ranks_at(factorization, layer, share) for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1)
     )
-    assert len(growing) >= 4
+    assert len(increasing_ranks) >= 4
     errors = [
-        decompose(factorization, layer, weight, None, ranks).relative_error for ranks in growing
+        decompose(factorization, layer, weight, None, ranks).relative_error
+        for ranks in increasing_ranks
     ]
     for lower, higher in itertools.pairwise(errors):
-        # Least squares may be exact, but for rounding to float32, below the full rank.
+        # Below full rank, least squares may be exact except for rounding to float32.
         assert higher < lower or max(lower, higher) < 1e-6
     assert 0 < errors[0] < 1
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_reconstruction_agrees_with_the_stated_error(name, groups):
+def test_reconstruction_matches_the_reported_error(name, groups):
     factorization = get_factorization(name)
     layer = layer_for(groups=groups)
     weight = weight_for(layer)
@@ -215,7 +216,8 @@ def test_full_ranks_bound_the_spectra(name):
     for spectrum, full in zip(spectra, full_ranks(factorization, layer), strict=True):
         length = len(spectrum.singular_values)
         assert length == min(spectrum.rows, spectrum.columns)
-        # The blocks share directions: together they may use more than there are.
+        # Blocks can share directions, so together they may use more ranks than there are
+        # directions.
         assert length <= full if name in BLOCKS else length == full
         assert (np.diff(spectrum.singular_values) <= 0).all()
 
@@ -227,7 +229,7 @@ def test_cp_has_no_spectrum(name):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("offset", [-1, 1])
-def test_ranks_out_of_range_are_told(name, offset):
+def test_ranks_out_of_range_are_rejected(name, offset):
     factorization = get_factorization(name)
     layer = layer_for()
     ranks = [0 if offset < 0 else rank + 1 for rank in full_ranks(factorization, layer)]
@@ -236,14 +238,14 @@ def test_ranks_out_of_range_are_told(name, offset):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_another_number_of_ranks_is_told(name):
+def test_a_wrong_number_of_ranks_is_rejected(name):
     factorization = get_factorization(name)
     layer = layer_for()
     with pytest.raises(UserError, match="Give one number for each"):
         decompose(factorization, layer, weight_for(layer), None, [1, 1, 1, 1])
 
 
-def test_weights_that_do_not_fit_are_told():
+def test_weights_that_do_not_fit_are_rejected():
     layer = PlainLayer(4, 6)
     svd = get_factorization("svd")
     with pytest.raises(UserError, match=r"has shape \(6, 5\)"):
@@ -258,15 +260,15 @@ def test_unknown_factorization_names_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["tucker2", *BLOCKS, *CP])
-def test_layers_that_are_not_taken_are_told(name):
+def test_unsuitable_layers_are_rejected(name):
     factorization, point = get_factorization(name), PlainLayer(16, 16)
-    assert "take svd" in factorization.applies_to(point)
-    with pytest.raises(UserError, match=f"{name} does not take this layer"):
+    assert "use svd" in factorization.applies_to(point)
+    with pytest.raises(UserError, match=f"{name} cannot factor this layer"):
         decompose(factorization, point, np.zeros(point.weight_shape), None, [8])
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"tucker2", "tensor_train", *BLOCKS, *CP}))
-def test_closed_forms_take_linear_layers(name):
+def test_closed_forms_accept_linear_layers(name):
     layer = PlainLayer(5, 7)
     weight = weight_for(layer)
     factorization = get_factorization(name)
@@ -275,9 +277,9 @@ def test_closed_forms_take_linear_layers(name):
 
 
 COSTS = {
-    # Of 10 -> 12 channels, a 3 x 2 window with stride 2 x 3 on an 8 x 9 map, which becomes 3 x 3.
-    # Ranks; weights; multiply-accumulates at the positions of each layer: 72 before the window,
-    # 27 after D_h x 1 alone, 9 after both.
+    # For 10 -> 12 channels and a 3 x 2 window with stride 2 x 3 on an 8 x 9 map, which becomes
+    # 3 x 3. Each entry has the ranks, the weights, and the multiply-accumulates of each layer. The
+    # number of positions is 72 before the window, 27 after D_h x 1 only, and 9 after both.
     "tucker2": ((4, 5), 10 * 4 + 6 * 4 * 5 + 12 * 5, 72 * 40 + 9 * 120 + 9 * 60),
     "tucker1": ((4,), 6 * 10 * 4 + 12 * 4, 9 * 240 + 9 * 48),
     "svd": ((4,), 6 * 10 * 4 + 12 * 4, 9 * 240 + 9 * 48),
@@ -299,7 +301,7 @@ COSTS = {
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_costs_are_those_of_the_papers(name, groups):
+def test_costs_match_the_papers(name, groups):
     layer = layer_for(groups=groups, inputs=10, outputs=12, stride=(2, 3))
     ranks, weights, macs = COSTS[name]
     sequence = grouped_sequence(get_factorization(name), layer, ranks)
@@ -308,8 +310,8 @@ def test_costs_are_those_of_the_papers(name, groups):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_what_every_choice_of_ranks_keeps(name):
-    """Of the squared norm, without a decomposition for each: exact for the truncated SVD."""
+def test_kept_norm_for_every_choice_of_ranks(name):
+    """The squared norm kept at all ranks, without a decomposition for each; exact for the SVD."""
     factorization, layer = get_factorization(name), layer_for(inputs=7, outputs=9)
     kernel = weight_for(layer)
     kept = factorization.kept(kernel)
@@ -324,10 +326,10 @@ def test_what_every_choice_of_ranks_keeps(name):
             continue
         error = decompose(factorization, layer, kernel, None, ranks).relative_error
         expected = norm_squared * (1 - error**2)
-        found = kept[tuple(rank - 1 for rank in ranks)]
+        predicted = kept[tuple(rank - 1 for rank in ranks)]
         if name == "tucker2":
-            # The sweeps improve on the cut-off core by a little, even for noise.
-            assert found <= expected * (1 + 1e-6)
-            assert norm_squared - found < 1.3 * (norm_squared - expected) + 1e-6 * norm_squared
+            # The sweeps improve slightly on the truncated core, even for noise.
+            assert predicted <= expected * (1 + 1e-6)
+            assert norm_squared - predicted < 1.3 * (norm_squared - expected) + 1e-6 * norm_squared
         else:
-            assert found == pytest.approx(expected, rel=1e-5)
+            assert predicted == pytest.approx(expected, rel=1e-5)

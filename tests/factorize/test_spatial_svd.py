@@ -1,4 +1,4 @@
-"""A window along the height, then one along the width."""
+"""Spatial SVD: a window along the height, then one along the width."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lowrank.factorize import decompose, get_factorization
 SPATIAL_SVD = get_factorization("spatial_svd")
 
 
-def test_each_layer_takes_the_geometry_along_its_axis():
+def test_each_layer_has_the_geometry_along_its_axis():
     layer = PlainLayer(
         5, 9, kernel=(3, 2), stride=(2, 1), padding=(1, 3), dilation=(1, 4), bias=True
     )
@@ -21,7 +21,7 @@ def test_each_layer_takes_the_geometry_along_its_axis():
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(9, 5), (4, 11)])
 @pytest.mark.parametrize("rank", [1, 4, 8])
-def test_it_is_the_best_sum_of_separable_windows(outputs, inputs, rank):
+def test_spatial_svd_is_the_best_sum_of_separable_windows(outputs, inputs, rank):
     layer = PlainLayer(inputs, outputs, kernel=(3, 2))
     kernel = np.random.default_rng(0).standard_normal(layer.weight_shape)
     # (T, S, D_h, D_w) -> (S D_h, T D_w)

@@ -1,4 +1,4 @@
-"""The singular value decomposition of a layer's matrix."""
+"""Singular value decomposition of a layer's matrix."""
 
 import numpy as np
 import pytest
@@ -48,8 +48,8 @@ def test_a_window_stays_in_the_first_layer(name):
 
 def test_null_directions_can_train():
     matrix = np.random.default_rng(0).standard_normal((6, 1)) * np.ones(5)
-    for each in (matrix, np.zeros_like(matrix)):
-        result = decompose(get_factorization("svd"), PlainLayer(5, 6), each, None, [4])
+    for weight in (matrix, np.zeros_like(matrix)):
+        result = decompose(get_factorization("svd"), PlainLayer(5, 6), weight, None, [4])
         # Two factors of zero would never train.
         assert result.weights[1].any(axis=(0, 2, 3)).all()
         assert result.relative_error < 1e-6

@@ -1,4 +1,4 @@
-"""Tucker-2: its cost, its factors, and TensorLy beside it."""
+"""Tucker-2: its cost, its factors and a comparison with TensorLy."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from lowrank.factorize import decompose, get_factorization, grouped_sequence
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_tucker2_costs_what_kim_states(groups):
-    """S R3 + D^2 R3 R4 + T R4 weights; S R3 HW + D^2 R3 R4 H'W' + T R4 H'W' MACs, per group."""
+def test_tucker2_costs_match_kim_et_al(groups):
+    """Weights per group: S R3 + D^2 R3 R4 + T R4. MACs: S R3 HW + D^2 R3 R4 H'W' + T R4 H'W'."""
     layer = PlainLayer(
         10 * groups, 12 * groups, kernel=(3, 3), stride=(2, 2), padding=(1, 1), groups=groups
     )
@@ -50,7 +50,7 @@ def test_tucker2_is_as_good_as_tensorly(decay):
     assert result.relative_error <= 1.001 * reference
 
 
-def test_tucker2_lowers_ranks_that_the_other_cannot_use():
+def test_tucker2_lowers_unusable_ranks():
     tucker2 = get_factorization("tucker2")
     layer = PlainLayer(64, 64, kernel=(3, 3))
     assert tucker2.consistent(layer, (40, 2)) == (18, 2)
@@ -63,8 +63,8 @@ def test_tucker2_does_not_depend_on_scale(scale):
     layer = PlainLayer(30, 40, kernel=(3, 3))
     kernel = np.random.default_rng(0).standard_normal(layer.weight_shape)
     tucker2 = get_factorization("tucker2")
-    expected, found = (
-        decompose(tucker2, layer, each, None, (10, 12)).relative_error
-        for each in (kernel, scale * kernel)
+    expected, scaled = (
+        decompose(tucker2, layer, weight, None, (10, 12)).relative_error
+        for weight in (kernel, scale * kernel)
     )
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert scaled == pytest.approx(expected, rel=1e-6)

@@ -576,7 +576,7 @@ def test_where_choices_are_made():
     assert graph.networks.decoding_json(wildcards(model="b")) == "{}"
     assert json.loads(graph.networks.decoding_json(wildcards(model="c")))["store_pixels"] == 256
     document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
-    with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*goes with no other entry"):
+    with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*cannot be combined"):
         parse_params(document)
 
 

@@ -11,52 +11,52 @@ def trials(*pairs):
     return [Found(share, drop, 0.1) for share, drop in pairs]
 
 
-def test_the_first_trial_is_in_the_middle_by_ratios():
+def test_the_first_trial_is_the_geometric_mean():
     assert next_share((0.04, 0.25), [], **TARGET) == pytest.approx(0.1)
 
 
-def test_each_trial_halves_what_is_left_of_the_range():
-    made = trials((0.1, 2.0))
-    assert next_share((0.04, 0.25), made, **TARGET) == pytest.approx((0.1 * 0.25) ** 0.5)
-    made += trials((0.16, 0.5))
-    assert next_share((0.04, 0.25), made, **TARGET) == pytest.approx((0.1 * 0.16) ** 0.5)
+def test_each_trial_halves_the_remaining_range():
+    finished = trials((0.1, 2.0))
+    assert next_share((0.04, 0.25), finished, **TARGET) == pytest.approx((0.1 * 0.25) ** 0.5)
+    finished += trials((0.16, 0.5))
+    assert next_share((0.04, 0.25), finished, **TARGET) == pytest.approx((0.1 * 0.16) ** 0.5)
 
 
-def test_where_loss_rises_with_saving_the_end_of_the_range_is_found():
-    """Down to a factor of (high / low)^(1 / 2^n)."""
-    made = []
+def test_the_limit_is_found_if_cheaper_networks_lose_more():
+    """The search reaches the limit up to a factor of (high / low)^(1 / 2^n)."""
+    finished = []
     for _ in range(6):
-        share = next_share((0.01, 1.0), made, **TARGET)
-        made += trials((share, 0.0 if share >= 0.2 else 5.0))
-    best = made[cheapest(made, **TARGET)]
+        share = next_share((0.01, 1.0), finished, **TARGET)
+        finished += trials((share, 0.0 if share >= 0.2 else 5.0))
+    best = finished[cheapest(finished, **TARGET)]
     assert 0.2 <= best.share <= 0.2 * 100 ** (1 / 2**6)
 
 
-def test_the_cheapest_within_the_target_is_taken():
-    made = trials((0.1, 2.0), (0.2, 0.3), (0.14, 0.89), (0.12, 0.91))
-    assert cheapest(made, **TARGET) == 2
+def test_the_cheapest_within_the_target_is_chosen():
+    finished = trials((0.1, 2.0), (0.2, 0.3), (0.14, 0.89), (0.12, 0.91))
+    assert cheapest(finished, **TARGET) == 2
 
 
-def test_none_within_the_target_is_told_with_the_nearest():
+def test_without_a_trial_within_the_target_the_nearest_is_reported():
     with pytest.raises(UserError, match=r"at a share of 0\.200 .* loses 1\.10 \+- 0\.10"):
         cheapest(trials((0.1, 2.0), (0.2, 1.1)), **TARGET)
 
 
 def test_the_standard_error_is_that_of_a_paired_difference():
-    """As over many draws of images from what was seen."""
+    """It matches the deviation over many draws of images."""
     lost, gained, images = 30, 12, 2000
-    found = Found.of(0.1, lost=lost, gained=gained, images=images)
-    assert found.drop == pytest.approx(0.9)
-    of_image = np.repeat([1.0, -1.0, 0.0], [lost, gained, images - lost - gained])
+    trial = Found.of(0.1, lost=lost, gained=gained, images=images)
+    assert trial.drop == pytest.approx(0.9)
+    changes = np.repeat([1.0, -1.0, 0.0], [lost, gained, images - lost - gained])
     generator = np.random.default_rng(0)
-    drops = [100 * generator.choice(of_image, images).mean() for _ in range(4000)]
-    assert found.standard_error == pytest.approx(np.std(drops), rel=0.05)
+    drops = [100 * generator.choice(changes, images).mean() for _ in range(4000)]
+    assert trial.standard_error == pytest.approx(np.std(drops), rel=0.05)
 
 
-def test_equal_answers_have_no_error():
+def test_identical_answers_have_no_error():
     assert Found.of(0.1, lost=0, gained=0, images=100) == Found(0.1, 0.0, 0.0)
 
 
-def test_stored_and_read_again():
-    found = Found(0.1, 0.5, 0.2)
-    assert Found.from_json(found.to_json()) == found
+def test_json_round_trip():
+    trial = Found(0.1, 0.5, 0.2)
+    assert Found.from_json(trial.to_json()) == trial

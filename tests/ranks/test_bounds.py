@@ -1,4 +1,4 @@
-"""What a target bounds."""
+"""Costs that a target bounds."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def bound_for(target, **options):
     return bound
 
 
-def test_bytes_are_those_of_the_exported_file(tmp_path: Path):
+def test_bytes_match_the_exported_file(tmp_path: Path):
     torch.manual_seed(0)
     network, spec = create_network("resnet20"), network_spec("resnet20")
     table = find_layers(network, spec.input_shape, "resnet20")
@@ -37,15 +37,15 @@ def test_bytes_are_those_of_the_exported_file(tmp_path: Path):
     assert in_float.of_network(table) == pytest.approx(path.stat().st_size, rel=0.02)
     layers = sum(map(in_int8.of_dense, table.layers))
     assert layers == pytest.approx(small.stat().st_size, rel=0.1)
-    # Half of the file in float is more than all of it in int8.
+    # Half of the float file is larger than the complete int8 file.
     assert in_int8.of_network(table) == in_float.of_network(table)
     assert in_int8.share_of_layers(table) > 1 > in_float.share_of_layers(table)
 
 
-def test_milliseconds_in_one_piece_bound_the_sum_of_layers():
+def test_the_limit_is_converted_to_the_sum_of_layers():
     layer = Layer(8, 8, (3, 3), padding=(1, 1), name="conv", input_map=(8, 8))
     table = LayerTable("net", (8, 8, 8), (layer,))
-    # Together layers take half of what they take one by one; in int8, a quarter of 4 ms.
+    # The network takes half of the sum over its layers. In int8, the limit is a quarter of 4 ms.
     latencies = Latencies(4.0, 0.5, {}).with_whole([(1.0, 0.5), (4.0, 2.0)])
     bound = LatencyBound("latency_ms.board", 0.25, latencies)
     assert bound.of_network(table) == 4.0
@@ -54,8 +54,8 @@ def test_milliseconds_in_one_piece_bound_the_sum_of_layers():
     assert bound.rest == 0.5
 
 
-def test_a_transposed_convolution_costs_what_it_multiplies():
-    """Each of 8 x 8 inputs meets a kernel of 3 x 3 from 4 to 6 channels, whatever the stride."""
+def test_cost_of_a_transposed_convolution():
+    """Each of 8 x 8 inputs meets a 3 x 3 kernel from 4 to 6 channels, for any stride."""
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 6, 3, stride=2), nn.Flatten()
     )

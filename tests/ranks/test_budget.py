@@ -36,13 +36,13 @@ def linear(name="fc", inputs=64, outputs=40):
 
 
 def candidate_of(layer, factorization="tucker2", seed=0):
-    """A kernel whose singular values fall, as those of trained layers do."""
+    """Return a candidate whose singular values decrease like those of trained layers."""
     generator = np.random.default_rng(seed)
     kernel = generator.standard_normal(layer.weight_shape)
     for axis in (0, 1):
-        falling = np.geomspace(1, 0.05, kernel.shape[axis])
-        turned = np.linalg.qr(generator.standard_normal((kernel.shape[axis],) * 2))[0]
-        kernel = np.moveaxis(np.tensordot(turned * falling, kernel, (1, axis)), 0, axis)
+        decreasing = np.geomspace(1, 0.05, kernel.shape[axis])
+        basis = np.linalg.qr(generator.standard_normal((kernel.shape[axis],) * 2))[0]
+        kernel = np.moveaxis(np.tensordot(basis * decreasing, kernel, (1, axis)), 0, axis)
     method = get_factorization(factorization)
     return Candidate(layer, kernel, method, method.full_ranks(one_group(layer)))
 
@@ -64,20 +64,20 @@ def curve_for(candidate, settings, moments=None):
 
 
 def shares_for(table, candidates, settings, measured, **options):
-    trials = [partial(Trial, each) for each in candidates]
+    trials = [partial(Trial, candidate) for candidate in candidates]
     return for_target(table, trials, settings, bounds_of(settings, {}), measured, **options)
 
 
 def error_squared(candidate, ranks, moments=None):
-    found = decompose(
+    result = decompose(
         candidate.factorization, candidate.layer, candidate.kernel, None, ranks, moments
     )
-    return (found.relative_error if moments is None else found.output_error) ** 2
+    return (result.relative_error if moments is None else result.output_error) ** 2
 
 
 @pytest.mark.parametrize("factorization", ["tucker1", "channel_svd", "spatial_svd"])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_what_is_left_out_is_the_error(factorization, groups):
+def test_left_out_is_the_error(factorization, groups):
     candidate = candidate_of(conv(inputs=32, outputs=16 * groups, groups=groups), factorization)
     curve = curve_for(candidate, settings_for())
     for index in range(0, len(curve.ranks), 5):
@@ -85,30 +85,30 @@ def test_what_is_left_out_is_the_error(factorization, groups):
         assert np.exp(curve.left_out[index]) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_iteration_leaves_out_a_little_less():
+def test_iteration_leaves_out_slightly_less():
     candidate = candidate_of(conv())
     curve = curve_for(candidate, settings_for(multiple_of=4))
     for index in range(0, len(curve.ranks), 7):
-        found = error_squared(candidate, curve.ranks[index])
-        assert 0.8 * np.exp(curve.left_out[index]) < found <= 1.0001 * np.exp(curve.left_out[index])
+        error = error_squared(candidate, curve.ranks[index])
+        assert 0.8 * np.exp(curve.left_out[index]) < error <= 1.0001 * np.exp(curve.left_out[index])
 
 
 @pytest.mark.parametrize("factorization", ["channel_svd", "tucker2", "spatial_svd"])
-def test_with_moments_it_is_the_error_of_the_outputs(factorization):
+def test_with_moments_left_out_is_the_output_error(factorization):
     layer = conv()
     candidate = candidate_of(layer, factorization)
     patches = np.random.default_rng(1).standard_normal((2000, 32 * 9)) * np.geomspace(1, 0.1, 288)
     moments = Moments(patches.mean(0)[None], (patches.T @ patches / 2000)[None], 2000)
     curve = curve_for(candidate, settings_for(multiple_of=4), moments)
     errors = [error_squared(candidate, ranks, moments) for ranks in curve.ranks[::6]]
-    found = np.exp(curve.left_out[::6])
+    left_out = np.exp(curve.left_out[::6])
     if factorization == "channel_svd":
-        # The whole window is in the first layer: exact.
-        assert found == pytest.approx(errors, rel=1e-2)
+        # The first layer contains the full window, so the result is exact.
+        assert left_out == pytest.approx(errors, rel=1e-2)
     assert np.corrcoef(np.log(errors), curve.left_out[::6])[0, 1] > 0.98
 
 
-def test_no_choice_is_pointless():
+def test_every_choice_is_worthwhile():
     curve = curve_for(candidate_of(conv()), settings_for())
     assert (np.diff(curve.left_out) >= 0).all()
     assert (np.diff(curve.costs[:, 0]) < 0).all()
@@ -120,7 +120,7 @@ def test_no_choice_is_pointless():
 
 
 @pytest.mark.parametrize("factorization", ["tucker2", "cp_tpm", "block_term4"])
-def test_ranks_are_the_multiples_asked_for(factorization):
+def test_ranks_are_the_requested_multiples(factorization):
     candidate = candidate_of(conv(inputs=64, outputs=64), factorization)
     curve = curve_for(candidate, settings_for(multiple_of=8, minimum=10))
     assert {rank % 8 for ranks in curve.ranks for rank in ranks} == {0}
@@ -143,18 +143,18 @@ def test_trials_lie_around_the_target(factorization):
     assert shares == pytest.approx([0.3**0.5, 0.3, 0.3**1.5], rel=0.15)
 
 
-def test_losses_go_through_what_was_measured_and_never_fall():
+def test_losses_match_the_measurements_and_never_decrease():
     curve = curve_for(candidate_of(conv()), settings_for())
     trials = curve.trials(first_bound(), 0.3)
     losses = curve.losses(dict(zip(trials, (0.01, 0.1, 0.2), strict=True)))
     assert [losses[curve.ranks.index(ranks)] for ranks in trials] == pytest.approx([0.01, 0.1, 0.2])
     assert (np.diff(losses) >= 0).all()
-    # By chance a better approximation measured as a worse one.
+    # Measurement noise: a better approximation was measured as a worse one.
     crossed = curve.losses(dict(zip(trials, (0.1, 0.01, 0.2), strict=True)))
     assert (np.diff(crossed) >= 0).all()
 
 
-def test_with_one_trial_losses_are_in_proportion_to_what_is_left_out():
+def test_with_one_trial_losses_are_proportional_to_the_error():
     curve = curve_for(candidate_of(conv()), settings_for())
     middle = len(curve.ranks) // 2
     losses = curve.losses({curve.ranks[middle]: 0.5})
@@ -171,13 +171,13 @@ def random_curve(layer, generator, count=6):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_choice_is_the_best_of_all(seed):
+def test_the_choice_is_optimal(seed):
     generator = np.random.default_rng(seed)
     layers = [conv(name, outputs=16 * (index + 1)) for index, name in enumerate("abcd")]
     table = LayerTable("net", (3, 8, 8), (*layers, linear()))
     curves = [random_curve(layer, generator) for layer in layers]
-    share = float(generator.uniform(0.45, 0.8))
-    found = meet_target(table, curves, bounds_for({"macs": share}))
+    limit = float(generator.uniform(0.45, 0.8))
+    shares = meet_target(table, curves, bounds_for({"macs": limit}))
     total = sum(dense_cost(layer, "macs") for layer in table.layers)
     options = [
         [(layer.dense_macs, 0.0), *zip(curve.costs[:, 0], losses, strict=True)]
@@ -186,13 +186,13 @@ def test_the_choice_is_the_best_of_all(seed):
     best = min(
         sum(loss for _, loss in choice)
         for choice in itertools.product(*options)
-        if sum(cost for cost, _ in choice) + linear().dense_macs <= share * total
+        if sum(cost for cost, _ in choice) + linear().dense_macs <= limit * total
     )
-    assert sum(each.loss for each in found.values()) == pytest.approx(best, rel=1e-3)
+    assert sum(share.loss for share in shares.values()) == pytest.approx(best, rel=1e-3)
 
 
 def quadratic(candidates, weights):
-    """A network that loses a weight times the squared error of each layer."""
+    """Return a function that computes losses: for each layer, a weight times its squared error."""
     kernels = {candidate.layer.name: candidate.kernel for candidate in candidates}
 
     def measured(replacements):
@@ -202,25 +202,29 @@ def quadratic(candidates, weights):
     return measured
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("target", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("cost", ["macs", "parameters"])
-def test_the_target_is_met_and_hardly_undercut(share, cost):
+def test_the_target_is_met_and_hardly_undercut(target, cost):
     candidates = [candidate_of(conv(name, 64, 64), seed=index) for index, name in enumerate("abc")]
-    table = LayerTable("net", (3, 8, 8), tuple(each.layer for each in candidates))
-    settings = settings_for({cost: share})
+    table = LayerTable("net", (3, 8, 8), tuple(candidate.layer for candidate in candidates))
+    settings = settings_for({cost: target})
     measured = quadratic(candidates, {"a": 1.0, "b": 1.0, "c": 30.0})
     shares = shares_for(table, candidates, settings, measured)
-    rule = settings.model_copy(update={"table": {n: s.ranks for n, s in shares.items()}})
-    planned = [choose_ranks(each.layer, each.kernel, "tucker2", rule) for each in candidates]
-    reached = sum(getattr(each, cost)[1] for each in planned)
-    total = sum(getattr(each, cost)[0] for each in planned)
-    assert 0.98 * share <= reached / total <= share
-    # The layer by which the network loses most keeps most.
+    rule = settings.model_copy(
+        update={"table": {name: share.ranks for name, share in shares.items()}}
+    )
+    planned = [
+        choose_ranks(candidate.layer, candidate.kernel, "tucker2", rule) for candidate in candidates
+    ]
+    reached = sum(getattr(layer, cost)[1] for layer in planned)
+    total = sum(getattr(layer, cost)[0] for layer in planned)
+    assert 0.98 * target <= reached / total <= target
+    # The layer with the largest loss keeps most.
     assert planned[2].macs[1] > 1.2 * planned[0].macs[1]
 
 
 def test_a_layer_may_get_another_factorization():
-    """Here one whose kernels are products of a column and a row, the other of low Tucker rank."""
+    """One kernel is a sum of products of a column and a row; the other has low Tucker ranks."""
     generator = np.random.default_rng(0)
     separable = np.einsum("rtj,rsi->tsij", *generator.standard_normal((2, 4, 48, 3)))
     narrow = np.einsum(
@@ -245,22 +249,24 @@ def test_a_layer_may_get_another_factorization():
     }
 
 
-def test_a_layer_by_which_much_is_lost_stays_as_it_is():
+def test_a_layer_with_a_large_loss_stays_dense():
     candidates = [candidate_of(conv(name, 64, 64), seed=index) for index, name in enumerate("ab")]
-    table = LayerTable("net", (3, 8, 8), tuple(each.layer for each in candidates))
+    table = LayerTable("net", (3, 8, 8), tuple(candidate.layer for candidate in candidates))
     settings = settings_for({"macs": 0.7})
     measured = quadratic(candidates, {"a": 1e4, "b": 1e-3})
     shares = shares_for(table, candidates, settings, measured)
     assert shares["a"].ranks == ()
-    rule = settings.model_copy(update={"table": {n: s.ranks for n, s in shares.items()}})
+    rule = settings.model_copy(
+        update={"table": {name: share.ranks for name, share in shares.items()}}
+    )
     planned = choose_ranks(candidates[0].layer, candidates[0].kernel, "tucker2", rule)
     assert planned.dense_because == "the target is met best without factoring it"
 
 
-def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
-    """Beyond the trials a layer loses far more than its curve says, as real ones do."""
+def test_an_underestimated_loss_leads_to_a_new_choice():
+    """Outside the trials, one layer loses far more than its curve predicts."""
     candidates = [candidate_of(conv(name, 64, 64), seed=index) for index, name in enumerate("ab")]
-    table = LayerTable("net", (3, 8, 8), tuple(each.layer for each in candidates))
+    table = LayerTable("net", (3, 8, 8), tuple(candidate.layer for candidate in candidates))
     settings = settings_for({"macs": 0.4})
     limit = min(
         error_squared(candidates[0], ranks)
@@ -274,33 +280,34 @@ def test_a_choice_that_loses_more_than_expected_is_measured_and_made_anew():
             yield {"a": 0.01, "b": 1.0}[name] * error + cliff
 
     shares = shares_for(table, candidates, settings, measured)
-    (found,) = measured([Trial(candidates[0]).at(shares["a"].ranks)])
-    assert found == shares["a"].loss < 1
+    (loss,) = measured([Trial(candidates[0]).at(shares["a"].ranks)])
+    assert loss == shares["a"].loss < 1
 
 
-def test_what_was_measured_is_told():
-    candidate, told = candidate_of(conv()), []
+def test_measurements_are_reported():
+    candidate, messages = candidate_of(conv()), []
     table = LayerTable("net", (3, 8, 8), (candidate.layer,))
     measured = quadratic([candidate], {"conv": 1.0})
-    shares_for(table, [candidate], settings_for(), measured, say=told.append)
-    assert len(told) == 3
+    shares_for(table, [candidate], settings_for(), measured, say=messages.append)
+    assert len(messages) == 3
     assert all(
-        re.fullmatch(r"conv alone by tucker2 at \d+, \d+: loses 0\.\d+ nats", t) for t in told
+        re.fullmatch(r"conv alone, with tucker2 at \d+, \d+: loss of 0\.\d+ nats", message)
+        for message in messages
     )
 
 
-def test_a_target_out_of_reach_is_told_with_the_nearest():
+def test_an_impossible_target_is_reported_with_the_nearest():
     candidate = candidate_of(conv())
     fixed = replace(conv("odd", 32, 48), not_factored="it is transposed")
     table = LayerTable("net", (3, 8, 8), (candidate.layer, fixed))
     measured = quadratic([candidate], {"conv": 1.0})
-    told = r"target\.macs: 0\.1 of .* the nearest that can is 0\.5\d+.*odd \(0\.5\d+, stays as it"
-    with pytest.raises(UserError, match=told):
+    text = r"target\.macs: 0\.1 of .* possible target is 0\.5\d+.*odd \(0\.5\d+, stays dense"
+    with pytest.raises(UserError, match=text):
         shares_for(table, [candidate], settings_for({"macs": 0.1}), measured)
 
 
-def test_targets_that_exclude_each_other_are_told():
-    """Few weights at a high cost, or few multiply-accumulates with many weights."""
+def test_conflicting_targets_are_reported():
+    """One choice has few weights and many MACs, the other few MACs and many weights."""
     layer = conv(inputs=64, outputs=64)
     method = get_factorization("channel_svd")
     costs = np.array(
@@ -313,8 +320,11 @@ def test_targets_that_exclude_each_other_are_told():
         meet_target(table, [(curve, np.array([0.1, 0.2]))], bounds)
 
 
-def milliseconds_that_make_some_ranks_cheap(layer):
-    """A device on which a window of 8 inputs or fewer takes next to nothing, and the rest alike."""
+def latencies_with_cheap_small_ranks(layer):
+    """Return latencies of a device on which windows with at most 8 inputs cost almost nothing.
+
+    All other windows take the same time.
+    """
     grids = grids_for(
         [([layer], layer.input_map)]
         + [
@@ -331,29 +341,31 @@ def milliseconds_that_make_some_ranks_cheap(layer):
     return Latencies.measured(1.5, 0.5, grids, measure)
 
 
-def test_a_target_of_milliseconds_asks_the_device():
+def test_a_target_of_milliseconds_uses_measured_latencies():
     candidate = candidate_of(conv(inputs=64, outputs=64))
     table = LayerTable("net", (3, 8, 8), (candidate.layer,))
-    latencies = milliseconds_that_make_some_ranks_cheap(candidate.layer)
+    latencies = latencies_with_cheap_small_ranks(candidate.layer)
     settings = settings_for({"latency_ms": {"board": 0.5}})
     bounds = bounds_of(settings, {"board": latencies})
     assert bounds[0].of_network(table) == pytest.approx(1.5)
     measured = quadratic([candidate], {"conv": 1.0})
     trials = [partial(Trial, candidate)]
     (share,) = for_target(table, trials, settings, bounds, measured).values()
-    # 0.75 ms in all, half a millisecond of which no ranks change.
+    # The limit is 0.75 ms. No ranks can change 0.5 ms of it.
     cost = bounds[0].of(candidate.layer, candidate.factorization, share.ranks)
     assert 0.2 < cost <= 0.25
-    # A few inputs and all outputs: what is cheap there, and not by multiply-accumulates.
+    # Few inputs and many outputs are cheap on this device, although they cost many MACs.
     assert share.ranks[0] < 30 < share.ranks[1]
 
 
-def test_a_device_on_which_nothing_was_measured():
-    with pytest.raises(UserError, match=r"latency_ms\.board: nothing was measured on 'board'"):
+def test_a_device_without_measurements():
+    with pytest.raises(
+        UserError, match=r"latency_ms\.board: no latencies were measured on 'board'"
+    ):
         bounds_for({"latency_ms": {"board": 0.5}})
 
 
-def test_without_images_the_rule_says_what_it_needs():
+def test_without_images_the_error_names_what_is_missing():
     candidate = candidate_of(conv())
     with pytest.raises(UserError, match=r"'budget' needs losses, .*images"):
         choose_ranks(candidate.layer, candidate.kernel, "tucker2", settings_for())

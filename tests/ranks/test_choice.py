@@ -1,4 +1,4 @@
-"""Choosing ranks for a round, on a network that answers as the tests say."""
+"""Choice of ranks for a round, on a network with answers set by the tests."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TABLE = LayerTable("net", (3, 8, 8), LAYERS)
 
 
 class Network:
-    """Random kernels; `after` is the accuracy with all layers replaced, in percent."""
+    """A network with random kernels; `after` is its accuracy (%) with all layers replaced."""
 
     def __init__(self, after=90.0):
         self.after, self.replaced = after, []
@@ -35,7 +35,7 @@ class Network:
         return {name: {"a": 3.0, "b": 1.0}[name] for name, _ in replacements}
 
     def expected(self, replacements):
-        self.replaced.append({name: each.sequence for name, each in replacements})
+        self.replaced.append({name: factors.sequence for name, factors in replacements})
         return Expected(1000, 90.0, self.after, 10.0)
 
 
@@ -48,12 +48,12 @@ def silent(_):
     pass
 
 
-def test_sensitivity_shares_ranks_out_by_the_measured_losses():
-    rule, said = rank_settings({"select": "sensitivity", "ratio": 3, "negligible": 0}), []
-    chosen = choice(Network()).at(rule, say=said.append)
+def test_sensitivity_shares_out_ranks_by_measured_losses():
+    rule, messages = rank_settings({"select": "sensitivity", "ratio": 3, "negligible": 0}), []
+    chosen = choice(Network()).at(rule, say=messages.append)
     assert chosen.sensitivity == {"a": 0.75, "b": 0.25}
     assert chosen.shares["a"].ranks > chosen.shares["b"].ranks
-    assert said == ["most sensitive first: [a, b]"]
+    assert messages == ["most sensitive first: [a, b]"]
 
 
 def test_ranks_of_an_earlier_round_are_kept():
@@ -64,7 +64,7 @@ def test_ranks_of_an_earlier_round_are_kept():
     assert not later.sensitivity
 
 
-def test_what_is_expected_is_measured_with_every_layer_replaced():
+def test_expected_accuracy_is_measured_with_every_layer_replaced():
     network, rule = Network(), rank_settings({"select": "ratio", "ratio": 3, "negligible": 0})
     work = choice(network)
     planned = work.at(rule, say=silent).layers
@@ -72,26 +72,26 @@ def test_what_is_expected_is_measured_with_every_layer_replaced():
     assert expected.after == 90.0
     assert network.replaced[0].keys() == {"a", "b"}
     dense = tuple(
-        PlannedLayer(each.name, "svd", (), (), (1, 1), (1, 1), "small") for each in LAYERS
+        PlannedLayer(layer.name, "svd", (), (), (1, 1), (1, 1), "small") for layer in LAYERS
     )
     assert work.expected(dense, say=silent) is None
 
 
-def test_ranks_that_ruin_are_refused():
+def test_ranks_that_lose_too_much_are_rejected():
     network, rule = Network(after=12.0), rank_settings({"select": "ratio", "ratio": 3})
     work = choice(network)
     expected = work.expected(work.at(rule, say=silent).layers, say=silent)
     with pytest.raises(UserError, match=r"methods\.mine\.ranks: at these ranks .* 12\.0 %"):
         work.refuse_what_ruins(rule, expected, where="methods.mine.ranks", say=silent)
-    kept = Expected(1000, 90.0, 89.0, 10.0)
-    work.refuse_what_ruins(rule, kept, where="methods.mine.ranks", say=silent)
+    harmless = Expected(1000, 90.0, 89.0, 10.0)
+    work.refuse_what_ruins(rule, harmless, where="methods.mine.ranks", say=silent)
 
 
 def planned(factorization, ranks, name="conv"):
     return PlannedLayer(name, factorization, ranks, ranks, (2, 1), (2, 1))
 
 
-def test_terms_of_a_large_kernel_are_not_sought_twice():
+def test_slow_decompositions_are_not_tried_first():
     large = Layer(512, 512, (3, 3), padding=(1, 1), name="conv", input_map=(4, 4))
     small = Layer(64, 64, (3, 3), padding=(1, 1), name="conv", input_map=(8, 8))
     tables = {kind: LayerTable("net", (3, 32, 32), (layer,)) for kind, layer in

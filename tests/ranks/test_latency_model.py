@@ -1,4 +1,4 @@
-"""What layers take, from a grid of measured ones."""
+"""Latencies of layers, interpolated from a grid of measurements."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ LAYER = Layer(64, 128, (3, 3), stride=(2, 2), padding=(1, 1), name="conv", input
 
 def sequences(name, *ranks):
     method = get_factorization(name)
-    return [(grouped_sequence(method, LAYER, each), LAYER.input_map) for each in ranks]
+    return [(grouped_sequence(method, LAYER, choice), LAYER.input_map) for choice in ranks]
 
 
 def multiply_accumulates(layers):
@@ -20,36 +20,36 @@ def multiply_accumulates(layers):
 
 
 @pytest.mark.parametrize("name", ["tucker2", "spatial_svd", "channel_svd"])
-def test_what_is_bilinear_in_the_channels_is_exact(name):
+def test_bilinear_latencies_are_exact(name):
     full = get_factorization(name).full_ranks(LAYER)
     lowest = (16,) * len(full)
     grids = grids_for([*sequences(name, lowest, full), ([LAYER], LAYER.input_map)])
-    found = Latencies.measured(9.0, 0.25, grids, multiply_accumulates)
+    latencies = Latencies.measured(9.0, 0.25, grids, multiply_accumulates)
     for ranks in (lowest, tuple(rank // 2 + 3 for rank in full), full):
         ((sequence, input_map),) = sequences(name, ranks)
-        expected, at = 0.0, input_map
+        expected, current_map = 0.0, input_map
         for plain in sequence:
-            expected += plain.macs(at) / 1e6
-            at = plain.output_map(at)
-        assert found.milliseconds(sequence, input_map) == pytest.approx(expected)
-    assert found.milliseconds([LAYER], LAYER.input_map) == pytest.approx(LAYER.dense_macs / 1e6)
-    assert found.rest_ms == 0.25
+            expected += plain.macs(current_map) / 1e6
+            current_map = plain.output_map(current_map)
+        assert latencies.milliseconds(sequence, input_map) == pytest.approx(expected)
+    assert latencies.milliseconds([LAYER], LAYER.input_map) == pytest.approx(LAYER.dense_macs / 1e6)
+    assert latencies.rest_ms == 0.25
 
 
-def test_a_group_for_each_channel_is_measured_by_one_number():
+def test_layers_with_one_group_per_channel_have_one_axis():
     grids = grids_for(sequences("cp_tpm", (16,), (200,)))
-    (geometry,) = [each for each in grids if each.kernel == (3, 3)]
+    (geometry,) = [geometry for geometry in grids if geometry.kernel == (3, 3)]
     assert geometry.groups == 0
     cells = grids[geometry].cells(geometry)
-    assert [(c.in_channels, c.groups) for c in cells] == [(c.out_channels,) * 2 for c in cells]
-    found = Latencies.measured(9.0, 0.0, grids, multiply_accumulates)
+    assert all(cell.in_channels == cell.out_channels == cell.groups for cell in cells)
+    latencies = Latencies.measured(9.0, 0.0, grids, multiply_accumulates)
     ((sequence, input_map),) = sequences("cp_tpm", (100,))
-    assert found.milliseconds(sequence[1:2], input_map) == pytest.approx(
+    assert latencies.milliseconds(sequence[1:2], input_map) == pytest.approx(
         sequence[1].macs(input_map) / 1e6
     )
 
 
-def test_channels_of_a_grid_suit_vector_units_and_groups():
+def test_grid_points_suit_vector_units_and_groups():
     layer = PlainLayer(120, 240, (3, 3), groups=3)
     small = PlainLayer(6, 12, (3, 3), groups=3)
     ((geometry, grid),) = grids_for([([layer], (8, 8)), ([small], (8, 8))]).items()
@@ -60,7 +60,7 @@ def test_channels_of_a_grid_suit_vector_units_and_groups():
     assert all(plain.in_channels % 3 == 0 for plain in grid.cells(geometry))
 
 
-def test_stored_and_read_again():
+def test_json_round_trip():
     grids = grids_for([*sequences("cp_tpm", (16,), (200,)), ([LAYER], LAYER.input_map)])
     before = Latencies.measured(9.0, 0.25, grids, multiply_accumulates).with_whole([(2.0, 1.0)])
     after = Latencies.from_json(before.to_json())
@@ -73,12 +73,12 @@ def test_stored_and_read_again():
         np.testing.assert_array_equal(after.grids[geometry][1], measured)
 
 
-def test_networks_in_one_piece_correct_the_sum_of_their_layers():
+def test_measured_networks_correct_the_sum_of_their_layers():
     latencies = Latencies(9.0, 0.25, {})
     assert latencies.in_one_piece(0.7) == latencies.by_layers(0.7) == 0.7
     latencies = latencies.with_whole([(4.0, 3.0), (1.0, 0.5), (2.0, 1.2)])
-    for by_layers, whole in ((1.0, 0.5), (2.0, 1.2), (4.0, 3.0), (0.5, 0.25), (8.0, 6.0)):
-        assert latencies.in_one_piece(by_layers) == pytest.approx(whole)
-        assert latencies.by_layers(whole) == pytest.approx(by_layers)
+    for by_layers, in_one_piece in ((1.0, 0.5), (2.0, 1.2), (4.0, 3.0), (0.5, 0.25), (8.0, 6.0)):
+        assert latencies.in_one_piece(by_layers) == pytest.approx(in_one_piece)
+        assert latencies.by_layers(in_one_piece) == pytest.approx(by_layers)
     assert 0.5 < latencies.in_one_piece(1.5) < 1.2
     assert latencies.by_layers(latencies.in_one_piece(1.5)) == pytest.approx(1.5)

@@ -1,4 +1,4 @@
-"""Milder settings of a rule that would ruin a network."""
+"""Milder settings of a rank rule that loses too much accuracy."""
 
 import pytest
 
@@ -26,28 +26,28 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_half_of_the_way_to_no_compression(name):
     settings, written = RULES[name]
-    found = milder(rank_settings(settings), 0.5)
-    assert found.written == written
-    # The setting is one that a user can write.
-    assert rank_settings(found.settings.model_dump(exclude_unset=True)) == found.settings
+    half_way = milder(rank_settings(settings), 0.5)
+    assert half_way.written == written
+    # A user can write this setting.
+    assert rank_settings(half_way.settings.model_dump(exclude_unset=True)) == half_way.settings
     assert milder(rank_settings(settings), 0.0).settings == rank_settings(settings)
 
 
-def test_the_least_change_that_keeps_enough():
+def test_the_smallest_change_that_keeps_enough():
     rule = rank_settings({"select": "ratio", "ratio": 16.0})
-    found = nearest_that_keeps(rule, lambda settings: settings.ratio <= 3.0)
-    assert 2.7 < found.settings.ratio <= 3.0
-    assert found.written == f"ratio: {found.settings.ratio:g}"
+    nearest = nearest_that_keeps(rule, lambda settings: settings.ratio <= 3.0)
+    assert 2.7 < nearest.settings.ratio <= 3.0
+    assert nearest.written == f"ratio: {nearest.settings.ratio:g}"
     assert nearest_that_keeps(rule, lambda _: False) is None
 
 
-def test_what_is_lost_is_a_share_of_what_is_above_chance():
-    # MobileNetV2 at `macs: 0.8`.
-    ruined = Expected(images=500, before=81.0, after=16.0, chance=1.0)
-    assert ruined.drop == pytest.approx(65 / 80)
-    assert ruined.exceeds(0.5)
-    assert not ruined.exceeds(1.0)
+def test_the_drop_is_a_share_of_the_accuracy_above_chance():
+    # Measured for MobileNetV2 at `macs: 0.8`.
+    expected = Expected(images=500, before=81.0, after=16.0, chance=1.0)
+    assert expected.drop == pytest.approx(65 / 80)
+    assert expected.exceeds(0.5)
+    assert not expected.exceeds(1.0)
     assert not Expected(1000, 93.66, 67.52, 10.0).exceeds(0.5)
-    # Of so few images as much may be lost by chance, and below chance there is nothing to lose.
+    # With so few images the loss may be random, and below chance there is nothing to lose.
     assert not Expected(10, 80.0, 30.0, 10.0).exceeds(0.5)
     assert Expected(1000, 9.0, 5.0, 10.0).drop == 0.0

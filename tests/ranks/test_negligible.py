@@ -1,4 +1,4 @@
-"""Layers that stay dense because they cost next to nothing."""
+"""Layers that stay dense because they are too cheap."""
 
 import pytest
 from hypothesis import given
@@ -18,13 +18,13 @@ def left_dense(before, share):
     assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
     return [
         layer
-        for layer, old in zip(after.layers, before.layers, strict=True)
-        if layer.not_factored != old.not_factored
+        for layer, original in zip(after.layers, before.layers, strict=True)
+        if layer.not_factored != original.not_factored
     ]
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet20"])
-def test_the_classifier_of_ten_classes_is_not_worth_it(name):
+def test_the_classifier_of_ten_classes_stays_dense(name):
     (left,) = left_dense(layer_table(name), 0.005)
     assert left.kind == "linear"
     assert left.not_factored.endswith("of the parameters: nothing to gain")
@@ -56,7 +56,7 @@ def test_layers_that_cannot_be_factored_keep_their_reason():
     st.lists(st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(1, 16)), min_size=1),
     st.floats(0, 0.99),
 )
-def test_together_they_stay_within_the_share(shapes, share):
+def test_excluded_layers_together_stay_within_the_share(shapes, share):
     before = table(
         *(
             Layer(inputs, outputs, name=f"layer{i}", input_map=(side, side))

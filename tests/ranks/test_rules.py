@@ -1,4 +1,4 @@
-"""Each way of choosing ranks, by itself."""
+"""Each rank rule on its own."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_energy_of_one_is_the_full_rank_of_the_matrix():
     assert choose_ranks(linear(), matrix, "svd", settings).chosen == (5,)
 
 
-def test_energy_leaves_a_kernel_of_zeros_alone():
+def test_energy_leaves_a_zero_kernel_dense():
     planned = choose_ranks(conv(), np.zeros((48, 32, 3, 3)), "tucker2", {"select": "energy"})
     assert planned.is_dense
 
@@ -49,7 +49,7 @@ def test_energy_leaves_a_kernel_of_zeros_alone():
 @pytest.mark.parametrize("name", ["tucker2", "tucker1", "spatial_svd", "cp_tpm", "cp4"])
 @pytest.mark.parametrize("ratio", [1.5, 3, 8])
 @pytest.mark.parametrize("cost", ["macs", "parameters"])
-def test_ratio_is_reached_by_the_largest_ranks(name, ratio, cost):
+def test_ratio_gives_the_largest_ranks_within_the_limit(name, ratio, cost):
     layer, method = conv(stride=(2, 2), bias=True), get_factorization(name)
     settings = {"select": "ratio", "ratio": ratio, "cost": cost}
     planned = choose_ranks(layer, kernel_for(layer), name, settings)
@@ -64,25 +64,25 @@ def test_ratio_keeps_the_proportion_of_the_full_ranks():
     assert ranks[1] / ranks[0] == pytest.approx(48 / 32, rel=0.1)
 
 
-def test_ratio_beyond_reach_gives_ranks_of_one():
+def test_an_impossible_ratio_gives_ranks_of_one():
     settings = {"select": "ratio", "ratio": 1e6}
     assert choose_ranks(conv(), kernel_for(conv()), "tucker2", settings).ranks == (1, 1)
 
 
 @pytest.mark.parametrize("size", [0.01, 1, 7.3, 20, 1e5])
-def test_ranks_of_a_size_stay_in_their_bounds(size):
+def test_ranks_of_a_size_stay_within_bounds(size):
     ranks = ranks_of_size(conv(), get_factorization("tucker2"), (32, 48), size)
     assert all(1 <= rank <= full for rank, full in zip(ranks, (32, 48), strict=True))
     if 2 < size < 30:
         assert np.sqrt(np.prod(ranks)) == pytest.approx(size, rel=0.15)
 
 
-def test_ranks_within_a_limit_that_full_ranks_meet():
+def test_a_loose_limit_gives_full_ranks():
     layer, method = conv(), get_factorization("tucker2")
     assert ranks_within(layer, method, (32, 48), limit=1e12, cost="macs") == (32, 48)
 
 
-def test_fixed_takes_the_table_and_leaves_the_rest():
+def test_fixed_uses_the_table_and_leaves_other_layers_dense():
     settings = {"select": "fixed", "table": {"conv": (5, 6)}}
     assert choose_ranks(conv(), kernel_for(conv()), "tucker2", settings).ranks == (5, 6)
     other = choose_ranks(conv("other"), kernel_for(conv()), "tucker2", settings)
@@ -90,28 +90,28 @@ def test_fixed_takes_the_table_and_leaves_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("ranks", "told"),
+    ("ranks", "expected"),
     [
-        ((5,), r"ranks\.table\.conv: found 1 ranks, tucker2 takes 2 \(input, output\)"),
-        ((33, 6), r"ranks\.table\.conv: the input rank is 33, where at most 32"),
-        ((5, 49), r"ranks\.table\.conv: the output rank is 49, where at most 48"),
+        ((5,), r"ranks\.table\.conv: found 1 ranks, but tucker2 needs 2 \(input, output\)"),
+        ((33, 6), r"ranks\.table\.conv: the input rank is 33; expected at most 32"),
+        ((5, 49), r"ranks\.table\.conv: the output rank is 49; expected at most 48"),
     ],
 )
-def test_fixed_ranks_that_cannot_be_are_told(ranks, told):
-    with pytest.raises(UserError, match=told):
+def test_impossible_fixed_ranks_are_rejected(ranks, expected):
+    with pytest.raises(UserError, match=expected):
         choose_ranks(
             conv(), kernel_for(conv()), "tucker2", {"select": "fixed", "table": {"conv": ranks}}
         )
 
 
 @pytest.mark.parametrize("rule", ["vbmf", "energy"])
-def test_rules_that_need_an_unfolding_say_so(rule):
-    with pytest.raises(UserError, match=f"'{rule}' chooses ranks by .*cp_tpm has none"):
+def test_rules_that_need_an_unfolding_reject_cp(rule):
+    with pytest.raises(UserError, match=f"'{rule}' chooses ranks by .*cp_tpm has no unfolding"):
         choose_ranks(conv(), kernel_for(conv()), "cp_tpm", {"select": rule})
 
 
 def candidates(*layers):
-    methods = [get_factorization("svd" if each.kind == "linear" else "cp_tpm") for each in layers]
+    methods = [get_factorization("svd" if layer.kind == "linear" else "cp_tpm") for layer in layers]
     return [
         (layer, method, method.full_ranks(one_group(layer)))
         for layer, method in zip(layers, methods, strict=True)
@@ -136,7 +136,7 @@ def test_ranks_are_shared_out_by_sensitivity():
         assert compressed > 0.97 * dense / 4
 
 
-def test_a_layer_too_sensitive_to_factor_counts_as_it_is():
+def test_a_very_sensitive_layer_counts_as_dense():
     layers = [conv("a", 64, 64), conv("b", 64, 64)]
     settings = rank_settings({"select": "sensitivity", "ratio": 1.8})
     _, ranks = shared_out(candidates(*layers), {"a": 100.0, "b": 1.0}, settings)
@@ -154,12 +154,12 @@ def test_a_layer_too_sensitive_to_factor_counts_as_it_is():
     assert total <= 2 * layers[0].dense_macs / 1.8
 
 
-def test_sensitivity_outside_the_workflow_is_told():
+def test_sensitivity_outside_the_workflow_is_rejected():
     with pytest.raises(UserError, match="needs losses, which the step select_ranks measures"):
         choose_ranks(conv(), kernel_for(conv()), "cp_tpm", {"select": "sensitivity"})
 
 
-def test_grouped_layers_take_the_largest_rank_by_energy():
+def test_grouped_layers_get_the_largest_rank_by_energy():
     generator = np.random.default_rng(0)
     parts = [
         generator.standard_normal((24, rank)) @ generator.standard_normal((rank, 16))

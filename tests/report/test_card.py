@@ -149,7 +149,7 @@ def test_a_file_of_the_users_that_has_a_needed_name_is_named(tmp_path, model, na
     folder = tmp_path / "models/net_tucker"
     folder.mkdir(parents=True)
     (folder / name).write_text("*.tmp\n")
-    with pytest.raises(UserError, match=f"net_tucker: holds {name}, which lowrank did not write"):
+    with pytest.raises(UserError, match=f"net_tucker: contains {name}. lowrank would write"):
         deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
     assert [path.name for path in folder.iterdir()] == [name]
     assert (folder / name).read_text() == "*.tmp\n"

@@ -65,7 +65,9 @@ def test_entry_of_another_name(known, tmp_path):
 def test_entry_whose_name_is_no_kind(tmp_path):
     result = run("--dataset", "cifar", "--output", tmp_path / "made")
     assert result.exit_code == 1
-    assert "`dataset.cifar.kind` is missing; it is one of cifar10, fashion_mnist" in result.output
+    assert (
+        "`dataset.cifar.kind` is missing; expected one of cifar10, fashion_mnist" in result.output
+    )
     assert not (tmp_path / "made").exists()
 
 
@@ -90,8 +92,8 @@ def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"train": "here"}, "`train` and `validation` come together"),
-        ({"outputs": {"a": 1, "b": 1}}, "`outputs` gives output 1 to two classes"),
+        ({"train": "here"}, "`train` and `validation` must be given together"),
+        ({"outputs": {"a": 1, "b": 1}}, "`outputs` assigns output 1 to two classes"),
     ],
 )
 def test_entries_that_contradict_themselves(settings, reason):

@@ -394,8 +394,8 @@ def test_ranks_that_meet_a_target(folder, tiny_folder, aware):
     plan = Plan.from_json(read_json(folder / "ranks.json"))
     assert share_of_macs(folder, plan) <= 0.5
     assert set(plan.shares) == set(LAYERS)
-    assert "conv2 alone by tucker2 at " in done.stderr
-    assert "divergence of the answers by each layer alone, summed:" in done.stderr
+    assert "conv2 alone, with tucker2 at " in done.stderr
+    assert "sum of the divergences with one layer decomposed at a time:" in done.stderr
     some = {"conv2": LAYERS["conv2"]}
     select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
     later = Plan.from_json(read_json(folder / "later.json"))
@@ -524,7 +524,7 @@ def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
     assert "`methods.mine.ranks.largest_drop: 1`" in told
     assert not (trained / "ranks.json").exists()
     # What is named does keep enough.
-    written = re.search(r"nearest setting that keeps enough is `(.*?)` ", told).group(1)
+    written = re.search(r"nearest setting that keeps enough accuracy is `(.*?)` ", told).group(1)
     select(trained, settings | yaml.safe_load(f"{{{written}}}"), tiny_folder)
     kept = Plan.read(trained / "ranks.json").expected
     assert kept is None or kept.drop <= 0.5

@@ -85,5 +85,5 @@ def test_where_the_original_in_int8_alone_keeps_the_target_it_is_no_error(run, t
 def test_where_neither_keeps_the_target_both_are_named(run, tmp_path):
     done = run(0.4, control=0.5)
     assert done.exit_code == 1
-    assert "neither does int8 of the original (0.50 +- 0.10)" in done.stderr
+    assert "neither does the original in int8 (0.50 +- 0.10)" in done.stderr
     assert not (tmp_path / "search.json").exists()

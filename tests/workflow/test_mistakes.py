@@ -59,7 +59,9 @@ def test_a_key_that_is_given_twice_is_named_with_both_lines(project: Project):
     first = lines.index("finetune:") + 1
     path.write_text("\n".join([*lines, "finetune: {steps: 3}", ""]))
     message = refusal(project)
-    assert f"line {len(lines) + 1}, column 1: `finetune` was given in line {first}" in message
+    assert (
+        f"line {len(lines) + 1}, column 1: `finetune` was already given in line {first}" in message
+    )
     assert "Traceback" not in message
 
 
@@ -82,7 +84,7 @@ def test_a_truncated_checkpoint_is_named_and_leaves_nothing(project: Project):
     path = project.folder / "data/checkpoints/resnet20.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     message = refusal(project)
-    assert "data/checkpoints/resnet20.safetensors: not a whole safetensors file" in message
+    assert "data/checkpoints/resnet20.safetensors: not a complete safetensors file" in message
     assert "Traceback" not in message
     assert not list((project.folder / BUILD).glob("**/*.safetensors"))
     assert not list((project.folder / BUILD).glob("**/.*partial*"))

@@ -1,1 +1,1 @@
-"""params.yaml: sections, defaults, merging, and the words of its errors."""
+"""params.yaml: sections, defaults, merging and error messages."""

@@ -9,56 +9,58 @@ from lowrank.config.section import Name, OwnPath, Section, Threads
 
 
 class ValidationSettings(Section):
-    """Which images choices are made on: ranks, searches, int8 tolerance, early stopping."""
+    """Validation images: ranks, searches, int8 tolerance and early stopping are decided on them."""
 
     from_: Literal["train", "test"] = Field(
         "train",
         alias="from",
-        description="`train`: held out of the training images. `test`: drawn from the test images, "
-        "of which only the rest is reported; for weights that were trained on every training "
-        "image.",
+        description="`train`: hold the images out of the training images. `test`: draw them from "
+        "the test images, and report the accuracy on the remaining test images only. Use `test` "
+        "for weights that were trained on all training images.",
     )
     images: int | None = Field(
         None,
         ge=1,
-        description="How many of those. Default: 5000, but at most a tenth of the training images "
-        "or half of the test images.",
+        description="Number of validation images. Default: 5000, but at most a tenth of the "
+        "training images or half of the test images.",
     )
     folder: OwnPath | None = Field(
         None,
         min_length=1,
-        description="Instead: a folder of your own images with a sub-folder for each class.",
+        description="Folder of your own validation images, with one subfolder for each class. Use "
+        "it instead of `from` and `images`.",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ValidationSettings":
         if self.folder is not None and self.model_fields_set & {"from_", "images"}:
             raise ValueError(
-                "`folder` goes with no other entry: all of its images are validation images"
+                "`folder` cannot be combined with other entries: all images in it are validation "
+                "images"
             )
         return self
 
     def to_document(self) -> dict[str, Any]:
-        """The entry as it stands in params.yaml, without what is left at its default."""
+        """Return the entry as in params.yaml, without settings at their default."""
         if self.folder is not None:
             return {"folder": self.folder}
         return {"from": self.from_} | ({} if self.images is None else {"images": self.images})
 
 
 class CheckpointSettings(NetworkSource, Section):
-    """A trained network: how it is built, its weights, and the images that it is for."""
+    """A trained network: how to build it, its weights and its dataset."""
 
-    dataset: Name = Field(description="A name under `dataset`.")
+    dataset: Name = Field(description="Name of an entry under `dataset`.")
     weights: OwnPath = Field(
-        description="File of trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, .bin or "
-        ".caffemodel. With "
-        "`torchvision_weights`, data/weights/<model>.pth is downloaded when it is missing."
+        description="File with the trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, "
+        ".bin or .caffemodel. With `torchvision_weights`, data/weights/<model>.pth is "
+        "downloaded if it is missing."
     )
     validation: ValidationSettings = ValidationSettings()
     state_key: str | None = Field(
         None,
         min_length=1,
-        description="Which weights of a PyTorch file that holds several, such as `model_ema`. "
-        "Default: those as trained, not averaged ones.",
+        description="Key of the weights in a PyTorch file that holds several sets of weights, "
+        "such as `model_ema`. Default: the weights as trained, not averaged weights.",
     )
     threads: Threads = 2

@@ -1,4 +1,7 @@
-"""Settings that only some choice of another setting uses: `energy` only for `select: energy`."""
+"""Settings that are used only with some values of another setting.
+
+For example, `energy` is used only with `select: energy`.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,8 +9,8 @@ from typing import Any
 _ALL_BUT_BUDGET = ("vbmf", "energy", "ratio", "sensitivity", "fixed")
 _ALL_BUT_FIXED = ("vbmf", "energy", "ratio", "sensitivity", "budget")
 
-# By the setting that chooses: each setting that belongs to some of its values, and those values.
-# A setting that is not here goes with every value.
+# The outer keys are settings that choose. The inner dictionaries map each dependent setting to the
+# values with which it is used. Settings that are not listed are used with every value.
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "select": {
         "energy": ("energy",),
@@ -18,9 +21,9 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
         "target": ("budget",),
         "search": ("budget",),
         "table": ("fixed",),
-        # Weaker ranks would miss the target.
+        # Higher ranks would miss the target.
         "weaken": _ALL_BUT_BUDGET,
-        # The table names its layers.
+        # The table of `fixed` names its layers.
         "negligible": _ALL_BUT_FIXED,
     },
     "norm": {"images": ("activation",), "sequential": ("activation",)},
@@ -34,19 +37,20 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "calibration": {"percentile": ("percentile",)},
 }
 
-# A budget of training can be given in any of these.
+# Settings that can define the training budget.
 BUDGETS = frozenset({"steps", "epochs", "total_steps"})
 
-# Settings of which one takes the place of the others: names, and what only goes with them.
+# Settings that replace each other. Each alternative holds its names, and the settings that can be
+# used only with it.
 _Alternative = tuple[frozenset[str], frozenset[str]]
 ALTERNATIVES: tuple[tuple[_Alternative, ...], ...] = (
-    # The budget of training.
+    # The training budget.
     (
         (frozenset({"steps"}), frozenset()),
         (frozenset({"epochs"}), frozenset()),
         (frozenset({"total_steps"}), frozenset({"last_share"})),
     ),
-    # What a target bounds.
+    # The target.
     (
         (frozenset({"accuracy_drop"}), frozenset()),
         (frozenset({"macs", "parameters", "size_bytes", "latency_ms"}), frozenset()),
@@ -55,22 +59,22 @@ ALTERNATIVES: tuple[tuple[_Alternative, ...], ...] = (
 
 
 def misplaced(setting: str, value: Any, names: Iterable[str]) -> list[str]:
-    """Those of the names that do not go with `setting: value`."""
-    belongs = CHOICES[setting]
-    return [name for name in names if value not in belongs.get(name, (value,))]
+    """Return those of `names` that are not used with `setting: value`."""
+    users = CHOICES[setting]
+    return [name for name in names if value not in users.get(name, (value,))]
 
 
 def replaced_by(entries: Mapping[str, Any]) -> set[str]:
-    """The names whose earlier values are void once these entries are given."""
-    void: set[str] = set()
-    given = {name for name, value in entries.items() if value is not None}
-    for setting in CHOICES.keys() & given:
+    """Return the names of settings whose earlier values are dropped when `entries` are set."""
+    dropped: set[str] = set()
+    names = {name for name, value in entries.items() if value is not None}
+    for setting in CHOICES.keys() & names:
         if isinstance(entries[setting], str):
-            void.update(misplaced(setting, entries[setting], CHOICES[setting]))
+            dropped.update(misplaced(setting, entries[setting], CHOICES[setting]))
     for group in ALTERNATIVES:
         for alternative in group:
-            if alternative[0] & given:
-                for names, companions in group:
-                    if names is not alternative[0]:
-                        void |= names | companions
-    return void
+            if alternative[0] & names:
+                for others, companions in group:
+                    if others is not alternative[0]:
+                        dropped |= others | companions
+    return dropped

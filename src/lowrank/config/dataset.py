@@ -1,4 +1,4 @@
-"""`dataset`: where labelled images come from."""
+"""`dataset`: the labeled images."""
 
 from typing import Annotated, Literal
 
@@ -8,40 +8,65 @@ from lowrank.config.section import OwnPath, Section
 
 
 class DatasetSettings(Section):
-    """Labelled images: a dataset that is known by name, or folders of image files."""
+    """Labeled images: a dataset with a known name, or folders of image files."""
 
     kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
-        None, description="What it is; null: what the entry's own name says."
+        None, description="Kind of dataset. null: the name of this entry is the kind."
     )
-    search: OwnPath = Field("data", description="Folder for files that you fetched by hand.")
+    search: OwnPath = Field(
+        "data",
+        description="Folder for files of the dataset that you downloaded yourself. It is searched "
+        "before anything is downloaded.",
+    )
     train: OwnPath | None = Field(
-        None, description="Of `imagefolder`: a folder with a sub-folder of images for each class."
+        None,
+        description="For `imagefolder`: folder of training images, with one subfolder for each "
+        "class.",
     )
     validation: OwnPath | None = Field(
-        None, description="Of `imagefolder`: such a folder of images that are only reported."
+        None,
+        description="For `imagefolder`: folder of images for the reported accuracy, with one "
+        "subfolder for each class. No choices are made on these images.",
     )
     skip_unreadable: bool = Field(
-        False, description="Leave out (and name) image files that cannot be decoded."
+        False, description="Skip image files that cannot be decoded, and report their names."
     )
     store_pixels: int = Field(
-        256, ge=1, le=8192, description="Larger images are stored with this shorter side."
+        256,
+        ge=1,
+        le=8192,
+        description="Larger images are scaled down before they are stored: their shorter side "
+        "gets this many pixels.",
     )
     cache_gib: float = Field(
-        8.0, ge=0, description="Decoded images are stored where they take no more GiB than this."
+        8.0,
+        ge=0,
+        description="Largest size of all decoded images, in GiB. Up to this size they are stored "
+        "decoded; otherwise the image files are decoded when they are read.",
     )
     outputs: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="The network's output for each class; null: its outputs are the classes."
+        None,
+        description="Index of the network's output for each class. null: the outputs are the "
+        "classes of the dataset.",
     )
     threads: int = Field(
-        2, ge=1, le=1024, description="CPU threads that decode images; any number gives the same."
+        2,
+        ge=1,
+        le=1024,
+        description="Number of CPU threads that decode images. It does not affect the result.",
     )
 
     def kind_of(self, name: str) -> str:
-        """The kind of the entry `name`. Raises ValueError where it lacks one, or its folders."""
+        """Return the kind of the entry `name`.
+
+        Raises ValueError if the kind is missing, or if the folders do not fit the kind.
+        """
         kind = self.kind or name
         known = ("cifar10", "fashion_mnist", "imagefolder")
         if kind not in known:
-            raise ValueError(f"`dataset.{name}.kind` is missing; it is one of {', '.join(known)}")
+            raise ValueError(
+                f"`dataset.{name}.kind` is missing; expected one of {', '.join(known)}"
+            )
         if (kind == "imagefolder") != (self.train is not None):
             verb = "needs" if kind == "imagefolder" else "takes no"
             raise ValueError(f"`dataset.{name}` of kind {kind} {verb} `train` and `validation`")
@@ -50,8 +75,8 @@ class DatasetSettings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetSettings":
         if (self.train is None) != (self.validation is None):
-            raise ValueError("`train` and `validation` come together")
-        taken = list((self.outputs or {}).values())
-        if twice := [output for output in taken if taken.count(output) > 1]:
-            raise ValueError(f"`outputs` gives output {twice[0]} to two classes")
+            raise ValueError("`train` and `validation` must be given together")
+        outputs = list((self.outputs or {}).values())
+        if repeated := [output for output in outputs if outputs.count(output) > 1]:
+            raise ValueError(f"`outputs` assigns output {repeated[0]} to two classes")
         return self

@@ -1,8 +1,8 @@
-"""Read params.yaml: one meaning for each value, and the line of each entry for messages.
+"""Read params.yaml with unambiguous values, and the line of each entry for error messages.
 
-PyYAML reads YAML 1.1, DVC writes and reads YAML 1.2. They disagree about 1e-05 (text or a number),
-0100 (64 or 100), 2024-01-01 (a date or text) and more. Here numbers are those of YAML 1.2, and
-what the two read as different numbers is refused.
+PyYAML reads YAML 1.1; DVC reads and writes YAML 1.2. They disagree about 1e-05 (text or a number),
+0100 (64 or 100), 2024-01-01 (a date or text) and more. This module reads numbers as in YAML 1.2,
+and rejects text that the two versions read as different numbers.
 """
 
 import re
@@ -22,7 +22,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-# Octal or decimal, with underscores, and numbers to the base of 60.
+# Numbers that YAML 1.1 reads as octal, binary, with underscores, or in base 60.
 _AMBIGUOUS = re.compile(
     r"[-+]?0[0-9_]+|[-+]?0b[01_]+|[-+]?[0-9]+(?:_[0-9]*)+|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+"
 )
@@ -30,16 +30,16 @@ _AMBIGUOUS = re.compile(
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration, and the line of each of its entries where they are known.
+    """A configuration, and the line of each entry if it is known.
 
     Parameters
     ----------
     entries
         Sections by name.
     source
-        The file, for messages.
+        Name of the file, for messages.
     lines
-        Lines, from 1, by the path to an entry: names, and numbers in lists.
+        Line number, from 1, by the path of an entry. A path consists of names and list indices.
     """
 
     entries: Mapping[str, Any]
@@ -47,30 +47,33 @@ class Document:
     lines: Mapping[Place, int] = field(default_factory=dict)
 
     def line_of(self, place: Sequence[str | int]) -> int | None:
-        """The line of an entry, or of the innermost section around it that has one."""
+        """Return the line of an entry, or of the innermost section around it with a known line."""
         for length in range(len(place), 0, -1):
             if line := self.lines.get(tuple(place[:length])):
                 return line
         return None
 
     def named(self, place: Place) -> str:
-        """An entry's place for a message, with its line where that is known."""
+        """Return the path of an entry for a message, with its line if it is known."""
         name = f"`{'.'.join(map(str, place))}`"
         line = self.line_of(place)
         return f"{name} (line {line})" if line else name
 
     def holds(self, place: Place) -> bool:
-        """Whether there is such an entry."""
-        return _at(self.entries, place) is not _NOTHING
+        """Return whether the entry exists."""
+        return _at(self.entries, place) is not _MISSING
 
 
 def read_document(path: str | Path = "params.yaml") -> Document:
-    """Read a configuration. Raises UserError with line and column where it is not clear."""
+    """Read a configuration from a file.
+
+    Raises UserError with line and column if it is not YAML, or if a value is ambiguous.
+    """
     try:
         text = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: no such file. Run the command in the folder that holds it."
+            f"{path}: no such file. Run the command in the folder that contains it."
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
@@ -90,71 +93,72 @@ def parse_document(text: bytes | str, source: str = "params.yaml") -> Document:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = ": ".join(filter(None, (error.context, error.problem)))
-        clear = "" if isinstance(error, _Unclear) else "not YAML: "
-        raise UserError(f"{source}: {place}{clear}{reason}.{_advice(reason)}") from error
+        kind = "" if isinstance(error, _AmbiguousError) else "not YAML: "
+        raise UserError(f"{source}: {place}{kind}{reason}.{_advice(reason)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, dict):
-        found = "nothing" if entries is None else _kind(entries)
-        raise UserError(f"{source}: expected a mapping of sections, found {found}.")
+        kind_found = "nothing" if entries is None else _description_of(entries)
+        raise UserError(f"{source}: expected a mapping of sections, found {kind_found}.")
     return Document(entries, source, _lines(node, source))
 
 
 def reconciled(config: Mapping[str, Any], paths: Iterable[str | Path]) -> Document:
-    """A configuration as Snakemake made it, with the values that we read in its files.
+    """Return Snakemake's configuration, with each value as lowrank reads it from the files.
 
     Parameters
     ----------
     config
-        Entries of the files, merged by Snakemake, with those of its `--config`. Of these it hands
-        over nested numbers, truth values and nulls as text, so that quotes change nothing there.
+        Entries of the files, merged by Snakemake, with those of its `--config`. From `--config`,
+        Snakemake passes nested numbers, truth values and nulls as text, so quotes make no
+        difference there.
     paths
-        The files; lines are those of the first, and entries that come from elsewhere have none.
-        Raises UserError as `read_document` does.
+        The files. The lines in the result are those of the first file; entries from elsewhere have
+        no line. Raises UserError as `read_document` does.
     """
     files = [
         (read_document(path), yaml.load(Path(path).read_bytes(), yaml.FullLoader)) for path in paths
     ]
     lines = dict(files[0][0].lines) if files else {}
 
-    def ours(given: Any, place: Place) -> Any:
-        if isinstance(given, Mapping):
-            return {name: ours(value, (*place, name)) for name, value in given.items()}
-        # The later file replaces what the earlier ones hold.
-        for number, (file, as_read) in reversed(list(enumerate(files))):
-            found, theirs = _at(file.entries, place), _at(as_read, place)
-            if theirs == given and type(theirs) is type(given) and found is not _NOTHING:
+    def our_value(value: Any, place: Place) -> Any:
+        if isinstance(value, Mapping):
+            return {name: our_value(inner, (*place, name)) for name, inner in value.items()}
+        # Entries of later files replace those of earlier files.
+        for number, (file, read_by_snakemake) in reversed(list(enumerate(files))):
+            ours, theirs = _at(file.entries, place), _at(read_by_snakemake, place)
+            if theirs == value and type(theirs) is type(value) and ours is not _MISSING:
                 if number:
-                    forget(place)
-                return found
-        forget(place)
-        return _typed(given)
+                    forget_line(place)
+                return ours
+        forget_line(place)
+        return _typed(value)
 
-    def forget(place: Place) -> None:
-        for known in [known for known in lines if known[: len(place)] == place]:
-            del lines[known]
+    def forget_line(place: Place) -> None:
+        for inner in [known for known in lines if known[: len(place)] == place]:
+            del lines[inner]
 
-    entries = ours(config, ())
+    entries = our_value(config, ())
     return Document(entries, files[0][0].source if files else "params.yaml", lines)
 
 
-_NOTHING = object()
+_MISSING = object()
 
 
 def _at(entries: Any, place: Place) -> Any:
     for part in place:
         if not isinstance(entries, Mapping) or part not in entries:
-            return _NOTHING
+            return _MISSING
         entries = entries[part]
     return entries
 
 
 def _typed(value: Any) -> Any:
-    """The value with what YAML reads as a number, a truth value or null, where it is text."""
+    """Return the value with text converted where YAML would read a number, truth value or null."""
     if isinstance(value, list | tuple):
-        return [_typed(each) for each in value]
+        return [_typed(item) for item in value]
     if isinstance(value, Mapping):
-        return {name: _typed(each) for name, each in value.items()}
+        return {name: _typed(item) for name, item in value.items()}
     if not isinstance(value, str) or not value:
         return value
     loader = _Loader("")
@@ -164,14 +168,14 @@ def _typed(value: Any) -> Any:
     return loader.construct_object(yaml.ScalarNode(tag, value))
 
 
-class _Unclear(yaml.MarkedYAMLError):
-    """YAML that is well formed and could mean two things."""
+class _AmbiguousError(yaml.MarkedYAMLError):
+    """Well-formed YAML that has more than one meaning."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers as YAML 1.2 has them; no key twice, and none but text."""
+    """Load YAML with the numbers of YAML 1.2; reject duplicate keys and keys that are not text."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's way)
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML expects it)
         first: [
             (tag, pattern)
             for tag, pattern in resolvers
@@ -187,16 +191,16 @@ class _Loader(yaml.SafeLoader):
                 continue
             text, line = str(key.value), key.start_mark.line + 1
             if key.tag != "tag:yaml.org,2002:str":
-                raise _Unclear(
-                    problem=f"the key `{text}` is read as {_kind(self.construct_object(key))}; "
-                    f"put it in quotes: '{text}'"
+                raise _AmbiguousError(
+                    problem=f"YAML reads the key `{text}` as "
+                    f"{_description_of(self.construct_object(key))}; put it in quotes: '{text}'"
                     if isinstance(key, yaml.ScalarNode)
-                    else "a key is a list or a mapping; a name was expected",
+                    else "a key is a list or a mapping; expected a name",
                     problem_mark=key.start_mark,
                 )
             if text in lines:
-                raise _Unclear(
-                    problem=f"`{text}` was given in line {lines[text]} already; keep one of them",
+                raise _AmbiguousError(
+                    problem=f"`{text}` was already given in line {lines[text]}; remove one of them",
                     problem_mark=key.start_mark,
                 )
             lines[text] = line
@@ -205,9 +209,9 @@ class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         text = str(node.value)
         if _AMBIGUOUS.fullmatch(text):
-            raise _Unclear(
-                problem=f"{text} is one number to some readers of YAML and another one, or text, "
-                f"to others; write it in decimal digits alone, or as text in quotes: '{text}'",
+            raise _AmbiguousError(
+                problem=f"{text} is ambiguous: YAML readers disagree about its value. Write a "
+                f"number with decimal digits only, or text in quotes: '{text}'",
                 problem_mark=node.start_mark,
             )
         if _INTEGER.fullmatch(text):
@@ -216,41 +220,41 @@ class _Loader(yaml.SafeLoader):
 
 
 for _tag, _pattern in (("ambiguous", _AMBIGUOUS), ("int", _INTEGER), ("float", _FLOAT)):
-    _whole = re.compile(rf"(?:{_pattern.pattern})\Z")
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole, list("-+.0123456789"))
+    _full_pattern = re.compile(rf"(?:{_pattern.pattern})\Z")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _full_pattern, list("-+.0123456789"))
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 def _lines(root: yaml.Node, source: str) -> dict[Place, int]:
-    """The line of each entry. Raises UserError for a section that holds itself."""
+    """Return the line of each entry. Raises UserError for a section that contains itself."""
     lines: dict[Place, int] = {}
 
-    around: list[yaml.Node] = []
+    open_nodes: list[yaml.Node] = []
 
     def visit(node: yaml.Node, place: Place) -> None:
-        if node in around:
+        if node in open_nodes:
             mark = node.start_mark
             raise UserError(
                 f"{source}: line {mark.line + 1}, column {mark.column + 1}: "
-                f"`{'.'.join(map(str, place))}` holds itself, by an alias."
+                f"`{'.'.join(map(str, place))}` contains itself through an alias. Remove the alias."
             )
-        around.append(node)
+        open_nodes.append(node)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                # What a merge (`<<`) brings in comes first; the section's own entries replace it.
+                # Entries merged by `<<` come first; the section's own entries replace them.
                 lines[(*place, key.value)] = key.start_mark.line + 1
                 visit(value, (*place, key.value))
         elif isinstance(node, yaml.SequenceNode):
             for number, value in enumerate(node.value):
                 lines[(*place, number)] = value.start_mark.line + 1
                 visit(value, (*place, number))
-        around.pop()
+        open_nodes.pop()
 
     visit(root, ())
     return lines
 
 
-def _kind(value: Any) -> str:
+def _description_of(value: Any) -> str:
     match value:
         case None:
             return "null"
@@ -264,9 +268,9 @@ def _kind(value: Any) -> str:
 
 
 def _advice(reason: str) -> str:
-    """What to do about the usual mistakes."""
+    """Return advice for common mistakes."""
     if "\\t" in reason or "'\t'" in reason:
         return " Indent with spaces, not tabs."
     if "mapping values are not allowed" in reason:
-        return " Put text that holds a colon in quotes, and check the indentation."
+        return " Put text that contains a colon in quotes, and check the indentation."
     return ""

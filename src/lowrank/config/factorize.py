@@ -1,4 +1,4 @@
-"""`methods.<name>.factorize`: which factorization each kind of layer gets."""
+"""`methods.<name>.factorize`: the factorization for each kind of layer."""
 
 from typing import Literal
 
@@ -17,47 +17,57 @@ _Convolution = Literal[_CONVOLUTION]  # type: ignore[valid-type]
 
 
 class FactorizeSettings(Section):
-    """Which factorization each kind of layer gets; null leaves the kind dense."""
+    """Factorization for each kind of layer; null leaves that kind dense."""
 
     chooses = ("norm",)
 
     first_conv: _Convolution | None = Field(
-        None, description="The network's first convolution, which has few input channels."
+        None,
+        description="Factorization of the first convolution of the network, which has few input "
+        "channels.",
     )
     conv: _Convolution | None = Field(
-        None, description="The other convolutions, of any kernel but 1 x 1."
+        None, description="Factorization of the other convolutions, if their kernel is not 1 x 1."
     )
-    pointwise_conv: Literal["svd"] | None = Field(None, description="Convolutions of 1 x 1.")
+    pointwise_conv: Literal["svd"] | None = Field(
+        None, description="Factorization of 1 x 1 convolutions."
+    )
     flattened_linear: _Convolution | None = Field(
         None,
-        description="A linear layer behind a flattened map, seen as a convolution over that map; "
-        "null: as `linear`.",
+        description="Factorization of a linear layer behind a flattened map, treated as a "
+        "convolution over that map. null: as for `linear`.",
     )
-    linear: Literal["svd"] | None = Field(None, description="Linear layers.")
+    linear: Literal["svd"] | None = Field(None, description="Factorization of linear layers.")
     norm: Literal["weight", "activation"] = Field(
         "weight",
-        description="What the factors keep at their ranks: `weight`, the kernel; `activation`, the "
+        description="What the factors approximate. `weight`: the kernel. `activation`: the "
         "layer's outputs on training images.",
     )
     images: int = Field(
-        1000, ge=1, description="For `activation`: training images; their labels are not used."
+        1000,
+        ge=1,
+        description="For `norm: activation`: number of training images. Their labels are not used.",
     )
     sequential: bool = Field(
         False,
-        description="For `activation`: one layer after the other, each by its inputs behind those "
-        "before it as they are then, to answer as in the original network. Not side by side.",
+        description="For `norm: activation`: decompose the layers one after another instead of in "
+        "parallel. Each layer uses its inputs from the already decomposed layers before it, and "
+        "is fitted to the outputs of the original network.",
     )
     alternatives: tuple[_Convolution, ...] = Field(
         (),
-        description="For `select: budget`: further factorizations, of which a convolution larger "
-        "than 1 x 1 gets the one that loses least for its cost.",
+        description="For `select: budget`: more factorizations for convolutions larger than 1 x "
+        "1. Each of them gets the factorization that loses least for its cost.",
     )
     include: tuple[str, ...] = Field(
-        ("*",), description="Take layers whose name fits one of these; as in a shell: `*`, `?`."
+        ("*",),
+        description="Factor only layers whose name matches one of these shell patterns (`*`, `?`).",
     )
-    exclude: tuple[str, ...] = Field((), description="But none whose name fits one of these.")
+    exclude: tuple[str, ...] = Field(
+        (), description="Do not factor layers whose name matches one of these shell patterns."
+    )
 
     def by_kind(self) -> dict[str, str | None]:
-        """Factorization by kind of layer."""
+        """Return the factorization of each kind of layer."""
         others = {"norm", "images", "sequential", "alternatives", "include", "exclude"}
         return self.model_dump(exclude=others)

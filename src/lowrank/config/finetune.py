@@ -1,4 +1,4 @@
-"""`finetune`: training after each round, and learning from the original network."""
+"""`finetune`: training after each round, and distillation from the original network."""
 
 from typing import Literal
 
@@ -9,25 +9,34 @@ from lowrank.config.training import TrainingSettings
 
 
 class Distillation(Section):
-    """Learning from the original network's outputs."""
+    """Training on the outputs of the original network."""
 
     weight: float = Field(
-        0.0, ge=0, le=1, description="Share of the loss; 0: labels alone, 1: no labels at all."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the distillation loss in the total loss. 0: labels only. 1: no "
+        "labels.",
     )
     temperature: float = Field(
-        4.0, gt=0, le=100, description="Outputs are divided by it before they are compared."
+        4.0,
+        gt=0,
+        le=100,
+        description="Outputs are divided by this temperature before they are compared.",
     )
     images: Literal["plain", "augmented"] = Field(
         "plain",
-        description="Its outputs for the images as they are, computed once; or as augmented, "
-        "computed in each step, which then costs its forward pass, too.",
+        description="`plain`: compare with the original's outputs for unaugmented images, "
+        "computed once. `augmented`: compare with its outputs for the augmented images, "
+        "computed in each step; this adds a forward pass of the original to each step.",
     )
     maps: float = Field(
         0.0,
         ge=0,
         le=1000,
-        description="Within that share, beside the outputs: the weight of the relative squared "
-        "error of each feature map (`teacher_outputs.maps`); 0: none.",
+        description="Weight of feature maps within the distillation loss, next to the outputs: it "
+        "is the weight of the relative squared error of each map (`teacher_outputs.maps`). 0: "
+        "no feature maps.",
     )
 
 
@@ -38,37 +47,44 @@ class RoundSettings(TrainingSettings):
 
     @property
     def learns_stored_maps(self) -> bool:
-        """Whether feature maps are compared that `teacher_outputs` stored."""
+        """True if training uses the feature maps that `teacher_outputs` stored."""
         return bool(self.distill.weight and self.distill.maps) and self.distill.images == "plain"
 
     @model_validator(mode="after")
-    def _maps_in_place(self) -> "RoundSettings":
+    def _check_stored_maps(self) -> "RoundSettings":
         augment = self.augment
         if self.learns_stored_maps and (
             augment.pad_pixels or augment.cutout_pixels or augment.resized_crop
         ):
             raise ValueError(
                 "`distill.maps` with `distill.images: plain` compares stored feature maps, which "
-                "do not fit moved or cut images. Set `augment` to `{pad_pixels: 0, cutout_pixels: "
-                "0, resized_crop: null}`, or `distill.maps: 0`, or `distill.images: augmented`"
+                "do not match shifted or cropped images. Set `augment` to `{pad_pixels: 0, "
+                "cutout_pixels: 0, resized_crop: null}`, or `distill.maps: 0`, or `distill.images: "
+                "augmented`"
             )
         return self
 
 
 class FinetuneSettings(RoundSettings):
-    """Training after each round; the budget is one round's, or that of all rounds together."""
+    """Training after each round, with a budget for each round or for all rounds together."""
 
     total_steps: int | None = Field(
-        None, ge=0, description="Budget of all rounds together, in steps."
+        None,
+        ge=0,
+        description="Training budget of all rounds together, in steps. Give one of `steps`, "
+        "`epochs` and `total_steps`.",
     )
     last_share: float = Field(
-        0.5, gt=0, le=1, description="Share of `total_steps` that the last of several rounds gets."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of `total_steps` for the last round, if there are several rounds.",
     )
 
     def of_round(self, number: int, rounds: int) -> RoundSettings:
-        """The training of round `number` (from 1).
+        """Return the training settings of round `number` (from 1).
 
-        Of `total_steps` the last round gets its share, and the others divide the rest evenly.
+        The last round gets its share of `total_steps`. The other rounds divide the rest evenly.
         """
         settings = self.model_dump(exclude={"total_steps", "last_share"})
         if self.total_steps is not None:
@@ -86,8 +102,8 @@ class FinetuneSettings(RoundSettings):
         return [*super()._budgets, "total_steps"]
 
     def unused(self) -> dict[str, str]:
-        """Return the keys without effect here: `last_share` too where each round has a budget."""
-        found = super().unused()
+        """Return the settings without effect and why: `last_share` if each round has a budget."""
+        reasons = super().unused()
         if self.total_steps is None:
-            found["last_share"] = "needs `total_steps`, the budget of all rounds together"
-        return found
+            reasons["last_share"] = "needs `total_steps`, the budget of all rounds together"
+        return reasons

@@ -1,4 +1,4 @@
-"""`matrix`: what is built when no target is named."""
+"""`matrix`: what is built if the user names no target."""
 
 from pydantic import Field
 
@@ -6,8 +6,13 @@ from lowrank.config.section import Name, Section
 
 
 class Matrix(Section):
-    """What `snakemake` and `dvc repro` build when no target is named: every model x method."""
+    """The default build of `snakemake` and `dvc repro`: every network with every method."""
 
-    models: tuple[Name, ...] = Field(min_length=1, description="Names under `checkpoint`.")
-    methods: tuple[Name, ...] = Field(min_length=1, description="Names under `methods`.")
-    devices: tuple[Name, ...] = Field(min_length=1, description="Names under `benchmark`.")
+    models: tuple[Name, ...] = Field(
+        min_length=1, description="Networks: names under `checkpoint`."
+    )
+    methods: tuple[Name, ...] = Field(min_length=1, description="Methods: names under `methods`.")
+    devices: tuple[Name, ...] = Field(
+        min_length=1,
+        description="Devices on which each result is measured: names under `benchmark`.",
+    )

@@ -1,4 +1,4 @@
-"""The one rule by which settings for a method, a variant or a network replace general ones."""
+"""The single rule by which settings for a method, variant or network replace general settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,21 @@ from lowrank.config.choices import replaced_by
 
 
 def merged(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with entries replaced, at any depth.
+    """Return the base with entries replaced, at any depth.
 
-    A mapping is merged entry by entry; any other value, a list among them, replaces the one in the
-    base. Null takes an entry of the base out, so that its default holds. An entry also takes out
-    what cannot stand beside it: the budget in another unit, the settings of another rank rule.
+    A mapping is merged entry by entry. Any other value, including a list, replaces the value in the
+    base. Null removes an entry of the base, so that its default applies. An entry also removes base
+    entries that it excludes: the training budget in another unit, or the settings of another rank
+    rule.
     """
-    void = replaced_by(entries)
-    result = {name: value for name, value in base.items() if name not in void}
+    dropped = replaced_by(entries)
+    result = {name: value for name, value in base.items() if name not in dropped}
     for name, value in entries.items():
-        before = result.get(name)
+        base_value = result.get(name)
         if value is None and name in result:
             del result[name]
-        elif isinstance(value, Mapping) and isinstance(before, Mapping):
-            result[name] = merged(before, value)
+        elif isinstance(value, Mapping) and isinstance(base_value, Mapping):
+            result[name] = merged(base_value, value)
         else:
             result[name] = value
     return result

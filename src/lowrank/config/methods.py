@@ -1,4 +1,4 @@
-"""`methods`: factorization, rank rule, schedule and fine-tuning under one name."""
+"""`methods`: factorizations, rank rule, schedule and fine-tuning under one name."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,56 +13,56 @@ from lowrank.config.section import Section
 
 
 class MethodSettings(Section):
-    """A method is only data: factorizations, rank rule, schedule, and its own fine-tuning."""
+    """A method: factorizations, rank rule, schedule, fine-tuning and quantization."""
 
     factorize: Annotated[
-        FactorizeSettings | None, AfterValidator(lambda found: found or FactorizeSettings())
+        FactorizeSettings | None, AfterValidator(lambda value: value or FactorizeSettings())
     ] = Field(
         FactorizeSettings(),
-        description="Factorization by kind of layer; null or absent: all layers stay dense, for a "
-        "control or for int8 alone.",
+        description="Factorization of each kind of layer. null or missing: all layers stay dense, "
+        "for a control or for int8 only.",
     )
     ranks: MethodRankSettings = MethodRankSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     finetune: dict[str, Any] = Field(
         default_factory=dict,
-        description="Entries that replace those of `finetune`; under `models`, for one network. "
-        "Mappings are merged, and null takes an entry back to its default.",
+        description="Entries that replace those of the section `finetune`. Entries under `models` "
+        "are for one network. Mappings are merged, and null resets an entry to its default.",
     )
     quantize: Literal["int8"] | None = Field(
-        None, description="Of the exported network; null: float alone."
+        None, description="Quantization of the exported network. null: float only."
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "MethodSettings":
         rules = {self.ranks.select} | {
-            each["select"] for each in self.ranks.models.values() if "select" in each
+            entries["select"] for entries in self.ranks.models.values() if "select" in entries
         }
         if self.factorize.alternatives and rules != {"budget"}:
             raise ValueError("`factorize.alternatives` needs `ranks.select: budget`")
         if self.ranks.searches and self.schedule.kind != "one_shot":
             raise ValueError(
-                "`ranks.target.accuracy_drop` needs `schedule: {kind: one_shot}`: a trial is one "
-                f"round, not those of '{self.schedule.kind}'"
+                "`ranks.target.accuracy_drop` needs `schedule: {kind: one_shot}`, because a trial "
+                f"has one round; found the schedule '{self.schedule.kind}'"
             )
         return self
 
     @model_validator(mode="after")
-    def _finetune_of_models(self) -> "MethodSettings":
+    def _check_finetune_of_models(self) -> "MethodSettings":
         models = self.finetune.get("models", {})
         if not isinstance(models, Mapping):
             raise ValueError(
-                f"`finetune.models` is {shown(models)}; entries by network, such as "
-                "`{resnet20: {steps: 500}}`, were expected"
+                f"`finetune.models` is {shown(models)}; expected entries by network, such as "
+                "`{resnet20: {steps: 500}}`"
             )
         for name, entries in models.items():
             if not isinstance(entries, Mapping):
                 raise ValueError(
-                    f"`finetune.models.{name}` is {shown(entries)}; entries of `finetune`, such as "
-                    "`{steps: 500}`, were expected"
+                    f"`finetune.models.{name}` is {shown(entries)}; expected entries of "
+                    "`finetune`, such as `{steps: 500}`"
                 )
         return self
 
     def of_models(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What differs for one network, by section and network."""
+        """Return the entries that are for one network, by section and network."""
         return {"ranks": self.ranks.models, "finetune": self.finetune.get("models", {})}

@@ -1,4 +1,4 @@
-"""Errors of a configuration in the user's words: the parameter, what it is, what is expected."""
+"""Error messages for a configuration: the parameter, the value found and the value expected."""
 
 import difflib
 import re
@@ -10,10 +10,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lowrank.config.document import Document, Place
 
-# What a user's own names are made of.
+# Pattern of the names that users choose.
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
-# What is expected, by pydantic's name of the error.
+# The expected value, by pydantic's name of the error.
 _EXPECTED = {
     "int": "a whole number",
     "float": "a number",
@@ -37,16 +37,20 @@ _BOUNDS = {
 
 
 def refused(message: str, *place: str | int) -> PydanticCustomError:
-    """An error to raise in a validator, for the entry at `place` inside the section."""
+    """Return an error to raise in a validator, for the entry at `place` inside the section."""
     return PydanticCustomError("refused", "{message}", {"message": message, "place": place})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelt name, in brackets; empty where none is near."""
+    """Return a suggestion for a misspelled name, in parentheses; empty if no name is similar."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    near = near or [each for each in names if name.startswith(each) or each.startswith(name)]
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    matches = difflib.get_close_matches(name, names, n=1)
+    matches = matches or [
+        known_name
+        for known_name in names
+        if name.startswith(known_name) or known_name.startswith(name)
+    ]
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
 def described(
@@ -58,51 +62,51 @@ def described(
     file: Document | None = None,
     origins: Mapping[str, Place] | None = None,
 ) -> str:
-    """One clause for each mistake: its line, the parameter, what was found, what is expected.
+    """Describe each mistake in one clause: its line, the parameter, the value and the expectation.
 
     Parameters
     ----------
     error
-        What the model raised for the document.
+        Error that the model raised for the document.
     model, document
-        Both, to see which part of an error's place is the user's.
+        Used to find which parts of an error's location are names from the file.
     prefix
-        The place of the document in the file.
+        Path of the document in the file.
     file
-        The file, where the lines are known.
+        The file, if the lines are known.
     origins
-        Where the user wrote a method, if not under its name in `methods`.
+        Where the user wrote each method that is not written under its name in `methods`.
     """
     clauses: dict[tuple[Place, str], list[tuple[str, str]]] = {}
     for mistake in error.errors(include_url=False):
         place, is_key = _place(mistake, document)
-        whole = _written(file, (*prefix, *place), origins or {})
-        start, expected = _clause(mistake, model, place, whole, is_key=is_key)
+        full_place = _origin_of(file, (*prefix, *place), origins or {})
+        start, expected = _clause(mistake, model, place, full_place, is_key=is_key)
         if mistake["type"] == "misplaced":
-            whole = (*whole, mistake["ctx"]["name"])
+            full_place = (*full_place, mistake["ctx"]["name"])
         elif mistake["type"] == "refused":
-            whole = (*whole, *mistake["ctx"]["place"])
-        clauses.setdefault((whole, start), []).append(
-            (expected, _quote(mistake) if expected else "")
+            full_place = (*full_place, *mistake["ctx"]["place"])
+        clauses.setdefault((full_place, start), []).append(
+            (expected, _quoting_hint(mistake) if expected else "")
         )
-    found = []
+    sentences = []
     for (place, start), expected in clauses.items():
         line = file.line_of(place) if file else None
         words, hints = (
-            list(dict.fromkeys(filter(None, each))) for each in zip(*expected, strict=True)
+            list(dict.fromkeys(filter(None, texts))) for texts in zip(*expected, strict=True)
         )
         ending = " or ".join(words) + "".join(hints)
-        found.append((f"line {line}: " if line else "") + start + ending)
-    return "; ".join(found) + "."
+        sentences.append((f"line {line}: " if line else "") + start + ending)
+    return "; ".join(sentences) + "."
 
 
 def shown(value: Any) -> str:
-    """A value as params.yaml has it, cut where it is long."""
+    """Return a value as it would be written in params.yaml, shortened if it is long."""
     match value:
         case None | bool():
             text = {None: "null", True: "true", False: "false"}[value]
         case Mapping():
-            text = "{" + ", ".join(f"{name}: {shown(each)}" for name, each in value.items()) + "}"
+            text = "{" + ", ".join(f"{name}: {shown(inner)}" for name, inner in value.items()) + "}"
         case list() | tuple():
             text = "[" + ", ".join(map(shown, value)) + "]"
         case _:
@@ -111,18 +115,18 @@ def shown(value: Any) -> str:
 
 
 def _place(mistake: ErrorDetails, document: Any) -> tuple[Place, bool]:
-    """Where the user made it, and whether the name there is wrong, not the value."""
+    """Return the path of a mistake in the document, and whether the name itself is wrong."""
     place: list[str | int] = []
-    at = document
+    section = document
     for number, part in enumerate(mistake["loc"]):
         if part == "[key]":
             return tuple(place), True
-        if _has(at, part):
-            at = at[part]
+        if _has(section, part):
+            section = section[part]
         elif mistake["type"] not in ("missing", "extra_forbidden") or (
             number < len(mistake["loc"]) - 1
         ):
-            continue  # Pydantic's name for one of several types.
+            continue  # Pydantic's name for one alternative of a union type.
         place.append(part)
     return tuple(place), False
 
@@ -133,8 +137,8 @@ def _has(section: Any, part: str | int) -> bool:
     return isinstance(section, Mapping) and part in section
 
 
-def _written(file: Document | None, place: Place, origins: Mapping[str, Place]) -> Place:
-    """Where the user wrote an entry of a method: a study's variant, or the base of that study."""
+def _origin_of(file: Document | None, place: Place, origins: Mapping[str, Place]) -> Place:
+    """Return where the user wrote an entry of a method: in a study's variant or in its base."""
     if not file or len(place) < 2 or place[0] != "methods" or place[1] not in origins:
         return place
     origin, inner = origins[str(place[1])], place[2:]
@@ -144,54 +148,57 @@ def _written(file: Document | None, place: Place, origins: Mapping[str, Place]) 
 
 
 def _clause(
-    mistake: ErrorDetails, model: type[BaseModel], place: Place, whole: Place, *, is_key: bool
+    mistake: ErrorDetails, model: type[BaseModel], place: Place, full_place: Place, *, is_key: bool
 ) -> tuple[str, str]:
-    """The beginning of a clause, and what is expected, where the clause ends with that."""
-    name = _dotted(whole)
+    """Return the start of a clause, and the expected value if the clause ends with it."""
+    name = _dotted(full_place)
     match mistake["type"]:
         case "extra_forbidden":
             known = list(_section_at(model, place[:-1]).model_fields)
-            near = nearest(str(place[-1]), known)
+            suggestion = nearest(str(place[-1]), known)
             return (
-                f"unknown parameter `{name}`{near}, known here are {', '.join(sorted(known))}",
+                f"unknown parameter `{name}`{suggestion}, expected one of "
+                f"{', '.join(sorted(known))}",
                 "",
             )
         case "missing" if isinstance(place[-1], int):
-            name = _dotted(whole[:-1])
+            name = _dotted(full_place[:-1])
             return (
-                f"`{name}` is too short, it should have more values: {shown(mistake['input'])}",
+                f"`{name}` has too few values: {shown(mistake['input'])}",
                 "",
             )
         case "missing":
             return f"`{name}` is missing", ""
         case "value_error":
-            found = mistake["msg"].removeprefix("Value error, ")
-            return (f"in `{name}`: {found}" if name else found), ""
+            message = mistake["msg"].removeprefix("Value error, ")
+            return (f"in `{name}`: {message}" if name else message), ""
         case "misplaced":
             return (f"in `{name}`: {mistake['msg']}" if name else mistake["msg"]), ""
         case "refused":
             return mistake["msg"], ""
     if is_key:
-        beginning = f"the name `{name}` is not possible, it should be "
-        return beginning, "letters, digits and underscores, with a letter first"
-    return f"`{name}` is {shown(mistake['input'])}, it should be ", _expected(mistake, model, place)
+        beginning = f"the name `{name}` is not allowed, expected "
+        return beginning, "letters, digits and underscores, starting with a letter"
+    return f"`{name}` is {shown(mistake['input'])}, expected ", _expected(mistake, model, place)
 
 
 def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> str:
     kind, context = mistake["type"], mistake.get("ctx", {})
-    found = mistake["input"]
+    value = mistake["input"]
     match kind:
         case "literal_error":
-            near = nearest(found, _quoted(context["expected"])) if isinstance(found, str) else ""
-            several = "one of " if "' or '" in context["expected"] else ""
-            return f"{several}{context['expected']}{near}"
+            suggestion = (
+                nearest(value, _quoted(context["expected"])) if isinstance(value, str) else ""
+            )
+            prefix = "one of " if "' or '" in context["expected"] else ""
+            return f"{prefix}{context['expected']}{suggestion}"
         case "string_pattern_mismatch":
-            form = getattr(_field_at(model, place), "description", None)
-            if context["pattern"] == NAME or not form:
-                return "a name of letters, digits and underscores, with a letter first"
-            return form[0].lower() + form[1:].rstrip(".")
+            description = getattr(_field_at(model, place), "description", None)
+            if context["pattern"] == NAME or not description:
+                return "a name of letters, digits and underscores, starting with a letter"
+            return description[0].lower() + description[1:].rstrip(".")
         case "string_too_short":
-            return "not empty"
+            return "text that is not empty"
         case "too_short" | "too_long":
             bound = context.get("min_length", context.get("max_length"))
             words = "at least" if kind == "too_short" else "at most"
@@ -206,14 +213,14 @@ def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> st
     return words
 
 
-def _quote(mistake: ErrorDetails) -> str:
-    """A hint where text is expected and YAML sees a number or a truth value."""
-    found = mistake["input"]
+def _quoting_hint(mistake: ErrorDetails) -> str:
+    """Return a hint if text is expected but YAML reads a number or a truth value."""
+    value = mistake["input"]
     if not mistake["type"].startswith("string"):
         return ""
-    if isinstance(found, bool):
-        return "; yes, no, on, off, true and false need quotes where they are text: 'no'"
-    return f"; put it in quotes: '{found}'" if isinstance(found, int | float) else ""
+    if isinstance(value, bool):
+        return "; put yes, no, on, off, true and false in quotes if they are text: 'no'"
+    return f"; put it in quotes: '{value}'" if isinstance(value, int | float) else ""
 
 
 def _quoted(expected: str) -> list[str]:
@@ -221,30 +228,30 @@ def _quoted(expected: str) -> list[str]:
 
 
 def _bounds(model: type[BaseModel], place: Place) -> list[str]:
-    """All bounds of the parameter at `place`."""
+    """Return all bounds of the parameter at `place`, as text."""
     names = [part for part in place if isinstance(part, str)]
-    # The innermost name that is a parameter: below it, the user's own names.
+    # Find the innermost name that is a parameter. Names below it are chosen by the user.
     for length in range(len(names), 0, -1):
         properties = _section_at(model, names[: length - 1]).model_json_schema()["properties"]
         if document := properties.get(names[length - 1], {}):
             break
     else:
         return []
-    for each in _parts(document):
-        if found := [text.format(each[key]) for key, text in _BOUNDS.items() if key in each]:
-            return found
+    for part in _parts(document):
+        if bounds := [text.format(part[key]) for key, text in _BOUNDS.items() if key in part]:
+            return bounds
     return []
 
 
 def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A parameter's schema, and those of its forms and of its items."""
+    """Yield a parameter's schema, and the schemas of its alternatives and of its items."""
     yield document
     inner = [*document.get("anyOf", []), *document.get("prefixItems", [])]
     for name in ("items", "additionalProperties"):
         if isinstance(document.get(name), Mapping):
             inner.append(document[name])
-    for each in inner:
-        yield from _parts(each)
+    for part in inner:
+        yield from _parts(part)
 
 
 def _field_at(model: type[BaseModel], place: Place) -> Any:
@@ -253,18 +260,20 @@ def _field_at(model: type[BaseModel], place: Place) -> Any:
 
 
 def _section_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel]:
-    """The section at `place`; the names of a mapping's entries are stepped over."""
+    """Return the section at `place`; names of entries in a mapping are skipped."""
     for part in place:
         if (field := model.model_fields.get(str(part))) is None:
             continue
-        found = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        sections = [t for t in found if isinstance(t, type) and issubclass(t, BaseModel)]
+        types = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        sections = [
+            kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
         model = sections[0] if sections else model
     return model
 
 
 def _dotted(place: Place) -> str:
-    """`matrix.models[0]`."""
+    """Format a path as in `matrix.models[0]`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -1,4 +1,4 @@
-"""Where a network comes from: a name, or a function of the user's own. Nothing heavy here."""
+"""The source of a network: a name, or a function of the user. This module imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Pixels = Annotated[int, Field(ge=1, le=65536)]
 
 
 class NetworkSource(BaseModel):
-    """How a network is built and what its weights expect of an image.
+    """The instructions for building a network, and the input images that its weights expect.
 
-    It stands in params.yaml under `checkpoint.<model>`, on a step's command line as JSON, and in
-    the header of every state file, so that each step can build the network anew.
+    This document is stored in params.yaml under `checkpoint.<model>`, on the command line of steps
+    as JSON, and in the header of every state file. Each step can rebuild the network from it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -26,81 +26,88 @@ class NetworkSource(BaseModel):
     network: str | None = Field(
         None,
         min_length=1,
-        description="A network of lowrank's own, or any torchvision classifier: `resnet50`, or "
-        "`torchvision/vgg16` where lowrank has one of that name. Default: the entry's own name.",
+        description="Name of a network that lowrank ships, or of any torchvision classifier, such "
+        "as `resnet50`. Write `torchvision/vgg16` if lowrank has a network with the same name. "
+        "Default: the name of this entry.",
     )
     factory: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
-        description="Your own network: `package.module:function` that returns a torch.nn.Module, "
-        "imported with the current folder on the path.",
+        description="Function that builds your own network, as `package.module:function`. It "
+        "returns a torch.nn.Module and is imported with the current folder on the path.",
     )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Arguments of the function that builds the network."
+        default_factory=dict, description="Arguments for the function that builds the network."
     )
     torchvision_weights: str | None = Field(
         None,
-        description="Which weights of torchvision's a torchvision network is for, such as "
-        "IMAGENET1K_V2: the preprocessing is theirs. Default: those that torchvision calls best.",
+        description="Torchvision's name for the weights of a torchvision network, such as "
+        "IMAGENET1K_V2. Their preprocessing is used. Default: the weights that torchvision "
+        "names as the best.",
     )
     input_shape: tuple[_Pixels, _Pixels, _Pixels] | None = Field(
-        None, description="One image: channels, height, width. A factory needs it."
+        None, description="Shape of one image: channels, height, width. Required for a `factory`."
     )
     mean: tuple[float, ...] | None = Field(
         None,
-        description="By channel, for pixels scaled to [0, 1]: none above 1. Default: the "
-        "network's own; 0 for a factory.",
+        description="Mean of each channel, for pixels scaled to [0, 1]; no value is above 1. "
+        "Default: the network's own mean; 0 for a `factory`.",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="As `mean`. Default: the network's own; 1 for a factory."
+        None,
+        description="Standard deviation of each channel, for pixels scaled to [0, 1]. Default: "
+        "the network's own; 1 for a `factory`.",
     )
     resize: _Pixels | None = Field(
         None,
-        description="Pixels of an image's shorter side before its middle is cut out at "
-        "`input_shape`. Default: the network's own; images come at `input_shape` where that is "
-        "given or there is none.",
+        description="The shorter side of an image is resized to this many pixels; then its center "
+        "is cropped to `input_shape`. Default: the network's own value. If `input_shape` is "
+        "given or the network has no value, images are resized to just cover `input_shape`.",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
-        None, description="Of that resizing. Default: the network's own, bilinear for a factory."
+        None,
+        description="Interpolation for resizing. Default: the network's own; bilinear for a "
+        "`factory`.",
     )
     channel_order: Literal["rgb", "bgr"] | None = Field(
-        None, description="Default: the network's own, rgb for a factory."
+        None,
+        description="Order of the color channels. Default: the network's own; rgb for a `factory`.",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSource:
         if self.network and self.factory:
-            raise ValueError("give either `network` or `factory`")
+            raise ValueError("give either `network` or `factory`, not both")
         if self.factory and not self.input_shape:
             raise ValueError(
                 "a `factory` needs `input_shape`: channels, height, width of one image"
             )
         if self.factory and self.torchvision_weights:
-            raise ValueError("`torchvision_weights` belongs to a network of torchvision's")
+            raise ValueError("`torchvision_weights` is only for networks of torchvision")
         return self
 
     @model_validator(mode="after")
-    def _for_scaled_pixels(self) -> NetworkSource:
-        """Refuse `mean` and `std` for pixels of 0 to 255, by which every image would be wrong."""
-        given = {name: getattr(self, name) for name in ("mean", "std") if getattr(self, name)}
-        if any(value > 1 for values in given.values() for value in values):
-            if self.factory and "std" not in given:
-                given["std"] = (1.0,) * len(given["mean"])
+    def _check_scaled_pixels(self) -> NetworkSource:
+        """Reject `mean` and `std` for pixels from 0 to 255, which would make every image wrong."""
+        statistics = {name: getattr(self, name) for name in ("mean", "std") if getattr(self, name)}
+        if any(value > 1 for values in statistics.values() for value in values):
+            if self.factory and "std" not in statistics:
+                statistics["std"] = (1.0,) * len(statistics["mean"])
             scaled = ", ".join(
                 f"`{name}: [{', '.join(f'{value / 255:.4g}' for value in values)}]`"
-                for name, values in given.items()
+                for name, values in statistics.items()
             )
             raise ValueError(
-                "`mean` and `std` are for pixels scaled to 0 to 1, and one of them is above 1, as "
-                f"if for pixels of 0 to 255. Divide both by 255: {scaled}"
+                "`mean` and `std` must be for pixels scaled to [0, 1], but a value is above 1, as "
+                f"if for pixels from 0 to 255. Divide both by 255: {scaled}"
             )
         return self
 
     @classmethod
     def parse(cls, document: str | Mapping[str, Any]) -> NetworkSource:
-        """Read a network's bare name, its document, or that document as JSON.
+        """Read the name of a network, its document, or its document as JSON.
 
-        Raises UserError where it names no network or a field is wrong.
+        Raises UserError if no network is named or a field is wrong.
         """
         if isinstance(document, str):
             text = document.strip()
@@ -119,7 +126,7 @@ class NetworkSource(BaseModel):
         return source
 
     def named(self, name: str) -> NetworkSource:
-        """The plain source of an entry of params.yaml: `network` is its own name by default."""
+        """Return the source of an entry of params.yaml; `network` defaults to the entry's name."""
         fields = {key: getattr(self, key) for key in NetworkSource.model_fields}
         if not self.factory:
             fields["network"] = self.network or name
@@ -127,16 +134,16 @@ class NetworkSource(BaseModel):
 
     @property
     def short_name(self) -> str:
-        """The network's name, without `torchvision/`, or that of the factory's function."""
+        """Name of the network without `torchvision/`, or name of the factory's function."""
         return (self.network or self.factory).rpartition("/")[2].rpartition(":")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """The document, without what is left at its default."""
+        """Return the document without settings at their default."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @staticmethod
     def _refuse(document: Any, reason: str) -> NetworkSource:
         raise UserError(
-            f"the description of a network, {document!r}, is wrong: {reason}. Expected a name, or "
-            'JSON like {"factory": "package.module:function", "input_shape": [3, 64, 64]}.'
+            f"the description of a network, {document!r}, is wrong: {reason}. Expected a name, "
+            'or JSON such as {"factory": "package.module:function", "input_shape": [3, 64, 64]}.'
         )

@@ -1,4 +1,4 @@
-"""The whole of params.yaml: its sections, and what they resolve to for one network."""
+"""The complete params.yaml: its sections, and the settings that apply to one network."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from lowrank.config.training import PretrainSettings
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The complete params.yaml."""
 
     matrix: Matrix
     dataset: dict[Name, DatasetSettings]
@@ -46,15 +46,18 @@ class Params(Section):
     studies: dict[Name, StudySettings] = Field(default_factory=dict)
 
     def ranks_of(self, model: str, method: str) -> RankSettings:
-        """How a method chooses the ranks of one network."""
+        """Return the settings by which a method chooses the ranks of one network."""
         return RankSettings.model_validate(self.ranks_entries(model, method))
 
     def ranks_entries(self, model: str, method: str) -> dict[str, Any]:
-        """The entries of that, not checked."""
+        """Return the unchecked entries for `ranks_of`."""
         return self.methods[method].ranks.entries_of(model)
 
     def trial_of(self, method: str) -> tuple[str, int] | None:
-        """The method that searches by this one, and which of its trials it is; None: of none."""
+        """Return the method whose search this method is a trial of, and the number of the trial.
+
+        None if the method is not a trial.
+        """
         for name, settings in self.methods.items():
             for number in range(1, settings.ranks.search.trials + 1):
                 if settings.ranks.searches and method == trial_name(name, number):
@@ -62,19 +65,20 @@ class Params(Section):
         return None
 
     def is_int8_alone(self, method: str) -> bool:
-        """Whether a method only quantizes: it factors nothing, and names no budget of training.
+        """Return whether a method only quantizes: it factors nothing and sets no training budget.
 
-        A variant of a study never is: its control is trained by the budget of the others.
+        The variants of a study never count as such: a control in a study trains with the same
+        budget as the other variants.
         """
         settings = self.methods[method]
-        factors = any(settings.factorize.by_kind().values())
+        has_factors = any(settings.factorize.by_kind().values())
         budgets = BUDGETS & settings.finetune.keys()
-        studied = any(method in study.methods(name) for name, study in self.studies.items())
-        return settings.quantize is not None and not factors and not budgets and not studied
+        is_variant = any(method in study.methods(name) for name, study in self.studies.items())
+        return settings.quantize is not None and not has_factors and not budgets and not is_variant
 
     @property
     def searching(self) -> list[str]:
-        """The methods that find ranks by trials."""
+        """Methods that find ranks by trials."""
         return [
             name
             for name, settings in self.methods.items()
@@ -82,11 +86,11 @@ class Params(Section):
         ]
 
     def finetune_of(self, model: str, method: str) -> FinetuneSettings:
-        """`finetune` with the entries that the method replaces, in general and for one network."""
+        """Return `finetune` with a method's entries for all networks and for one network."""
         return FinetuneSettings.model_validate(self.finetune_entries(model, method))
 
     def finetune_entries(self, model: str, method: str) -> dict[str, Any]:
-        """The entries of that, not checked."""
+        """Return the unchecked entries for `finetune_of`."""
         general = self.finetune.model_dump(exclude_unset=True)
         of_method = dict(self.methods[method].finetune)
         of_model = of_method.pop("models", {}).get(model, {})
@@ -132,5 +136,5 @@ class Params(Section):
 
 
 def trial_name(method: str, number: int) -> str:
-    """What the trial `number` (from 1) of a method is called: a method of its own."""
+    """Return the method name of trial `number` (from 1) of a method."""
     return f"{method}_trial{number}"

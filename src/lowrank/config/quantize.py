@@ -1,4 +1,4 @@
-"""`quantize`: int8 networks."""
+"""`quantize`: quantization to int8."""
 
 from typing import Literal
 
@@ -8,48 +8,61 @@ from lowrank.config.section import Section, Threads
 
 
 class QuantizeSettings(Section):
-    """Of methods with `quantize`: 8-bit weights and activations, by ONNX Runtime."""
+    """8-bit weights and activations by ONNX Runtime, for methods with `quantize`."""
 
     chooses = ("calibration",)
 
     images: int = Field(
-        500, ge=1, description="Training images that show how large activations are; no labels."
+        500,
+        ge=1,
+        description="Number of training images on which the ranges of the activations are "
+        "measured. Their labels are not used.",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         "minmax",
-        description="What of the activations is kept: all, the range of least divergence, or "
-        "`percentile` of them.",
+        description="Range of the activations. `minmax`: all values. `entropy`: the range with "
+        "the smallest divergence. `percentile`: the range of `percentile` percent of the "
+        "values.",
     )
-    percentile: float = Field(99.99, gt=50, le=100, description="For `percentile`: per cent.")
+    percentile: float = Field(
+        99.99,
+        gt=50,
+        le=100,
+        description="For `calibration: percentile`: share of the activations inside the range, in "
+        "percent.",
+    )
     activations: Literal["auto", "int8", "uint8"] = Field(
         "auto",
-        description="Type of the activations. `auto`: what each device runs in integer kernels, "
-        "int8 on ARM and uint8 elsewhere.",
+        description="Type of the activations. `auto`: the type for which each device has integer "
+        "kernels, int8 on ARM and uint8 elsewhere.",
     )
     reduce_range: Literal["auto"] | bool = Field(
         "auto",
-        description="Weights of 7 bits. `auto`: for x86 processors without VNNI, whose sums of 8 "
-        "bits saturate.",
+        description="Quantize weights to 7 bits. `auto`: only for x86 processors without VNNI, "
+        "because their sums of 8-bit products saturate.",
     )
     tolerance: float = Field(
         0.3,
         ge=0,
         le=100,
-        description="Points of validation accuracy. Where int8 loses more, the most sensitive "
-        "layers stay in float until it does not.",
+        description="Largest accuracy drop from int8, in percentage points of validation "
+        "accuracy. If int8 loses more, the most sensitive layers stay in float until the drop "
+        "is within this limit.",
     )
     sensitivity_images: int = Field(
-        500, ge=1, description="Validation images on which that is measured."
+        500,
+        ge=1,
+        description="Number of validation images on which the sensitivity of layers is measured.",
     )
     search_seconds: float = Field(
         300.0,
         ge=0,
-        description="How long the search for them may take, for each file; the best file so far "
-        "stays. 0: none.",
+        description="Time limit of the search for sensitive layers, in seconds for each file. The "
+        "best file found in this time is kept. 0: no search.",
     )
     by_time: bool = Field(
         True,
-        description="Whether nodes that are slower in int8 than in float, by the clock of the "
-        "device, stay in float. `times.json` beside the file holds the measurement.",
+        description="Keep nodes in float that are slower in int8, as measured on the device. The "
+        "measurement is stored in `times.json` next to the network.",
     )
     threads: Threads = 2

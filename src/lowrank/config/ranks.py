@@ -1,4 +1,4 @@
-"""`methods.<name>.ranks`: how ranks are chosen, and the targets that they meet."""
+"""`methods.<name>.ranks`: how ranks are chosen, and the targets that they must meet."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,29 +9,41 @@ from lowrank.config.section import Name, Section
 
 
 class Target(Section):
-    """What the compressed network may cost, as shares of what the original costs, or lose."""
+    """Limits for the compressed network: costs as shares of the original's, or an accuracy drop."""
 
-    macs: float | None = Field(None, gt=0, lt=1, description="Multiply-accumulates of one image.")
-    parameters: float | None = Field(None, gt=0, lt=1, description="Weights and biases.")
+    macs: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Multiply-accumulates for one image, as a share of the original's.",
+    )
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="Number of weights and biases, as a share of the original's."
+    )
     size_bytes: float | None = Field(
-        None, gt=0, lt=1, description="Of the ONNX file; in int8, where the method has `quantize`."
+        None,
+        gt=0,
+        lt=1,
+        description="Size of the ONNX file, as a share of the original's. For methods with "
+        "`quantize`: size of the int8 file.",
     )
     latency_ms: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
-        description="Milliseconds of one run, by the device's name under `benchmark`; of the "
-        "quantised network, where the method has `quantize`.",
+        description="Latency of one run, as a share of the original's, by the name of a device "
+        "under `benchmark`. For methods with `quantize`: latency of the int8 network.",
     )
     accuracy_drop: float | None = Field(
         None,
         gt=0,
         lt=100,
-        description="Points of validation accuracy that may be lost after fine-tuning: the "
-        "cheapest such network is searched for (`search`). Instead of the others.",
+        description="Largest drop in validation accuracy after fine-tuning, in percentage points. "
+        "The cheapest network within it is searched for, as set in `search`. Cannot be combined "
+        "with the other targets.",
     )
 
     @classmethod
     def of(cls, cost: str, share: float) -> "Target":
-        """A target of one cost, by its name: `macs`, `size_bytes`, `latency_ms.<device>`."""
+        """Return a target for one cost: `macs`, `size_bytes`, `latency_ms.<device>`."""
         name, _, device = cost.partition(".")
         return cls.model_validate({name: {device: share} if device else share})
 
@@ -46,97 +58,128 @@ class Target(Section):
             )
         if costs and self.accuracy_drop is not None:
             raise ValueError(
-                "`accuracy_drop` goes with no other entry: what is to be low is `search.cost`"
+                "`accuracy_drop` cannot be combined with other entries: the cost to minimize is "
+                "`search.cost`"
             )
         return self
 
 
 class SearchSettings(Section):
-    """For a target of `accuracy_drop`: how the cheapest network is found, by bisection."""
+    """Search by bisection for the cheapest network that meets a target of `accuracy_drop`."""
 
     cost: str = Field(
         "latency_ms.local",
         pattern=r"^(macs|parameters|size_bytes|latency_ms\.[A-Za-z][A-Za-z0-9_]*)$",
-        description="What is to be low: `macs`, `parameters`, `size_bytes`, `latency_ms.<device>`.",
+        description="Cost to minimize: `macs`, `parameters`, `size_bytes` or "
+        "`latency_ms.<device>`.",
     )
     between: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (
-        Field((0.03, 0.3), description="Shares of the original's cost that it is looked for in.")
+        Field((0.03, 0.3), description="Range of the search, as shares of the original's cost.")
     )
     trials: int = Field(
-        3, ge=1, le=10, description="Networks that are made and fine-tuned; each halves the range."
+        3,
+        ge=1,
+        le=10,
+        description="Number of networks that are compressed and fine-tuned. Each trial halves the "
+        "range.",
     )
     confidence: float = Field(
         1.0,
         ge=0,
         le=5,
-        description="Standard errors that are added to a drop, which is that of some thousand "
-        "validation images: so that it holds on others, too.",
+        description="Number of standard errors that are added to a measured drop. A drop is "
+        "measured on a few thousand validation images; the margin makes it hold for other "
+        "images too.",
     )
 
     @model_validator(mode="after")
-    def _in_order(self) -> "SearchSettings":
+    def _check_order(self) -> "SearchSettings":
         if not self.between[0] < self.between[1]:
-            raise ValueError(f"`between` is {list(self.between)}; the smaller share comes first")
+            raise ValueError(f"`between` is {list(self.between)}; expected the smaller share first")
         return self
 
     @property
     def middle(self) -> float:
-        """The share in the middle, by ratios."""
+        """Geometric mean of the range."""
         return (self.between[0] * self.between[1]) ** 0.5
 
 
 class RankSettings(Section):
-    """How ranks are chosen, and what they are held to afterwards."""
+    """The rule that chooses ranks, and the adjustments of the chosen ranks."""
 
     chooses = ("select",)
 
     select: Literal["vbmf", "energy", "ratio", "sensitivity", "budget", "fixed"] = Field(
-        "vbmf", description="Rule: a file in src/lowrank/ranks/."
+        "vbmf",
+        description="Rank rule. `vbmf`: the ranks that stand out of the noise in the weights. "
+        "`energy`: a share of the squared norm. `ratio`: the same saving in each layer. "
+        "`sensitivity`: by the loss that each layer causes. `budget`: the smallest loss within "
+        "`target`. `fixed`: the ranks in `table`.",
     )
     target: Target | None = Field(
-        None, description="For `budget`: what the network may cost, `{macs: 0.25}`, or lose."
+        None,
+        description="For `select: budget`: limit on the network's cost, such as `{macs: 0.25}`, "
+        "or on its accuracy drop.",
     )
     search: SearchSettings = SearchSettings()
     energy: float = Field(
-        0.9, gt=0, le=1, description="For `energy`: share of the squared norm that is kept."
+        0.9, gt=0, le=1, description="For `select: energy`: share of the squared norm to keep."
     )
     ratio: float = Field(
-        4.0, gt=1, description="For `ratio` and `sensitivity`: original cost / cost of the factors."
+        4.0,
+        gt=1,
+        description="For `select: ratio` and `sensitivity`: original cost divided by the cost of "
+        "the factors.",
     )
-    cost: Literal["macs", "parameters"] = Field("macs", description="What `ratio` counts.")
+    cost: Literal["macs", "parameters"] = Field("macs", description="Cost that `ratio` refers to.")
     trial_ratio: float = Field(
-        4.0, gt=1, description="For `sensitivity`: ratio at which a layer is tried alone."
+        4.0,
+        gt=1,
+        description="For `select: sensitivity`: `ratio` at which each layer is decomposed alone "
+        "to measure its loss.",
     )
     images: int = Field(
         500,
         ge=1,
-        description="For `sensitivity` and `budget`: validation images that losses are measured "
-        "on.",
+        description="For `select: sensitivity` and `budget`: number of validation images on which "
+        "losses are measured.",
     )
     table: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(
-        default_factory=dict, description="For `fixed`: ranks (of one group) by layer."
+        default_factory=dict, description="For `select: fixed`: ranks of one group, by layer name."
     )
     weaken: float = Field(
-        0.0, ge=0, le=1, description="Share of the way from the rule's rank back to full rank."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the distance from the rule's rank to full rank that is added to the "
+        "rank. 0: the rule's rank. 1: full rank.",
     )
-    multiple_of: int = Field(1, ge=1, le=256, description="Round each rank to a multiple of this.")
+    multiple_of: int = Field(
+        1, ge=1, le=256, description="Round each rank to a multiple of this number."
+    )
     rounding: Literal["nearest", "down", "up"] = Field(
-        "nearest", description="Which multiple; never below `minimum` or above full rank."
+        "nearest",
+        description="Direction of rounding to a multiple. The result is never below `minimum` or "
+        "above full rank.",
     )
-    minimum: int = Field(1, ge=1, description="No rank below this, unless full rank is.")
+    minimum: int = Field(
+        1, ge=1, description="Smallest rank. A layer with a smaller full rank gets its full rank."
+    )
     negligible: float = Field(
         0.005,
         ge=0,
         lt=1,
-        description="The cheapest layers stay dense that together have at most this share of the "
-        "network's MACs and of its parameters; not for `fixed`, whose table names its layers.",
+        description="The cheapest layers stay dense, as long as together they have at most this "
+        "share of the network's MACs and of its parameters. Not for `select: fixed`, whose "
+        "table names its layers.",
     )
     largest_drop: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of the accuracy above chance that the ranks of a round may cost before "
-        "fine-tuning, as tried on validation images; more is an error. 1: anything goes.",
+        description="Largest share of the accuracy above chance that the ranks of a round may "
+        "cost before fine-tuning, as measured on validation images. A larger drop is an error. "
+        "1: no limit.",
     )
 
     @model_validator(mode="after")
@@ -148,43 +191,43 @@ class RankSettings(Section):
         return self
 
     def unused(self) -> dict[str, str]:
-        """Return the keys that have no effect here: `search` too where nothing is searched for."""
-        found = super().unused()
+        """Return the settings without effect and why: `search` too if nothing is searched for."""
+        reasons = super().unused()
         if not self.searches:
-            found.setdefault("search", "needs `target: {accuracy_drop: ...}`, which it looks for")
-        return found
+            reasons.setdefault("search", "needs `target: {accuracy_drop: ...}`")
+        return reasons
 
     @property
     def searches(self) -> bool:
-        """Whether ranks are found by trials, for a target of accuracy."""
+        """True if ranks are found by trials, for a target of accuracy."""
         return self.target is not None and self.target.accuracy_drop is not None
 
     @property
     def costs(self) -> Target | None:
-        """The target; where ranks are found by trials, a cost that these may have."""
+        """The target; if ranks are found by trials, a target in the middle of the search range."""
         return Target.of(self.search.cost, self.search.middle) if self.searches else self.target
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices whose latencies the target bounds."""
+        """Devices whose latencies the target limits."""
         return tuple(self.costs.latency_ms) if self.costs else ()
 
     @property
     def looks_at_all_layers(self) -> bool:
-        """Whether the ranks of every layer are shared out before the first round."""
+        """True if the rule chooses the ranks of all layers before the first round."""
         return self.select in ("sensitivity", "budget")
 
 
 class MethodRankSettings(RankSettings):
-    """How a method chooses ranks, and what differs for one network."""
+    """The rule by which a method chooses ranks, in general and for single networks."""
 
     models: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
-        description="For one network, entries that replace the others: `resnet20: {weaken: 0.5}`. "
-        "Mappings are merged, and null takes an entry back to its default.",
+        description="Entries for one network, which replace the general ones, such as `resnet20: "
+        "{weaken: 0.5}`. Mappings are merged, and null resets an entry to its default.",
     )
 
     def entries_of(self, model: str) -> dict[str, Any]:
-        """The entries that apply to one network, not checked."""
+        """Return the unchecked entries that apply to one network."""
         general = self.model_dump(exclude_unset=True, exclude={"models"})
         return merged(general, self.models.get(model, {}))

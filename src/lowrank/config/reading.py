@@ -1,4 +1,4 @@
-"""Read params.yaml: check it, add derived methods, and name what is wrong."""
+"""Read and check params.yaml, add derived methods, and report errors."""
 
 import itertools
 import json
@@ -19,8 +19,7 @@ from lowrank.errors import UserError
 def parse_params(document: Mapping[str, Any] | Document) -> Params:
     """Check a configuration, and add the methods of its studies and searches.
 
-    Raises UserError that names each wrong parameter, what was expected and, where it is known, the
-    line.
+    Raises UserError that names each wrong parameter, the expected value and, if known, the line.
     """
     file = document if isinstance(document, Document) else Document(document)
     entries: dict[str, Any] = dict(file.entries)
@@ -43,26 +42,26 @@ def parse_params(document: Mapping[str, Any] | Document) -> Params:
                     methods[trial] = methods[name]
         params = Params.model_validate(entries)
     except ValidationError as error:
-        found = described(error, Params, entries, file=file, origins=origins)
-        raise UserError(f"{file.source}: {found}") from error
+        clauses = described(error, Params, entries, file=file, origins=origins)
+        raise UserError(f"{file.source}: {clauses}") from error
     _check_names(file, params, origins)
     _check_resolved(file, params, origins)
     return params
 
 
 def _claim(
-    file: Document, origins: dict[str, Place], name: str, place: Place, of: str = ""
+    file: Document, origins: dict[str, Place], name: str, place: Place, prefix: str = ""
 ) -> None:
-    """Note where a derived method is from. Raises UserError where another one has its name."""
+    """Record where a derived method comes from. Raises UserError if its name is already taken."""
     if name in origins:
         raise UserError(
-            f"{file.source}: {of}{file.named(place)} is the method '{name}', and so is "
-            f"{file.named(origins[name])}. Rename one of them."
+            f"{file.source}: {prefix}{file.named(place)} is a method with the name '{name}', and "
+            f"so is {file.named(origins[name])}. Rename one of them."
         )
     origins[name] = place
 
 
-# What stands beside networks in build/, and beside methods in build/<model>/ and in results.
+# Names of files next to networks in build/, and next to methods in build/<model>/ and in results.
 _RESERVED = {
     "checkpoint": {
         "coverage",
@@ -78,13 +77,13 @@ _RESERVED = {
 
 
 def _check_names(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
-    """Raise UserError for a name that lowrank uses itself, and for two results of one name."""
+    """Raise UserError for a name that lowrank uses itself, or for two results with one name."""
     for section, reserved in _RESERVED.items():
         for name in getattr(params, section):
             if name in reserved:
                 raise UserError(
-                    f"{file.source}: {file.named((section, name))}: lowrank keeps files of its own "
-                    f"under the name '{name}'. Choose another one."
+                    f"{file.source}: {file.named((section, name))}: the name '{name}' is reserved "
+                    "for files of lowrank. Choose another name."
                 )
     results: dict[str, tuple[str, str]] = {}
     for pair in itertools.product(params.checkpoint, params.methods):
@@ -92,15 +91,15 @@ def _check_names(file: Document, params: Params, origins: Mapping[str, Place]) -
         if name in results:
             model, method = results[name]
             raise UserError(
-                f"{file.source}: '{name}' is the result of `checkpoint.{model}` by "
-                f"{file.named(origins[method])} and of `checkpoint.{pair[0]}` by "
+                f"{file.source}: two results have the name '{name}': `checkpoint.{model}` with "
+                f"{file.named(origins[method])} and `checkpoint.{pair[0]}` with "
                 f"{file.named(origins[pair[1]])}. Rename a network or a method."
             )
         results[name] = pair
 
 
 def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]) -> None:
-    """Raise UserError where the settings of a method are wrong once merged for a network."""
+    """Raise UserError if the settings of a method are wrong once merged for a network."""
     for method, settings in params.methods.items():
         if params.trial_of(method):
             continue
@@ -109,20 +108,20 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
             ("finetune", FinetuneSettings, params.finetune_entries),
         ):
             for model in ("", *settings.of_models()[section]):
-                found = resolve(model, method)
+                entries = resolve(model, method)
                 try:
-                    kind.model_validate(found)
+                    kind.model_validate(entries)
                 except ValidationError as error:
                     place = (section, "models", model) if model else (section,)
                     prefix = ("methods", method, *place)
                     clauses = described(
-                        error, kind, found, prefix=prefix, file=file, origins=origins
+                        error, kind, entries, prefix=prefix, file=file, origins=origins
                     )
                     raise UserError(f"{file.source}: {clauses}") from error
         for model in ("", *settings.of_models()["finetune"]):
             recipe = params.finetune_of(model, method)
-            mirrors = recipe.learns_stored_maps and recipe.augment.flip
-            if mirrors and not params.teacher_outputs.mirrored:
+            needs_mirrored = recipe.learns_stored_maps and recipe.augment.flip
+            if needs_mirrored and not params.teacher_outputs.mirrored:
                 raise UserError(
                     f"{file.source}: {file.named((*origins[method], 'finetune'))}: `distill.maps` "
                     "compares stored feature maps, and `augment.flip` mirrors images. Set "
@@ -130,21 +129,23 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
                     "false`."
                 )
         for model in settings.ranks.models:
-            general, found = settings.ranks, params.ranks_of(model, method)
-            trials = [each.search.trials if each.searches else None for each in (general, found)]
+            general, of_model = settings.ranks, params.ranks_of(model, method)
+            trials = [
+                ranks.search.trials if ranks.searches else None for ranks in (general, of_model)
+            ]
             if trials[0] != trials[1]:
                 place = file.named((*origins[method], "ranks", "models", model))
                 raise UserError(
-                    f"{file.source}: {place}: a target of accuracy and the number of its trials "
-                    "are those of all networks; make another method of it."
+                    f"{file.source}: {place}: `accuracy_drop` and `search.trials` must apply to "
+                    "all networks of a method. Define another method for this network."
                 )
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check a params.yaml. Raises UserError when it is missing or wrong."""
+    """Read and check a params.yaml. Raises UserError if it is missing or wrong."""
     return parse_params(read_document(path))
 
 
 def schema() -> str:
-    """The JSON schema that stands in workflow/schemas/, for editors and for Snakemake."""
+    """Return the JSON schema for workflow/schemas/, for editors and for Snakemake."""
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""`methods.<name>.schedule`: which layers each round takes."""
+"""`methods.<name>.schedule`: the layers of each round."""
 
 from typing import Literal
 
@@ -8,18 +8,22 @@ from lowrank.config.section import Section
 
 
 class ScheduleSettings(Section):
-    """Which layers each round takes."""
+    """The layers of each round."""
 
     chooses = ("kind",)
 
     kind: Literal["one_shot", "iterative", "hybrid", "multi_stage"] = Field(
         "one_shot",
-        description="`one_shot`: one round with every layer. `iterative`: a round for every "
-        "`group` layers. `hybrid`: convolutions so, then all linear layers in one round. "
-        "`multi_stage`: `stages` rounds with every layer, at falling ranks.",
+        description="`one_shot`: one round with all layers. `iterative`: one round for every "
+        "`group` layers. `hybrid`: convolutions as in `iterative`, then all linear layers in "
+        "one round. `multi_stage`: `stages` rounds, each with all layers, at decreasing ranks.",
     )
-    group: int = Field(1, ge=1, description="Layers in one round of `iterative` and `hybrid`.")
+    group: int = Field(
+        1, ge=1, description="Number of layers in one round of `iterative` and `hybrid`."
+    )
     order: Literal["network", "reverse"] | tuple[str, ...] = Field(
-        "network", description="First to last, last to first, or layers by name, these first."
+        "network",
+        description="Order of the layers. `network`: first to last. `reverse`: last to first. A "
+        "list of names: these layers first.",
     )
-    stages: int = Field(1, ge=1, description="Rounds of `multi_stage`.")
+    stages: int = Field(1, ge=1, description="Number of rounds of `multi_stage`.")

@@ -1,4 +1,4 @@
-"""The base of every section of params.yaml, and types that several sections use."""
+"""Base class of the sections of params.yaml, and types that several sections use."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -23,7 +23,8 @@ Threads = Annotated[
     Field(
         ge=1,
         le=1024,
-        description="CPU threads of the step, whatever --cores is: others round differently.",
+        description="Number of CPU threads of the step, independent of --cores. Another number "
+        "changes the rounding of results.",
     ),
 ]
 
@@ -31,7 +32,7 @@ Threads = Annotated[
 BatchSize = Annotated[int, Field(ge=1)]
 
 
-def _form(value: object) -> str:
+def _one_or_several(value: object) -> str:
     return "several" if isinstance(value, list | tuple) else "one"
 
 
@@ -41,65 +42,71 @@ _Value = TypeVar("_Value")
 OneOrSeveral = Annotated[
     Annotated[_Value, Tag("one")]
     | Annotated[tuple[_Value, ...], Field(min_length=1), Tag("several")],
-    Discriminator(_form),
+    Discriminator(_one_or_several),
 ]
 
 
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
-    Field(description="bfloat16 autocast where the hardware has it, by `auto`."),
+    Field(description="`auto`: bfloat16 autocast if the hardware supports it."),
 ]
 
 
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="A GPU, by `auto`.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], Field(description="`auto`: a GPU if there is one.")
+]
 
 
 Name = Annotated[str, Field(pattern=NAME)]
 
 
-def _ordinary(path: str) -> str:
-    if not path or path.startswith("-") or any(ord(each) < 32 or ord(each) == 127 for each in path):
+def _checked_path(path: str) -> str:
+    if (
+        not path
+        or path.startswith("-")
+        or any(ord(character) < 32 or ord(character) == 127 for character in path)
+    ):
         raise ValueError(
-            f"{path!r} is no path that can be used: it is empty, begins with '-' or holds control "
+            f"{path!r} is not a usable path: it is empty, starts with '-' or contains control "
             "characters"
         )
     return path
 
 
-# A path goes into commands and files that programs of all kinds read.
-OwnPath = Annotated[str, AfterValidator(_ordinary)]
+# Paths are written to commands and to files that many programs read.
+OwnPath = Annotated[str, AfterValidator(_checked_path)]
 
 
 class Section(BaseModel):
-    """A part of params.yaml: no key that is not described here."""
+    """A part of params.yaml; keys that it does not define are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    # The settings on which it depends which of the others are used; see `CHOICES`.
+    # Settings whose values decide which other settings are used; see `CHOICES`.
     chooses: ClassVar[tuple[str, ...]] = ()
 
     def unused(self) -> dict[str, str]:
-        """The settings that the choices made beside them do not use, and where they belong."""
-        found, names = {}, list(type(self).model_fields)
+        """Return the settings without effect, given the other settings, and where they belong."""
+        reasons, names = {}, list(type(self).model_fields)
         for setting in self.chooses:
             value = getattr(self, setting)
-            without = misplaced(setting, value, names)
-            taken = [f"`{each}`" for each in names if each not in (setting, *without)]
-            for name in without:
+            without_effect = misplaced(setting, value, names)
+            used = [f"`{name}`" for name in names if name not in (setting, *without_effect)]
+            for name in without_effect:
                 users = [f"`{setting}: {user}`" for user in CHOICES[setting][name]]
                 belongs = (
                     f"belongs to {' or '.join(users)}, not to"
                     if len(users) < 3
-                    else ("does not go with")
+                    else ("cannot be used with")
                 )
-                found[name] = (
-                    f"{belongs} `{setting}: {value}`, which takes {', '.join(taken) or 'no others'}"
+                reasons[name] = (
+                    f"{belongs} `{setting}: {value}`, which uses {', '.join(used) or 'no others'}"
                 )
-        return found
+        return reasons
 
     @model_validator(mode="after")
-    def _used(self) -> Self:
-        """Refuse settings that would have no effect."""
+    def _check_used(self) -> Self:
+        """Reject settings that would have no effect."""
         for name, reason in self.unused().items():
             if name in self.model_fields_set:
                 raise PydanticCustomError(
@@ -109,6 +116,6 @@ class Section(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what has no effect, so that a written section can be read again."""
+        """Leave out settings without effect, so that a written section can be read again."""
         unused = self.unused()
         return {name: value for name, value in write(self).items() if name not in unused}

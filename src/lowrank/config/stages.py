@@ -1,4 +1,4 @@
-"""Sections of single steps: threads, calibration, stored outputs of the original, export."""
+"""Sections of single steps: ranks, calibration, decomposition, stored outputs and export."""
 
 from pydantic import Field
 
@@ -6,38 +6,43 @@ from lowrank.config.section import Device, Precision, Section, Threads
 
 
 class SelectRanksSettings(Section):
-    """Of the step, not of the rule."""
+    """Settings of the step that selects ranks, not of the rank rule."""
 
     threads: Threads = 1
 
 
 class CalibrateSettings(Section):
-    """Of the layers' inputs on training images, for `norm: activation`."""
+    """Settings of the step that measures layer inputs on training images (`norm: activation`)."""
 
     threads: Threads = 2
 
 
 class DecomposeSettings(Section):
-    """Of each layer's job; the jobs run side by side under --cores."""
+    """Settings of the decomposition of one layer; the jobs of several layers run in parallel."""
 
     threads: Threads = 1
 
 
 class TeacherOutputsSettings(Section):
-    """Of the original's outputs for the training images, for `distill`."""
+    """Outputs of the original network for the training images, stored for `distill`."""
 
     mirrored: bool = Field(
         False,
-        description="Also for the mirrored images, for `augment.flip`: twice the time and room.",
+        description="Also store the outputs for mirrored images, for `augment.flip`. This doubles "
+        "the time and the disk space.",
     )
     maps: int = Field(
         2,
         ge=0,
         le=100,
-        description="Feature maps stored beside the logits, the deepest, at most 4 x 4 pixels.",
+        description="Number of feature maps stored next to the logits. The deepest maps are "
+        "stored, reduced to at most 4 x 4 pixels.",
     )
     maps_mebibytes: int = Field(
-        1024, ge=1, description="Room for those of all training images; fewer maps where less."
+        1024,
+        ge=1,
+        description="Disk space for the feature maps of all training images, in MiB. Fewer maps "
+        "are stored if they would need more.",
     )
     precision: Precision = "auto"
     device: Device = "auto"
@@ -45,9 +50,12 @@ class TeacherOutputsSettings(Section):
 
 
 class ExportSettings(Section):
-    """Of the ONNX file, and of its check against PyTorch on real images."""
+    """Export of the ONNX file, and its comparison with PyTorch on real images."""
 
     threads: Threads = 2
     images: int = Field(
-        2000, gt=0, description="Images of the test split that both run, to compare their logits."
+        2000,
+        gt=0,
+        description="Number of test images on which the logits of ONNX Runtime and PyTorch are "
+        "compared.",
     )

@@ -1,1 +1,1 @@
-"""Documents that pass between steps: layers, plans, stored arrays, delivered files."""
+"""Documents that pass between steps: layers, plans, stored arrays, result folders."""

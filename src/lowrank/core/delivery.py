@@ -1,7 +1,7 @@
-"""The folder of what a user takes away: which of its files are lowrank's, and their replacement.
+"""The folder that the user takes away: which files in it lowrank wrote, and how it replaces them.
 
-The folder may have the name of a package of the user's, or hold notes of theirs. Its `.gitignore`
-lists what lowrank wrote there; no other file is replaced or removed.
+The folder may have the name of the user's own package, or hold the user's notes. Its `.gitignore`
+lists the files that lowrank wrote. No other file is replaced or removed.
 """
 
 from collections.abc import Iterable
@@ -12,45 +12,45 @@ from lowrank.files import write_text
 
 _HEADER = "# Written by lowrank, which replaces and removes these files and no others."
 
-# Snakemake marks the time of a folder with it.
+# Snakemake stores the modification time of a folder in this file.
 _TIMESTAMP = ".snakemake_timestamp"
 
 # Earlier versions ignored the whole folder.
-_EARLIER = "*\n"
+_OLD_GITIGNORE = "*\n"
 
 
 def own_files(folder: Path) -> set[str]:
-    """Return the names of the files in `folder` that lowrank wrote there."""
+    """Return the names of the files in `folder` that lowrank wrote."""
     try:
-        listed = (folder / ".gitignore").read_text()
+        gitignore = (folder / ".gitignore").read_text()
     except (OSError, UnicodeDecodeError):
         return set()
-    if listed == _EARLIER:
+    if gitignore == _OLD_GITIGNORE:
         names = {"params.yaml", ".gitignore", _TIMESTAMP}
         names |= {
             path.name
             for suffix in ("onnx", "md")
             for path in folder.glob(f"{folder.name}*.{suffix}")
         }
-    elif listed.startswith(_HEADER):
-        names = {line.removeprefix("/") for line in listed.splitlines()[1:] if line}
+    elif gitignore.startswith(_HEADER):
+        names = {line.removeprefix("/") for line in gitignore.splitlines()[1:] if line}
     else:
         return set()
-    # A line that was added by hand must not lead out of the folder.
+    # A line that a user added by hand must not point outside the folder.
     return {name for name in names if "/" not in name and (folder / name).is_file()}
 
 
 def replace_own_files(folder: Path, files: Iterable[Path]) -> None:
-    """Move `files` into `folder`, in place of those that lowrank wrote there before.
+    """Move `files` into `folder`, in place of the files that lowrank wrote before.
 
-    A process that dies on the way leaves a folder whose files are all listed as lowrank's. Raises
-    UserError, and changes nothing, where a file of the user's has one of the names.
+    If the process dies halfway, `.gitignore` still lists every file that lowrank wrote to the
+    folder. Raises UserError and changes nothing if one of the names belongs to a file of the user.
     """
     new = {path.name: path for path in files}
     if folder.exists() and not folder.is_dir():
         raise UserError(
-            f"{folder}: is a file, where the folder for the compressed network is to be. Move it "
-            "away and run the same command again."
+            f"{folder}: is a file; a folder for the compressed network was expected. Move the "
+            "file away and run the same command again."
         )
     old = own_files(folder)
     foreign = sorted(
@@ -60,9 +60,9 @@ def replace_own_files(folder: Path, files: Iterable[Path]) -> None:
     )
     if foreign:
         raise UserError(
-            f"{folder}: holds {', '.join(foreign)}, which lowrank did not write, where it would "
-            "write files of these names. Nothing was changed. Move them away, or give the method "
-            "or the network another name, and run the same command again."
+            f"{folder}: contains {', '.join(foreign)}. lowrank would write files with these names, "
+            "but did not write the existing ones. Nothing was changed. Move them away, or give the "
+            "method or the network another name, and run the same command again."
         )
     folder.mkdir(parents=True, exist_ok=True)
     _list_as_own(folder, {*old, *new})
@@ -74,10 +74,10 @@ def replace_own_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def remove_own_files(folder: Path) -> None:
-    """Remove what lowrank wrote into `folder`, and the folder where nothing else is in it."""
+    """Remove the files that lowrank wrote into `folder`, and the folder if it is then empty."""
     if not folder.is_dir() or folder.is_symlink():
         return
-    # The list last, so that a process that dies on the way leaves no file that nobody owns.
+    # The list goes last. If the process dies halfway, no unlisted file of lowrank is left behind.
     for name in sorted(own_files(folder), key=lambda name: name == ".gitignore"):
         (folder / name).unlink()
     if not any(folder.iterdir()):

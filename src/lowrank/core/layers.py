@@ -1,4 +1,4 @@
-"""Layers of a network, and its layer table: shapes, parameters and MACs."""
+"""Layers of a network and its layer table: shapes, parameters and MACs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """An ordinary convolution: what every factorization is a sequence of.
+    """An ordinary convolution, the building block of every factorization.
 
     The kernel has shape (out_channels, in_channels / groups, *kernel).
     """
@@ -35,11 +35,11 @@ class PlainLayer:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         return math.prod(self.weight_shape) + self.bias * self.out_channels
 
     def output_map(self, input_map: Pair) -> Pair:
-        """Height and width of the output, for an input of that height and width."""
+        """Return the (height, width) of the output for an input of (height, width) `input_map`."""
         return tuple(  # type: ignore[return-value]
             (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for size, pad, dilation, kernel, stride in zip(
@@ -48,17 +48,17 @@ class PlainLayer:
         )
 
     def macs(self, input_map: Pair) -> int:
-        """Multiply-accumulates for one image whose map has that height and width."""
+        """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
         return math.prod(self.weight_shape) * math.prod(self.output_map(input_map))
 
 
 @dataclass(frozen=True)
 class Layer(PlainLayer):
-    """A layer of a network, as the layer table in `data/networks/` holds it.
+    """A layer of a network, as stored in the layer table in `data/networks/`.
 
-    A linear layer is a 1 x 1 convolution on a 1 x 1 map; behind a flattened C x H x W map it is a
-    convolution from C channels whose kernel is the whole map (Kim et al. 2016, section 3.1).
-    `not_factored` says why no factorization takes this layer; None for one that can be taken.
+    A linear layer is a 1 x 1 convolution on a 1 x 1 map. A linear layer behind a flattened C x H x
+    W map is a convolution from C channels whose kernel covers the whole map (Kim et al. 2016,
+    section 3.1). `not_factored` is the reason why no factorization can replace this layer, or None.
     """
 
     name: str = ""
@@ -67,25 +67,25 @@ class Layer(PlainLayer):
     not_factored: str | None = None
 
     def macs(self, input_map: Pair) -> int:
-        """Multiply-accumulates for one image whose map has that height and width."""
+        """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
         if self.kind == "transposed_conv":
-            # The kernel is applied at each place of the input rather than of the output.
+            # The kernel is applied at each position of the input, not of the output.
             return math.prod(self.weight_shape) * math.prod(input_map)
         return super().macs(input_map)
 
     @property
     def dense_macs(self) -> int:
-        """Multiply-accumulates of the layer as it is, for one image."""
+        """Multiply-accumulates of the unfactored layer for one image."""
         return self.macs(self.input_map)
 
 
 def sequence_parameters(sequence: Iterable[PlainLayer]) -> int:
-    """Weights and biases of a sequence of plain layers."""
+    """Return the number of weights and biases of a sequence of plain layers."""
     return sum(layer.parameters for layer in sequence)
 
 
 def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
-    """Multiply-accumulates of a sequence of plain layers, for one image."""
+    """Return the multiply-accumulates of a sequence of plain layers for one image."""
     total = 0
     for layer in sequence:
         total += layer.macs(input_map)
@@ -95,7 +95,7 @@ def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """A network as the graph sees it: its layers in forward order, no weights."""
+    """The layers of a network in forward order, without weights; this is what the graph reads."""
 
     network: str
     input_shape: tuple[int, int, int]
@@ -105,7 +105,10 @@ class LayerTable:
         return next(layer for layer in self.layers if layer.name == name)
 
     def with_obstacles(self, reasons: Mapping[str, str]) -> LayerTable:
-        """The table with further layers marked as not to be factored, by name, and why."""
+        """Return the table with more layers excluded from factorization.
+
+        `reasons` maps the name of each such layer to the reason. An existing reason is kept.
+        """
         return replace(
             self,
             layers=tuple(
@@ -115,7 +118,7 @@ class LayerTable:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `lowrank inspect` writes."""
+        """Return the document that `lowrank inspect` writes."""
         return {
             "network": self.network,
             "input_shape": list(self.input_shape),
@@ -124,7 +127,7 @@ class LayerTable:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> LayerTable:
-        """The inverse of `to_json`."""
+        """Read the document that `to_json` returns. Raises UserError for a damaged one."""
         try:
             return cls(
                 network=document["network"],
@@ -133,20 +136,21 @@ class LayerTable:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                "a layer table (data/networks/) is damaged, or of an earlier version of lowrank "
-                f"({type(error).__name__}: {error}). Delete it and run the same command again."
+                "a layer table (data/networks/) is damaged, or was written by an earlier version "
+                f"of lowrank ({type(error).__name__}: {error}). Delete it and run the same command "
+                "again."
             ) from error
 
 
 def tuples_from(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a JSON document with tuples for lists."""
+    """Return a copy of a JSON document whose list values are tuples."""
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
     }
 
 
 def lists_from(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a document with lists for tuples, as JSON has them."""
+    """Return a copy of a document whose tuple values are lists, as JSON needs them."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in document.items()
     }

@@ -1,4 +1,4 @@
-"""Plans: the ranks that a rule chose for the layers of a round, and what it expects of them."""
+"""Plans: the ranks that a rule chose for the layers of a round, and their expected effect."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from lowrank.files import read_json
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """What a round does to one layer: the factorization and its ranks, or why it stays as it is.
+    """The plan for one layer: its factorization and ranks, or the reason why it stays as it is.
 
-    `ranks` are those of one group, in the order of the factorization's `rank_names`; `chosen` are
-    those that the rule gave before they were clamped and rounded, `notes` say what was changed.
+    `ranks` are the ranks of one group, in the order of the factorization's `rank_names`. `chosen`
+    are the ranks from the rule before clamping and rounding. `notes` describe each change to them.
+    `parameters` and `macs` are (before, after).
     """
 
     name: str
@@ -31,16 +32,16 @@ class PlannedLayer:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the layer stays as it is."""
+        """True if the layer stays as it is."""
         return self.dense_because is not None
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a rule that looks at all layers together gives one of them, before the first round.
+    """The ranks of one layer, from a rule that chooses all ranks before the first round.
 
-    No ranks: the layer stays as it is. `loss` is what the rule expects the network to lose by it,
-    in nats, where it predicts that.
+    If `ranks` is empty, the layer stays as it is. `loss` is the loss in nats that the rule expects
+    from this layer, or None if the rule does not predict it.
     """
 
     factorization: str
@@ -50,7 +51,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Loss:
-    """What the network was measured to lose, in nats, by one layer alone at those ranks."""
+    """The measured loss of the network, in nats, with only this layer factored at these ranks."""
 
     layer: str
     factorization: str
@@ -60,18 +61,19 @@ class Loss:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a round's ranks leave of the accuracy before any fine-tuning, on some images, in %.
+    """Accuracy expected from the ranks of a round, before fine-tuning, in percent.
 
     Parameters
     ----------
     images
-        How many.
+        Number of images it was measured on.
     before, after
-        Of the network before the round, and with its layers decomposed.
+        Accuracy of the network before the round, and with the layers of the round factored.
     chance
-        What guessing would reach.
+        Accuracy of random guessing.
     of_labels
-        Accuracy is meant. Otherwise: how often the answer is that of the original network.
+        True: accuracy by labels. False: share of images with the same answer as the original
+        network.
     """
 
     images: int
@@ -82,17 +84,20 @@ class Expected:
 
     @property
     def drop(self) -> float:
-        """The share that is lost of what is above chance, from 0 to 1."""
+        """Lost share of the accuracy above chance, from 0 to 1."""
         above = self.before - self.chance
         return min(max((self.before - self.after) / above, 0.0), 1.0) if above > 0 else 0.0
 
     def exceeds(self, largest: float) -> bool:
-        """Whether more is lost than that share, and more than chance in the images explains."""
+        """Return whether the drop is larger than `largest` and statistically significant.
+
+        Significant means more than three standard errors, given the number of images.
+        """
         standard_error = 50.0 * math.sqrt(2 / self.images)
         return self.drop > largest and self.before - self.after > 3 * standard_error
 
     def sentence(self) -> str:
-        """Say what is expected, for a user."""
+        """Return a sentence for the user that states the expected accuracy."""
         what = "accuracy" if self.of_labels else "agreement with the original"
         return (
             f"expected before any fine-tuning: {what} {self.before:.2f} % -> "
@@ -102,20 +107,21 @@ class Expected:
 
 @dataclass(frozen=True)
 class Plan:
-    """The ranks of one round, as `select_ranks` writes them.
+    """The ranks of one round, as written by the step `select_ranks`.
 
     Parameters
     ----------
     layers
-        What the round does to each of its layers.
+        Plan for each layer of the round.
     sensitivity
-        Where the rule measured it: each layer's share of the loss, of every layer of the method.
+        Each layer's share of the loss, for all layers of the method. Only for rules that measure
+        it.
     shares
-        Where the rule shares out ranks before the first round: what every layer of the method gets.
+        Ranks of all layers of the method. Only for rules that choose them before the first round.
     losses
-        Where it measured what layers lose by themselves: all that it found.
+        All measured losses of single layers. Only for rules that measure them.
     expected
-        What the round's ranks leave of the accuracy, where that was tried.
+        Expected accuracy at the ranks of this round, if it was measured.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -128,7 +134,7 @@ class Plan:
         return next(layer for layer in self.layers if layer.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """The document; pairs are (before, after)."""
+        """Return the document; pairs are (before, after)."""
         document = {"layers": [lists_from(asdict(layer)) for layer in self.layers]}
         if self.sensitivity:
             document["sensitivity"] = self.sensitivity
@@ -144,7 +150,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
+        """Read the document that `to_json` returns."""
         return cls(
             layers=tuple(PlannedLayer(**tuples_from(layer)) for layer in document["layers"]),
             sensitivity=document.get("sensitivity", {}),
@@ -158,20 +164,20 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Plan:
-        """A plan from its file. Raises UserError where it is none of this version."""
+        """Read a plan from its file. Raises UserError if it is not a plan of this version."""
         document = read_json(path)
         try:
             return cls.from_json(document)
         except (KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path}: not a plan, or one of an earlier version of lowrank. Delete it and run "
-                "the same command again."
+                f"{path}: not a plan, or a plan written by an earlier version of lowrank. Delete "
+                "it and run the same command again."
             ) from None
 
 
 @dataclass(frozen=True)
 class Factored:
-    """A layer that was replaced: which factorization, at which ranks, by which plain layers."""
+    """A replaced layer: its factorization, its ranks and the plain layers that replace it."""
 
     factorization: str
     ranks: tuple[int, ...]
@@ -179,13 +185,13 @@ class Factored:
     sequence: tuple[PlainLayer, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """The document that stands in the header of a factors file."""
+        """Return the document for the header of a factors file."""
         return lists_from(asdict(self)) | {
             "sequence": [lists_from(asdict(layer)) for layer in self.sequence]
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Factored:
-        """The inverse of `to_json`."""
-        plain = tuple(PlainLayer(**tuples_from(layer)) for layer in document["sequence"])
-        return cls(**(tuples_from(document) | {"sequence": plain}))
+        """Read the document that `to_json` returns."""
+        sequence = tuple(PlainLayer(**tuples_from(layer)) for layer in document["sequence"])
+        return cls(**(tuples_from(document) | {"sequence": sequence}))

@@ -1,28 +1,28 @@
-"""Progress lines of work that takes long: how much is done, and how long the rest will take."""
+"""Progress lines for long tasks: how much is done, and the remaining time."""
 
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-# A child of the logger that steps show; a program that uses lowrank as a library sees no lines
-# unless it asks for them.
+# A child of the logger that steps print. Programs that use lowrank as a library see no lines unless
+# they configure this logger.
 _logger = logging.getLogger("lowrank.core.progress")
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts items that are done and reports them at most every five seconds.
+    """Count finished items and report them at most every five seconds.
 
-    Work that takes less than that stays silent.
+    Shorter tasks report nothing.
 
     Parameters
     ----------
     total
         Number of items.
     unit
-        Name of the items, plural.
+        Plural name of the items.
     """
 
     def __init__(self, total: int, unit: str = "images") -> None:
@@ -31,20 +31,20 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """Add `count` finished items, and report where the last line is five seconds old."""
+        """Add `count` finished items. Report if the last line is at least five seconds old."""
         self._done += count
         now = time.monotonic()
         if now - self._reported < SECONDS_BETWEEN_LINES or self._done >= self._total:
             return
         self._reported = now
-        left = (now - self._started) / self._done * (self._total - self._done)
+        remaining = (now - self._started) / self._done * (self._total - self._done)
         _logger.info(
             "%d/%d %s (%d %%), %s left",
             self._done,
             self._total,
             self._unit,
             100 * self._done // self._total,
-            clock_time(left),
+            clock_time(remaining),
         )
 
 
@@ -52,7 +52,7 @@ Batch = TypeVar("Batch", bound=Sized)
 
 
 def counted(batches: Iterable[Batch], total: int, unit: str = "images") -> Iterator[Batch]:
-    """Yield the batches, and report how many of `total` items those so far held."""
+    """Yield the batches, and report how many of `total` items they held so far."""
     progress = Progress(total, unit)
     for batch in batches:
         yield batch
@@ -60,7 +60,7 @@ def counted(batches: Iterable[Batch], total: int, unit: str = "images") -> Itera
 
 
 def clock_time(seconds: float) -> str:
-    """Format a duration as `minutes:seconds`, or `hours:minutes:seconds` from an hour on."""
+    """Format a duration as `minutes:seconds`, or as `hours:minutes:seconds` from one hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

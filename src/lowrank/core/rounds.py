@@ -1,4 +1,4 @@
-"""Rounds of a schedule: which layers each takes, and by which factorization."""
+"""Rounds of a schedule: the layers of each round and their factorizations."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def rounds_of(
     order: str | Sequence[str] = "network",
     stages: int = 1,
 ) -> list[list[str]]:
-    """The names of the layers that each round takes.
+    """Return the names of the layers of each round.
 
     Parameters
     ----------
     layers
-        The layers that a method takes, in network order.
+        Layers of the method, in network order.
     kind
-        `one_shot`: one round with every layer (Kim et al. 2016). `iterative`: a round for every
+        `one_shot`: one round with all layers (Kim et al. 2016). `iterative`: one round for every
         `group` layers (Astrid & Lee 2017). `hybrid`: convolutions as in `iterative`, then all
         linear layers in one round (our reading of Astrid & Lee 2018). `multi_stage`: `stages`
-        rounds with every layer (Gusak et al. 2019).
+        rounds, each with all layers (Gusak et al. 2019).
     group
-        Layers in one round of `iterative` and `hybrid`.
+        Number of layers in one round of `iterative` and `hybrid`.
     order
-        `network`: first to last; `reverse`: last to first; or names, which come first in the
-        order given. Layers that are not named follow in network order.
+        `network`: first to last. `reverse`: last to first. A sequence of names: these layers come
+        first, in this order; the others follow in network order.
     stages
-        Rounds of `multi_stage`.
+        Number of rounds of `multi_stage`.
     """
     ordered = _ordered(layers, order)
     names = [layer.name for layer in ordered]
@@ -54,8 +54,8 @@ def _ordered(layers: Sequence[Layer], order: str | Sequence[str]) -> list[Layer]
         return list(layers)
     if order == "reverse":
         return list(reversed(layers))
-    place = {name: index for index, name in enumerate(order)}
-    return sorted(layers, key=lambda layer: place.get(layer.name, len(place)))
+    position = {name: index for index, name in enumerate(order)}
+    return sorted(layers, key=lambda layer: position.get(layer.name, len(position)))
 
 
 def _in_groups(names: Sequence[str], group: int) -> list[list[str]]:
@@ -69,13 +69,15 @@ def assign_factorizations(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> dict[str, str]:
-    """The factorization of each layer that a method takes, by name, in network order.
+    """Return the factorization of each layer of a method, by layer name, in network order.
 
-    `factorize` maps a kind (`first_conv`, `conv`, `pointwise_conv`, `flattened_linear`, `linear`)
-    to the name of a factorization, or to None where the kind is left dense; a linear layer behind
-    a flattened map is taken as `linear` where `flattened_linear` is None. Layers that no
-    factorization can take (`Layer.not_factored`) are left out, and so are those whose name fits
-    none of the patterns of `include`, or one of `exclude` (`*`, `?` and `[...]` as in a shell).
+    `factorize` maps a kind of layer (`first_conv`, `conv`, `pointwise_conv`, `flattened_linear`,
+    `linear`) to the name of a factorization. None leaves that kind dense. If `flattened_linear` is
+    None, a linear layer behind a flattened map counts as `linear`.
+
+    Three groups of layers are left out: layers that no factorization can replace
+    (`Layer.not_factored`), layers whose name matches no pattern of `include`, and layers whose name
+    matches a pattern of `exclude`. Patterns are shell patterns: `*`, `?` and `[...]`.
     """
     assigned = {}
     first_conv = next((layer.name for layer in table.layers if layer.kind == "conv"), None)
@@ -95,5 +97,5 @@ def assign_factorizations(
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a layer's name fits one of the patterns."""
+    """Return whether a layer's name matches at least one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

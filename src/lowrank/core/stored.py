@@ -1,6 +1,6 @@
-"""Arrays with a JSON header in safetensors files: how weights and factors are stored.
+"""Arrays with a JSON header in safetensors files: the storage format of weights and factors.
 
-NumPy alone, so that a step that needs no PyTorch does not wait for it.
+This module needs only NumPy, so steps that do not use PyTorch need not load it.
 """
 
 import json
@@ -18,44 +18,44 @@ from safetensors.numpy import save_file
 from lowrank.errors import UserError
 from lowrank.files import written_whole
 
-# One key, because safetensors writes several in an order of its own, different every time.
+# A single key, because safetensors writes several keys in a random order.
 _HEADER = "lowrank"
 
 
 def write_tensors(
     path: str | os.PathLike, tensors: Mapping[str, NDArray], header: dict[str, Any] | None = None
 ) -> None:
-    """Write arrays and a header, whole or not at all; equal contents give equal bytes."""
+    """Write arrays and a header, completely or not at all; equal contents give equal bytes."""
     metadata = {_HEADER: json.dumps(header, sort_keys=True)} if header is not None else None
-    # safetensors writes the memory of an array as it lies there, whatever its strides.
-    plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    # safetensors writes the memory of an array as is and ignores its strides.
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with written_whole(path) as partial:
-        save_file(plain, partial, metadata)
+        save_file(contiguous, partial, metadata)
 
 
 def read_tensors(path: str | os.PathLike, framework: str = "np") -> dict[str, Any]:
-    """All arrays of a file by name. Raises UserError when it is missing or truncated.
+    """Read all arrays of a file, by name. Raises UserError for a missing or truncated file.
 
-    With `framework="pt"` they are PyTorch's tensors, which have types that NumPy lacks (bfloat16).
+    With `framework="pt"` they are PyTorch tensors, which support types that NumPy lacks (bfloat16).
     """
     with _opened(path, framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_tensor(path: str | os.PathLike, name: str) -> NDArray | None:
-    """One array of a file, None where it has none of that name; the rest is not read."""
+    """Read one array of a file without the rest; return None if the file has no such array."""
     with _opened(path) as file:
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """The JSON header of a file. Raises UserError when it is not one that `lowrank` wrote."""
+    """Read the JSON header of a file. Raises UserError if `lowrank` did not write the file."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
     if _HEADER not in metadata:
         raise UserError(
-            f"{path}: a safetensors file, but not one of a network or of factors that lowrank "
-            "wrote. Delete it and run the same command again."
+            f"{path}: a safetensors file, but lowrank did not write it: it has no header of a "
+            "network or of factors. Delete it and run the same command again."
         )
     return json.loads(metadata[_HEADER])
 
@@ -70,6 +70,6 @@ def _opened(path: str | os.PathLike, framework: str = "np") -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({path.stat().st_size} bytes; {error}). It was "
-            "probably cut off while it was copied: fetch or build it again."
+            f"{path}: not a complete safetensors file ({path.stat().st_size} bytes; {error}). It "
+            "was probably truncated while it was copied. Download or build it again."
         ) from error

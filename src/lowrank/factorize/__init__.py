@@ -1,4 +1,4 @@
-"""NumPy only: one file for each factorization."""
+"""Factorizations in NumPy, one file each."""
 
 from lowrank.errors import unknown_name
 from lowrank.factorize.block_term import BlockTerm
@@ -60,7 +60,7 @@ FACTORIZATIONS: dict[str, Factorization] = {
 
 
 def get_factorization(name: str) -> Factorization:
-    """The factorization of that name. Raises UserError for an unknown one."""
+    """Return the factorization with that name. Raises UserError for an unknown name."""
     try:
         return FACTORIZATIONS[name]
     except KeyError:

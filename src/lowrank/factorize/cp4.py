@@ -1,4 +1,4 @@
-"""Four-way CP: 1 x 1, D_h x 1 and 1 x D_w on each channel alone, 1 x 1."""
+"""Four-way CP: 1 x 1, then D_h x 1 and 1 x D_w on each channel separately, then 1 x 1."""
 
 from dataclasses import dataclass
 from math import prod
@@ -8,7 +8,7 @@ import numpy as np
 
 from lowrank.core.layers import PlainLayer
 from lowrank.factorize.cp_als import CpAls
-from lowrank.factorize.cp_terms import fibre_terms
+from lowrank.factorize.cp_terms import fiber_terms
 from lowrank.factorize.factorization import along_axis
 
 
@@ -16,19 +16,19 @@ from lowrank.factorize.factorization import along_axis
 class Cp4(CpAls):
     """CP of the four-way tensor T x S x D_h x D_w (Lebedev et al. 2015), by bounded least squares.
 
-    The kernel becomes sum over r of a(t, r) b(s, r) h(i, r) w(j, r). A window along one axis alone
-    has nothing to split: for it this is the three-way form.
+    The kernel becomes the sum over r of a(t, r) b(s, r) h(i, r) w(j, r). A window with one row or
+    one column cannot be split; such kernels use the three-way form.
     """
 
     name: ClassVar[str] = "cp4"
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """The number of fibres: the product of T, S, D_h and D_w without the largest."""
+        """Return the number of fibers: the product of T, S, D_h and D_w without the largest."""
         sizes = (layer.out_channels, layer.in_channels, *layer.kernel)
         return (prod(sizes) // max(sizes),)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """1 x 1 from S to R; D_h x 1, then 1 x D_w on each of R channels; 1 x 1 from R to T."""
+        """Return the layers: 1 x 1 (S to R), D_h x 1 and 1 x D_w on each channel, 1 x 1 to T."""
         if 1 in layer.kernel:
             return super().sequence(layer, ranks)
         (rank,) = ranks
@@ -40,12 +40,12 @@ class Cp4(CpAls):
         )
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R, S, 1, 1), (R, 1, D_h, 1), (R, 1, 1, D_w) and (T, R, 1, 1)."""
+        """Return kernels of shapes (R, S, 1, 1), (R, 1, D_h, 1), (R, 1, 1, D_w), (T, R, 1, 1)."""
         if 1 in kernel.shape[2:]:
             return super().factors(kernel, ranks)
         (rank,) = ranks
         is_full = rank == kernel.size // max(kernel.shape)
-        terms = fibre_terms(kernel) if is_full else self.terms(kernel, rank)
+        terms = fiber_terms(kernel) if is_full else self.terms(kernel, rank)
         heights, widths, first, last = terms.scaled(
             terms.heights, terms.widths, terms.inputs, terms.outputs
         )

@@ -1,4 +1,4 @@
-"""CP by alternating least squares: 1 x 1, a window for each channel alone, 1 x 1."""
+"""CP by alternating least squares: 1 x 1, a window on each channel separately, 1 x 1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,14 +11,15 @@ from lowrank.factorize.cp_terms import Terms, least_squares_terms, power_terms
 
 @dataclass(frozen=True)
 class CpAls(Cp):
-    """CP with terms that fit together: those of the power method, then all improved in turn.
+    """CP whose terms are fitted together: terms of the power method, improved in turn.
 
     Parameters
     ----------
     bound
-        The sum of the terms' squared norms is at most this multiple of the kernel's squared norm
-        (after Phan et al. 2020). The start never exceeds 1. Infinity is plain alternating least
-        squares, whose terms may grow without limit against each other.
+        Upper limit of the sum of the terms' squared norms, as a multiple of the kernel's squared
+        norm (after Phan et al. 2020). The initial terms never exceed 1. Infinity gives plain
+        alternating least squares, in which terms may grow without limit while they cancel each
+        other.
     tolerance
         Stop when a sweep lowers the relative error by less than this share.
     max_sweeps
@@ -32,7 +33,7 @@ class CpAls(Cp):
     name: ClassVar[str] = "cp_als"
 
     def terms(self, kernel: np.ndarray, rank: int) -> Terms:
-        """Those of the power method, improved by bounded alternating least squares."""
+        """Return the terms of the power method, improved by bounded alternating least squares."""
         return least_squares_terms(
             kernel,
             power_terms(kernel, rank),

@@ -1,8 +1,9 @@
-"""Sums of rank-one terms: the power method, bounded alternating least squares, exact fibres.
+"""Sums of rank-one terms: power method, bounded alternating least squares, exact fibers.
 
-A term is norm x a(t) b(s) h(i) w(j) with vectors of unit length. A window that is not separable
-has the shape (D_h D_w, 1): h then holds it whole, w is a sign, and the sum is the three-way CP
-decomposition of a T x S x D^2 tensor. So each function serves the three-way and the four-way form.
+A term is norm x a(t) b(s) h(i) w(j) with vectors of unit length. A window that is not separable has
+the shape (D_h D_w, 1): then h holds the complete window, w is a sign, and the sum is the three-way
+CP decomposition of a T x S x D^2 tensor. Thus each function handles both the three-way and the
+four-way form.
 """
 
 from dataclasses import dataclass
@@ -11,19 +12,19 @@ import numpy as np
 
 from lowrank.factorize.spectra import ROUNDING
 
-# Candidates that the power method improves side by side. What is left over from one term is a good
-# start for the next.
+# Number of candidates that the power method improves in parallel. Candidates that remain after one
+# term are good starting points for the next.
 _CANDIDATES = 16
 
-# Sweeps that all candidates get before the first term, and before each later one.
+# Number of sweeps for all candidates before the first term, and before each later term.
 _FIRST_SWEEPS = 10
 _SWEEPS = 4
 
-# The bound on the norms is kept to this accuracy; Newton's method needs a handful of steps.
+# Relative accuracy of the bound on the norms. Newton's method needs only a few steps.
 _BOUND_ACCURACY = 1e-9
 _NEWTON_STEPS = 50
 
-# Eigenvalues of a Gram matrix below this share of the largest are rounding.
+# Eigenvalues of a Gram matrix below this share of the largest are rounding errors.
 _SMALLEST_EIGENVALUE = 1e-13
 
 
@@ -36,7 +37,7 @@ class Terms:
     norms
         Shape (R,), not negative.
     outputs, inputs, heights, widths
-        Shapes (T, R), (S, R), (D_h, R), (D_w, R); columns of unit length, also where the norm is 0.
+        Shapes (T, R), (S, R), (D_h, R), (D_w, R). Columns have unit length, even if the norm is 0.
     """
 
     norms: np.ndarray
@@ -46,40 +47,41 @@ class Terms:
     widths: np.ndarray
 
     def scaled(self, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Share the norms out evenly over factors with unit columns, so that they train alike.
+        """Distribute the norms evenly over factors with unit columns, so that all train alike.
 
-        A term of norm 0 is 0 in the first factor alone: two factors of 0 would never train.
+        A term with norm 0 is 0 in the first factor only: if two factors were 0, neither would
+        train.
         """
         first, *rest = columns
-        is_some = self.norms > 0
-        root = np.where(is_some, self.norms, 1.0) ** (1 / len(columns))
-        return first * (root * is_some), *(factor * root for factor in rest)
+        is_positive = self.norms > 0
+        root = np.where(is_positive, self.norms, 1.0) ** (1 / len(columns))
+        return first * (root * is_positive), *(factor * root for factor in rest)
 
 
 def power_terms(
     kernel: np.ndarray, rank: int, *, tolerance: float = 5e-4, max_sweeps: int = 100
 ) -> Terms:
-    """The terms that the tensor power method with deflation finds one by one.
+    """Return the terms that the tensor power method with deflation finds one by one.
 
-    Each term is the best that power iteration over the modes finds for what the former ones left
-    (Anandkumar et al. 2014, "Tensor decompositions for learning latent variable models";
-    Astrid & Lee 2017). Its squared norm is what it takes from the squared error, so the error falls
-    with every term, and the terms of a lower rank are the first of those of a higher one.
+    Each term is the best that power iteration over the modes finds for the residual of the previous
+    terms (Anandkumar et al. 2014, "Tensor decompositions for learning latent variable models";
+    Astrid & Lee 2017). Each term lowers the squared error by its squared norm. So the error falls
+    with every term, and the terms at a lower rank are the first terms at a higher rank.
 
-    Where the method of those papers takes one mode at a time, here a and the window are the best
-    for a given b, then b and the window for that a: the window's Gram matrix is so small that its
-    leading eigenvector costs nothing. Candidates start from directions that a fixed seed gives.
+    The method of those papers optimizes one mode at a time. Here, a and the window are optimal for
+    a given b, then b and the window for that a. The leading eigenvector of the window's small Gram
+    matrix costs almost nothing. Candidates start from random directions with a fixed seed.
 
     Parameters
     ----------
     kernel
         Shape (T, S, D_h, D_w), float64.
     rank
-        The number of terms.
+        Number of terms.
     tolerance
-        A term is found when a sweep raises its squared norm by less than this share.
+        A term is complete when a sweep raises its squared norm by less than this share.
     max_sweeps
-        Or after this many sweeps.
+        A term is complete after this many sweeps at the latest.
     """
     residual = _by_tap(kernel)
     generator = np.random.default_rng(0)
@@ -96,21 +98,21 @@ def power_terms(
             if norms[term] ** 2 - previous**2 <= tolerance * norms[term] ** 2:
                 break
         _subtract(residual, norms[term], columns)
-        fresh = _random_columns(generator, kernel.shape, 1)
+        new_columns = _random_columns(generator, kernel.shape, 1)
         for factor, column in zip(factors, columns, strict=True):
             factor[:, [term]] = column
-        for candidate, column in zip(candidates, fresh, strict=True):
+        for candidate, column in zip(candidates, new_columns, strict=True):
             candidate[:, best] = column
     return Terms(norms, *factors)
 
 
-def fibre_terms(kernel: np.ndarray) -> Terms:
-    """The fibres of the kernel along its longest mode: exact, at the full rank.
+def fiber_terms(kernel: np.ndarray) -> Terms:
+    """Return the fibers of the kernel along its longest mode; at full rank, this is exact.
 
     Parameters
     ----------
     kernel
-        Shape (T, S, D_h, D_w). The number of terms is the product of all sizes but the largest.
+        Shape (T, S, D_h, D_w). The number of terms is the product of all sizes except the largest.
     """
     longest = int(np.argmax(kernel.shape))
     others = np.delete(np.array(kernel.shape), longest)
@@ -128,26 +130,26 @@ def fibre_terms(kernel: np.ndarray) -> Terms:
 def least_squares_terms(
     kernel: np.ndarray, start: Terms, *, bound: float, tolerance: float, max_sweeps: int
 ) -> Terms:
-    """Improve terms by alternating least squares, the sum of their squared norms being bounded.
+    """Improve terms by alternating least squares with a bound on the sum of their squared norms.
 
-    Left alone, alternating least squares may follow a sequence in which terms grow without limit
-    while they cancel each other, where the kernel has no best approximation of that rank (de Silva
-    & Lim 2008). Phan et al. 2020, "Stable low-rank tensor decomposition for compression of
-    convolutional neural network", measure that by the sum of the squared norms of the terms. Here
-    it may not exceed `bound` times the kernel's squared norm. As the other factors have unit
-    columns, it is the squared norm of the factor in hand, so each step is a least-squares problem
-    in a ball: solved exactly, it cannot raise the error of a start in that ball.
+    Without a bound, if the kernel has no best approximation of that rank, the terms may grow
+    without limit while they cancel each other (de Silva & Lim 2008). Phan et al. 2020, "Stable
+    low-rank tensor decomposition for compression of convolutional neural network", measure this by
+    the sum of the terms' squared norms. Here this sum may not exceed `bound` times the kernel's
+    squared norm. Since the other factors have unit columns, the sum is the squared norm of the
+    factor that is being updated. So each step is a least-squares problem in a ball. It is solved
+    exactly, and cannot raise the error if the start is in that ball.
 
     Parameters
     ----------
     kernel
         Shape (T, S, D_h, D_w), float64.
     start
-        The terms to improve.
+        Terms to improve.
     bound
-        The largest sum of squared norms, as a multiple of the kernel's; infinity for none.
+        Largest sum of squared norms, as a multiple of the kernel's; infinity for no bound.
     tolerance
-        Stop when a sweep lowers the relative error by less than this share of it.
+        Stop when a sweep lowers the relative error by less than this share.
     max_sweeps
         Stop after this many sweeps over the modes.
     """
@@ -159,7 +161,7 @@ def least_squares_terms(
     error_squared = np.inf
     for _ in range(max_sweeps):
         for mode in (0, 1):
-            # (D^2, C, C') x (C', R) -> (D^2, C, R), C channels of the mode in hand
+            # (D^2, C, C') x (C', R) -> (D^2, C, R) for the C channels of `mode`
             projected = _facing(taps, mode) @ factors[1 - mode]
             # (D^2, C, R) x (D^2, R) -> (C, R)
             target = np.einsum("kcr,kr->cr", projected, _windows(*factors[2:]))
@@ -174,7 +176,7 @@ def least_squares_terms(
                 norms, gain = _bounded_step(factors, window_mode, target, limit)
         previous = error_squared
         error_squared = max(norm_squared - gain, ROUNDING * norm_squared)
-        # The squared error falls twice as fast as the error.
+        # To first order, the relative change of the squared error is twice that of the error.
         if previous - error_squared <= 2 * tolerance * error_squared:
             break
     return Terms(norms, *factors)
@@ -183,16 +185,16 @@ def least_squares_terms(
 def _bounded_step(
     factors: list[np.ndarray], mode: int, target: np.ndarray, limit: float
 ) -> tuple[np.ndarray, float]:
-    """Replace one factor by the best one whose squared norm is at most `limit`.
+    """Replace one factor by the best factor whose squared norm is at most `limit`.
 
-    With the matrix M = `target`, (C, R): the kernel's unfolding times the Khatri-Rao product of the
-    other factors, and their Gram matrix G, (R, R), that is F = M (G + z I)^-1 with the smallest z
-    from 0 on that keeps the bound. The norms of F's columns go to the terms.
+    Let M = `target`, (C, R), be the kernel's unfolding times the Khatri-Rao product of the other
+    factors, and G, (R, R), their Gram matrix. The best factor is F = M (G + z I)^-1 with the
+    smallest z >= 0 that respects the bound. The norms of F's columns become the norms of the terms.
 
     Returns
     -------
     tuple of np.ndarray and float
-        The norms, (R,), and by how much the terms lower the squared error from that of 0.
+        The norms, (R,), and the difference between the squared error of 0 and that of the terms.
     """
     gram = np.ones((target.shape[1],) * 2)
     for other, factor in enumerate(factors):
@@ -210,10 +212,10 @@ def _bounded_step(
 
 
 def _shift(eigenvalues: np.ndarray, energies: np.ndarray, limit: float) -> float:
-    """The smallest z from 0 on with sum of energies / (eigenvalues + z)^2 <= limit.
+    """Return the smallest z >= 0 with sum of energies / (eigenvalues + z)^2 <= limit.
 
-    Newton's method on 1 / sqrt of that sum, which is concave and nearly straight: from 0 it comes
-    up to the root in a few steps and never passes it (More & Sorensen 1983).
+    This is Newton's method on 1 / sqrt of that sum, a concave and nearly straight function. From 0,
+    it reaches the root in a few steps and never passes it (More & Sorensen 1983).
     """
     shift = 0.0
     for _ in range(_NEWTON_STEPS):
@@ -227,10 +229,10 @@ def _shift(eigenvalues: np.ndarray, energies: np.ndarray, limit: float) -> float
 
 
 def _power_sweep(residual: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    """Improve P candidates (a, b, h, w) in place, shapes (C, P) each; their norms, (P,)."""
+    """Improve P candidates (a, b, h, w), shapes (C, P) each, in place; return their norms, (P,)."""
     window_shape = [len(column) for column in columns[2:]]
     for mode in (0, 1):
-        # (D^2, C, C') x (C', P) -> (D^2, C, P), C channels of the mode in hand
+        # (D^2, C, C') x (C', P) -> (D^2, C, P) for the C channels of `mode`
         projected = _facing(residual, mode) @ columns[1 - mode]
         by_candidate = projected.transpose(2, 0, 1)
         # (P, D^2, C) x (P, C, D^2) -> (P, D^2, D^2)
@@ -249,7 +251,7 @@ def _power_sweep(residual: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
 
 def _subtract(residual: np.ndarray, norm: float, columns: list[np.ndarray]) -> None:
     outputs, inputs, *window = columns
-    # A tap at a time: no second array of the kernel's size.
+    # One tap at a time, to avoid a second array of the kernel's size.
     for tap, weight in zip(residual, _windows(*window), strict=True):
         tap -= (norm * weight * outputs) @ inputs.T  # (T, 1) x (1, S) -> (T, S)
 
@@ -262,26 +264,26 @@ def _random_columns(
 
 
 def _leading_vectors(symmetric: np.ndarray) -> np.ndarray:
-    """The leading eigenvector of each of P matrices: (P, D, D) -> (D, P)."""
+    """Return the leading eigenvector of each of P matrices: (P, D, D) -> (D, P)."""
     return np.linalg.eigh(symmetric)[1][:, :, -1].T
 
 
 def _unit_columns(matrix: np.ndarray, former: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The norms of the columns, and the columns at unit length; for zeros, the former columns."""
+    """Return the norms of the columns, and unit columns; zero columns get their former values."""
     norms = np.linalg.norm(matrix, axis=0)
     return norms, np.where(norms > 0, matrix / np.where(norms > 0, norms, 1.0), former)
 
 
 def _by_tap(kernel: np.ndarray) -> np.ndarray:
-    """(T, S, D_h, D_w) -> (D_h D_w, T, S), a copy."""
+    """Copy (T, S, D_h, D_w) to (D_h D_w, T, S)."""
     return kernel.reshape(*kernel.shape[:2], -1).transpose(2, 0, 1).copy()
 
 
 def _facing(taps: np.ndarray, mode: int) -> np.ndarray:
-    """(D^2, T, S) with the channels of the mode second."""
+    """Return (D^2, T, S) with the channels of the mode on axis 1."""
     return taps if mode == 0 else taps.swapaxes(1, 2)
 
 
 def _windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """(D_h, R) and (D_w, R) -> (D_h D_w, R), the whole window of each term."""
+    """Combine (D_h, R) and (D_w, R) to (D_h D_w, R), the complete window of each term."""
     return (heights[:, None] * widths[None]).reshape(-1, heights.shape[1])

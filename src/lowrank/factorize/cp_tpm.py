@@ -1,4 +1,4 @@
-"""CP by the tensor power method: 1 x 1, a window for each channel alone, 1 x 1."""
+"""CP by the tensor power method: 1 x 1, a window on each channel separately, 1 x 1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,17 +11,17 @@ from lowrank.factorize.cp_terms import Terms, power_terms
 
 @dataclass(frozen=True)
 class CpTpm(Cp):
-    """CP with terms that the tensor power method finds one after the other (Astrid & Lee 2017).
+    """CP whose terms the tensor power method finds one after another (Astrid & Lee 2017).
 
-    Each term lowers the error, and terms cannot grow against each other: the sum of their squared
-    norms and the squared error together are the kernel's squared norm.
+    Each term lowers the error. Terms cannot grow while they cancel each other, because the sum of
+    their squared norms and the squared error equals the kernel's squared norm.
 
     Parameters
     ----------
     tolerance
-        A term is found when a sweep raises its squared norm by less than this share.
+        A term is complete when a sweep raises its squared norm by less than this share.
     max_sweeps
-        Or after this many sweeps over the modes.
+        A term is complete after this many sweeps over the modes at the latest.
     """
 
     tolerance: float = 5e-4
@@ -30,5 +30,5 @@ class CpTpm(Cp):
     name: ClassVar[str] = "cp_tpm"
 
     def terms(self, kernel: np.ndarray, rank: int) -> Terms:
-        """Those of the power method."""
+        """Return the terms of the power method."""
         return power_terms(kernel, rank, tolerance=self.tolerance, max_sweeps=self.max_sweeps)

@@ -1,8 +1,8 @@
-"""The rank of a noisy matrix by empirical variational Bayesian matrix factorization (EVBMF).
+"""Rank of a noisy matrix by empirical variational Bayesian matrix factorization (EVBMF).
 
-The global analytic solution of Nakajima, Sugiyama, Babacan & Tomioka, "Global analytic solution
-of fully-observed variational Bayesian matrix factorization", JMLR 14, 2013. Only the singular
-values and the shape of the matrix enter it.
+This is the global analytic solution of Nakajima, Sugiyama, Babacan & Tomioka, "Global analytic
+solution of fully-observed variational Bayesian matrix factorization", JMLR 14, 2013. It depends
+only on the singular values and the shape of the matrix.
 """
 
 import math
@@ -11,28 +11,28 @@ import numpy as np
 
 from lowrank.factorize.spectra import Spectrum
 
-# The free energy has a dozen local minima on spectra of trained kernels: a grid finds their
-# valleys, and the lowest few are refined.
+# On spectra of trained kernels the free energy has about a dozen local minima. A grid finds their
+# valleys, and the lowest valleys are refined.
 _GRID_POINTS = 256
 _VALLEYS = 6
 _REFINEMENTS = 8
 
-# Noise is sought down to this share of the largest squared singular value: float32's rounding.
+# Lower limit of the noise, as a share of the largest squared singular value: rounding of float32.
 _SMALLEST_NOISE = 1e-12
 
 
 def evbmf_rank(spectrum: Spectrum) -> tuple[int, float]:
-    """The number of singular values that stand out of the noise, and the noise variance.
+    """Return the number of singular values above the noise, and the noise variance.
 
     Parameters
     ----------
     spectrum
-        Of a matrix of either orientation: the solution takes the shorter side as L.
+        Spectrum of a matrix of any shape; the solution uses the shorter side as L.
 
     Returns
     -------
     tuple of int and float
-        The rank, 0 where all is noise, and the estimated variance of the noise in one entry.
+        The rank, which is 0 if everything is noise, and the estimated noise variance of one entry.
     """
     length, width = sorted((spectrum.rows, spectrum.columns))
     if length == 0 or spectrum.singular_values[0] == 0:
@@ -40,7 +40,7 @@ def evbmf_rank(spectrum: Spectrum) -> tuple[int, float]:
     largest = float(spectrum.singular_values[0])
     energies = (spectrum.singular_values / largest) ** 2
     mean = float(energies.mean())
-    # In units in which the mean squared singular value is 1, the result cannot depend on scale.
+    # With a mean squared singular value of 1, the result does not depend on the scale.
     energies = energies / mean
     alpha = length / width
     threshold = _threshold(alpha)
@@ -50,10 +50,10 @@ def evbmf_rank(spectrum: Spectrum) -> tuple[int, float]:
 
 
 def _threshold(alpha: float) -> float:
-    """x_: a component stands out when g^2 / (M s^2) is above it (theorem 2 and corollary 1).
+    """Return x_: a component stands out if g^2 / (M s^2) is above it (theorem 2 and corollary 1).
 
-    It is (1 + t)(1 + alpha / t), t the root of phi(t) + phi(t / alpha) = 0, where phi(z) =
-    ln(1 + z) / z - 1/2 falls and has its root just above 2.5.
+    It is (1 + t)(1 + alpha / t), where t is the root of phi(t) + phi(t / alpha) = 0. The function
+    phi(z) = ln(1 + z) / z - 1/2 is decreasing and has its root just above 2.5.
     """
 
     def phi(z: float) -> float:
@@ -69,23 +69,23 @@ def _threshold(alpha: float) -> float:
 
 
 def _noise(energies: np.ndarray, alpha: float, threshold: float) -> float:
-    """M s^2, the variance that minimises the free energy, for energies whose mean is 1."""
+    """Return M s^2 for the variance that minimizes the free energy; the mean of `energies` is 1."""
     length = len(energies)
-    # No more than this many components can stand out (theorem 3 and its bounds on s^2).
-    most = min(math.ceil(length / (1 + alpha)) - 1, length)
+    # At most this many components can stand out (theorem 3 and its bounds on s^2).
+    max_rank = min(math.ceil(length / (1 + alpha)) - 1, length)
     smallest = max(
-        energies[most] / threshold, energies[most:].mean(), _SMALLEST_NOISE * energies[0]
+        energies[max_rank] / threshold, energies[max_rank:].mean(), _SMALLEST_NOISE * energies[0]
     )
     if smallest >= 1:
         return 1.0
     grid = np.linspace(math.log(smallest), 0.0, _GRID_POINTS)
     values = _free_energy(grid, energies, alpha, threshold)
-    walled = np.concatenate(([np.inf], values, [np.inf]))
-    is_valley = (values <= walled[:-2]) & (values <= walled[2:])
+    padded = np.concatenate(([np.inf], values, [np.inf]))
+    is_valley = (values <= padded[:-2]) & (values <= padded[2:])
     valleys = grid[is_valley][np.argsort(values[is_valley], kind="stable")[:_VALLEYS]]
     step = grid[1] - grid[0]
     for _ in range(_REFINEMENTS):
-        # (valleys, 9): four points on each side, up to the neighbours of the last round.
+        # (valleys, 9): four points on each side, up to the neighbors of the previous iteration.
         points = np.clip(valleys[:, None] + step * np.linspace(-1, 1, 9), grid[0], 0.0)
         values = _free_energy(points.ravel(), energies, alpha, threshold).reshape(points.shape)
         valleys = np.take_along_axis(points, values.argmin(axis=1)[:, None], axis=1)[:, 0]
@@ -96,10 +96,11 @@ def _noise(energies: np.ndarray, alpha: float, threshold: float) -> float:
 def _free_energy(
     log_noise: np.ndarray, energies: np.ndarray, alpha: float, threshold: float
 ) -> np.ndarray:
-    """F of the paper (theorem 3), without the terms that do not depend on the noise.
+    """Return F of the paper (theorem 3), without the terms that do not depend on the noise.
 
-    Both branches hold -ln x = ln s^2 - ln(g^2 / M): leaving the second part out keeps singular
-    values of zero harmless. x - tau is written as 1 + alpha + alpha / tau, which does not cancel.
+    Both branches contain -ln x = ln s^2 - ln(g^2 / M). The second part is left out, so that
+    singular values of zero are harmless. x - tau is computed as 1 + alpha + alpha / tau, which
+    avoids cancellation.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ def _free_energy(
         Shape (P,).
     """
     x = energies / np.exp(log_noise)[:, None]  # (P, L)
-    # Components that stand out at none of these noises are only summed, not looked at singly.
+    # Components that do not stand out at any of these noise levels are summed without a closer
+    # look.
     signals = int(np.count_nonzero(energies > threshold * np.exp(log_noise.min())))
     signal_x = x[:, :signals]
     stands_out = signal_x > threshold

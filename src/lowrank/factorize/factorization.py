@@ -1,4 +1,4 @@
-"""The interface that every factorization implements."""
+"""Interface of all factorizations."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from lowrank.factorize.spectra import Spectrum
 class Factorization(ABC):
     """A way to replace one convolution by a sequence of smaller plain convolutions.
 
-    All that the rest of the program knows of a factorization follows from `sequence` and
-    `factors`. The layers and kernels given to these methods have one group; the module `groups`
-    takes care of grouped ones, around every factorization alike. In the shapes below, a kernel is
-    (T, S, D_h, D_w): output channels, input channels, height and width of the window.
+    The rest of the program uses a factorization only through `sequence` and `factors`. Layers and
+    kernels passed to these methods have one group; the module `groups` handles grouped layers for
+    all factorizations. In the shapes below, a kernel is (T, S, D_h, D_w): output channels, input
+    channels, height and width of the window.
 
     Attributes
     ----------
     name
-        What params.yaml calls it.
+        Name in params.yaml.
     rank_names
         One name for each rank, in the order in which ranks are passed.
     rank_multiple
-        Ranks are multiples of this.
+        Ranks are multiples of this number.
     is_closed_form
-        Whether its factors follow from a few eigenproblems, and so take seconds at most. Otherwise
-        terms are sought one after the other, which may take minutes for a large kernel.
+        True if the factors follow from a few eigenproblems, which take seconds at most. False if
+        terms are computed one after another, which may take minutes for a large kernel.
     """
 
     name: ClassVar[str]
@@ -39,27 +39,30 @@ class Factorization(ABC):
     is_closed_form: bool = True
 
     def applies_to(self, layer: PlainLayer) -> str | None:
-        """None where it takes layers of this shape, else the reason why not, for a user."""
+        """Return None if layers of this shape can be factored, or the reason why they cannot.
+
+        The reason is shown to the user.
+        """
         return None
 
     @abstractmethod
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """The largest useful ranks: with them the factors can equal the kernel."""
+        """Return the largest useful ranks, at which the factors can equal the kernel."""
 
     def consistent(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """The ranks made multiples, and lowered where another rank makes the surplus useless."""
+        """Return ranks that are allowed multiples and that no other rank makes partly useless."""
         return ranks
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
-        """The spectrum of the unfolding that belongs to each rank; the kernel is of any float.
+        """Return the spectrum of the unfolding for each rank; the kernel may have any float type.
 
-        Empty where no unfolding says how large a rank should be, as in the CP decomposition: then
-        rules that look at spectra (EVBMF, energy) do not go with the factorization.
+        The result is empty if no unfolding indicates a rank, as in the CP decomposition. Rank rules
+        that need spectra (EVBMF, energy) then cannot be used.
         """
         return ()
 
     def kept(self, kernel: np.ndarray) -> np.ndarray | None:
-        """The squared norm that the factors keep, at every choice of ranks.
+        """Return the squared norm that the factors keep, for every choice of ranks.
 
         Parameters
         ----------
@@ -69,9 +72,9 @@ class Factorization(ABC):
         Returns
         -------
         np.ndarray or None
-            Of the shape of the full ranks: entry [r - 1, ...] is for ranks (r, ...), and the last
-            one is the squared norm of the kernel. None where that takes a decomposition for each
-            choice.
+            Array with the full ranks as its shape. Entry [r - 1, ...] is for ranks (r, ...); the
+            last entry is the squared norm of the kernel. None if each choice would need a
+            decomposition of its own.
         """
         spectra = self.spectra(kernel)
         if len(spectra) != 1:
@@ -82,28 +85,31 @@ class Factorization(ABC):
 
     @abstractmethod
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """The plain layers that replace the layer; the last one carries its bias."""
+        """Return the plain layers that replace the layer; the last one has its bias."""
 
     def tail(
         self, layer: PlainLayer, ranks: tuple[int, ...]
     ) -> tuple[Factorization, PlainLayer, tuple[int, ...]] | None:
-        """What the layers behind the first one are, if they are a factorization themselves.
+        """Return the layers behind the first layer as a factorization, or None if they are not one.
 
-        That factorization, the layer that it would decompose, and its ranks.
+        Returns
+        -------
+        tuple or None
+            The factorization, the layer that it decomposes, and its ranks.
         """
         return None
 
     @abstractmethod
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """The kernels of those plain layers, in their order.
+        """Return the kernels of the plain layers, in their order.
 
-        The kernel is in float64, C-contiguous, and may be overwritten: large ones leave no room for
-        another copy.
+        The kernel is float64 and C-contiguous, and may be overwritten: for a large kernel there may
+        be no memory for another copy.
         """
 
 
 def plain_layer(kernel: np.ndarray) -> PlainLayer:
-    """A layer with that kernel, (T, S, D_h, D_w)."""
+    """Return a layer with a kernel of shape (T, S, D_h, D_w)."""
     outputs, inputs, height, width = kernel.shape
     return PlainLayer(inputs, outputs, kernel=(height, width))
 
@@ -111,7 +117,10 @@ def plain_layer(kernel: np.ndarray) -> PlainLayer:
 def windowed(
     layer: PlainLayer, in_channels: int, out_channels: int, *, groups: int = 1
 ) -> PlainLayer:
-    """A layer of other channels that carries the window, stride, padding and dilation; no bias."""
+    """Return the layer with other channels and no bias.
+
+    Window, stride, padding and dilation stay the same.
+    """
     return replace(
         layer, in_channels=in_channels, out_channels=out_channels, groups=groups, bias=False
     )
@@ -120,17 +129,17 @@ def windowed(
 def along_axis(
     layer: PlainLayer, axis: int, in_channels: int, out_channels: int, *, groups: int = 1
 ) -> PlainLayer:
-    """As `windowed`, but along one axis alone: 0 for D_h x 1, 1 for 1 x D_w."""
+    """Return the result of `windowed` along one axis only: 0 for D_h x 1, 1 for 1 x D_w."""
 
-    def only(pair: tuple[int, int], otherwise: int) -> tuple[int, int]:
-        return (pair[0], otherwise) if axis == 0 else (otherwise, pair[1])
+    def keep_axis(pair: tuple[int, int], default: int) -> tuple[int, int]:
+        return (pair[0], default) if axis == 0 else (default, pair[1])
 
     return PlainLayer(
         in_channels,
         out_channels,
-        kernel=only(layer.kernel, 1),
-        stride=only(layer.stride, 1),
-        padding=only(layer.padding, 0),
-        dilation=only(layer.dilation, 1),
+        kernel=keep_axis(layer.kernel, 1),
+        stride=keep_axis(layer.stride, 1),
+        padding=keep_axis(layer.padding, 0),
+        dilation=keep_axis(layer.dilation, 1),
         groups=groups,
     )

@@ -1,4 +1,4 @@
-"""Factorizations of whole layers: groups, checks, the error."""
+"""Factorization of complete layers: groups, checks and the approximation error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from lowrank.factorize.moments import (
     BLOCK,
     Moments,
     output_error_squared,
-    regularised,
+    regularized,
     weighted_factors,
 )
 from lowrank.factorize.reconstruction import reconstruct
@@ -21,20 +21,20 @@ from lowrank.factorize.reconstruction import reconstruct
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A layer's replacement.
+    """The replacement of a layer.
 
     Parameters
     ----------
     sequence
         The plain layers.
     weights
-        Their kernels, float32, C-contiguous; each has its plain layer's `weight_shape`.
+        Their kernels, float32 and C-contiguous, each with the `weight_shape` of its plain layer.
     bias
-        That of the last plain layer, float32 of shape (T,), or None.
+        Bias of the last plain layer, float32 of shape (T,), or None.
     relative_error
-        ||W - W~|| / ||W|| in the Frobenius norm; 0 for a kernel of zeros.
+        ||W - W~|| / ||W|| in the Frobenius norm; 0 for a zero kernel.
     output_error
-        The same of the layer's outputs around their mean, on the images of the moments; None
+        Relative error of the layer's outputs around their mean, on the images of the moments; None
         without moments.
     """
 
@@ -46,15 +46,15 @@ class Decomposition:
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
-        """Weights and bias by the names they have in a sequence of layers: `0.weight`, ..."""
-        named = {f"{index}.weight": weight for index, weight in enumerate(self.weights)}
+        """Weights and bias by their names in a sequence of layers: `0.weight`, ..."""
+        tensors = {f"{index}.weight": weight for index, weight in enumerate(self.weights)}
         if self.bias is not None:
-            named[f"{len(self.weights) - 1}.bias"] = self.bias
-        return named
+            tensors[f"{len(self.weights) - 1}.bias"] = self.bias
+        return tensors
 
 
 def one_group(layer: PlainLayer) -> PlainLayer:
-    """The plain layer that a single group of `layer` is."""
+    """Return the plain layer for a single group of `layer`."""
     return PlainLayer(
         layer.in_channels // layer.groups,
         layer.out_channels // layer.groups,
@@ -67,12 +67,13 @@ def one_group(layer: PlainLayer) -> PlainLayer:
 
 
 def kernel_of(layer: PlainLayer, weight: np.ndarray, *, name: str = "") -> np.ndarray:
-    """The weight as a kernel of the layer's `weight_shape`.
+    """Return the weight as a kernel with the layer's `weight_shape`.
 
-    A linear layer's weight of shape (T, S D_h D_w) is taken too: S x D_h x D_w is then the map that
-    was flattened in front of it, row by row, and 1 x 1 where none was.
+    A linear layer's weight of shape (T, S D_h D_w) is also accepted. S x D_h x D_w is then the map
+    that was flattened before the layer, row by row; D_h and D_w are 1 without such a map.
 
-    Raises UserError for another shape, or values that are not finite; `name` is the layer's.
+    Raises UserError for another shape, or for values that are not finite; `name` is the layer's
+    name for the message.
     """
     subject = f"the weight of layer '{name}'" if name else "the weight"
     kernel = weight
@@ -80,27 +81,30 @@ def kernel_of(layer: PlainLayer, weight: np.ndarray, *, name: str = "") -> np.nd
         kernel = weight.reshape(layer.weight_shape)
     if kernel.shape != layer.weight_shape:
         raise UserError(
-            f"{subject} has shape {weight.shape}, where the layer table says "
+            f"{subject} has shape {weight.shape}, but the layer table expects "
             f"{layer.weight_shape}. The checkpoint belongs to another network: correct its path, "
-            "or make the layer table anew with 'lowrank inspect'."
+            "or create a new layer table with 'lowrank inspect'."
         )
     if not np.isfinite(kernel).all():
         raise UserError(
-            f"{subject} holds NaN or infinity, where finite numbers were expected. The training "
-            "that made it diverged: lower its learning rate, or take another checkpoint."
+            f"{subject} contains NaN or infinity; finite numbers were expected. Its training "
+            "diverged: lower the learning rate, or use another checkpoint."
         )
     return kernel
 
 
 def group_kernels(layer: PlainLayer, kernel: np.ndarray) -> np.ndarray:
-    """(T, S / g, D_h, D_w) -> (g, T / g, S / g, D_h, D_w)."""
+    """Reshape (T, S / g, D_h, D_w) to (g, T / g, S / g, D_h, D_w)."""
     return kernel.reshape(layer.groups, -1, *kernel.shape[1:])
 
 
 def grouped_sequence(
     factorization: Factorization, layer: PlainLayer, ranks: Sequence[int]
 ) -> tuple[PlainLayer, ...]:
-    """The plain layers that replace a layer of any group count, at the ranks of one group."""
+    """Return the plain layers that replace a layer with any number of groups.
+
+    `ranks` are the ranks of one group.
+    """
     return tuple(
         replace(
             plain,
@@ -122,39 +126,40 @@ def decompose(
 ) -> Decomposition:
     """Factor every group of a layer at the same ranks.
 
-    With the moments of its inputs, the factors keep the layer's outputs rather than its weights
-    (`lowrank.factorize.moments`), and a bias takes up the mean error; a layer without one gets one.
+    With the moments of the layer's inputs, the factors approximate its outputs instead of its
+    weights (`lowrank.factorize.moments`). The mean error is then added to the bias; a layer without
+    a bias gets one.
 
     Parameters
     ----------
     factorization
-        The way to factor one group.
+        Factorization for one group.
     layer
-        The layer, of any group count.
+        The layer, with any number of groups.
     weight
         Shape (T, S / g, D_h, D_w), or (T, S D_h D_w) for a linear layer; any float type.
     bias
-        Shape (T,), or None where the layer has none.
+        Shape (T,), or None for a layer without bias.
     ranks
         The ranks of one group, in the order of the factorization's `rank_names`.
     moments
-        Of each group's inputs.
+        Moments of each group's inputs.
 
     Raises
     ------
     UserError
-        When the factorization does not take the layer, the ranks are out of range, or the weight
+        If the factorization does not apply to the layer, the ranks are out of range, or the weight
         does not fit the layer or is not finite.
     """
     if reason := factorization.applies_to(layer):
-        raise UserError(f"{factorization.name} does not take this layer: {reason}.")
+        raise UserError(f"{factorization.name} cannot factor this layer: {reason}.")
     ranks = tuple(ranks)
     _check_ranks(factorization, layer, ranks)
     kernel = kernel_of(layer, weight)
     if moments is not None and bias is None:
         bias = np.zeros(layer.out_channels, np.float32)
     layer = replace(layer, bias=bias is not None)
-    # Groups lie one after the other along the output channels: so do their factors.
+    # Groups are consecutive along the output channels, and so are their factors.
     kernels = group_kernels(layer, kernel)
     if moments is None:
         factors_of_groups = [
@@ -162,8 +167,8 @@ def decompose(
         ]
     else:
         factors_of_groups = [
-            weighted_factors(factorization, one_group(layer), group, ranks, regularised(each))
-            for group, each in zip(kernels, moments.covariance, strict=True)
+            weighted_factors(factorization, one_group(layer), group, ranks, regularized(covariance))
+            for group, covariance in zip(kernels, moments.covariance, strict=True)
         ]
     weights = tuple(
         np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
@@ -173,8 +178,8 @@ def decompose(
     approximation = reconstruct(sequence, weights)
     output_error = None
     if moments is not None:
-        output_error, missing = _errors_of_outputs(layer, kernel, approximation, moments)
-        bias = bias + missing
+        output_error, mean_error = _output_errors(layer, kernel, approximation, moments)
+        bias = bias + mean_error
     return Decomposition(
         sequence=sequence,
         weights=weights,
@@ -186,7 +191,7 @@ def decompose(
 
 def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
     error_squared = norm_squared = 0.0
-    # One output channel at a time: no float64 copy of a large kernel.
+    # One output channel at a time, to avoid a float64 copy of a large kernel.
     for exact, approximate in zip(kernel, approximation, strict=True):
         exact = exact.astype(np.float64)
         difference = exact - approximate
@@ -195,12 +200,12 @@ def _relative_error(kernel: np.ndarray, approximation: np.ndarray) -> float:
     return float(np.sqrt(error_squared / norm_squared)) if norm_squared > 0 else 0.0
 
 
-def _errors_of_outputs(
+def _output_errors(
     layer: PlainLayer, kernel: np.ndarray, approximation: np.ndarray, moments: Moments
 ) -> tuple[float, np.ndarray]:
-    """The relative error of the outputs around their mean, and what they lack on average, (T,)."""
+    """Return the relative error of the outputs around their mean, and their mean error, (T,)."""
     error_squared = norm_squared = 0.0
-    missing = []
+    mean_errors = []
     for exact, approximate, mean, covariance in zip(
         group_kernels(layer, kernel),
         group_kernels(layer, approximation),
@@ -208,7 +213,8 @@ def _errors_of_outputs(
         moments.covariance,
         strict=True,
     ):
-        # Some output channels at a time: of a large linear layer each copy is most of the memory.
+        # A block of output channels at a time: for a large linear layer, a full copy would take
+        # most of the memory.
         for start in range(0, len(exact), BLOCK):
             rows = slice(start, start + BLOCK)
             difference = exact[rows] - approximate[rows]
@@ -216,26 +222,26 @@ def _errors_of_outputs(
             norm_squared += output_error_squared(exact[rows], covariance)
             if len(mean) == difference.shape[1]:
                 difference = difference.sum(axis=(2, 3))
-            missing.append(difference.reshape(len(difference), -1) @ mean)
+            mean_errors.append(difference.reshape(len(difference), -1) @ mean)
     error = float(np.sqrt(max(error_squared, 0.0) / norm_squared)) if norm_squared > 0 else 0.0
-    return error, np.concatenate(missing)
+    return error, np.concatenate(mean_errors)
 
 
 def _check_ranks(factorization: Factorization, layer: PlainLayer, ranks: tuple[int, ...]) -> None:
     names, full = factorization.rank_names, factorization.full_ranks(one_group(layer))
     if len(ranks) != len(names):
         raise UserError(
-            f"ranks: {factorization.name} takes {len(names)} ({', '.join(names)}), "
+            f"ranks: {factorization.name} needs {len(names)} ({', '.join(names)}), "
             f"found {len(ranks)}: {ranks}. Give one number for each."
         )
     for name, rank, largest in zip(names, ranks, full, strict=True):
         if not 1 <= rank <= largest:
             raise UserError(
-                f"ranks: the {name} rank of {factorization.name} is {rank}, where 1 to {largest} "
-                "is possible for this layer. Give a number in that range."
+                f"ranks: the {name} rank of {factorization.name} is {rank}; expected 1 to "
+                f"{largest} for this layer. Give a number in that range."
             )
         if rank % factorization.rank_multiple:
             raise UserError(
-                f"ranks: the {name} rank of {factorization.name} is {rank}, where a multiple of "
-                f"{factorization.rank_multiple} was expected. Give one."
+                f"ranks: the {name} rank of {factorization.name} is {rank}; expected a multiple of "
+                f"{factorization.rank_multiple}. Change the rank to such a multiple."
             )

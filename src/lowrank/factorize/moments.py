@@ -1,19 +1,19 @@
-"""Factors that keep a layer's outputs on real inputs, rather than its weights.
+"""Factors that approximate a layer's outputs on real inputs instead of its weights.
 
-With a bias that takes up the mean error, the mean squared error of a layer's output is
-||(W - W~) C^(1/2)||^2, where C is the covariance of its input patches and W the kernel as a matrix
-T x (S D^2). Zhang et al. 2016, "Accelerating very deep convolutional networks for classification
-and detection", minimise it for their shape; here every factorization does, through the norm that it
-minimises anyway:
+If the bias absorbs the mean error, the mean squared error of a layer's output is
+||(W - W~) C^(1/2)||^2, where C is the covariance of its input patches and W is the kernel as a
+matrix T x (S D^2). Zhang et al. 2016, "Accelerating very deep convolutional networks for
+classification and detection", minimize it for their factorization. Here, every factorization
+minimizes it, in two steps:
 
-1. The kernel is multiplied by a square root of the covariance of the channels, decomposed as usual,
-   and the first factor divided by that root: it is linear in the input channels. Where the first
-   factor holds the whole window, the covariance of the patches takes that place, which is then the
-   optimum.
-2. The layers behind the first one see patches that it has encoded. Their best kernel for these is a
-   linear least-squares problem, and where they are a factorization themselves (`tail`), they are
-   decomposed in the norm of the encoded patches, which is the optimum again. Otherwise the last
-   factor alone is replaced by its least-squares solution.
+1. Multiply the kernel by a square root of the covariance of the channels, decompose the product as
+   usual, and divide the first factor by the root. This is possible because the first factor is
+   linear in the input channels. If the first factor contains the full window, the covariance of the
+   patches is used instead, which gives the optimum.
+2. The layers behind the first layer receive patches that it has encoded. Their best kernel solves a
+   linear least-squares problem. If these layers form a factorization themselves (`tail`), this
+   kernel is decomposed in the norm of the encoded patches, which again gives the optimum. Otherwise
+   only the last factor is replaced by its least-squares solution.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ if TYPE_CHECKING:
     from lowrank.core.layers import PlainLayer
     from lowrank.factorize.factorization import Factorization
 
-# Added to the diagonal, as a share of its mean: directions that the images never showed count for
-# as much as that, so that the weights decide there.
+# Share of the diagonal's mean that is added to the diagonal. Directions that do not occur in the
+# images get this weight, so the approximation follows the weights there.
 _RIDGE = 1e-4
 
-# Output channels that are multiplied at a time.
+# Number of output channels that are multiplied at a time.
 BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The inputs of a layer on real images.
+    """Mean and covariance of a layer's inputs on real images.
 
     Parameters
     ----------
     mean
-        Shape (g, N): E[x] for each of the layer's g groups. N is S / g D_h D_w, the patch in the
-        order of the kernel's (S / g, D_h, D_w); or S / g, the channels alone.
+        Shape (g, N): E[x] for each of the layer's g groups. N is S / g D_h D_w for patches in the
+        order of the kernel's (S / g, D_h, D_w), or S / g for channels only.
     covariance
         Shape (g, N, N): E[x x^T] - E[x] E[x]^T, any float type.
     samples
-        Over how many x. Fewer than N leave directions that only the ridge of `regularised` fills.
+        Number of vectors x. If it is below N, only the ridge of `regularized` covers some
+        directions.
     """
 
     mean: np.ndarray
@@ -60,14 +61,14 @@ class Moments:
 
 @dataclass(frozen=True)
 class Shift:
-    """How a layer's inputs moved when layers before it were decomposed, beside their `Moments` now.
+    """Change of a layer's inputs caused by decomposing earlier layers; it complements `Moments`.
 
     Parameters
     ----------
     mean
-        Shape (g, N): E[x0], the mean in the original network, N as in `Moments`.
+        Shape (g, N): E[x0], the mean in the original network, with N as in `Moments`.
     crossed
-        Shape (g, N, N): E[x0 x^T] - E[x0] E[x]^T, of the original inputs with those of now.
+        Shape (g, N, N): E[x0 x^T] - E[x0] E[x]^T, between the original and the current inputs.
     """
 
     mean: np.ndarray
@@ -77,32 +78,32 @@ class Shift:
 def carried_over(
     kernel: np.ndarray, bias: np.ndarray | None, moments: Moments, shift: Shift
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel and the bias that, on inputs as they are now, answer most like the layer did.
+    """Return the kernel and bias that best reproduce the original outputs from the current inputs.
 
-    The mean squared error of the outputs is least for W C_0x C_xx^-1 (Zhang et al. 2016, section
-    3.2, "asymmetric"), so that a layer makes up for what those before it lost, and errors do not
-    pile up. Where the images show nothing, the kernel stays as it was.
+    The mean squared error of the outputs is smallest for W C_0x C_xx^-1 (Zhang et al. 2016, section
+    3.2, "asymmetric"). A layer thus compensates for the errors of earlier layers, and errors do not
+    accumulate. In directions that do not occur in the images, the kernel does not change.
 
     Parameters
     ----------
     kernel
-        Shape (T, S / g, D_h, D_w), of the original network.
+        Shape (T, S / g, D_h, D_w), from the original network.
     bias
         Shape (T,), or None.
     moments, shift
-        Of the layer's inputs.
+        Statistics of the layer's inputs.
 
     Returns
     -------
     tuple of np.ndarray
-        Of those shapes, float32.
+        Kernel and bias, of the same shapes, float32.
     """
     groups = len(moments.mean)
-    found = np.empty(kernel.shape, np.float32)
-    added = []
+    kernels = np.empty(kernel.shape, np.float32)
+    bias_changes = []
     for number, group in enumerate(np.split(kernel.astype(np.float64), groups)):
-        covariance = regularised(moments.covariance[number])
-        # C_0x C_xx^-1 - I, by the ridge of C_xx 0 where there is no data.
+        covariance = regularized(moments.covariance[number])
+        # C_0x C_xx^-1 - I. The ridge of C_xx makes it 0 in directions without data.
         change = np.linalg.solve(
             covariance, (shift.crossed[number] - moments.covariance[number]).T
         ).T
@@ -110,15 +111,15 @@ def carried_over(
         by_channel = size == group.shape[1]
         flat = np.moveaxis(group, 1, -1) if by_channel else group
         flat = flat.reshape(-1, size)
-        new = flat + flat @ change
-        missed = flat @ shift.mean[number] - new @ moments.mean[number]
-        added.append(missed.reshape(len(group), -1).sum(1))
+        new_flat = flat + flat @ change
+        mean_error = flat @ shift.mean[number] - new_flat @ moments.mean[number]
+        bias_changes.append(mean_error.reshape(len(group), -1).sum(1))
         if by_channel:
-            new = np.moveaxis(new.reshape(len(group), *group.shape[2:], size), -1, 1)
+            new_flat = np.moveaxis(new_flat.reshape(len(group), *group.shape[2:], size), -1, 1)
         rows = slice(number * len(group), (number + 1) * len(group))
-        found[rows] = new.reshape(group.shape)
-    total = np.concatenate(added) + (0 if bias is None else bias)
-    return found, total.astype(np.float32)
+        kernels[rows] = new_flat.reshape(group.shape)
+    new_bias = np.concatenate(bias_changes) + (0 if bias is None else bias)
+    return kernels, new_bias.astype(np.float32)
 
 
 def weighted_factors(
@@ -128,59 +129,62 @@ def weighted_factors(
     ranks: tuple[int, ...],
     covariance: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """The factors of one group that keep its outputs, of the shapes that `factors` gives.
+    """Return the factors of one group that approximate its outputs, in the shapes of `factors`.
 
     Parameters
     ----------
     factorization
-        Whose shape the factors have.
+        The factorization.
     layer
-        The layer, of one group.
+        The layer, with one group.
     kernel
         Shape (T, S, D_h, D_w), any float type.
     ranks
-        In the order of the factorization's `rank_names`.
+        The ranks, in the order of the factorization's `rank_names`.
     covariance
-        Shape (S D_h D_w, S D_h D_w), the patches', or (S, S), the channels'; positive definite, as
-        `regularised` makes it.
+        Covariance of the patches, (S D_h D_w, S D_h D_w), or of the channels, (S, S); positive
+        definite, as returned by `regularized`.
     """
     first, *others = factorization.sequence(layer, ranks)
-    # A power of 4, whose root is exact: the scale of the inputs must not end up in the factors.
+    # Scale by a power of 4, whose root is exact, so that the scale of the inputs does not enter the
+    # factors.
     covariance = covariance / 4.0 ** round(np.log2(np.trace(covariance) / len(covariance)) / 2)
     kernel_whitened, root = whitened(factorization, layer, kernel, covariance)
     head, *rest = factorization.factors(kernel_whitened, ranks)
-    # Of a large linear layer it takes more than all that follows.
+    # For a large linear layer, this array needs more memory than everything below.
     del kernel_whitened
     if len(root) > kernel.shape[1]:
-        # One "channel" for each entry of the patch: the window went along.
-        head = _divided(head.reshape(len(head), -1), root).reshape(head.shape)
+        # Each entry of the patch counts as a channel, because the first factor contains the full
+        # window.
+        head = _divided_by(head.reshape(len(head), -1), root).reshape(head.shape)
         return head, *rest
-    knows_patches = len(covariance) > kernel.shape[1]
+    has_patches = len(covariance) > kernel.shape[1]
     window = head.shape[2:]
     by_channel = np.moveaxis(head.reshape(len(head), kernel.shape[1], -1), 1, 2)
-    by_channel = _divided(by_channel.reshape(-1, kernel.shape[1]), root)
+    by_channel = _divided_by(by_channel.reshape(-1, kernel.shape[1]), root)
     by_channel = by_channel.reshape(len(head), -1, kernel.shape[1])
     head = np.ascontiguousarray(np.moveaxis(by_channel, 2, 1)).reshape(len(head), -1, *window)
     tail = factorization.tail(layer, ranks)
     if tail:
-        # Any basis of what the head keeps will do. An orthonormal one, as the weights alone give,
-        # suits training: divided by the root, the head has condition numbers of up to a hundred.
+        # Any basis of the space that the head keeps gives the same result. An orthonormal basis, as
+        # without moments, trains well. After the division by the root, the head has condition
+        # numbers of up to 100.
         basis, mixing = np.linalg.qr(head.reshape(len(head), -1).T)  # head^T = basis mixing
         head = np.ascontiguousarray(basis.T).reshape(head.shape)
-    if not knows_patches:
+    if not has_patches:
         if tail:
             rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing, optimize=True)
         return head, *rest
     if tail:
-        method, its_layer, its_ranks = tail
+        method, tail_layer, tail_ranks = tail
         before = reconstruct([first], [head])
-        target, encoded, _ = _least_squares(kernel, covariance, before, its_layer.kernel)
-        target = target.reshape(len(kernel), len(head), *its_layer.kernel)
-        return head, *weighted_factors(method, its_layer, target, its_ranks, encoded)
+        target, encoded, _ = _least_squares(kernel, covariance, before, tail_layer.kernel)
+        target = target.reshape(len(kernel), len(head), *tail_layer.kernel)
+        return head, *weighted_factors(method, tail_layer, target, tail_ranks, encoded)
     before = reconstruct([first, *others[:-1]], [head, *rest[:-1]])
     last, _, silent = _least_squares(kernel, covariance, before, others[-1].kernel)
-    # Channels that let nothing through, as of a kernel of zeros, decide nothing. What the last
-    # factor had for them stays: two factors of 0 in a row would never train.
+    # Channels that are always 0, as for a zero kernel, have no effect. The last factor keeps its
+    # values for them, because two consecutive factors of 0 would never train.
     last[:, silent] = rest[-1].reshape(last.shape)[:, silent]
     return head, *rest[:-1], last.reshape(rest[-1].shape)
 
@@ -188,17 +192,17 @@ def weighted_factors(
 def whitened(
     factorization: Factorization, layer: PlainLayer, kernel: np.ndarray, covariance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel times a root of the covariance: its norm is that of its outputs.
+    """Return the kernel times a root of the covariance; its norm is then the norm of the outputs.
 
-    By the patches where the factorization's first layer holds the whole window, else by the
-    channels, as if the taps had nothing to do with each other. Arguments as for
-    `weighted_factors`.
+    The covariance of the patches is used if the factorization's first layer contains the full
+    window. Otherwise the covariance of the channels is used, as if the taps were uncorrelated. The
+    arguments are those of `weighted_factors`.
 
     Returns
     -------
     tuple of np.ndarray
-        The kernel, of its shape, C-contiguous, and the root: lower triangular, (S D^2, S D^2) or
-        (S, S).
+        The kernel, in its shape and C-contiguous, and the root, which is lower triangular of shape
+        (S D^2, S D^2) or (S, S).
     """
     first, *_ = factorization.sequence(layer, factorization.full_ranks(layer))
     taps = prod(layer.kernel)
@@ -206,10 +210,11 @@ def whitened(
         if first.kernel == layer.kernel:
             root = np.linalg.cholesky(covariance)
             return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape), root
-        covariance = _of_channels(covariance, taps)
+        covariance = _channel_covariance(covariance, taps)
     root = np.linalg.cholesky(covariance)
     product = np.empty(kernel.shape)
-    # Some output channels at a time: a linear layer's kernel may take as much as all else.
+    # A block of output channels at a time, because the kernel of a linear layer can take as much
+    # memory as everything else.
     for start in range(0, len(kernel), BLOCK):
         block = kernel[start : start + BLOCK].astype(np.float64)
         # (T, S, D_h, D_w) x (S, S) -> (T, D_h, D_w, S)
@@ -218,73 +223,79 @@ def whitened(
 
 
 def output_error_squared(difference: np.ndarray, covariance: np.ndarray) -> float:
-    """E||D (x - E[x])||^2 for a kernel D, (T, S, D_h, D_w).
+    """Return E||D (x - E[x])||^2 for a kernel D, (T, S, D_h, D_w).
 
-    By the covariance of the patches or of the channels alone.
+    `covariance` is that of the patches or of the channels only.
     """
     if len(covariance) == difference.shape[1]:
-        # Taps as if they had nothing to do with each other: their errors add up.
+        # The taps are treated as uncorrelated, so their errors add up.
         flat = difference.swapaxes(1, -1).reshape(-1, len(covariance))
     else:
         flat = difference.reshape(len(difference), -1)
     return float(np.vdot(flat @ covariance, flat))
 
 
-def regularised(covariance: np.ndarray) -> np.ndarray:
-    """The covariance, safely positive definite, in float64."""
+def regularized(covariance: np.ndarray) -> np.ndarray:
+    """Return the covariance in float64, with a ridge that makes it positive definite."""
     covariance = covariance.astype(np.float64)
     mean = float(np.trace(covariance)) / len(covariance)
-    # An input that never changes says nothing: the norm is then that of the weights.
+    # If the input is constant, the norm is that of the weights.
     covariance.flat[:: len(covariance) + 1] += _RIDGE * mean if mean > 0 else 1.0
     return covariance
 
 
-def _of_channels(covariance: np.ndarray, taps: int) -> np.ndarray:
-    """(S D^2, S D^2) -> (S, S): the covariance of the channels, the mean over the taps."""
+def _channel_covariance(covariance: np.ndarray, taps: int) -> np.ndarray:
+    """Return the covariance of the channels, the mean over the taps: (S D^2, S D^2) -> (S, S)."""
     channels = len(covariance) // taps
     return np.einsum("skuk->su", covariance.reshape(channels, taps, channels, taps)) / taps
 
 
-def _divided(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
-    """X with X L = `matrix`, for the lower triangular L."""
+def _divided_by(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Return X with X L = `matrix` for the lower triangular matrix L = `root`."""
     return np.linalg.solve(root.T, matrix.T).T
 
 
 def _least_squares(
     kernel: np.ndarray, covariance: np.ndarray, before: np.ndarray, window: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kernel behind an encoder that keeps the outputs best, and the covariance that it sees.
+    """Return the best kernel behind an encoder, and its input statistics.
 
-    B = W C E^T (E C E^T)^-1 for the encoder E, as in `_encoded`: shapes (T, R E^2) and
-    (R E^2, R E^2). And which encoded values are always 0, so that B does not matter there.
+    Returns
+    -------
+    tuple of np.ndarray
+        The kernel, of shape (T, R E^2): B = W C G^T (G C G^T)^-1 for the encoder G, as in
+        `_encoded`. The covariance of its inputs, G C G^T, of shape (R E^2, R E^2). Which inputs are
+        always 0, so that B has no effect there, of shape (R E^2,).
     """
-    seen = _encoded(covariance, before, window).T  # C E^T, as C is symmetric: (S D^2, R E^2)
-    encoded = _encoded(seen, before, window)
-    crossed = kernel.reshape(len(kernel), -1) @ seen  # (T, R E^2)
-    # Encoded directions of next to nothing, as of a rank beyond the kernel's; or nothing at all.
+    # C G^T, because C is symmetric: (S D^2, R E^2)
+    cross_covariance = _encoded(covariance, before, window).T
+    encoded = _encoded(cross_covariance, before, window)
+    target = kernel.reshape(len(kernel), -1) @ cross_covariance  # (T, R E^2)
+    # Some encoded directions can be almost 0, for example at a rank above the kernel's rank, or all
+    # of them can be 0.
     silent = np.diag(encoded) == 0
     encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded) or 1.0
-    return np.linalg.solve(encoded, crossed.T).T, encoded, silent
+    return np.linalg.solve(encoded, target.T).T, encoded, silent
 
 
 def _encoded(columns: np.ndarray, before: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """Patches of the whole layer, (S D_h D_w, n), as the last layer sees them, (R E_h E_w, n).
+    """Encode patches of the full layer, (S D_h D_w, n), for its last layer, (R E_h E_w, n).
 
     Parameters
     ----------
     columns
-        A patch in each.
+        One patch in each column.
     before
-        The kernel of what is before that layer: (R, S, C_h, C_w); D = C E, one of them 1 on each
-        axis.
+        Kernel of the layers before the last one, (R, S, C_h, C_w). On each axis D = C E, where C or
+        E is 1.
     window
-        Of that layer: (E_h, E_w).
+        Window of the last layer, (E_h, E_w).
     """
     size = tuple(c * e for c, e in zip(before.shape[2:], window, strict=True))
     by_tap = columns.reshape(before.shape[1], *size, -1)
-    found = np.empty((len(before), *window, by_tap.shape[-1]))
+    encoded = np.empty((len(before), *window, by_tap.shape[-1]))
     for row, column in np.ndindex(*window):
         rows = slice(row, row + 1) if window[0] > 1 else slice(None)
         along = slice(column, column + 1) if window[1] > 1 else slice(None)
-        found[:, row, column] = np.tensordot(before, by_tap[:, rows, along], 3)
-    return found.reshape(-1, by_tap.shape[-1])
+        encoded[:, row, column] = np.tensordot(before, by_tap[:, rows, along], 3)
+    return encoded.reshape(-1, by_tap.shape[-1])

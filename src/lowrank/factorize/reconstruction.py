@@ -1,4 +1,4 @@
-"""The way back from factors to a kernel."""
+"""Reconstruction of a kernel from its factors."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -9,19 +9,19 @@ from lowrank.core.layers import PlainLayer
 
 
 def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """The kernel of the one convolution that a sequence of plain layers amounts to.
+    """Return the kernel of the single convolution that is equivalent to a sequence of plain layers.
 
     Returns
     -------
     np.ndarray
-        Shape (T, S / g, D_h, D_w), of the weights' type, where g is the greatest common divisor
-        of the layers' group counts.
+        Shape (T, S / g, D_h, D_w), with the type of the weights, where g is the greatest common
+        divisor of the layers' group counts.
 
     Raises
     ------
     ValueError
-        When two layers have a window along the same axis: with strides between them, they need
-        not amount to one convolution of the layer's geometry.
+        If two layers have a window along the same axis. With a stride between them, they may not be
+        equivalent to one convolution with the layer's geometry.
     """
     for axis in (0, 1):
         if sum(layer.kernel[axis] > 1 for layer in sequence) > 1:
@@ -41,10 +41,10 @@ def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -
 
 
 def _composed(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
-    """One kernel for two convolutions, the second of which has `groups` groups.
+    """Return one kernel for two convolutions; the second one has `groups` groups.
 
-    (M, S, D_h, D_w) and (N, M / groups, E_h, E_w) -> (N, S, D_h E_h, D_w E_w); along each axis
-    D or E is 1, so that every tap of the result comes from one pair of taps.
+    (M, S, D_h, D_w) and (N, M / groups, E_h, E_w) -> (N, S, D_h E_h, D_w E_w). Along each axis D or
+    E is 1, so every tap of the result comes from one pair of taps.
     """
     (_, inputs, *window), (outputs, middle, *next_window) = before.shape, after.shape
     # (groups, N / groups * E^2, M / groups) x (groups, M / groups, S D^2)
@@ -52,6 +52,6 @@ def _composed(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
     taps_last = after.transpose(0, 2, 3, 1).reshape(groups, -1, middle)
     product = taps_last @ before.reshape(groups, middle, -1)
     # (N, E_h, E_w, S, D_h, D_w) -> (N, S, D_h, E_h, D_w, E_w)
-    apart = product.reshape(outputs, *next_window, inputs, *window).transpose(0, 3, 4, 1, 5, 2)
+    separated = product.reshape(outputs, *next_window, inputs, *window).transpose(0, 3, 4, 1, 5, 2)
     height, width = (d * e for d, e in zip(window, next_window, strict=True))
-    return apart.reshape(outputs, inputs, height, width)
+    return separated.reshape(outputs, inputs, height, width)

@@ -1,4 +1,4 @@
-"""Spatial SVD: a window along the height, then one along the width."""
+"""Spatial SVD: a window along the height, followed by one along the width."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -11,32 +11,35 @@ from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
 
 
 class SpatialSvd(Factorization):
-    """Separable windows of full channel depth (Jaderberg et al. 2014, scheme 2), in closed form.
+    """Separable windows with full channel depth (Jaderberg et al. 2014, scheme 2), in closed form.
 
-    The kernel W(t, s, i, j) becomes sum over r of H(t, j, r) V(s, i, r): the truncated SVD of the
-    matrix (S D_h) x (T D_w) (Tai et al. 2016).
+    The kernel W(t, s, i, j) becomes the sum over r of H(t, j, r) V(s, i, r). This is the truncated
+    SVD of the matrix (S D_h) x (T D_w) (Tai et al. 2016).
     """
 
     name: ClassVar[str] = "spatial_svd"
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """min(S D_h, T D_w)."""
+        """Return (min(S D_h, T D_w),)."""
         height, width = layer.kernel
         return (min(layer.in_channels * height, layer.out_channels * width),)
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
-        """Of the matrix (S D_h) x (T D_w)."""
+        """Return the spectrum of the matrix (S D_h) x (T D_w)."""
         return (spectrum_of(_matrix(kernel)),)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """D_h x 1 from S to R; 1 x D_w from R to T. Each takes the geometry along its axis."""
+        """Return the layers: D_h x 1 (S to R), 1 x D_w (R to T).
+
+        Each layer has the stride, padding and dilation along its axis.
+        """
         (rank,) = ranks
         horizontal = along_axis(layer, 1, rank, layer.out_channels)
         return along_axis(layer, 0, layer.in_channels, rank), replace(horizontal, bias=layer.bias)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R, S, D_h, 1) and (T, R, 1, D_w)."""
+        """Return kernels of shapes (R, S, D_h, 1) and (T, R, 1, D_w)."""
         (rank,) = ranks
         outputs, inputs, height, width = kernel.shape
         left, right = truncated_svd(_matrix(kernel), rank)
@@ -48,6 +51,6 @@ class SpatialSvd(Factorization):
 
 
 def _matrix(kernel: np.ndarray) -> np.ndarray:
-    """(T, S, D_h, D_w) -> (S D_h, T D_w)."""
+    """Reshape (T, S, D_h, D_w) to (S D_h, T D_w)."""
     outputs, inputs, height, width = kernel.shape
     return kernel.transpose(1, 2, 0, 3).reshape(inputs * height, outputs * width)

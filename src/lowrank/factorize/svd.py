@@ -11,24 +11,27 @@ from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
 
 
 class Svd(Factorization):
-    """The truncated SVD of the matrix T x (S D^2), the best of that rank (Eckart & Young 1936).
+    """The truncated SVD of the matrix T x (S D^2), the best one of its rank (Eckart & Young 1936).
 
-    For a linear layer or a 1 x 1 convolution that is the layer's own matrix.
+    For a linear layer or a 1 x 1 convolution, this is the matrix of the layer.
     """
 
     name: ClassVar[str] = "svd"
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """min(T, S D^2)."""
+        """Return (min(T, S D^2),)."""
         return (min(layer.out_channels, layer.in_channels * prod(layer.kernel)),)
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
-        """Of the matrix T x (S D^2)."""
+        """Return the spectrum of the matrix T x (S D^2)."""
         return (spectrum_of(kernel.reshape(kernel.shape[0], -1)),)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """The window from S to R, with the stride: fewer positions are left; then 1 x 1 to T."""
+        """Return the layers: the window (S to R), then 1 x 1 (R to T).
+
+        The window has the stride, so the 1 x 1 convolution runs at fewer positions.
+        """
         (rank,) = ranks
         return (
             windowed(layer, layer.in_channels, rank),
@@ -36,13 +39,13 @@ class Svd(Factorization):
         )
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R, S, D_h, D_w) and (T, R, 1, 1)."""
+        """Return kernels of shapes (R, S, D_h, D_w) and (T, R, 1, 1)."""
         (rank,) = ranks
         left, right = truncated_svd(kernel.reshape(kernel.shape[0], -1), rank)
         return right.reshape(rank, *kernel.shape[1:]), left[:, :, None, None]
 
 
 class ChannelSvd(Svd):
-    """The same under the name of its use on windows: D x D to R, 1 x 1 to T (Zhang et al. 2016)."""
+    """The SVD under its name for windows: D x D to R, 1 x 1 to T (Zhang et al. 2016)."""
 
     name: ClassVar[str] = "channel_svd"

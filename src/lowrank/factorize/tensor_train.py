@@ -1,4 +1,4 @@
-"""Tensor train: 1 x 1, a window along the height, one along the width, 1 x 1."""
+"""Tensor train: 1 x 1, a window along the height, a window along the width, 1 x 1."""
 
 from typing import ClassVar
 
@@ -13,23 +13,23 @@ from lowrank.factorize.svd import Svd
 class TensorTrain(Factorization):
     """The tensor train of the kernel as a tensor S x D_h x D_w x T (Oseledets 2011, TT-SVD).
 
-    The kernel W(t, s, i, j) becomes sum over r1, r2, r3 of
-    G1(s, r1) G2(r1, i, r2) G3(r2, j, r3) G4(r3, t). G1 and G2 are orthonormal. Its squared error is
-    at most the sum of what the three unfoldings lose at those ranks.
+    The kernel W(t, s, i, j) becomes the sum over r1, r2, r3 of G1(s, r1) G2(r1, i, r2) G3(r2, j,
+    r3) G4(r3, t). G1 and G2 are orthonormal. The squared error is at most the sum of the squared
+    errors of the three unfoldings at those ranks.
     """
 
     name: ClassVar[str] = "tensor_train"
     rank_names: ClassVar[tuple[str, ...]] = ("input", "window", "output")
 
     def applies_to(self, layer: PlainLayer) -> str | None:
-        """Refuse kernels of one row or one column, for which a layer would have no window."""
+        """Reject kernels with one row or one column, for which one layer would have no window."""
         if 1 in layer.kernel:
             height, width = layer.kernel
-            return f"its kernel is {height} x {width}, which is no window along both axes"
+            return f"its kernel is {height} x {width}; expected a window along both axes"
         return None
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """(min(S, D_h D_w T), min(S D_h, D_w T), min(S D_h D_w, T))."""
+        """Return (min(S, D_h D_w T), min(S D_h, D_w T), min(S D_h D_w, T))."""
         height, width = layer.kernel
         inputs, outputs = layer.in_channels, layer.out_channels
         return (
@@ -39,22 +39,26 @@ class TensorTrain(Factorization):
         )
 
     def consistent(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """R1 <= D_h R2, R2 <= min(D_h R1, D_w R3), R3 <= D_w R2: no core has a higher rank."""
+        """Limit the ranks to R1 <= D_h R2, R2 <= min(D_h R1, D_w R3) and R3 <= D_w R2.
+
+        No core has higher ranks.
+        """
         height, width = layer.kernel
         first, second, third = ranks
         second = min(second, height * first, width * third)
         return min(first, height * second), second, min(third, width * second)
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
-        """Of the unfoldings S x (D_h D_w T), (S D_h) x (D_w T) and (S D_h D_w) x T."""
+        """Return the spectra of S x (D_h D_w T), (S D_h) x (D_w T) and (S D_h D_w) x T."""
         return tuple(spectrum_of(matrix) for matrix in _unfoldings(kernel))
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """1 x 1 from S to R1; D_h x 1 to R2; 1 x D_w to R3; 1 x 1 from R3 to T."""
+        """Return the layers: 1 x 1 (S to R1), D_h x 1 (to R2), 1 x D_w (to R3), 1 x 1 (R3 to T)."""
         first, second, third = ranks
         return (
             PlainLayer(layer.in_channels, first),
-            # The 1 x 1 before it has no bias, so padding may wait: zeros stay zeros.
+            # Padding is applied here. This is correct because the 1 x 1 layer before has no bias,
+            # so zeros stay zeros.
             along_axis(layer, 0, first, second),
             along_axis(layer, 1, second, third),
             PlainLayer(third, layer.out_channels, bias=layer.bias),
@@ -63,12 +67,12 @@ class TensorTrain(Factorization):
     def tail(
         self, layer: PlainLayer, ranks: tuple[int, ...]
     ) -> tuple[Factorization, PlainLayer, tuple[int, ...]]:
-        """The other three layers are the cores behind the first one, of a kernel with R1 inputs."""
+        """Return the other three layers: the remaining cores, for a kernel with R1 inputs."""
         first, *others = ranks
         return _Rows(), windowed(layer, first, layer.out_channels), tuple(others)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R1, S, 1, 1), (R2, R1, D_h, 1), (R3, R2, 1, D_w) and (T, R3, 1, 1)."""
+        """Return the kernels: (R1, S, 1, 1), (R2, R1, D_h, 1), (R3, R2, 1, D_w), (T, R3, 1, 1)."""
         first, *others = ranks
         matrix, *_ = _unfoldings(kernel)
         vectors = leading_left_vectors(matrix, first)
@@ -86,11 +90,11 @@ class _Rows(Factorization):
     rank_names: ClassVar[tuple[str, ...]] = ("window", "output")
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
-        """(min(S D_h, D_w T), min(S D_h D_w, T))."""
+        """Return (min(S D_h, D_w T), min(S D_h D_w, T))."""
         return TensorTrain().full_ranks(layer)[1:]
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
-        """D_h x 1 from S to R2; 1 x D_w from R2 to R3; 1 x 1 from R3 to T."""
+        """Return the layers: D_h x 1 (S to R2), 1 x D_w (R2 to R3), 1 x 1 (R3 to T)."""
         second, third = ranks
         return (
             along_axis(layer, 0, layer.in_channels, second),
@@ -101,12 +105,12 @@ class _Rows(Factorization):
     def tail(
         self, layer: PlainLayer, ranks: tuple[int, ...]
     ) -> tuple[Factorization, PlainLayer, tuple[int, ...]]:
-        """The last two layers are the SVD of a kernel 1 x D_w with R2 inputs."""
+        """Return the last two layers: the SVD of a 1 x D_w kernel with R2 inputs."""
         second, third = ranks
         return Svd(), along_axis(layer, 1, second, layer.out_channels), (third,)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R2, S, D_h, 1), (R3, R2, 1, D_w) and (T, R3, 1, 1)."""
+        """Return kernels of shapes (R2, S, D_h, 1), (R3, R2, 1, D_w) and (T, R3, 1, 1)."""
         second, third = ranks
         outputs, inputs, height, width = kernel.shape
         # (T, S, D_h, D_w) -> (S D_h, D_w T)
@@ -125,13 +129,13 @@ class _Rows(Factorization):
 
 
 def _widened(matrix: np.ndarray, columns: int) -> np.ndarray:
-    """The matrix with columns of zeros added: for ranks above those that `consistent` allows."""
+    """Append columns of zeros to a matrix, for ranks above the limits of `consistent`."""
     return np.pad(matrix, ((0, 0), (0, columns - matrix.shape[1])))
 
 
 def _unfoldings(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T, S, D_h, D_w) -> the unfoldings of S x D_h x D_w x T behind each of the first axes."""
+    """Return the unfoldings of S x D_h x D_w x T after each of the first three axes."""
     _, inputs, height, width = kernel.shape
     train = np.ascontiguousarray(kernel.transpose(1, 2, 3, 0))
     rows = (inputs, inputs * height, inputs * height * width)
-    return tuple(train.reshape(each, -1) for each in rows)
+    return tuple(train.reshape(count, -1) for count in rows)

@@ -9,17 +9,18 @@ from lowrank.factorize.svd import Svd
 
 
 class Tucker1(Svd):
-    """Tucker decomposition over the output channels alone (Kim et al. 2016, section 3.1).
+    """Tucker decomposition over the output channels only (Kim et al. 2016, section 3.1).
 
-    For a first convolution, whose three input channels have nothing to spare. The kernel becomes
-    sum over r of C(r, s, i, j) U(t, r): the SVD, but with orthonormal U and all scale in the core.
+    It suits the first convolution, whose three input channels cannot be reduced. The kernel becomes
+    the sum over r of C(r, s, i, j) U(t, r). This is the SVD with an orthonormal U and the complete
+    scale in the core.
     """
 
     name: ClassVar[str] = "tucker1"
     rank_names: ClassVar[tuple[str, ...]] = ("output",)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Kernels of shapes (R4, S, D_h, D_w) and (T, R4, 1, 1)."""
+        """Return kernels of shapes (R4, S, D_h, D_w) and (T, R4, 1, 1)."""
         (rank,) = ranks
         unfolding = kernel.reshape(kernel.shape[0], -1)  # (T, S D^2)
         output_vectors = leading_left_vectors(unfolding, rank)

@@ -1,4 +1,4 @@
-"""One file for each way of choosing ranks."""
+"""Rank rules, one file each."""
 
 from lowrank.ranks.bounds import bounds_of
 from lowrank.ranks.budget import Losses, Trial, for_target

@@ -1,8 +1,8 @@
-"""The cheapest network within a target of accuracy: trials that halve a range of costs.
+"""Search for the cheapest network within a target of accuracy, by bisection.
 
-Each trial is a network of some share of the original's cost, compressed and fine-tuned as any
-other. Its share is the middle, by ratios, of what is left of the range: cheaper networks lose more,
-so above a trial that loses too much, below one that does not.
+Each trial compresses the network to a share of the original's cost, then fine-tunes it like any
+other network. The share is the geometric mean of the remaining range. Cheaper networks lose more,
+so the search continues above a trial that loses too much, and below a trial that does not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from lowrank.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """What a trial lost, in points of validation accuracy.
+    """The accuracy drop of a trial, in percentage points of validation accuracy.
 
     Parameters
     ----------
     share
-        Of the original's cost, that was asked for.
+        Target of the trial, as a share of the original's cost.
     drop
-        What it lost.
+        Measured accuracy drop.
     standard_error
-        Of the drop, over the choice of validation images.
+        Standard error of the drop, over the choice of validation images.
     """
 
     share: float
@@ -35,25 +35,36 @@ class Found:
 
     @classmethod
     def of(cls, share: float, *, lost: int, gained: int, images: int) -> Found:
-        """From how many images only the original gets right, and how many only the trial.
+        """Compute the drop from the images that only one of the two networks classifies correctly.
 
-        Both networks see the same images, so those on which they agree say nothing of the
+        Both networks see the same images, so images on which they agree say nothing about the
         difference (McNemar 1947).
+
+        Parameters
+        ----------
+        share
+            Target of the trial, as a share of the original's cost.
+        lost
+            Number of images that only the original classifies correctly.
+        gained
+            Number of images that only the trial classifies correctly.
+        images
+            Number of all images.
         """
         variance = (lost + gained) - (lost - gained) ** 2 / images
         return cls(share, 100 * (lost - gained) / images, 100 * sqrt(max(variance, 0)) / images)
 
     def within(self, accuracy_drop: float, confidence: float) -> bool:
-        """Whether the drop, with so many standard errors added, is at most `accuracy_drop`."""
+        """Return whether the drop plus `confidence` standard errors is at most `accuracy_drop`."""
         return self.drop + confidence * self.standard_error <= accuracy_drop
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `judge_trial` writes."""
+        """Return the document that `judge_trial` writes."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Found:
-        """The inverse of `to_json`."""
+        """Read the document that `to_json` returns."""
         return cls(**document)
 
 
@@ -64,7 +75,7 @@ def next_share(
     accuracy_drop: float,
     confidence: float,
 ) -> float:
-    """The share of the next trial, after those that were made."""
+    """Return the share of the next trial, given the finished trials."""
     low, high = between
     for trial in trials:
         if trial.within(accuracy_drop, confidence):
@@ -81,27 +92,30 @@ def cheapest(
     confidence: float,
     control: Found | None = None,
 ) -> int:
-    """Return which trial, from 0, is the cheapest within the target.
+    """Return the number, from 0, of the cheapest trial within the target.
 
-    If none is, but the `control` is (the original in int8), the trial that loses least stands
-    beside it. Otherwise UserError is raised, with the nearest.
+    If no trial is within the target, but `control` (the original in int8) is, the trial with the
+    smallest drop is returned, for comparison with the control. Otherwise UserError is raised with
+    the nearest trial.
     """
-    within = [n for n, trial in enumerate(trials) if trial.within(accuracy_drop, confidence)]
+    within = [
+        number for number, trial in enumerate(trials) if trial.within(accuracy_drop, confidence)
+    ]
     if within:
         return min(within, key=lambda number: trials[number].share)
     best = min(range(len(trials)), key=lambda number: trials[number].drop)
     if control and control.within(accuracy_drop, confidence):
         return best
     nearest = trials[best]
-    without = (
-        f", and neither does int8 of the original ({control.drop:.2f} +- "
+    of_control = (
+        f", and neither does the original in int8 ({control.drop:.2f} +- "
         f"{control.standard_error:.2f})"
         if control
         else ""
     )
     raise UserError(
         f"ranks.target.accuracy_drop: no trial loses at most {accuracy_drop:g} points with "
-        f"{confidence:g} standard errors added{without}. The nearest, at a share of "
+        f"{confidence:g} standard errors added{of_control}. The nearest, at a share of "
         f"{nearest.share:.3f} of the original's cost, loses {nearest.drop:.2f} +- "
         f"{nearest.standard_error:.2f}. Raise the target or the upper end of `search.between`, or "
         "give `finetune` more steps."

@@ -1,4 +1,4 @@
-"""What a target bounds: multiply-accumulates, parameters, bytes, or milliseconds on a device."""
+"""Costs that a target bounds: MACs, parameters, bytes, or milliseconds on a device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +10,9 @@ from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence
 from lowrank.ranks.latency_model import Latencies
 
-# Of an ONNX file, in bytes: what a node with weights and what follows it take besides the weights;
-# in int8 also the scale, zero point and bias of each output channel, and the pairs of nodes around
-# it. As the exports of VGG-16 show.
+# Overhead in the ONNX file, in bytes, from exports of VGG-16. It counts, besides the weights, each
+# node with weights and the nodes that follow it, in float or in int8. In int8 this includes the
+# pairs of nodes around it. Each output channel in int8 adds a scale, a zero point and a bias.
 _NODE_IN_FLOAT = 340
 _NODE_IN_INT8 = 2050
 _CHANNEL_IN_INT8 = 9
@@ -25,9 +25,9 @@ class Bound(ABC):
     Parameters
     ----------
     name
-        As in the target: `macs`, `latency_ms.<device>`.
+        Name in the target: `macs`, `latency_ms.<device>`.
     share
-        Of what the original network costs.
+        Upper limit, as a share of the original network's cost.
     """
 
     name: str
@@ -35,59 +35,59 @@ class Bound(ABC):
 
     @abstractmethod
     def of_sequence(self, sequence: Sequence[PlainLayer], layer: Layer) -> float:
-        """What plain layers cost in the place of a layer."""
+        """Return the cost of plain layers in the place of a layer."""
 
     @abstractmethod
     def of_network(self, table: LayerTable) -> float:
-        """What the original network costs."""
+        """Return the cost of the original network."""
 
     @property
     def rest(self) -> float:
-        """What a network costs besides the layers of its table."""
+        """Cost of a network besides the layers of its table."""
         return 0.0
 
     def of(self, layer: Layer, factorization: Factorization, ranks: Sequence[int]) -> float:
-        """What the factors of a layer cost."""
+        """Return the cost of a layer's factors."""
         return self.of_sequence(grouped_sequence(factorization, layer, ranks), layer)
 
     def of_dense(self, layer: Layer) -> float:
-        """What a layer costs undecomposed."""
+        """Return the cost of a layer that is not decomposed."""
         return self.of_sequence([layer], layer)
 
     def limit(self, table: LayerTable) -> float:
-        """What layers and rest may cost together."""
+        """Return the upper limit for the layers and the rest together."""
         return self.share * self.of_network(table)
 
     def share_of_network(self, table: LayerTable, together: float) -> float:
-        """Of what the original costs: layers and rest that cost so much together."""
+        """Return the cost `together` of layers and rest as a share of the original's cost."""
         return together / self.of_network(table)
 
     def share_of_layers(self, table: LayerTable) -> float:
-        """The limit as a share of what layers and rest cost undecomposed.
+        """Return the limit as a share of the cost of layers and rest without decomposition.
 
-        Another one than that of the network where the layers are to be quantised as well.
+        It differs from the share of the network if the layers are also quantized.
         """
         return self.limit(table) / (self.rest + sum(map(self.of_dense, table.layers)))
 
 
 @dataclass(frozen=True)
 class CountBound(Bound):
-    """Of multiply-accumulates (`macs`) or of `parameters`."""
+    """Bound on multiply-accumulates (`macs`) or on `parameters`."""
 
     def of_sequence(self, sequence: Sequence[PlainLayer], layer: Layer) -> float:
-        """A count."""
+        """Return a count."""
         if self.name == "macs":
             return sequence_macs(sequence, layer.input_map)
         return sequence_parameters(sequence)
 
     def of_network(self, table: LayerTable) -> float:
-        """A count."""
+        """Return a count."""
         return sum(map(self.of_dense, table.layers))
 
 
 @dataclass(frozen=True)
 class SizeBound(Bound):
-    """Of the bytes of the ONNX file.
+    """Bound on the size of the ONNX file in bytes.
 
     Parameters
     ----------
@@ -98,11 +98,11 @@ class SizeBound(Bound):
     quantized: bool = False
 
     def of_sequence(self, sequence: Sequence[PlainLayer], layer: Layer) -> float:
-        """Bytes."""
+        """Return bytes."""
         return _bytes_in_int8(sequence) if self.quantized else _bytes_in_float(sequence)
 
     def of_network(self, table: LayerTable) -> float:
-        """Bytes, in float."""
+        """Return bytes, in float."""
         return _bytes_in_float(table.layers)
 
 
@@ -119,60 +119,61 @@ def _bytes_in_int8(sequence: Iterable[PlainLayer]) -> int:
 
 @dataclass(frozen=True)
 class LatencyBound(Bound):
-    """Of milliseconds.
+    """Bound on the latency in milliseconds.
 
     Parameters
     ----------
     latencies
-        What layers take on the device.
+        Latencies of layers on the device.
     """
 
     latencies: Latencies
 
     def of_sequence(self, sequence: Sequence[PlainLayer], layer: Layer) -> float:
-        """Milliseconds, by the layers."""
+        """Return milliseconds, as the sum over layers."""
         if layer.kind == "transposed_conv":
-            return 0.0  # part of the rest
+            return 0.0  # counted in the rest
         return self.latencies.milliseconds(sequence, layer.input_map)
 
     def of_network(self, table: LayerTable) -> float:
-        """Milliseconds, in one piece."""
+        """Return milliseconds, measured for the network in one piece."""
         return self.latencies.original_ms
 
     def limit(self, table: LayerTable) -> float:
-        """Milliseconds, by the layers."""
+        """Return milliseconds, as the sum over layers."""
         return self.latencies.by_layers(super().limit(table))
 
     def share_of_network(self, table: LayerTable, together: float) -> float:
-        """By what they take in one piece."""
+        """Return the share, after conversion of the sum over layers to one piece."""
         return super().share_of_network(table, self.latencies.in_one_piece(together))
 
     @property
     def rest(self) -> float:
-        """Milliseconds."""
+        """Milliseconds for everything besides the layers."""
         return self.latencies.rest_ms
 
 
 def bounds_of(
     settings: RankSettings, latencies: Mapping[str, Latencies], *, quantized: bool = False
 ) -> list[Bound]:
-    """The entries of a target.
+    """Return the entries of a target.
 
     Parameters
     ----------
     settings
-        With the target.
+        Settings with the target.
     latencies
-        Of each device that it names. Raises UserError for one without.
+        Latencies for each device in the target. Raises UserError if one is missing.
     quantized
-        Whether the compressed network is in int8, and the latencies with it.
+        Whether the compressed network and the latencies are in int8.
     """
     target = settings.costs
     for device in target.latency_ms:
         if device not in latencies:
             raise UserError(
-                f"ranks.target.latency_ms.{device}: nothing was measured on '{device}'. The step "
-                "profile_layers does that; outside the workflow take `macs` or `parameters`."
+                f"ranks.target.latency_ms.{device}: no latencies were measured on '{device}'. The "
+                "step profile_layers measures them; outside the workflow, use `macs` or "
+                "`parameters`."
             )
     bounds: list[Bound] = [
         CountBound(cost, share)

@@ -1,10 +1,10 @@
-"""Ranks from a target: one choice for all layers that loses least at the cost asked for.
+"""Ranks from a target: the choice for all layers that loses least within the target.
 
-For each layer and factorization there is a curve (`lowrank.ranks.curves`): what the network is
-expected to lose by each choice of ranks, against what it costs. The loss is measured for a few
-choices, with that layer alone decomposed, and follows the error of the decomposition between them.
-One choice for each layer under a bound on their sum is a multiple-choice knapsack, which an integer
-program solves exactly.
+For each layer and factorization there is a curve (`lowrank.ranks.curves`): the expected loss of the
+network for each choice of ranks, and the cost of the choice. The loss is measured for a few
+choices, with only that layer decomposed. Between them it follows the error of the decomposition.
+Choosing one entry for each layer under a bound on the sum of costs is a multiple-choice knapsack
+problem, which an integer program solves exactly.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,30 +24,29 @@ from lowrank.ranks.bounds import Bound
 from lowrank.ranks.curves import Curve, curve_of
 from lowrank.ranks.rule import Candidate
 
-# At most so many choices for all layers are tried; one that loses no more than what was expected
-# and this share of it is the last.
-_CHOICES = 6
-_SURPRISE = 0.1
+# Maximum number of choices for all layers that are tried. The search ends earlier if a choice loses
+# at most this share more than expected.
+_MAX_CHOICES = 6
+_MAX_EXCESS = 0.1
 
-# By so much the solver may overstep a bound, and a bit more.
+# The solver may exceed a bound by slightly less than this share.
 _TOLERANCE = 2e-6
 
 
 def budget(candidate: Candidate, settings: RankSettings) -> tuple[int, ...] | None:
-    """The ranks that `meet_target` gave the layer before the first round, passed as `table`.
+    """Return the ranks that `meet_target` chose before the first round, passed as `table`.
 
-    None where the target is met best with the layer as it is. Raises UserError without a table.
+    None if the target is met best with the layer unchanged. Raises UserError without a table.
     """
     if not settings.table:
         raise UserError(
-            "select: 'budget' needs losses, which are measured on images: by the step "
-            "select_ranks, or by `lowrank.compress(..., images=...)`. Without images take another "
-            "rule."
+            "select: 'budget' needs losses, which are measured on images by the step select_ranks "
+            "or by `lowrank.compress(..., images=...)`. Without images, use another rule."
         )
     return settings.table.get(candidate.layer.name) or None
 
 
-# By layer and factorization, and by ranks: what the network loses, in nats.
+# Loss of the network in nats, by (layer, factorization) and by ranks.
 Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
 
 
@@ -62,7 +61,8 @@ class Trial:
     bias
         Shape (T,), or None.
     moments
-        Of its inputs: the factors then keep its outputs. None: they keep its weights.
+        Moments of the layer's inputs: the factors then approximate its outputs. None: they
+        approximate its weights.
     """
 
     candidate: Candidate
@@ -70,7 +70,7 @@ class Trial:
     moments: Moments | None = None
 
     def at(self, ranks: tuple[int, ...]) -> tuple[str, Decomposition]:
-        """The layer's name, and what it would be replaced by at those ranks."""
+        """Return the layer's name and its decomposition at these ranks."""
         layer, method = self.candidate.layer, self.candidate.factorization
         kernel = self.candidate.kernel
         return layer.name, decompose(method, layer, kernel, self.bias, ranks, self.moments)
@@ -86,40 +86,41 @@ def for_target(
     losses: Losses | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Share]:
-    """Try each layer alone, choose for all of them, and try what was chosen, until that holds.
+    """Measure each layer alone, choose ranks for all layers, and measure the choice until it holds.
 
-    A choice that looks good because its loss was expected too low is measured, and the next choice
-    made with that known. Of all choices that were measured, the best is taken.
+    If the loss of a choice was underestimated, the loss is measured and a new choice is made with
+    the measured value. The best of all measured choices is returned.
 
     Parameters
     ----------
     table
-        The network.
+        Layers of the network.
     trials
-        Reads each layer, once for each factorization that it may get; only one at a time is kept.
+        Functions that read each layer, once for each factorization that it may get. Only one result
+        at a time is kept in memory.
     settings
-        Which ranks are admissible.
+        Settings that limit the ranks.
     bounds
-        The entries of the target.
+        Entries of the target.
     measured
-        What the network loses, in nats, by each of several replacements of one layer. It may
-        iterate over them before it returns, or as it goes.
+        Function that returns the loss of the network, in nats, for each of several replacements of
+        one layer. It may consume all replacements before it returns, or one at a time.
     losses
-        What is known of that already, from another target; what is found is added.
+        Known losses, from another target. New losses are added.
     say
-        Is told what was measured.
+        Receives a message for each measurement.
 
     Returns
     -------
     dict
-        What each layer gets, by its name; layers that no ranks make cheaper are left out. Raises
+        Share of each layer, by its name. Layers that no ranks make cheaper are left out. Raises
         UserError as `meet_target` does.
     """
     losses = {} if losses is None else losses
     curves: dict[tuple[str, str], Curve] = {}
     readers: dict[tuple[str, str], Callable[[], Trial]] = {}
 
-    def first_ones() -> Iterator[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]:
+    def first_trials() -> Iterator[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]:
         progress = Progress(len(trials), "layers decomposed at several ranks")
         for read in trials:
             trial = read()
@@ -129,11 +130,11 @@ def for_target(
                 yield trial, curve, curve.trials(bounds[0], bounds[0].share_of_layers(table), known)
             progress.advance()
 
-    def try_alone(those: Iterable[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]) -> None:
+    def measure_alone(planned: Iterable[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]) -> None:
         tried: list[tuple[Curve, tuple[int, ...]]] = []
 
         def replacements() -> Iterator[tuple[str, Decomposition]]:
-            for trial, curve, choices in those:
+            for trial, curve, choices in planned:
                 for ranks in choices:
                     tried.append((curve, ranks))
                     yield trial.at(ranks)
@@ -141,29 +142,29 @@ def for_target(
         for loss, (curve, ranks) in zip(measured(replacements()), tried, strict=True):
             losses[curve.key][ranks] = loss
             say(
-                f"{curve.layer.name} alone by {curve.factorization.name} at "
-                f"{', '.join(map(str, ranks))}: loses {loss:.2g} nats"
+                f"{curve.layer.name} alone, with {curve.factorization.name} at "
+                f"{', '.join(map(str, ranks))}: loss of {loss:.2g} nats"
             )
 
-    try_alone(first_ones())
+    measure_alone(first_trials())
     chosen: list[dict[str, Share]] = []
-    for _ in range(_CHOICES):
+    for _ in range(_MAX_CHOICES):
         expected = [(curve, curve.losses(losses[key])) for key, curve in curves.items()]
         choice = meet_target(table, expected, bounds)
         factored = {
             (name, share.factorization): share for name, share in choice.items() if share.ranks
         }
-        try_alone(
+        measure_alone(
             (readers[key](), curves[key], [share.ranks])
             for key, share in factored.items()
             if share.ranks not in losses[key]
         )
-        found = {
+        measured_shares = {
             name: replace(share, loss=losses[name, share.factorization][share.ranks])
             for (name, _), share in factored.items()
         }
-        chosen.append(choice | found)
-        if _total_loss(chosen[-1]) <= (1 + _SURPRISE) * _total_loss(choice):
+        chosen.append(choice | measured_shares)
+        if _total_loss(chosen[-1]) <= (1 + _MAX_EXCESS) * _total_loss(choice):
             break
     return min(chosen, key=_total_loss)
 
@@ -177,29 +178,30 @@ def meet_target(
     curves: Sequence[tuple[Curve, np.ndarray]],
     bounds: Sequence[Bound],
 ) -> dict[str, Share]:
-    """The choice for each layer that loses least in all, at costs within the target.
+    """Choose for each layer so that the total loss is smallest and the costs meet the target.
 
     Parameters
     ----------
     table
-        The network; layers without a curve stay as they are.
+        Layers of the network; layers without a curve stay as they are.
     curves
-        Of any number of factorizations for each layer, with the loss expected of each choice.
+        Curves for any number of factorizations of each layer, with the expected loss of each
+        choice.
     bounds
-        The entries of the target: shares of what the whole network costs.
+        Entries of the target: shares of the original network's cost.
 
     Returns
     -------
     dict
-        What each layer with a curve gets, by its name.
+        Share of each layer with a curve, by its name.
 
     Raises
     ------
     UserError
-        Where no choice meets the target: with the nearest that can be met, and the layers that hold
-        it back.
+        If no choice meets the target. The message has the nearest possible target and the layers
+        with the largest costs.
     """
-    # Of the layer as it is, the first of its factorizations stands for all.
+    # For the unchanged layer, the first of its factorizations is listed.
     first = {curve.layer.name: curve.factorization.name for curve, _ in reversed(curves)}
     names = [layer.name for layer in table.layers if layer.name in first]
     limits = (1 - _TOLERANCE) * np.array([bound.limit(table) for bound in bounds])
@@ -207,10 +209,10 @@ def meet_target(
     shares = [Share(first[name], (), 0.0) for name in names]
     costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
     for curve, losses in curves:
-        for ranks, of_choice, loss in zip(curve.ranks, curve.costs, losses, strict=True):
+        for ranks, choice_costs, loss in zip(curve.ranks, curve.costs, losses, strict=True):
             layers.append(names.index(curve.layer.name))
             shares.append(Share(curve.factorization.name, ranks, float(loss)))
-            costs.append(of_choice)
+            costs.append(choice_costs)
     costs = np.array(costs, float).reshape(len(layers), len(bounds))
     fixed = np.array(
         [
@@ -224,8 +226,8 @@ def meet_target(
     one_each = sparse.csr_array(
         (np.ones(count), (layers, np.arange(count))), shape=(len(names), count)
     )
-    found = milp(
-        # Far above the solver's tolerance, which is absolute.
+    solution = milp(
+        # Scaled far above the solver's tolerance, which is absolute.
         c=np.array([share.loss for share in shares]) * 1e4,
         constraints=[
             LinearConstraint(one_each, 1, 1),
@@ -235,12 +237,13 @@ def meet_target(
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-4},
     )
-    if found.x is None:
-        both = " and ".join(f"{bound.name} {bound.share:g}" for bound in bounds)
+    if solution.x is None:
+        targets = " and ".join(f"{bound.name} {bound.share:g}" for bound in bounds)
         raise UserError(
-            f"ranks.target: {both} cannot be met together, each alone can. Raise one of them."
+            f"ranks.target: {targets} cannot be met together, but each of them can be met alone. "
+            "Raise one of them."
         )
-    return {names[layers[index]]: shares[index] for index in np.flatnonzero(found.x > 0.5)}
+    return {names[layers[index]]: shares[index] for index in np.flatnonzero(solution.x > 0.5)}
 
 
 def _check_reachable(
@@ -250,23 +253,25 @@ def _check_reachable(
     costs: np.ndarray,
     bounds: Sequence[Bound],
 ) -> None:
-    """Raise UserError for an entry of the target that the cheapest choices do not meet."""
+    """Raise UserError for an entry of the target that even the cheapest choices do not meet."""
     for column, bound in enumerate(bounds):
-        least = {layer.name: bound.of_dense(layer) for layer in table.layers}
-        least |= {name: costs[layers == number, column].min() for number, name in enumerate(names)}
-        nearest = bound.rest + sum(least.values())
+        smallest = {layer.name: bound.of_dense(layer) for layer in table.layers}
+        smallest |= {
+            name: costs[layers == number, column].min() for number, name in enumerate(names)
+        }
+        nearest = bound.rest + sum(smallest.values())
         if nearest > (1 - _TOLERANCE) * bound.limit(table):
             share = bound.share_of_network(table, nearest)
-            worst = sorted(least, key=least.get, reverse=True)[:3]
-            held = ", ".join(
-                f"{name} ({share * least[name] / nearest:.4f}"
-                f"{'' if name in names else ', stays as it is'})"
-                for name in worst
+            largest = sorted(smallest, key=smallest.get, reverse=True)[:3]
+            listed = ", ".join(
+                f"{name} ({share * smallest[name] / nearest:.4f}"
+                f"{'' if name in names else ', stays dense'})"
+                for name in largest
             )
             raise UserError(
                 f"ranks.target.{bound.name}: {bound.share:g} of the network's "
-                f"{bound.of_network(table):,.5g} cannot be met; the nearest that can is "
-                f"{share:.4f}. Most is held by {held}. "
-                "Raise the target, lower `multiple_of` or `minimum`, or let the method take more "
-                "layers."
+                f"{bound.of_network(table):,.5g} cannot be met; the nearest possible target is "
+                f"{share:.4f}. The layers with the largest shares are {listed}. "
+                "Raise the target, lower `multiple_of` or `minimum`, or let the method factor "
+                "more layers."
             )

@@ -1,7 +1,7 @@
-"""Ranks for the layers of a round, and the accuracy drop that they are expected to cost.
+"""Ranks for the layers of a round, and the accuracy drop that they are expected to cause.
 
-The pipeline and `lowrank.compress` choose ranks here. What a choice needs to know of the network
-comes from a `MeasuredNetwork`: one reads stored files, the other holds PyTorch modules.
+Both the pipeline and `lowrank.compress` choose ranks here. Measurements of the network come from a
+`MeasuredNetwork`. One implementation reads stored files, the other holds PyTorch modules.
 """
 
 from __future__ import annotations
@@ -37,52 +37,53 @@ from lowrank.ranks.select import choose_ranks
 from lowrank.ranks.sensitivity import shared_out
 
 Say = Callable[[str], object]
-# Layers and their factors. An iterator that makes one at a time saves memory.
+# Layers and their factors. An iterator that creates one at a time saves memory.
 Replacements = Iterable[tuple[str, Decomposition]]
 
-# A decomposition without a closed form takes about this many multiplications of its kernel in a
-# few seconds. Where a round needs more, trying its ranks would take as long as the round.
-_CHEAP = 1e8
+# A decomposition without a closed form needs a few seconds for about this many multiplications of
+# its kernel. If a round needs more, trying its ranks would take as long as the round.
+_MAX_MULTIPLICATIONS = 1e8
 
 
 class MeasuredNetwork(Protocol):
-    """The network before a round: its layers' parameters, and its behaviour on images."""
+    """The network before a round: the parameters of its layers, and its behavior on images."""
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the kernel of a layer, or of its factors together, and its bias."""
+        """Return the kernel of a layer, or the product of its factors, and its bias."""
 
     def factored(self, name: str) -> Factored | None:
-        """Return what a layer has been replaced by; None for a dense layer."""
+        """Return the factors that replaced a layer; None for a dense layer."""
 
     def moments(self, name: str) -> Moments | None:
-        """Return the moments of a layer's inputs; None where the factors keep its weights."""
+        """Return the moments of a layer's inputs; None if the factors approximate its weights."""
 
     def losses(self, replacements: Replacements) -> dict[str, float]:
-        """Measure the loss by labels with one layer at a time replaced.
+        """Measure the loss on labels with one layer at a time replaced.
 
-        Raises UserError where no labelled images are there.
+        Raises UserError without labeled images.
         """
 
     def divergence(self) -> Callable[[Replacements], Iterable[float]]:
-        """Return a measure of how far replaced layers move the answers; see `for_target`.
+        """Return a function that measures how much replaced layers change the outputs.
 
-        Raises UserError where no images are there.
+        It is the argument `measured` of `for_target`. Raises UserError without images.
         """
 
     def expected(self, replacements: Replacements) -> Expected | None:
-        """Measure the accuracy with all of these layers replaced; None without images."""
+        """Measure the accuracy with all these layers replaced; return None without images."""
 
 
 @dataclass(frozen=True)
 class ChosenRanks:
-    """What a rule gives the layers of a round.
+    """Ranks that a rule chose for the layers of a round.
 
     Parameters
     ----------
     layers
-        The plan of each layer of the round.
+        Plan for each layer of the round.
     sensitivity, shares
-        Of the layers of every round, for a rule that looks at all of them before the first one.
+        Values for the layers of all rounds, from rules that choose all ranks before the first
+        round.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -92,7 +93,7 @@ class ChosenRanks:
 
 @dataclass
 class RankChoice:
-    """The choice of ranks in one round, which can be made by one rule after another.
+    """The choice of ranks in one round; different rules can be tried one after another.
 
     Parameters
     ----------
@@ -101,19 +102,19 @@ class RankChoice:
     table
         Its layers.
     layers, all_layers
-        Factorization by layer: of the round, and of every round.
+        Factorization by layer name: for this round, and for all rounds.
     alternatives
-        Further factorizations, for `budget`.
+        More factorizations, for `budget`.
     latencies
-        What layers take, by device: for a target of milliseconds.
+        Latencies of layers, by device, for a target of milliseconds.
     quantized
         Whether the compressed network is in int8.
     losses
-        What is known of losses; what is measured is added.
+        Known losses; new measurements are added.
     shares
-        What an earlier round shared out; None in the first round.
+        Shares from an earlier round; None in the first round.
     stages_left
-        Rounds in which to come down to the rule's ranks.
+        Number of rounds, including this one, until the rule's ranks are reached.
     """
 
     network: MeasuredNetwork
@@ -131,7 +132,7 @@ class RankChoice:
     def at(self, rule: RankSettings, *, say: Say) -> ChosenRanks:
         """Choose the ranks by a rule.
 
-        Raises UserError where the rule needs measurements that the network cannot give.
+        Raises UserError if the rule needs measurements that the network cannot provide.
         """
         table = self.table
         if rule.select != "fixed":
@@ -156,21 +157,21 @@ class RankChoice:
         return ChosenRanks(planned, sensitivity, shares)
 
     def expected(self, planned: Sequence[PlannedLayer], *, say: Say) -> Expected | None:
-        """Measure what the network keeps at these ranks, without fine-tuning.
+        """Measure the accuracy of the network at these ranks, without fine-tuning.
 
-        None without images, and where the decomposition itself takes long.
+        None without images, or if the decomposition itself takes long.
         """
-        taken = [layer for layer in planned if not layer.is_dense]
-        if not taken:
+        factored = [layer for layer in planned if not layer.is_dense]
+        if not factored:
             return None
-        if not is_cheap(self.table, taken):
+        if not is_cheap(self.table, factored):
             say(
-                "the accuracy drop at these ranks is measured before fine-tuning: finding it here "
-                "would take as long as the decomposition"
+                "the accuracy drop at these ranks is measured later, before fine-tuning: measuring "
+                "it now would take as long as the decomposition"
             )
             return None
-        say(f"trying these ranks: {len(taken)} layers are decomposed, without fine-tuning")
-        expected = self.network.expected(self._replacements(taken))
+        say(f"trying these ranks: decomposing {len(factored)} layers, without fine-tuning")
+        expected = self.network.expected(self._replacements(factored))
         if expected:
             say(expected.sentence())
         return expected
@@ -178,15 +179,15 @@ class RankChoice:
     def refuse_what_ruins(
         self, rule: RankSettings, expected: Expected, *, where: str, say: Say
     ) -> None:
-        """Raise UserError where more is lost than the rule allows.
+        """Raise UserError if the expected drop is larger than the rule allows.
 
         The message names the nearest milder setting, to be written under `where`.
         """
         if not expected.exceeds(rule.largest_drop):
             return
         say(
-            "that is more than `largest_drop` allows; looking for the nearest setting that keeps "
-            "more"
+            "the drop is larger than `largest_drop` allows; searching for the nearest milder "
+            "setting"
         )
         tried: list[Expected] = []
 
@@ -194,17 +195,18 @@ class RankChoice:
             planned = self.at(milder, say=lambda _: None).layers
             outcome = self.expected(planned, say=say)
             if outcome is None:
-                # Either nothing is left to decompose, or what is cannot be tried quickly.
+                # Either no layer is left to decompose, or the decomposition cannot be tried
+                # quickly.
                 return all(layer.is_dense for layer in planned)
             if enough := not outcome.exceeds(rule.largest_drop):
                 tried.append(outcome)
             return enough
 
-        # Ranks that an earlier round shared out are not for this round to change.
+        # A later round cannot change ranks that an earlier round shared out.
         nearest = None if self.shares is not None else nearest_that_keeps(rule, keeps_enough)
         advice = "Choose milder settings"
         if nearest:
-            advice = f"The nearest setting that keeps enough is `{nearest.written}`"
+            advice = f"The nearest setting that keeps enough accuracy is `{nearest.written}`"
             if tried:
                 advice += f" ({tried[-1].after:.1f} % before fine-tuning)"
             advice += f"; write it under `{where}`, or under its `models` for this network alone"
@@ -237,11 +239,11 @@ class RankChoice:
     def _by_sensitivity(
         self, table: LayerTable, rule: RankSettings, say: Say
     ) -> tuple[dict[str, float], dict[str, Share]]:
-        """Measure what the network loses by each layer, and share out the ranks accordingly."""
-        taken = list(taken_layers(table, self.all_layers))
+        """Measure the loss of the network for each layer, and share out the ranks accordingly."""
+        candidates = list(taken_layers(table, self.all_layers))
 
         def trials() -> Iterator[tuple[str, Decomposition]]:
-            for layer, method, full_ranks in taken:
+            for layer, method, full_ranks in candidates:
                 limit = dense_cost(layer, rule.cost) / rule.trial_ratio
                 ranks = ranks_within(layer, method, full_ranks, limit=limit, cost=rule.cost)
                 weight, bias = self.network.weight_and_bias(layer.name)
@@ -250,7 +252,7 @@ class RankChoice:
 
         if not self._measured:
             self._measured |= self.network.losses(trials())
-        sensitivity, ranks = shared_out(taken, self._measured, rule)
+        sensitivity, ranks = shared_out(candidates, self._measured, rule)
         order = sorted(sensitivity, key=lambda name: sensitivity[name], reverse=True)
         say(f"most sensitive first: [{', '.join(order)}]")
         return sensitivity, {
@@ -259,7 +261,7 @@ class RankChoice:
         }
 
     def _for_target(self, table: LayerTable, rule: RankSettings, say: Say) -> dict[str, Share]:
-        """Measure what the network loses by each layer, and choose ranks that meet the target."""
+        """Measure the loss of the network for each layer, and choose ranks that meet the target."""
 
         def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
             weight, bias = self.network.weight_and_bias(layer.name)
@@ -267,10 +269,10 @@ class RankChoice:
             candidate = Candidate(layer, kernel, method, full_ranks)
             return Trial(candidate, bias, self.network.moments(layer.name))
 
-        taken = taken_layers(table, self.all_layers, self.alternatives)
+        candidates = taken_layers(table, self.all_layers, self.alternatives)
         shares = for_target(
             table,
-            [partial(read, *layer) for layer in taken],
+            [partial(read, *candidate) for candidate in candidates],
             rule,
             bounds_of(rule, self.latencies, quantized=self.quantized),
             self.network.divergence(),
@@ -278,16 +280,16 @@ class RankChoice:
             say=say,
         )
         total = sum(share.loss for share in shares.values())
-        say(f"divergence of the answers by each layer alone, summed: {total:.2g} nats")
+        say(f"sum of the divergences with one layer decomposed at a time: {total:.2g} nats")
         return shares
 
 
 def is_cheap(table: LayerTable, planned: Iterable[PlannedLayer]) -> bool:
-    """Whether all layers of a round can be decomposed in a few seconds, once more than needed."""
+    """Return whether all layers of a round can be decomposed one more time in a few seconds."""
     work = 0.0
     for layer in planned:
         if layer.is_dense or get_factorization(layer.factorization).is_closed_form:
             continue
-        # Elements of the kernel, times the ranks: terms are found one after another.
+        # Number of kernel elements times ranks, because terms are computed one after another.
         work += float(prod(table[layer.name].weight_shape)) * max(layer.ranks)
-    return work <= _CHEAP
+    return work <= _MAX_MULTIPLICATIONS

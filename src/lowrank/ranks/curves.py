@@ -1,4 +1,4 @@
-"""What a network is expected to lose by each choice of ranks for one layer, and what that costs."""
+"""Curves of expected loss and cost over the choices of ranks for one layer."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,45 +10,46 @@ import numpy as np
 from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import Layer
 from lowrank.factorize import Factorization, Moments, group_kernels, one_group
-from lowrank.factorize.moments import regularised, whitened
+from lowrank.factorize.moments import regularized, whitened
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of
 
-# At most so many ranks of each mode are looked at.
-_RANKS = 48
+# Maximum number of ranks that are considered for each mode.
+_MAX_RANKS = 48
 
-# A layer is tried alone where its share of its dense cost is the target's share to these powers:
-# around what layers will get.
-_TRIALS = (0.5, 1.0, 1.5)
+# A layer is measured alone at costs around what layers will get: its dense cost times the target's
+# share to these powers.
+_TRIAL_POWERS = (0.5, 1.0, 1.5)
 
-# Costs whose logarithms differ by less are taken for one where a loss is known.
+# Two costs count as the same if their logarithms differ by less than this. A loss measured at one
+# cost is then not measured at the other.
 _SAME_COST = 0.2
 
-# Losses below this, in nats, are not told apart.
+# Losses below this value, in nats, are treated as equal.
 _NO_LOSS = 1e-7
 
-# Least share of its squared norm that a decomposition is taken to leave out: rounding.
+# Lower limit of the relative squared error of a decomposition: rounding.
 _NO_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The choices of ranks for one layer by one factorization, from most to least costly.
+    """The choices of ranks for one layer with one factorization, in order of decreasing cost.
 
     Parameters
     ----------
     layer
-        As the layer table holds it.
+        The layer, as in the layer table.
     factorization
-        What it would be factored by.
+        The factorization.
     ranks
-        A tuple for each choice; none that costs more than another and keeps less.
+        Ranks of each choice. No choice costs more than another one and keeps less.
     costs
-        Shape (choices, bounds): each choice by each bound.
+        Shape (choices, bounds): cost of each choice for each bound.
     left_out
-        Shape (choices,), ascending: the logarithm of the relative squared error. Where that would
-        take a decomposition for each choice, minus the logarithm of the first cost instead.
+        Shape (choices,), ascending: the logarithm of the relative squared error. If this would need
+        a decomposition for each choice, it is minus the logarithm of the first cost instead.
     """
 
     layer: Layer
@@ -59,44 +60,46 @@ class Curve:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The names of the layer and of the factorization."""
+        """Names of the layer and of the factorization."""
         return self.layer.name, self.factorization.name
 
     def trials(
         self, bound: Bound, share: float, known: Collection[tuple[int, ...]] = ()
     ) -> list[tuple[int, ...]]:
-        """The ranks at which to measure what the network loses by the layer alone.
+        """Return the ranks at which to measure the loss with only this layer decomposed.
 
-        `bound` is the first one of the target, `share` that of the layers under it. None where the
-        loss is known at about that cost.
+        `bound` is the first bound of the target, `share` the share of the layers for it. Ranks are
+        left out if a loss at about the same cost is known.
         """
         dense, costs = bound.of_dense(self.layer), np.log(self.costs[:, 0])
-        wanted = [np.log(dense * share**power) for power in _TRIALS]
-        nearest = {int(np.abs(costs - each).argmin()) for each in wanted}
-        at = costs[[index for index, ranks in enumerate(self.ranks) if ranks in known]]
+        wanted = [np.log(dense * share**power) for power in _TRIAL_POWERS]
+        nearest = {int(np.abs(costs - cost).argmin()) for cost in wanted}
+        known_costs = costs[[index for index, ranks in enumerate(self.ranks) if ranks in known]]
         return [
             self.ranks[index]
             for index in sorted(nearest)
-            if not (np.abs(at - costs[index]) < _SAME_COST).any()
+            if not (np.abs(known_costs - costs[index]) < _SAME_COST).any()
         ]
 
     def losses(self, measured: Mapping[tuple[int, ...], float]) -> np.ndarray:
-        """The loss expected of each choice, (choices,), from that measured for some of them.
+        """Return the expected loss of each choice, (choices,), from the measured losses of some.
 
-        A straight line between logarithms; beyond the outermost ones as between the last two, but
-        at least in proportion to what is left out and at most with its fourth power.
+        The logarithm of the loss is interpolated linearly over `left_out`. Outside the measured
+        range, the line continues with the slope of the last two points, limited to slopes from 1 to
+        4. A slope of 1 means that the loss is proportional to what is left out; 4 means its fourth
+        power.
         """
-        places = [place for place, ranks in enumerate(self.ranks) if ranks in measured]
-        x = self.left_out[places]
-        losses = [max(measured[self.ranks[place]], _NO_LOSS) for place in places]
-        # Chance in the measurement must not let a worse approximation look better.
+        measured_indices = [index for index, ranks in enumerate(self.ranks) if ranks in measured]
+        x = self.left_out[measured_indices]
+        losses = [max(measured[self.ranks[index]], _NO_LOSS) for index in measured_indices]
+        # Measurement noise must not make a worse approximation look better.
         y = np.maximum.accumulate(np.log(losses))
-        rise = np.diff(y) / np.maximum(np.diff(x), 1e-9) if len(x) > 1 else np.ones(1)
-        rise = np.clip(rise, 1.0, 4.0)
-        found = np.interp(self.left_out, x, y)
-        found += rise[0] * np.minimum(self.left_out - x[0], 0.0)
-        found += rise[-1] * np.maximum(self.left_out - x[-1], 0.0)
-        return np.exp(found)
+        slope = np.diff(y) / np.maximum(np.diff(x), 1e-9) if len(x) > 1 else np.ones(1)
+        slope = np.clip(slope, 1.0, 4.0)
+        log_losses = np.interp(self.left_out, x, y)
+        log_losses += slope[0] * np.minimum(self.left_out - x[0], 0.0)
+        log_losses += slope[-1] * np.maximum(self.left_out - x[-1], 0.0)
+        return np.exp(log_losses)
 
 
 def curve_of(
@@ -105,10 +108,10 @@ def curve_of(
     bounds: Sequence[Bound],
     moments: Moments | None = None,
 ) -> Curve | None:
-    """The choices of ranks that one factorization has for a layer; None where none saves anything.
+    """Return the choices of ranks for a layer with one factorization; None if none saves anything.
 
-    Ranks are multiples of `multiple_of` and at least `minimum`. With the moments of its inputs,
-    what is left out is that of the layer's outputs rather than of its weights.
+    Ranks are multiples of `multiple_of` and at least `minimum`. With the moments of the layer's
+    inputs, the error is that of the outputs instead of the weights.
     """
     layer, method = candidate.layer, candidate.factorization
     kept = _kept(candidate, moments)
@@ -116,13 +119,13 @@ def curve_of(
     for ranks in rank_choices(
         layer, method, candidate.full_ranks, settings, in_proportion=kept is None
     ):
-        of_choice = [bound.of(layer, method, ranks) for bound in bounds]
+        choice_costs = [bound.of(layer, method, ranks) for bound in bounds]
         if kept is None:
-            left_out = -np.log(of_choice[0])
+            left_out = -np.log(choice_costs[0])
         else:
             share = 1 - kept[tuple(rank - 1 for rank in ranks)] / max(kept.flat[-1], 1e-300)
             left_out = np.log(max(share, _NO_ERROR))
-        choices.append((left_out, *of_choice, ranks))
+        choices.append((left_out, *choice_costs, ranks))
     choices = _worthwhile(choices)
     if not choices:
         return None
@@ -136,12 +139,12 @@ def curve_of(
 
 
 def _kept(candidate: Candidate, moments: Moments | None) -> np.ndarray | None:
-    """As `Factorization.kept`, summed over the groups, in the norm of the outputs with moments."""
+    """Sum `Factorization.kept` over the groups; with moments, in the norm of the outputs."""
     total = None
     layer = one_group(candidate.layer)
     for number, kernel in enumerate(group_kernels(candidate.layer, candidate.kernel)):
         if moments is not None:
-            covariance = regularised(moments.covariance[number])
+            covariance = regularized(moments.covariance[number])
             kernel, _ = whitened(candidate.factorization, layer, kernel, covariance)
         if (kept := candidate.factorization.kept(kernel)) is None:
             return None
@@ -157,47 +160,49 @@ def rank_choices(
     *,
     in_proportion: bool = False,
 ) -> list[tuple[int, ...]]:
-    """The ranks that a layer may get: admissible ones with fewer multiply-accumulates than it has.
+    """Return the admissible ranks of a layer whose factors have fewer MACs than the layer.
 
-    Of every combination of modes, or `in_proportion` to the full ranks alone.
+    These are all combinations over the modes, or with `in_proportion` only ranks in proportion to
+    the full ranks.
     """
     multiple = lcm(settings.multiple_of, factorization.rank_multiple)
 
     def admissible(full: int) -> list[int]:
         lowest = -(-min(settings.minimum, full) // multiple) * multiple
         ranks = list(range(max(lowest, multiple), full + 1, multiple)) or [full]
-        if len(ranks) <= _RANKS:
+        if len(ranks) <= _MAX_RANKS:
             return ranks
-        # Small ranks differ by more than large ones do.
-        thinned = np.unique(np.geomspace(1, len(ranks), _RANKS).round().astype(int) - 1)
+        # Relative differences are larger between small ranks, so these are spaced more densely.
+        thinned = np.unique(np.geomspace(1, len(ranks), _MAX_RANKS).round().astype(int) - 1)
         return [ranks[index] for index in thinned]
 
-    of_modes = [np.array(admissible(full)) for full in full_ranks]
+    ranks_of_modes = [np.array(admissible(full)) for full in full_ranks]
     if in_proportion:
-        shares = max(of_modes, key=lambda ranks: ranks[-1]) / max(full_ranks)
-        modes = list(zip(of_modes, full_ranks, strict=True))
+        shares = max(ranks_of_modes, key=lambda ranks: ranks[-1]) / max(full_ranks)
+        modes = list(zip(ranks_of_modes, full_ranks, strict=True))
         combined = (
             [ranks[np.abs(ranks - share * full).argmin()] for ranks, full in modes]
             for share in shares
         )
     else:
-        combined = product(*of_modes)
+        combined = product(*ranks_of_modes)
     group = one_group(layer)
-    found = (factorization.consistent(group, tuple(map(int, ranks))) for ranks in combined)
+    candidates = (factorization.consistent(group, tuple(map(int, ranks))) for ranks in combined)
     return [
         ranks
-        for ranks in dict.fromkeys(found)
-        # As `choose_ranks` would leave the others.
+        for ranks in dict.fromkeys(candidates)
+        # `choose_ranks` would leave the layer dense at the other ranks.
         if cost_of(layer, factorization, ranks, "macs") < layer.dense_macs
     ]
 
 
 def _worthwhile(choices: Sequence[tuple]) -> list[tuple]:
-    """Without those that leave out no less than another one and cost no less in any way."""
+    """Remove choices that another one beats: no larger error, and no higher cost for any bound."""
     front: list[tuple] = []
     for choice in sorted(choices):
         if not any(
-            all(a <= b for a, b in zip(other[1:-1], choice[1:-1], strict=True)) for other in front
+            all(cost <= limit for cost, limit in zip(other[1:-1], choice[1:-1], strict=True))
+            for other in front
         ):
             front.append(choice)
     return front

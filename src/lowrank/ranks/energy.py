@@ -9,9 +9,9 @@ from lowrank.ranks.rule import Candidate
 
 
 def energy(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
-    """The smallest rank whose singular values hold `energy` of the sum of their squares.
+    """Return the smallest ranks whose singular values hold the share `energy` of the squared norm.
 
-    Of each unfolding by itself; a grouped layer takes the largest rank over its groups. Raises
+    Each unfolding has its own rank. A grouped layer gets the largest rank over its groups. Raises
     UserError for a factorization without unfoldings.
     """
     ranks_of_groups = [
@@ -28,5 +28,6 @@ def _rank_that_keeps(share: float, singular_values: np.ndarray) -> int:
     kept = np.cumsum(np.square(singular_values, dtype=np.float64))
     if not kept.any():
         return 0
-    # Rounding leaves the last sum a little off the whole: the whole is reached at the latest there.
+    # Because of rounding, the last sum may be slightly below the total; the last index is then
+    # used.
     return min(int(np.searchsorted(kept, share * kept[-1] * (1 - 1e-12))) + 1, len(kept))

@@ -1,4 +1,4 @@
-"""Ranks from a table: a paper's, or one's own."""
+"""Ranks from a table, for example from a paper."""
 
 from lowrank.config.ranks import RankSettings
 from lowrank.errors import UserError
@@ -6,26 +6,25 @@ from lowrank.ranks.rule import Candidate
 
 
 def fixed(candidate: Candidate, settings: RankSettings) -> tuple[int, ...] | None:
-    """The ranks that `table` gives for the layer; None where it gives none.
+    """Return the ranks of the layer in `table`; None if the table does not name it.
 
-    Raises UserError for another number of ranks than the factorization has, or one above its
-    bound.
+    Raises UserError if the number of ranks is wrong or a rank is above full rank.
     """
     name, factorization = candidate.layer.name, candidate.factorization
     if (ranks := settings.table.get(name)) is None:
         return None
     if len(ranks) != len(factorization.rank_names):
         raise UserError(
-            f"ranks.table.{name}: found {len(ranks)} ranks, {factorization.name} takes "
+            f"ranks.table.{name}: found {len(ranks)} ranks, but {factorization.name} needs "
             f"{len(factorization.rank_names)} ({', '.join(factorization.rank_names)}). Give one "
             "number for each."
         )
-    for which, rank, full in zip(
+    for rank_name, rank, full in zip(
         factorization.rank_names, ranks, candidate.full_ranks, strict=True
     ):
         if rank > full:
             raise UserError(
-                f"ranks.table.{name}: the {which} rank is {rank}, where at most {full} is of use "
-                "to one group of this layer. Lower it."
+                f"ranks.table.{name}: the {rank_name} rank is {rank}; expected at most {full}, the "
+                "full rank of one group of this layer. Lower it."
             )
     return tuple(ranks)

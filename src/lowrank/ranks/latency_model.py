@@ -1,8 +1,8 @@
-"""What plain layers take on a device, from a grid of measured ones. NumPy alone.
+"""Latencies of plain layers on a device, interpolated from a grid of measurements. NumPy only.
 
-A sequence of factors has more ranks than can be measured. But its layers are convolutions, and what
-one of those takes follows from its numbers of channels once everything else is given; so a grid of
-channels is measured for each geometry, and interpolated between.
+A sequence of factors has more choices of ranks than can be measured. But its layers are
+convolutions, whose latency depends only on the numbers of channels if everything else is fixed. So
+each geometry is measured on a grid of channels, with interpolation between the grid points.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from lowrank.core.layers import Pair, PlainLayer
 
-# Channels on each axis of a grid. Between them, multiples of the width of vector units.
+# Number of grid points on each axis. Inner points are multiples of the width of vector units.
 _POINTS = 6
 _MULTIPLE = 16
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """All of a plain layer but its numbers of channels, and the map that it works on.
+    """Everything about a plain layer except its numbers of channels, and the map that it runs on.
 
-    `groups` is 0 for a layer that has a group for each channel.
+    `groups` is 0 for a layer with one group for each channel.
     """
 
     kernel: Pair
@@ -37,7 +37,7 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: PlainLayer, input_map: Pair) -> Geometry:
-        """That of a layer on a map (height, width)."""
+        """Return the geometry of a layer on a map (height, width)."""
         by_channel = layer.groups == layer.in_channels == layer.out_channels > 1
         groups = 0 if by_channel else layer.groups
         return cls(
@@ -45,7 +45,7 @@ class Geometry:
         )
 
     def layer(self, inputs: int, outputs: int) -> PlainLayer:
-        """The layer of that geometry with those channels."""
+        """Return the layer with this geometry and these numbers of channels."""
         groups = self.groups or inputs
         fields = {name: getattr(self, name) for name in ("kernel", "stride", "padding", "dilation")}
         return PlainLayer(inputs, outputs, groups=groups, bias=True, **fields)
@@ -53,22 +53,27 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Grid:
-    """Channels to be measured of one geometry: every combination, or pairs for `groups` 0."""
+    """Channels to measure for one geometry: all combinations, or equal pairs if `groups` is 0."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
     def cells(self, geometry: Geometry) -> list[PlainLayer]:
-        """The layers, row by row; of one group for each channel there is one row."""
+        """Return the layers, row by row; there is one row if each channel has its own group."""
         if not geometry.groups:
             return [geometry.layer(count, count) for count in self.inputs]
-        return [geometry.layer(i, o) for i in self.inputs for o in self.outputs]
+        return [
+            geometry.layer(inputs, outputs) for inputs in self.inputs for outputs in self.outputs
+        ]
 
 
 def grids_for(
     sequences: Iterable[tuple[Sequence[PlainLayer], Pair]],
 ) -> dict[Geometry, Grid]:
-    """Grids that hold every layer of the sequences, each with the map that its first layer sees."""
+    """Return grids that cover every layer of the sequences.
+
+    Each sequence comes with the map that its first layer sees.
+    """
     channels: dict[Geometry, tuple[set[int], set[int]]] = {}
     for sequence, input_map in sequences:
         for layer in sequence:
@@ -92,20 +97,21 @@ def _axis(used: set[int], groups: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What plain layers take on a device, and all the rest of the network.
+    """Latencies of plain layers on a device, and of the rest of the network.
 
     Parameters
     ----------
     original_ms
-        What the original network takes in one piece, in ms.
+        Latency of the original network in one piece, in ms.
     rest_ms
-        What a network takes for everything but convolutions and linear layers.
+        Latency of everything except convolutions and linear layers, in ms.
     grids
-        For each geometry the channels that were measured, and ms: shape (inputs, outputs), or
-        (inputs,) for one group for each channel.
+        Measured channels and latencies in ms for each geometry. The latencies have shape (inputs,
+        outputs), or (inputs,) if each channel has its own group.
     whole
-        Of some compressed networks: ms by their layers, and in one piece. Layers behind one another
-        do not take what they take each by itself: what one leaves in the caches the next finds.
+        For some compressed networks: the sum of the latencies of layers and rest, and the latency
+        in one piece, in ms. The two differ because one layer leaves data in the caches for the
+        next one.
     """
 
     original_ms: float
@@ -114,7 +120,7 @@ class Latencies:
     whole: tuple[tuple[float, float], ...] = ()
 
     def milliseconds(self, sequence: Iterable[PlainLayer], input_map: Pair) -> float:
-        """What a sequence takes behind a map (height, width), interpolated."""
+        """Return the interpolated latency of a sequence on an input map (height, width), in ms."""
         total = 0.0
         for layer in sequence:
             grid, measured = self.grids[Geometry.of(layer, input_map)]
@@ -127,28 +133,31 @@ class Latencies:
         return total
 
     def in_one_piece(self, by_layers: float) -> float:
-        """What a network takes, in ms, whose layers and rest take `by_layers` together."""
-        return self._between(by_layers, of=0)
+        """Convert the sum over layers and rest to the latency in one piece, both in ms."""
+        return self._between(by_layers, column=0)
 
     def by_layers(self, in_one_piece: float) -> float:
-        """The inverse of `in_one_piece`."""
-        return self._between(in_one_piece, of=1)
+        """Convert the latency in one piece to the sum over layers and rest, both in ms."""
+        return self._between(in_one_piece, column=1)
 
     def with_whole(self, whole: Iterable[tuple[float, float]]) -> Latencies:
-        """With what some compressed networks take: ms by their layers, and in one piece."""
+        """Return the latencies, calibrated with measurements of some compressed networks.
+
+        Each pair is the sum over layers and rest, and the latency in one piece, in ms.
+        """
         return replace(self, whole=tuple(sorted(whole)))
 
-    def _between(self, milliseconds: float, *, of: int) -> float:
-        """From one column of `whole` to the other: lines between logarithms."""
+    def _between(self, milliseconds: float, *, column: int) -> float:
+        """Convert from one column of `whole` to the other by interpolating logarithms linearly."""
         if not self.whole:
             return milliseconds
-        # Chance must not let a network of slower layers look faster.
+        # Measurement noise must not make a network with slower layers look faster.
         points = np.maximum.accumulate(np.log(self.whole), axis=0)
-        x, y = points[:, of], points[:, 1 - of]
-        at = np.log(milliseconds)
-        # Beyond the outermost ones in the same proportion.
-        beyond = min(at - x[0], 0.0) + max(at - x[-1], 0.0)
-        return float(np.exp(np.interp(at, x, y) + beyond))
+        x, y = points[:, column], points[:, 1 - column]
+        log_value = np.log(milliseconds)
+        # Outside the measured range, the ratio stays the same.
+        beyond = min(log_value - x[0], 0.0) + max(log_value - x[-1], 0.0)
+        return float(np.exp(np.interp(log_value, x, y) + beyond))
 
     @classmethod
     def measured(
@@ -158,31 +167,37 @@ class Latencies:
         grids: Mapping[Geometry, Grid],
         measure: Callable[[Sequence[tuple[PlainLayer, Pair]]], Sequence[float]],
     ) -> Latencies:
-        """By a function that returns the ms of each of several layers on their maps."""
+        """Measure the grids.
+
+        `measure` returns the latency in ms of each of several layers on their maps.
+        """
         layers = [
             (layer, geometry.input_map)
             for geometry, grid in grids.items()
             for layer in grid.cells(geometry)
         ]
-        found = iter(measure(layers))
+        times = iter(measure(layers))
         return cls(
             original_ms,
             rest_ms,
             {
                 geometry: (
                     grid,
-                    _shaped([next(found) for _ in grid.cells(geometry)], geometry, grid),
+                    _shaped([next(times) for _ in grid.cells(geometry)], geometry, grid),
                 )
                 for geometry, grid in grids.items()
             },
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `profile_layers` writes."""
+        """Return the document that `profile_layers` writes."""
         return {
             "original_ms": self.original_ms,
             "rest_ms": self.rest_ms,
-            "whole": [{"by_layers_ms": b, "in_one_piece_ms": w} for b, w in self.whole],
+            "whole": [
+                {"by_layers_ms": by_layers, "in_one_piece_ms": in_one_piece}
+                for by_layers, in_one_piece in self.whole
+            ],
             "grids": [
                 {"geometry": asdict(geometry), **asdict(grid), "ms": measured.tolist()}
                 for geometry, (grid, measured) in self.grids.items()
@@ -191,18 +206,25 @@ class Latencies:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Latencies:
-        """The inverse of `to_json`."""
+        """Read the document that `to_json` returns."""
         grids = {}
-        for each in document["grids"]:
-            fields = each["geometry"].items()
-            geometry = Geometry(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
-            grid = Grid(tuple(each["inputs"]), tuple(each["outputs"]))
-            grids[geometry] = (grid, np.array(each["ms"]))
-        whole = tuple((each["by_layers_ms"], each["in_one_piece_ms"]) for each in document["whole"])
+        for entry in document["grids"]:
+            fields = entry["geometry"].items()
+            geometry = Geometry(
+                **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in fields
+                }
+            )
+            grid = Grid(tuple(entry["inputs"]), tuple(entry["outputs"]))
+            grids[geometry] = (grid, np.array(entry["ms"]))
+        whole = tuple(
+            (entry["by_layers_ms"], entry["in_one_piece_ms"]) for entry in document["whole"]
+        )
         return cls(document["original_ms"], document["rest_ms"], grids, whole)
 
 
-def _shaped(found: list[float], geometry: Geometry, grid: Grid) -> np.ndarray:
+def _shaped(times: list[float], geometry: Geometry, grid: Grid) -> np.ndarray:
     if not geometry.groups:
-        return np.array(found)
-    return np.array(found).reshape(len(grid.inputs), len(grid.outputs))
+        return np.array(times)
+    return np.array(times).reshape(len(grid.inputs), len(grid.outputs))

@@ -1,4 +1,4 @@
-"""Singular values for the rules that look at them."""
+"""Singular values for the rank rules that need them."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from lowrank.ranks.rule import Candidate
 
 
 def spectra_of(candidate: Candidate, kernel: np.ndarray, rule: str) -> tuple[Spectrum, ...]:
-    """The spectrum that belongs to each rank, of the kernel of one group.
+    """Return the spectrum for each rank, from the kernel of one group.
 
-    Raises UserError for a factorization whose ranks belong to no unfolding, as those of CP.
+    Raises UserError for a factorization whose ranks belong to no unfolding, such as CP.
     """
     spectra = candidate.factorization.spectra(kernel)
     if not spectra:
         raise UserError(
-            f"select: '{rule}' chooses ranks by the singular values of an unfolding, and "
-            f"{candidate.factorization.name} has none (layer {candidate.layer.name}). Take "
+            f"select: '{rule}' chooses ranks by the singular values of an unfolding, but "
+            f"{candidate.factorization.name} has no unfolding (layer {candidate.layer.name}). Use "
             "'ratio', 'sensitivity' or 'fixed'."
         )
     return spectra

@@ -1,4 +1,4 @@
-"""Milder settings of a rank rule: which one is the nearest that does not ruin the network."""
+"""Search for the nearest milder settings of a rank rule that keep enough accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,27 +6,28 @@ from dataclasses import dataclass
 from lowrank.config.ranks import RankSettings, Target
 from lowrank.core.plans import Expected
 
-# Halvings of the way to no compression at all; each costs a choice of ranks and its evaluation.
+# Number of bisection steps toward no compression. Each step costs one choice of ranks and its
+# evaluation.
 _PROBES = 5
 
 
 @dataclass(frozen=True)
 class Milder:
-    """A rule that compresses less, and how a user writes that in params.yaml."""
+    """A rule that compresses less, and its text for params.yaml."""
 
     settings: RankSettings
     written: str
 
 
 def milder(settings: RankSettings, ease: float) -> Milder:
-    """The rule with its own setting moved towards no compression.
+    """Return the rule with its own setting moved toward no compression.
 
     Parameters
     ----------
     settings
         The rule.
     ease
-        Share of the way, from 0, the rule as it is, to 1.
+        Share of the distance to no compression, from 0 (the rule itself) to 1.
     """
     match settings.select:
         case "ratio" | "sensitivity":
@@ -46,46 +47,46 @@ def milder(settings: RankSettings, ease: float) -> Milder:
 def nearest_that_keeps(
     settings: RankSettings, keeps_enough: Callable[[RankSettings], bool]
 ) -> Milder | None:
-    """The least change of a rule with which the network keeps enough, by bisection.
+    """Return the smallest change of a rule that keeps enough accuracy, by bisection.
 
-    None where none of the settings that were tried does.
+    None if none of the tried settings does.
     """
-    too_harsh, mild, found = 0.0, 1.0, None
+    too_harsh, mild_enough, nearest = 0.0, 1.0, None
     for _ in range(_PROBES):
-        middle = (too_harsh + mild) / 2
+        middle = (too_harsh + mild_enough) / 2
         candidate = milder(settings, middle)
         if keeps_enough(candidate.settings):
-            mild, found = middle, candidate
+            mild_enough, nearest = middle, candidate
         else:
             too_harsh = middle
-    return found
+    return nearest
 
 
 def ruined(expected: Expected, largest: float, where: str, advice: str) -> str:
-    """Say that ranks ruin a network, for a user.
+    """Return the error message for ranks that lose too much accuracy.
 
     Parameters
     ----------
     expected
-        What was tried.
+        Measured accuracy at these ranks.
     largest
-        The largest drop that is allowed.
+        Largest drop that is allowed.
     where
-        The section of params.yaml that decides.
+        Section of params.yaml with the setting.
     advice
         What to do instead: a sentence without its full stop.
     """
     return (
-        f"{where}: at these ranks the network is expected to fall from {expected.before:.1f} % to "
-        f"{expected.after:.1f} % before any fine-tuning, on {expected.images} validation images. "
-        f"That is {expected.drop:.0%} of what it has above chance ({expected.chance:.1f} %), and "
-        f"`largest_drop` allows {largest:.0%}. {advice}. To go on all the same, set "
-        f"`{where}.largest_drop: 1`."
+        f"{where}: at these ranks the accuracy is expected to fall from {expected.before:.1f} % to "
+        f"{expected.after:.1f} % before fine-tuning, on {expected.images} validation images. "
+        f"This is a drop of {expected.drop:.0%} of the accuracy above chance "
+        f"({expected.chance:.1f} %), but `largest_drop` allows only {largest:.0%}. {advice}. To "
+        f"continue anyway, set `{where}.largest_drop: 1`."
     )
 
 
 def _raised(target: Target, power: float) -> Target:
-    """The target with each share raised to a power below 1, which lies nearer to 1."""
+    """Return the target with each share raised to a power below 1, which brings it nearer to 1."""
 
     def share(value: float | None) -> float | None:
         return None if value is None else round(value**power, 3)

@@ -1,4 +1,4 @@
-"""The same saving in every layer."""
+"""Ranks with the same saving in every layer."""
 
 from lowrank.config.ranks import RankSettings
 from lowrank.ranks.rule import Candidate
@@ -6,9 +6,9 @@ from lowrank.ranks.scale import dense_cost, ranks_within
 
 
 def ratio(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
-    """The largest ranks whose factors cost at most the layer's cost / `ratio`.
+    """Return the largest ranks whose factors cost at most the layer's cost / `ratio`.
 
-    Several ranks are in proportion to the full ones.
+    Several ranks are in proportion to the full ranks.
     """
     layer = candidate.layer
     return ranks_within(

@@ -1,4 +1,4 @@
-"""What the ways of choosing ranks share."""
+"""Types and helpers that all rank rules share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ class Candidate:
     Parameters
     ----------
     layer
-        As the layer table holds it.
+        The layer, as in the layer table.
     kernel
         Shape (T, S / g, D_h, D_w), any float type, finite.
     factorization
-        What it is to be factored by.
+        The factorization to use.
     full_ranks
-        The largest ranks of one group that are of use: those of the factorization, or, of a layer
-        that is factored already, the ranks that it has.
+        Largest useful ranks of one group: those of the factorization, or the current ranks of a
+        layer that is already factored.
     is_factored
-        Whether the kernel is the product of factors that the layer has been replaced by.
+        Whether the kernel is the product of factors that have already replaced the layer.
     """
 
     layer: Layer
@@ -40,24 +40,24 @@ class Candidate:
     is_factored: bool = False
 
 
-# To the ranks of one group. A rank of 0 leaves the layer as it is; None where the rule has no
-# ranks for it. Ranks too high are seen to afterwards.
+# A rule returns the ranks of one group. A rank of 0 means that the layer stays as it is. None means
+# that the rule has no ranks for the layer. Ranks that are too high are lowered afterwards.
 RankRule = Callable[[Candidate, RankSettings], tuple[int, ...] | None]
 
 
 def taken_layers(
     table: LayerTable, layers: Mapping[str, str], alternatives: Iterable[str] = ()
 ) -> Iterator[tuple[Layer, Factorization, tuple[int, ...]]]:
-    """Each layer with each factorization that takes it, and its full ranks.
+    """Yield each layer with each factorization that applies to it, and its full ranks.
 
     Parameters
     ----------
     table
-        Layers that it marks as not to be factored are left out.
+        Layers of the network. Layers that it excludes from factorization are skipped.
     layers
-        The factorization of each layer, by its name.
+        Factorization of each layer, by its name.
     alternatives
-        Further ones, for layers with a window.
+        More factorizations, for layers with a kernel larger than 1 x 1.
     """
     for name, first in layers.items():
         layer = table[name]
@@ -69,7 +69,10 @@ def taken_layers(
 
 
 def rank_settings(settings: RankSettings | Mapping[str, Any]) -> RankSettings:
-    """The settings, checked. Raises UserError for an unknown one, or one out of its range."""
+    """Return the settings after validation.
+
+    Raises UserError for an unknown setting, or for a value out of range.
+    """
     if isinstance(settings, RankSettings):
         return settings
     try:

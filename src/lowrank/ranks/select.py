@@ -1,4 +1,4 @@
-"""From a layer and its weights to a line of the plan."""
+"""Choice of the ranks of one layer, with all adjustments, as an entry of the plan."""
 
 import math
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ RULES: dict[str, RankRule] = {
     "fixed": fixed,
 }
 
-# Rules whose ranks are a place to arrive at. EVBMF instead looks anew at what each stage left.
-_ARRIVE = ("energy", "ratio", "sensitivity", "budget", "fixed")
+# Rules whose ranks are the goal of several stages. EVBMF instead analyzes the result of each stage.
+_GOAL_RULES = ("energy", "ratio", "sensitivity", "budget", "fixed")
 
-# What it means that a rule has no ranks for a layer.
+# Reason why a layer stays as it is if the rule has no ranks for it.
 _NO_RANKS = {
     "fixed": "the table of ranks does not name it",
     "budget": "the target is met best without factoring it",
@@ -52,37 +52,39 @@ def choose_ranks(
     factored: Factored | None = None,
     stages_left: int = 1,
 ) -> PlannedLayer:
-    """Choose a layer's ranks, or say why it stays as it is.
+    """Choose a layer's ranks, or state why it stays as it is.
 
     Parameters
     ----------
     layer
-        The layer, as the layer table holds it.
+        The layer, as in the layer table.
     weight
-        Shape (T, S / g, D_h, D_w), or (T, S D_h D_w) for a linear layer; any float type. Of a
-        factored layer, the kernel that its factors amount to.
+        Shape (T, S / g, D_h, D_w), or (T, S D_h D_w) for a linear layer; any float type. For a
+        factored layer, the product of its factors.
     factorization
         A factorization, or its name.
     settings
         A RankSettings, or its fields.
     factored
-        What the layer has been replaced by; its ranks are then the largest possible ones.
+        Factors that have already replaced the layer; their ranks are then the largest possible
+        ranks.
     stages_left
-        Rounds in which to come down to the ranks of the rule, this one included. All but EVBMF's
-        fall by the same factor in each.
+        Number of rounds, including this one, until the rule's ranks are reached. The ranks decrease
+        by the same factor in each round, except for EVBMF.
 
     Returns
     -------
     PlannedLayer
-        As it is, without ranks, where the factorization does not take the layer or the rule finds
-        a rank of 0; as it is, with the ranks that were found, where the factors would cost as many
-        multiply-accumulates as it does. A dense layer's costs are the same before and after.
+        If the factorization does not apply to the layer or the rule returns a rank of 0, the layer
+        stays as it is, without ranks. If the factors would cost at least as many
+        multiply-accumulates as the layer, it stays as it is, with the chosen ranks. If it stays as
+        it is, its costs are the same before and after.
 
     Raises
     ------
     UserError
-        For an unknown name, a setting out of range, or a weight that does not fit the layer or
-        is not finite.
+        For an unknown name, a setting out of range, or a weight that does not fit the layer or is
+        not finite.
     """
     if isinstance(factorization, str):
         factorization = get_factorization(factorization)
@@ -92,8 +94,9 @@ def choose_ranks(
         return outcome.kept(reason)
     if factored and factored.factorization != factorization.name:
         raise UserError(
-            f"layer '{layer.name}' is factored by {factored.factorization} and cannot be factored "
-            f"further by {factorization.name}. Name the same factorization for it in every stage."
+            f"layer '{layer.name}' is already factored by {factored.factorization} and cannot be "
+            f"factored further by {factorization.name}. Use the same factorization for it in every "
+            "stage."
         )
     kernel = kernel_of(layer, weight, name=layer.name)
     full_ranks = factored.ranks if factored else factorization.full_ranks(one_group(layer))
@@ -101,7 +104,7 @@ def choose_ranks(
     chosen = RULES[settings.select](candidate, settings)
     if chosen is None:
         return outcome.kept(_NO_RANKS[settings.select])
-    if settings.select in _ARRIVE and stages_left > 1:
+    if settings.select in _GOAL_RULES and stages_left > 1:
         chosen = tuple(
             full if rank > full else round(full * (rank / full) ** (1 / stages_left))
             for rank, full in zip(chosen, full_ranks, strict=True)
@@ -111,27 +114,31 @@ def choose_ranks(
         for rank, full in zip(chosen, full_ranks, strict=True)
     )
     if 0 in chosen:
-        # At the least admissible rank instead, the layer would pass on next to nothing.
-        reason = f"{settings.select} finds nothing but noise in its weights (rank 0)"
+        # With the smallest admissible rank instead, the layer would pass on almost no information.
+        reason = f"{settings.select} finds only noise in its weights (rank 0)"
         return outcome.kept(reason, chosen=chosen)
     ranks, notes = _admissible(candidate, chosen, settings)
     macs = sequence_macs(grouped_sequence(factorization, layer, ranks), layer.input_map)
     if macs >= outcome.macs_now:
         reason = (
-            f"its factors at ranks ({', '.join(map(str, ranks))}) would take {macs:,} MACs, "
-            f"the layer takes {outcome.macs_now:,}"
+            f"its factors at ranks ({', '.join(map(str, ranks))}) would need {macs:,} MACs, "
+            f"the layer needs {outcome.macs_now:,}"
         )
         return outcome.kept(reason, chosen=chosen, ranks=ranks, notes=notes)
     return outcome.factored_at(ranks, chosen, notes)
 
 
 def _weakened(rank: int, full: int, weaken: float) -> int:
-    # Rounded first: 0.1 x 30 is a little more than 3 in floating point, and not to become 4.
+    # Rounded first, because 0.1 x 30 is slightly more than 3 in floating point and must not become
+    # 4.
     return rank + math.ceil(round(weaken * (full - rank), 9))
 
 
 class _Outcome:
-    """Builds the line of the plan: the costs are those of the dense layer, before, and after."""
+    """Builds the entry of the plan.
+
+    The costs before are those of the dense layer; the costs after are those of this plan.
+    """
 
     def __init__(
         self, layer: Layer, factorization: Factorization, factored: Factored | None
@@ -150,19 +157,19 @@ class _Outcome:
         ranks: tuple[int, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> PlannedLayer:
-        """The layer stays as it is."""
+        """Return the entry for a layer that stays as it is."""
         costs = self._parameters_now, self.macs_now
-        return self._line(ranks, chosen, notes, costs, reason)
+        return self._entry(ranks, chosen, notes, costs, reason)
 
     def factored_at(
         self, ranks: tuple[int, ...], chosen: tuple[int, ...], notes: tuple[str, ...]
     ) -> PlannedLayer:
-        """The layer is replaced by factors of those ranks."""
+        """Return the entry for a layer that is replaced by factors of those ranks."""
         sequence = grouped_sequence(self._factorization, self._layer, ranks)
         costs = sequence_parameters(sequence), sequence_macs(sequence, self._layer.input_map)
-        return self._line(ranks, chosen, notes, costs, None)
+        return self._entry(ranks, chosen, notes, costs, None)
 
-    def _line(
+    def _entry(
         self,
         ranks: tuple[int, ...],
         chosen: tuple[int, ...],
@@ -185,46 +192,48 @@ class _Outcome:
 def _admissible(
     candidate: Candidate, chosen: tuple[int, ...], settings: RankSettings
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Ranks that the factorization can take, and a sentence for every change.
+    """Return ranks that the factorization allows, and a note for every change.
 
-    In this order: between the minimum and the full rank (the full rank wins); a multiple of
-    `multiple_of` in that range, unchanged where the range holds none; consistent with the
-    factorization's other ranks.
+    The adjustments, in this order: limit each rank to the range from the minimum to full rank (full
+    rank wins); round to a multiple of `multiple_of` in that range, or keep the rank if the range
+    has no multiple; make the ranks consistent with each other.
     """
     ranks, notes = [], []
     factorization = candidate.factorization
     multiple = math.lcm(settings.multiple_of, factorization.rank_multiple)
-    names = [_called(name) for name in factorization.rank_names]
+    names = [_label(name) for name in factorization.rank_names]
     for name, rank, full in zip(names, chosen, candidate.full_ranks, strict=True):
         minimum = min(settings.minimum, full)
         clamped = min(max(rank, minimum), full)
         if clamped != rank:
             bound = "minimum" if clamped > rank else "full rank"
             notes.append(f"{name} {rank} changed to {clamped}, the {bound}")
-        rounded = _multiple(clamped, multiple, minimum, full, settings.rounding)
+        rounded = _rounded(clamped, multiple, minimum, full, settings.rounding)
         if rounded != clamped:
             notes.append(f"{name} {clamped} rounded to {rounded}, a multiple of {multiple}")
         ranks.append(rounded)
     consistent = factorization.consistent(one_group(candidate.layer), tuple(ranks))
     for name, rank, lowered in zip(names, ranks, consistent, strict=True):
         if lowered != rank:
-            notes.append(f"{name} {rank} changed to {lowered}, which {factorization.name} can use")
+            notes.append(
+                f"{name} {rank} changed to {lowered}, the largest that {factorization.name} can use"
+            )
     return consistent, tuple(notes)
 
 
-def _called(name: str) -> str:
-    """A rank by its name; where a factorization has but one, that is "rank"."""
+def _label(name: str) -> str:
+    """Return the name of a rank for messages; the only rank of a factorization is just "rank"."""
     return name if name == "rank" else f"{name} rank"
 
 
-def _multiple(rank: int, multiple: int, minimum: int, maximum: int, rounding: str) -> int:
-    """A multiple in [minimum, maximum], or the rank where there is none.
+def _rounded(rank: int, multiple: int, minimum: int, maximum: int, rounding: str) -> int:
+    """Return a multiple in [minimum, maximum], or the rank itself if there is none.
 
-    `nearest` takes the higher of two that are as near.
+    `nearest` rounds up if two multiples are equally near.
     """
     lowest, highest = -(-minimum // multiple), maximum // multiple
     if lowest > highest:
         return rank
-    added = {"down": 0, "nearest": multiple / 2, "up": multiple - 1}[rounding]
-    found = int((rank + added) // multiple)
-    return multiple * min(max(found, lowest), highest)
+    offset = {"down": 0, "nearest": multiple / 2, "up": multiple - 1}[rounding]
+    quotient = int((rank + offset) // multiple)
+    return multiple * min(max(quotient, lowest), highest)

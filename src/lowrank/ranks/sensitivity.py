@@ -1,4 +1,4 @@
-"""Ranks in proportion to what the network loses by each layer (Astrid & Lee)."""
+"""Ranks in proportion to the loss of the network for each layer (Astrid & Lee)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size
 
 
 def sensitivity(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
-    """The ranks that `shared_out` gave the layer before the first round, passed as `table`.
+    """Return the ranks that `shared_out` chose before the first round, passed as `table`.
 
-    Raises UserError without them.
+    Raises UserError if they are missing.
     """
     if candidate.layer.name not in settings.table:
         raise UserError(
             "select: 'sensitivity' needs losses, which the step select_ranks measures. Outside "
-            "the workflow take another rule, or pass ranks as 'fixed'."
+            "the workflow, use another rule, or pass ranks with 'fixed'."
         )
     return settings.table[candidate.layer.name]
 
@@ -28,30 +28,31 @@ def shared_out(
     losses: Mapping[str, float],
     settings: RankSettings,
 ) -> tuple[dict[str, float], dict[str, tuple[int, ...]]]:
-    """Sensitivities, and ranks in proportion to them.
+    """Return sensitivities, and ranks in proportion to them.
 
-    A layer's sensitivity is the network's loss with that layer alone decomposed, at trial ranks,
-    over the sum of those losses (Astrid & Lee 2018). Its rank is its sensitivity times a total,
-    separately for convolutions and for linear layers. The total is the largest with which the
-    layers of the kind together cost at most their cost / `ratio`; a layer whose factors would cost
-    more than it does counts as it is. Of several ranks, the geometric mean is meant.
+    A layer's sensitivity is the loss of the network with only that layer decomposed at trial ranks,
+    divided by the sum of these losses (Astrid & Lee 2018). Its rank is its sensitivity times a
+    total, separately for convolutions and for linear layers. The total is the largest at which the
+    layers of the kind together cost at most their cost / `ratio`. A layer whose factors would cost
+    more than the layer counts with its own cost. For several ranks, this applies to their geometric
+    mean.
 
     Parameters
     ----------
     layers
-        Every layer of the method with its factorization and its full ranks.
+        All layers of the method, with their factorizations and full ranks.
     losses
-        Mean loss by the name of the layer that was decomposed alone.
+        Mean loss, by the name of the layer that was decomposed alone.
 
     Returns
     -------
     tuple
-        Sensitivities, which sum to 1 for each kind, and ranks, both by layer.
+        Sensitivities, which sum to 1 for each kind, and ranks, both by layer name.
     """
     shares: dict[str, float] = {}
     ranks: dict[str, tuple[int, ...]] = {}
     for is_linear in (False, True):
-        kind = [each for each in layers if (each[0].kind == "linear") == is_linear]
+        kind = [entry for entry in layers if (entry[0].kind == "linear") == is_linear]
         total_loss = sum(losses[layer.name] for layer, _, _ in kind)
         shares |= {layer.name: losses[layer.name] / total_loss for layer, _, _ in kind}
         ranks |= _ranks_of_kind(kind, shares, settings)

@@ -13,12 +13,12 @@ _ROUNDING = 1e-5
 
 
 def vbmf(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
-    """EVBMF on the unfolding that belongs to each rank (Kim et al. 2016, section 3.2).
+    """Return the ranks by EVBMF on the unfolding for each rank (Kim et al. 2016, section 3.2).
 
-    A grouped layer takes the largest rank over its groups, so that its factors stay plain grouped
-    convolutions. Of a layer that is factored already the core is looked at, as in MUSCO (Gusak et
-    al. 2019): of the whole kernel, whose other singular values are 0, it would find every rank to
-    be free of noise. Raises UserError for a factorization without unfoldings.
+    A grouped layer gets the largest rank over its groups, so that its factors stay plain grouped
+    convolutions. For a layer that is already factored, the core is analyzed, as in MUSCO (Gusak et
+    al. 2019). In its full kernel all other singular values are 0, so EVBMF would treat all its
+    ranks as free of noise. Raises UserError for a factorization without unfoldings.
     """
     kernels = group_kernels(candidate.layer, candidate.kernel)
     if candidate.is_factored:
@@ -31,10 +31,10 @@ def vbmf(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
 
 
 def condensed(kernel: np.ndarray) -> np.ndarray:
-    """A kernel in bases of its own channel spaces: (T, S, D_h, D_w) -> (T', S', D_h, D_w).
+    """Return a kernel in bases of its own channel spaces: (T, S, D_h, D_w) -> (T', S', D_h, D_w).
 
-    T' and S' are the ranks of its unfoldings by output and by input channels. Turning the bases
-    changes no singular value.
+    T' and S' are the ranks of the unfoldings by output and by input channels. The change of basis
+    keeps all nonzero singular values.
     """
     for axis in (0, 1):
         first = np.moveaxis(kernel, axis, 0)
@@ -42,6 +42,6 @@ def condensed(kernel: np.ndarray) -> np.ndarray:
         singular_values = spectrum_of(unfolding).singular_values
         rank = max(1, int(np.count_nonzero(singular_values > _ROUNDING * singular_values.max())))
         # (C, C') x (C, M) -> (C', M)
-        turned = leading_left_vectors(unfolding, rank).T @ unfolding
-        kernel = np.moveaxis(turned.reshape(rank, *first.shape[1:]), 0, axis)
+        in_new_basis = leading_left_vectors(unfolding, rank).T @ unfolding
+        kernel = np.moveaxis(in_new_basis.reshape(rank, *first.shape[1:]), 0, axis)
     return kernel
