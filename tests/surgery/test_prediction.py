@@ -1,4 +1,4 @@
-"""Trying ranks before anything is built."""
+"""Test the measurement of accuracy with factors in place of layers."""
 
 import torch
 from toy import toy
@@ -8,7 +8,7 @@ from lowrank.surgery.finding import find_layers
 from lowrank.surgery.prediction import answers, percent_equal, with_factors
 
 
-def test_all_layers_are_replaced_at_once_and_put_back():
+def test_all_layers_are_replaced_and_restored():
     network = toy(seed=1).eval()
     images = [torch.randn(16, 3, 32, 32) for _ in range(2)]
     before, modules = answers(network, images), dict(network.named_modules())
@@ -30,7 +30,7 @@ def test_all_layers_are_replaced_at_once_and_put_back():
     assert percent_equal(answers(network, images), before) == 100
 
 
-def test_only_logits_are_answers():
+def test_outputs_that_are_not_logits_have_no_classes():
     images = [torch.randn(2, 3, 4, 4)]
     assert answers(torch.nn.Conv2d(3, 5, 1), images) is None
     assert answers(torch.nn.Flatten(), images).shape == (2,)
