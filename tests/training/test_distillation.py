@@ -214,3 +214,38 @@ def test_equal_outputs_give_equal_bytes(stored, tmp_path, tiny_data):
     write_outputs(second, original, tiny_data.train, SPEC, layers=MAPS, mirrored=True)
     assert second.read_bytes() == path.read_bytes()
     assert np.isfinite(read_outputs(path, tiny_data.train).logits.numpy()).all()
+
+
+def test_map_outside_the_range_of_float16_raises_user_error(tmp_path, tiny_data):
+    """The error comes while outputs are stored, not later in training, and no file is left."""
+    original = toy(seed=5)
+    with torch.no_grad():
+        original.norm1.weight.zero_()
+        original.norm1.bias.fill_(70_000.0)
+    path = tmp_path / "outputs.safetensors"
+    with pytest.raises(UserError) as caught:
+        write_outputs(path, original, tiny_data.train, SPEC, layers=MAPS)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: the feature map at the input of layer 'conv2'")
+    for part in (
+        "values up to 70,000,",
+        "65,504",
+        "`teacher_outputs.maps: 0`",
+        "`distill.maps: 0`",
+        "`distill.images: augmented`",
+    ):
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+    # Logits alone have no such limit.
+    write_outputs(path, original, tiny_data.train, SPEC)
+    assert read_outputs(path, tiny_data.train).maps == {}
+
+
+def test_largest_value_of_float16_is_stored(tmp_path, tiny_data):
+    original = toy(seed=5)
+    with torch.no_grad():
+        original.norm1.weight.zero_()
+        original.norm1.bias.fill_(65_504.0)
+    path = tmp_path / "outputs.safetensors"
+    write_outputs(path, original, tiny_data.train, SPEC, layers=MAPS)
+    assert (read_outputs(path, tiny_data.train).maps["conv2"] == 65_504.0).all()

@@ -22,6 +22,9 @@ from lowrank.zoo.registry import NetworkSpec
 
 _LOGITS = "logits"
 
+# Largest finite value of float16, in which feature maps are stored.
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -191,6 +194,11 @@ def write_outputs(
 
     Logits (images, outputs) are stored in float32, and the inputs of `layers` (see `WatchedMaps`)
     in float16. With `mirrored`, the outputs for the flipped images follow, in the same order.
+
+    Raises
+    ------
+    UserError
+        If a feature map has values outside the range of float16. Nothing is written then.
     """
     stored: dict[str, list[NDArray]] = {name: [] for name in (_LOGITS, *layers)}
     with WatchedMaps(network, layers) as watched:
@@ -198,8 +206,23 @@ def write_outputs(
             for logits, _ in outputs_of(network, split, spec, mirrored=flip):
                 stored[_LOGITS].append(logits.float().cpu().numpy())
                 for layer, feature_map in watched.take().items():
-                    stored[layer].append(feature_map.float().cpu().numpy().astype(np.float16))
+                    stored[layer].append(_in_float16(feature_map, layer, path))
     write_tensors(path, {name: np.concatenate(parts) for name, parts in stored.items()})
+
+
+def _in_float16(feature_map: Tensor, layer: str, path: str | os.PathLike) -> NDArray[np.float16]:
+    """Convert a feature map to float16. Raises UserError for values that would be infinite."""
+    values = feature_map.float().cpu().numpy()
+    largest = float(np.abs(values).max())
+    if largest > _FLOAT16_MAX:
+        raise UserError(
+            f"{path}: the feature map at the input of layer '{layer}' has values up to "
+            f"{largest:,.0f}, but feature maps are stored in float16, whose largest value is "
+            f"{_FLOAT16_MAX:,.0f}. Nothing was written. In params.yaml, set `teacher_outputs.maps: "
+            "0` to store no feature maps, with `distill.maps: 0` (train without feature maps) or "
+            "`distill.images: augmented` (compute them in each step)."
+        )
+    return values.astype(np.float16)
 
 
 def read_outputs(path: str | os.PathLike, split: Split) -> Answers:
