@@ -216,7 +216,7 @@ def _in_float16(feature_map: Tensor, layer: str, path: str | os.PathLike) -> NDA
     largest = float(np.abs(values).max())
     if largest > _FLOAT16_MAX:
         raise UserError(
-            f"{path}: the feature map at the input of layer '{layer}' has values up to "
+            f"{path}: the feature map at the input of layer '{layer}' has absolute values up to "
             f"{largest:,.0f}, but feature maps are stored in float16, whose largest value is "
             f"{_FLOAT16_MAX:,.0f}. Nothing was written. In params.yaml, set `teacher_outputs.maps: "
             "0` to store no feature maps, with `distill.maps: 0` (train without feature maps) or "
