@@ -24,7 +24,7 @@ def with_factors(
 
 
 @torch.no_grad()
-def answers(network: nn.Module, images: Sequence[Tensor]) -> Tensor | None:
+def predicted_classes(network: nn.Module, images: Sequence[Tensor]) -> Tensor | None:
     """Return the predicted class of each image in some batches, (N,).
 
     Returns None if the outputs of the network are not logits (N, classes), or without images.

@@ -71,7 +71,7 @@ class StoredNetwork:
         self._accuracy_before: float | None = None
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the bias and the kernel of a layer, reconstructed if the layer is factored."""
+        """Return the kernel of a layer, reconstructed if it is factored, and the bias."""
         return layer_weight(self._path, name), layer_bias(self._path, name)
 
     def factored(self, name: str) -> Factored | None:
