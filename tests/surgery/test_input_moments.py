@@ -127,9 +127,9 @@ def test_shift_relative_to_the_original_network(monkeypatch, patch):
     monkeypatch.setattr(module, "_LARGEST_PATCH", patch - 1)
     torch.manual_seed(0)
     original = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3))
-    other = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3))
+    changed = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3))
     layer = find_layers(original, (4, 8, 8), "net")["1"]
-    moments, shift = shifted_moments(original, other, layer, [images(), images(seed=1)])
+    moments, shift = shifted_moments(original, changed, layer, [images(), images(seed=1)])
     all_images = torch.cat([images(), images(seed=1)])
 
     def samples_after(first):
@@ -139,7 +139,7 @@ def test_shift_relative_to_the_original_network(monkeypatch, patch):
             return patches.unflatten(1, (4, 9)).permute(0, 3, 2, 1).flatten(0, 2).numpy()
         return patches.mT.flatten(0, 1).numpy()
 
-    before, now = samples_after(original[0]), samples_after(other[0])
+    before, now = samples_after(original[0]), samples_after(changed[0])
     np.testing.assert_allclose(shift.mean[0], before.mean(0), atol=1e-6)
     np.testing.assert_allclose(moments.mean[0], now.mean(0), atol=1e-6)
     crossed = (before - before.mean(0)).T @ (now - now.mean(0)) / len(now)

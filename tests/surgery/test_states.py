@@ -286,12 +286,12 @@ def test_layer_on_a_flattened_map_is_factored_again(before, after):
     ranks = {"tucker1": (4,), "tucker2": (3, 5)}
     network, layer = linear_on_a_flattened_map()
     factor(network, layer, before, ranks[before])
-    other, _ = linear_on_a_flattened_map()
-    _, _, sequence = factor(other, layer, after, ranks[after])
-    put_factors(network, "2", sequence, stored(other[2], sequence), source="2.safetensors")
+    reference, _ = linear_on_a_flattened_map()
+    _, _, sequence = factor(reference, layer, after, ranks[after])
+    put_factors(network, "2", sequence, stored(reference[2], sequence), source="2.safetensors")
     assert isinstance(network[2], FactorsOnMap) == (after == "tucker2")
     images = torch.randn(4, 3, 2, 3)
-    assert torch.equal(network(images), nn.Sequential(*network[:2], *other[2:])(images))
+    assert torch.equal(network(images), nn.Sequential(*network[:2], *reference[2:])(images))
 
 
 def stored(module, sequence):

@@ -53,8 +53,8 @@ def test_images_are_bgr_and_only_centered(name):
     assert (spec.input_shape, spec.num_classes) == ((3, side, side), 1000)
     assert (spec.channel_order, spec.resize) == ("bgr", 256)
     levels = np.array([[103.5, 117.0, 124.0]]) / 255
-    normalised = (levels - spec.mean) / spec.std
-    np.testing.assert_allclose(normalised, 0, atol=1.01)
+    normalized = (levels - spec.mean) / spec.std
+    np.testing.assert_allclose(normalized, 0, atol=1.01)
 
 
 @pytest.mark.parametrize(

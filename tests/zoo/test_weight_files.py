@@ -43,9 +43,9 @@ def saved(request, tmp_path):
 
 def test_every_file_format(saved):
     network, path = saved
-    other = toy(seed=1)
-    load_weights(other, read_weights(path), source=str(path))
-    assert_same_weights(other, network)
+    loaded = toy(seed=1)
+    load_weights(loaded, read_weights(path), source=str(path))
+    assert_same_weights(loaded, network)
 
 
 def test_missing_file(tmp_path):
@@ -115,9 +115,9 @@ def test_weights_in_a_training_checkpoint(tmp_path, wrapper):
     path = tmp_path / "toy.pth"
     network = toy()
     torch.save({wrapper: network.state_dict(), "epoch": 7, "best": 91.5}, path)
-    other = toy(seed=1)
-    load_weights(other, read_weights(path), source=str(path))
-    assert_same_weights(other, network)
+    loaded = toy(seed=1)
+    load_weights(loaded, read_weights(path), source=str(path))
+    assert_same_weights(loaded, network)
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"epoch": 3}, {0: torch.ones(2)}, None])
@@ -167,10 +167,12 @@ def test_half_precision_on_disk(tmp_path):
 
 
 def test_equal_weights_give_equal_bytes(tmp_path):
-    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+    for name, seed in (("first", 0), ("second", 0), ("different", 1)):
         write_weights(tmp_path / name, toy(seed), header={"network": "toy", "factored": {}})
-    first, again, other = ((tmp_path / n).read_bytes() for n in ("first", "again", "other"))
-    assert first == again != other
+    first, second, different = (
+        (tmp_path / name).read_bytes() for name in ("first", "second", "different")
+    )
+    assert first == second != different
 
 
 def test_weights_of_any_memory_layout(tmp_path):
@@ -213,16 +215,16 @@ def test_message_names_a_surplus_tensor():
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_of_training_tools(prefix):
-    network, other = toy(), toy(seed=1)
+    network, loaded = toy(), toy(seed=1)
     weights = {prefix + name: tensor for name, tensor in network.state_dict().items()}
-    load_weights(other, weights, source="toy.pth")
-    assert_same_weights(other, network)
+    load_weights(loaded, weights, source="toy.pth")
+    assert_same_weights(loaded, network)
 
 
 def test_network_whose_own_names_start_with_a_known_prefix():
-    network, other = (nn.DataParallel(toy(seed)) for seed in (0, 1))
-    load_weights(other, network.state_dict(), source="toy.pth")
-    assert_same_weights(other, network)
+    network, loaded = (nn.DataParallel(toy(seed)) for seed in (0, 1))
+    load_weights(loaded, network.state_dict(), source="toy.pth")
+    assert_same_weights(loaded, network)
 
 
 def test_empty_weights():

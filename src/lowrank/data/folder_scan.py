@@ -20,14 +20,14 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 class ImageFolder:
     """Image files below a folder: relative POSIX paths and class numbers, in order.
 
-    If `labelled` is False, the class numbers have no meaning.
+    If `has_labels` is False, the class numbers have no meaning.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
-    labelled: bool = True
+    has_labels: bool = True
 
 
 def scan(root: Path, place: str) -> ImageFolder:
@@ -84,7 +84,7 @@ def scan_for_training(root: Path, place: str) -> ImageFolder:
             f"{place}: {root} has neither sub-folders nor images. Expected one sub-folder for each "
             f"class, with image files that end in {', '.join(sorted(_SUFFIXES))}."
         )
-    return ImageFolder(root, (), files, (0,) * len(files), labelled=False)
+    return ImageFolder(root, (), files, (0,) * len(files), has_labels=False)
 
 
 def _sub_folders(root: Path) -> list[str]:

@@ -83,7 +83,7 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
     if message := difference(*((str(p.root), set(p.classes)) for p in parts.values())):
         # Continue without labels. Steps that need labels raise an error with this reason.
         unlabelled = f"{parts['train'].root} {message}"
-        parts["train"] = replace(parts["train"], labelled=False)
+        parts["train"] = replace(parts["train"], has_labels=False)
         say(f"warning: {place}.train: images are used without labels: {unlabelled}")
     outputs = outputs_of(classes, settings.outputs, f"{place}.outputs")
     decoded = _are_stored_decoded(parts.values(), settings, say)
@@ -248,10 +248,10 @@ def _store_part(
             append(file.image)
     if unreadable:
         say(f"{key}: skipped {len(unreadable)} unreadable files: " + "; ".join(unreadable))
-    if part.labelled:
+    if part.has_labels:
         counts = np.bincount(labels, minlength=len(part.classes))
         require_images(place, part.root, dict(zip(part.classes, counts, strict=True)))
-    label_array = np.array(labels if part.labelled else [NO_LABEL] * len(labels), np.int32)
+    label_array = np.array(labels if part.has_labels else [NO_LABEL] * len(labels), np.int32)
     write_array(folder / f"{key}_labels.npy", label_array)
     if decoded:
         write_array(folder / f"{key}_sizes.npy", np.array(sizes, np.int32))

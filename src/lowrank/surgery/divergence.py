@@ -89,6 +89,6 @@ class Divergence:
         return functional.log_softmax(self._of_classes(outputs), 1)
 
 
-def mean_divergence(expected: Tensor, found: Tensor) -> float:
+def mean_divergence(expected: Tensor, changed: Tensor) -> float:
     """Return the mean Kullback-Leibler divergence in nats of log-probabilities (N, classes)."""
-    return float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))
+    return float(functional.kl_div(changed, expected, reduction="batchmean", log_target=True))

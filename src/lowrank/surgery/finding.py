@@ -183,7 +183,7 @@ def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
 
 
 class _Usage:
-    """How a network uses its layers, apart from one forward call each."""
+    """Use of layers by the network beyond one forward call: sharing, repeated calls, reads."""
 
     def __init__(self, network: nn.Module) -> None:
         # Number of names of each module, and number of modules that hold each parameter.
