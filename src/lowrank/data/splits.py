@@ -1,9 +1,10 @@
 """Split the images of a dataset for a network into training, validation and test images.
 
 Rank selection, searches, the int8 tolerance and early stopping use `validation`. `test` is only
-used for reports. Published weights may have been trained on all training images; on those, the
-accuracy drop is too small to make choices. So `checkpoint.<model>.validation` sets the source of
-validation images: the training images (default), the test images, or a folder of the user.
+used for reports. Published weights may have been trained on all training images, and an accuracy
+drop that is measured on such images is too small for choices. So `checkpoint.<model>.validation`
+sets the source of validation images: the training images (default), the test images, or a folder
+of the user.
 """
 
 import hashlib
@@ -168,7 +169,9 @@ def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, An
 def gap_warning(
     accuracy: Mapping[str, float], *, validation: int, test: int, validation_from: str
 ) -> str:
-    """Return a warning if validation accuracy is too high compared to test accuracy, or "".
+    """Return a warning if validation accuracy is too high compared to test accuracy.
+
+    The result is an empty string otherwise.
 
     Choices made on such validation images are not reliable. The limit for the gap of top-1 accuracy
     is `GAP_STANDARD_ERRORS` standard errors of the difference of two binomial proportions (pooled),

@@ -25,8 +25,8 @@ def caffe_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     UserError
-        If `read_caffemodel` raises it, if a layer of the network is missing from the file, if the
-        file holds a layer that the network does not have, or if a layer has another shape.
+        In the same cases as `read_caffemodel`; also if a layer of the network is missing from the
+        file, the file holds a layer that the network does not have, or a layer has another shape.
     """
     layers = read_caffemodel(path)
     network_name = type(network).__name__

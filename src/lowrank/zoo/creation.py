@@ -77,7 +77,7 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     known = torchvision_names()
     if (bare := name.removeprefix(_TORCHVISION)) in known:
         return torchvision_network(bare, source.arguments, source.torchvision_weights)
-    # Suggest a shipped network first: the eighty names of torchvision would hide it.
+    # If a shipped network is similar, list only shipped ones: eighty more names would hide it.
     shipped = network_names()
     similar = difflib.get_close_matches(name, shipped, n=1)
     raise unknown_name("network", name, shipped if similar else {*shipped, *known})

@@ -30,7 +30,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """One convolution, three stages of `blocks` blocks (16, 32, 64 channels), a linear layer."""
+    """One convolution, three stages of `blocks` basic blocks, a global mean and a linear layer.
+
+    The stages have 16, 32 and 64 channels.
+    """
 
     def __init__(self, blocks: int, num_classes: int = 10) -> None:
         super().__init__()
