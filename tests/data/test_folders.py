@@ -194,7 +194,7 @@ def test_images_in_both_folders_cause_a_warning(photos, lines, cache_gib):
     shutil.copy(photos / "train/blue/001.png", photos / "val/green/zz.png")
     folder = store(photos, say=lines.append, cache_gib=cache_gib)
     [line] = [line for line in lines if line.startswith("warning")]
-    assert "dataset.photos: 2 of 14 validation images are also training images" in line
+    assert f"dataset.photos: 2 of 14 images in {photos}/val are also training images" in line
     assert f"{photos}/val/red/zz.png is {photos}/train/red/003.png" in line
     assert f"{photos}/val/green/zz.png is {photos}/train/blue/001.png" in line
     assert json.loads((folder / "dataset.json").read_text())["in_both"] == 2

@@ -95,9 +95,10 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         shared = _in_both(parts, {key: digests for key, (_, _, digests) in stored.items()})
         if shared:
             say(
-                f"warning: {place}: {len(shared)} of {len(parts['test'].files)} validation images "
-                f"are also training images (identical files): {first_names(shared)}. Accuracy on "
-                "them is too high. Remove them from one of the folders."
+                f"warning: {place}: {len(shared)} of {len(parts['test'].files)} images in "
+                f"{parts['test'].root} are also training images (identical files): "
+                f"{first_names(shared)}. Accuracy on them is too high. Remove them from one of the "
+                "folders."
             )
         entries = _format_entries(parts, settings, decoded=decoded) | {
             "reduced": any(reduced for _, reduced, _ in stored.values()),

@@ -128,10 +128,9 @@ def write_splits(
             in_folder = document["images"]
         elif validation.from_ == "train" and "unlabelled" in index:
             raise UserError(
-                f"{place}: validation images come from the training images by default, but these "
-                f"have no labels: {index['unlabelled']}. Use test images, "
-                "`validation: {from: test, images: 500}`, or your own folder, "
-                "`validation: {folder: path}`."
+                f"{place}: validation images would come from the training images, but these have "
+                f"no labels: {index['unlabelled']}. Use test images, `validation: {{from: test, "
+                "images: 500}`, or your own folder, `validation: {folder: path}`."
             )
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
         train = index["splits"]["train"]["images"]
