@@ -1,4 +1,4 @@
-"""Compress a network in a notebook, without the workflow around it.
+"""Compress a network in Python, without the workflow.
 
 import lowrank
 
@@ -40,13 +40,13 @@ from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments, shifted_moments
-from lowrank.surgery.prediction import answers, percent_equal
+from lowrank.surgery.prediction import percent_equal, predicted_classes
 from lowrank.surgery.states import put_factors
 from lowrank.zoo.forward import noise_images
 from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
 from lowrank.zoo.registry import NetworkSpec
 
-# Kim et al. 2016: as the method `tucker` of params.yaml.
+# Kim et al. 2016: the same as the method `tucker` of params.yaml.
 TUCKER = {
     "first_conv": "tucker1",
     "conv": "tucker2",
@@ -58,10 +58,11 @@ TUCKER = {
 
 @dataclass
 class Compressed:
-    """A compressed network, and what was done to each layer that the method takes.
+    """Compressed network, with the change of each layer that the method factors.
 
-    `expected` says how often it answers as the original does, on the images that `compress` was
-    given; None without images, or where the network gives no logits (N, classes).
+    `expected` is the agreement of its predictions with the original network, on the images that
+    were passed to `compress`. It is None without images, or if the outputs of the network are not
+    logits (N, classes).
     """
 
     network: nn.Module
@@ -70,7 +71,7 @@ class Compressed:
     expected: Expected | None = None
 
     def export(self, path: str | os.PathLike) -> None:
-        """Write the network as ONNX; see `lowrank.onnx_files.export.export_onnx`."""
+        """Write the network to an ONNX file; see `lowrank.onnx_files.export.export_onnx`."""
         name = type(self.network).__name__
         export_onnx(self.network, NetworkSpec(name, self.input_shape, num_classes=0), path)
 
@@ -89,59 +90,68 @@ def compress(
     Parameters
     ----------
     network
-        A trained network that takes images; it is left as it is.
+        Trained network with images as input. It is not changed.
     input_shape
-        Of one image: (channels, height, width), of any size that the network takes.
+        Shape of one image: (channels, height, width), any size that the network accepts.
     factorize
-        As `methods.<method>.factorize` in params.yaml: a factorization for each kind of layer,
-        `include`, `exclude`, `norm` (by default `activation` with images), `sequential`, and with a
-        target `alternatives`.
+        Same as `methods.<method>.factorize` in params.yaml: a factorization for each kind of layer,
+        `include`, `exclude`, `norm` (default with images: `activation`), `sequential`, and, with a
+        target, `alternatives`.
     ranks
-        Rank rule and its settings, as `methods.<method>.ranks`; by default EVBMF. As there, the
-        cheapest layers stay dense, at most `negligible` (0.005) of the network. With `images`,
-        `{"select": "budget", "target": {"macs": 0.25}}` asks for a cost instead.
+        Rank rule and its settings, same as `methods.<method>.ranks`. The default is EVBMF. The
+        cheapest layers stay dense, up to a share `negligible` (0.005) of the network. With
+        `images`, `{"select": "budget", "target": {"macs": 0.25}}` sets a target for the cost.
     images
-        Batches (N, channels, height, width) of a few hundred training images, as the network takes
-        them; no labels. With them the factors keep the layers' outputs rather than their weights,
-        which loses far less before fine-tuning, and takes seconds to minutes. They are kept in
-        memory. And how often the network still answers as the original does is printed.
+        Batches (N, channels, height, width) of a few hundred training images, as the network
+        expects them, without labels. With images, the factors approximate the outputs of layers
+        rather than their weights. The accuracy drop before fine-tuning is then much smaller, and
+        the call takes seconds to minutes. The images are kept in memory. The agreement with the
+        original network is printed.
     sequential
-        With images: each layer makes up for what the decomposed ones before it lost, as
-        `sequential` in `factorize`. Both networks run over the images for each layer.
+        Compensate in each layer for the error of the decomposed layers before it, same as
+        `sequential` in `factorize`. This needs images, and runs both networks over the images for
+        each layer.
+
+    Returns
+    -------
+    Compressed
+        The compressed network, its layers and its agreement with the original.
 
     Raises
     ------
     UserError
-        For an unknown name, a setting out of range or without effect, weights that are not finite,
-        an input shape that the network cannot take, `sequential` without images, or, with images,
-        ranks at which more is lost than `largest_drop` of the rule allows (with the nearest that
-        keep enough).
+        If a name is unknown, a setting is out of range or has no effect, weights are not finite,
+        the network does not accept the input shape, or `sequential` is set without images. With
+        images, also if the drop of agreement is larger than `largest_drop` of the rule; the message
+        then names the nearest setting that keeps enough.
     """
     rule = rank_settings(ranks or {})
     if rule.searches:
         raise UserError(
-            "ranks.target.accuracy_drop: a search fine-tunes several networks, which `compress` "
-            "does not do. Take `macs` or `parameters` here, or the pipeline."
+            "ranks.target.accuracy_drop: the search for this target fine-tunes several networks, "
+            "which `compress` does not do. Use the target `macs` or `parameters`, or the pipeline."
         )
-    taken = _factorize_settings(factorize, rule, images=images is not None, sequential=sequential)
-    work = _Work.of(network, input_shape, taken, images)
-    small, planned = work.at(rule)
-    expected = work.expected(small)
+    settings = _factorize_settings(
+        factorize, rule, images=images is not None, sequential=sequential
+    )
+    compression = _Compression.of(network, input_shape, settings, images)
+    compressed, planned = compression.at(rule)
+    expected = compression.expected(compressed)
     if expected:
         print(f"lowrank: {expected.sentence()}", file=sys.stderr)
         if expected.exceeds(rule.largest_drop):
-            raise UserError(_ruined(work, rule, expected))
-    elif images is None and any(not each.is_dense for each in planned):
+            raise UserError(_excessive_drop(compression, rule, expected))
+    elif images is None and any(not layer.is_dense for layer in planned):
         print(
-            "lowrank: what this costs in accuracy is not known; pass `images` to see it",
+            "lowrank: the accuracy drop is not known; pass `images` to measure it",
             file=sys.stderr,
         )
-    return Compressed(small, planned, tuple(input_shape), expected)
+    return Compressed(compressed, planned, tuple(input_shape), expected)
 
 
 @dataclass
-class _Work:
-    """A network to be compressed, by one rule or another."""
+class _Compression:
+    """Network to compress, with everything that does not depend on the rank rule."""
 
     network: nn.Module
     table: LayerTable
@@ -158,8 +168,8 @@ class _Work:
         input_shape: tuple[int, int, int],
         factorize: FactorizeSettings,
         images: Iterable[Tensor] | None,
-    ) -> "_Work":
-        """Find the layers, and which of them factors can replace."""
+    ) -> "_Compression":
+        """Find the layers, and check which of them factors can replace."""
         network = unwrapped(network)
         require_eager(network, type(network).__name__)
         network = copied(network)
@@ -174,16 +184,16 @@ class _Work:
         return cls(network, table, factorize, assigned, batches)
 
     def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
-        """Return a copy of the network with its layers decomposed, and what was done to each."""
-        small = copied(self.network)
-        in_turn = self.factorize.sequential and rule.select != "budget"
-        if self.factorize.norm == "activation" and not in_turn and not self.moments:
+        """Return a copy of the network with its layers decomposed, and the change of each layer."""
+        compressed = copied(self.network)
+        sequential = self.factorize.sequential and rule.select != "budget"
+        if self.factorize.norm == "activation" and not sequential and not self.moments:
             table = leave_negligible(self.table, rule.negligible)
             self.moments = input_moments(
-                small, [table[name] for name in self.assigned], self.images
+                compressed, [table[name] for name in self.assigned], self.images
             )
         choice = RankChoice(
-            network=_LiveNetwork(small, self.images, self.moments),
+            network=_NetworkInMemory(compressed, self.images, self.moments),
             table=self.table,
             layers=self.assigned,
             all_layers=self.assigned,
@@ -191,29 +201,30 @@ class _Work:
             losses=self.losses,
         )
         planned = choice.at(rule, say=lambda _: None).layers
-        for chosen in planned:
-            if not chosen.is_dense:
-                self._replace(small, chosen)
-        return small, planned
+        for planned_layer in planned:
+            if not planned_layer.is_dense:
+                self._replace(compressed, planned_layer)
+        return compressed, planned
 
-    def _replace(self, small: nn.Module, chosen: PlannedLayer) -> None:
-        name, module = chosen.name, small.get_submodule(chosen.name)
-        layer, method = self.table[name], get_factorization(chosen.factorization)
+    def _replace(self, compressed: nn.Module, planned: PlannedLayer) -> None:
+        name, module = planned.name, compressed.get_submodule(planned.name)
+        layer, factorization = self.table[name], get_factorization(planned.factorization)
         weight, bias = _parameters(module)
-        of_inputs = self.moments.get(name)
+        moments = self.moments.get(name)
         if self.factorize.sequential:
-            of_inputs, shift = shifted_moments(self.network, small, layer, self.images)
+            moments, shift = shifted_moments(self.network, compressed, layer, self.images)
             kernel = kernel_of(layer, weight, name=name)
-            weight, bias = carried_over(kernel, bias, of_inputs, shift)
-        result = decompose(method, layer, weight, bias, chosen.ranks, of_inputs)
-        put_factors(small, name, result.sequence, result.tensors, source=name)
-        small.get_submodule(name).to(module.weight).train(module.training)
+            weight, bias = carried_over(kernel, bias, moments, shift)
+        result = decompose(factorization, layer, weight, bias, planned.ranks, moments)
+        put_factors(compressed, name, result.sequence, result.tensors, source=name)
+        compressed.get_submodule(name).to(module.weight).train(module.training)
 
-    def expected(self, small: nn.Module) -> Expected | None:
-        """How often the copy answers as the network does; None where there are no answers."""
+    def expected(self, compressed: nn.Module) -> Expected | None:
+        """Return the agreement of the predictions, or None without images or logits."""
         if self.images is None:
             return None
-        before, after = (answers(each, self.images) for each in (self.network, small))
+        before = predicted_classes(self.network, self.images)
+        after = predicted_classes(compressed, self.images)
         if before is None or after is None:
             return None
         most_frequent = int(before.bincount().max())
@@ -221,59 +232,65 @@ class _Work:
         return Expected(len(before), 100.0, percent_equal(after, before), chance, of_labels=False)
 
 
-def _ruined(work: _Work, rule: RankSettings, expected: Expected) -> str:
-    """Say that the network would be ruined, and what the nearest setting is that keeps enough."""
+def _excessive_drop(compression: _Compression, rule: RankSettings, expected: Expected) -> str:
+    """Return a message that the drop is too large, with the nearest setting that is allowed."""
 
     def keeps_enough(milder: RankSettings) -> bool:
-        found = work.expected(work.at(milder)[0])
-        return found is not None and not found.exceeds(rule.largest_drop)
+        agreement = compression.expected(compression.at(milder)[0])
+        return agreement is not None and not agreement.exceeds(rule.largest_drop)
 
     nearest = nearest_that_keeps(rule, keeps_enough)
-    advice = f"The nearest setting that keeps enough is `{nearest.written}`. " if nearest else ""
+    advice = (
+        f"The nearest setting that keeps enough agreement is `{nearest.written}`. "
+        if nearest
+        else ""
+    )
     return (
-        f"ranks: at these ranks the network answers {expected.after:.1f} % of {expected.images} "
-        f"images as the original does (chance: {expected.chance:.1f} %). `largest_drop` allows "
-        f"{rule.largest_drop:.0%} of what is above chance to be lost before fine-tuning. {advice}"
-        "To go on all the same, set `largest_drop` to 1."
+        f"ranks: at these ranks, the network agrees with the original on {expected.after:.1f} % "
+        f"of {expected.images} images (chance: {expected.chance:.1f} %). `largest_drop` allows a "
+        f"loss of {rule.largest_drop:.0%} of the agreement above chance before fine-tuning. "
+        f"{advice}To continue anyway, set `largest_drop` to 1."
     )
 
 
 def _factorize_settings(
     factorize: Mapping[str, Any], rule: RankSettings, *, images: bool, sequential: bool
 ) -> FactorizeSettings:
-    """The settings, checked. Raises UserError for one that is wrong, or would have no effect."""
+    """Check the settings. Raises UserError if one is wrong or has no effect."""
     entries = dict(factorize)
     if "images" in entries:
-        raise UserError("factorize.images: pass the images themselves to `compress`, as `images`.")
+        raise UserError(
+            "factorize.images: not supported here. Pass the images to `compress` as `images`."
+        )
     if sequential:
         entries["sequential"] = True
     if not images and entries.get("sequential"):
         raise UserError(
-            "sequential: layers are compared on images, and `images` is None. Pass some."
+            "sequential: layers are compared on images, but `images` is None. Pass `images`."
         )
     if not images and entries.get("norm") == "activation":
         raise UserError(
-            "factorize.norm: 'activation' keeps what layers answer on images, and `images` is "
-            "None. Pass some."
+            "factorize.norm: 'activation' approximates the outputs of layers on images, but "
+            "`images` is None. Pass `images`."
         )
     if images:
         entries.setdefault("norm", "activation")
     try:
         settings = FactorizeSettings.model_validate(entries)
     except ValidationError as error:
-        found = described(error, FactorizeSettings, entries, prefix=("factorize",))
-        raise UserError(found) from error
+        message = described(error, FactorizeSettings, entries, prefix=("factorize",))
+        raise UserError(message) from error
     if settings.alternatives and rule.select != "budget":
         raise UserError(
-            "factorize.alternatives: only `ranks={'select': 'budget', ...}` compares them, and "
-            f"`select` is '{rule.select}'."
+            "factorize.alternatives: only `ranks={'select': 'budget', ...}` compares them, but "
+            f"`select` is '{rule.select}'. Remove `alternatives`, or use 'budget'."
         )
     return settings
 
 
 @dataclass(frozen=True)
-class _LiveNetwork:
-    """A `MeasuredNetwork` in memory."""
+class _NetworkInMemory:
+    """`MeasuredNetwork` in memory."""
 
     network: nn.Module
     images: list[Tensor] | None
@@ -290,28 +307,28 @@ class _LiveNetwork:
 
     def losses(self, replacements: Replacements) -> dict[str, float]:
         raise UserError(
-            "select: 'sensitivity' measures losses by labels, which `compress` does not have. Take "
-            "another rule, or pass ranks as 'fixed'."
+            "select: 'sensitivity' measures losses with labels, which `compress` does not have. "
+            "Use another rule, or pass the ranks with 'fixed'."
         )
 
     def divergence(self) -> Divergence:
         if self.images is None:
             raise UserError(
-                "select: 'budget' measures how far the answers move, and `images` is None. Pass "
-                "some training images, or take another rule."
+                "select: 'budget' measures the change of outputs on images, but `images` is None. "
+                "Pass a few hundred training images, or use another rule."
             )
         images = self.images
         return Divergence(self.network, lambda: images)
 
     def expected(self, replacements: Replacements) -> Expected | None:
-        # `compress` measures the network that it returns.
+        # Not needed here: `compress` measures the network that it returns.
         return None
 
 
 def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight and bias, float32."""
+    """Return the weight and bias as float32 arrays."""
     weight, bias = (
-        None if each is None else each.detach().cpu().float().numpy()
-        for each in (layer.weight, layer.bias)
+        None if parameter is None else parameter.detach().cpu().float().numpy()
+        for parameter in (layer.weight, layer.bias)
     )
     return weight, bias

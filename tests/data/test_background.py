@@ -8,7 +8,7 @@ from lowrank.data.background import in_background
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
-def test_results_come_in_order(threads, count):
+def test_results_are_in_order(threads, count):
     def slow_at_first(number):
         time.sleep(0.002 if number % 3 == 0 else 0)
         return number**2
@@ -19,29 +19,29 @@ def test_results_come_in_order(threads, count):
 
 
 def test_work_ahead_is_bounded():
-    asked = []
+    requested = []
 
     def items():
         for number in range(100):
-            asked.append(number)
+            requested.append(number)
             yield number
 
     results = in_background(str, items(), 3)
-    for taken in range(1, 20):
+    for yielded in range(1, 20):
         next(results)
-        # Four ahead of what was yielded.
-        assert len(asked) == taken + 4
+        # Four items more than the yielded results.
+        assert len(requested) == yielded + 4
     results.close()
-    assert len(asked) < 30
+    assert len(requested) < 30
 
 
-def test_calls_run_side_by_side():
-    # Each waits for the other: one thread alone would wait in vain.
+def test_calls_run_in_parallel():
+    # Each call waits for the other, so a single thread would time out.
     barrier = threading.Barrier(2, timeout=10)
     assert len(list(in_background(lambda _: barrier.wait(), range(2), 2))) == 2
 
 
-def test_an_error_comes_where_its_result_would_have_come():
+def test_error_is_raised_in_place_of_the_result():
     def fails_at_three(number):
         if number == 3:
             raise ValueError("three")

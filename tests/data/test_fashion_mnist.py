@@ -22,12 +22,12 @@ NAMES = {
 
 @pytest.fixture
 def arrays(monkeypatch):
-    """A Fashion-MNIST of 20 training and 4 test images that the digests agree with."""
-    random = np.random.default_rng(0)
+    """Create a Fashion-MNIST with 20 training and 4 test images, and set the expected digests."""
+    generator = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 20), ("test", 4)):
-        arrays[f"{split}_images"] = random.integers(0, 256, (count, 28, 28, 1), np.uint8)
-        arrays[f"{split}_labels"] = random.integers(0, 10, count, np.uint8)
+        arrays[f"{split}_images"] = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
+        arrays[f"{split}_labels"] = generator.integers(0, 10, count, np.uint8)
     digests = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
     monkeypatch.setattr(fashion_mnist, "FASHION_MNIST_SHA256", digests)
     return arrays
@@ -35,10 +35,10 @@ def arrays(monkeypatch):
 
 @pytest.fixture
 def debian(tmp_path, monkeypatch):
-    """Where Debian's package would be; it is not installed, and no download works."""
+    """Return the folder of the Debian package, which is not installed; downloads fail."""
     folder = tmp_path / "usr" / "fashion-mnist"
     monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", folder)
-    give_torchvision(monkeypatch, lambda name: None)
+    replace_torchvision(monkeypatch, lambda name: None)
     return folder
 
 
@@ -60,8 +60,8 @@ def write_files(folder, arrays, packed=True):
         path.write_bytes(gzip.compress(content) if packed else content)
 
 
-def give_torchvision(monkeypatch, content_of):
-    """Stand in for torchvision's download, which the network would be needed for."""
+def replace_torchvision(monkeypatch, content_of):
+    """Replace torchvision's download, which needs the network."""
 
     class FashionMNIST:
         mirrors = ("nowhere/",)
@@ -84,16 +84,16 @@ def give_torchvision(monkeypatch, content_of):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(arrays, expected):
+    assert arrays.keys() == expected.keys()
     for key, array in expected.items():
-        assert found[key].dtype == np.uint8
-        np.testing.assert_array_equal(found[key], array)
+        assert arrays[key].dtype == np.uint8
+        np.testing.assert_array_equal(arrays[key], array)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("name", ["fashion-mnist", "FashionMNIST/raw"])
-def test_files_put_there_by_hand(arrays, debian, lines, tmp_path, name, packed):
+def test_manual_copy(arrays, debian, lines, tmp_path, name, packed):
     write_files(tmp_path / "data" / name, arrays, packed)
     assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
     assert len(lines) == 2
@@ -103,7 +103,7 @@ def test_files_put_there_by_hand(arrays, debian, lines, tmp_path, name, packed):
 def test_missing_file_is_named(arrays, debian, lines, tmp_path):
     write_files(tmp_path / "fashion-mnist", arrays)
     (tmp_path / "fashion-mnist/t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(UserError, match=r"fashion-mnist: lacks t10k-labels-idx1-ubyte"):
+    with pytest.raises(UserError, match=r"fashion-mnist: has neither t10k-labels-idx1-ubyte"):
         obtain_fashion_mnist(tmp_path, lines.append)
 
 
@@ -111,41 +111,41 @@ def test_missing_file_is_named(arrays, debian, lines, tmp_path):
     ("content", "reason"),
     [
         (lambda content: content[:-20], "cannot be read as Fashion-MNIST"),
-        (lambda content: b"rubbish", "no IDX file of bytes"),
+        (lambda content: b"rubbish", "not an IDX file of bytes"),
         (lambda content: b"", "cannot be read as Fashion-MNIST"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "train images have the SHA-256"),
     ],
 )
-def test_damaged_file_by_hand(arrays, debian, lines, tmp_path, content, reason):
+def test_damaged_manual_copy(arrays, debian, lines, tmp_path, content, reason):
     write_files(tmp_path / "fashion-mnist", arrays)
     path = tmp_path / "fashion-mnist/train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(content(idx(arrays["train_images"]))))
-    with pytest.raises(UserError, match=f"{reason}.*Replace it by a fresh copy"):
+    with pytest.raises(UserError, match=f"{reason}.*Replace it with a new copy"):
         obtain_fashion_mnist(tmp_path, lines.append)
 
 
-def test_debians_package_comes_next(arrays, debian, lines, tmp_path):
+def test_debian_package_is_the_first_source(arrays, debian, lines, tmp_path):
     write_files(debian, arrays)
     assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
-    assert "data holds no folder fashion-mnist or FashionMNIST/raw" in lines[0]
-    assert "Debian's package dataset-fashion-mnist and is verified" in lines[-1]
+    assert "data has no folder fashion-mnist or FashionMNIST/raw" in lines[0]
+    assert "the Debian package dataset-fashion-mnist and verified" in lines[-1]
 
 
-def test_torchvision_comes_last(arrays, debian, lines, tmp_path, monkeypatch):
+def test_torchvision_is_the_last_source(arrays, debian, lines, tmp_path, monkeypatch):
     write_files(debian, arrays | {"test_labels": arrays["test_labels"][::-1].copy()})
     by_name = {name: idx(arrays[key]) for key, name in NAMES.items()}
-    give_torchvision(monkeypatch, by_name.get)
+    replace_torchvision(monkeypatch, by_name.get)
     assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
     assert any("Debian" in line and "test labels have the SHA-256" in line for line in lines)
-    assert "torchvision's download (31 MB) and is verified" in lines[-1]
-    # The download is kept, and used without a network.
-    give_torchvision(monkeypatch, lambda name: None)
+    assert "torchvision's download (31 MB) and verified" in lines[-1]
+    # The download is kept and used offline.
+    replace_torchvision(monkeypatch, lambda name: None)
     assert_same(obtain_fashion_mnist(tmp_path / "data", lines.append), arrays)
-    assert f"came from {tmp_path / 'data/fashion-mnist'} and is verified" in lines[-1]
+    assert f"read from {tmp_path / 'data/fashion-mnist'} and verified" in lines[-1]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["fashion-mnist"]
 
 
-def test_nothing_reachable(debian, lines, tmp_path):
+def test_no_source_is_available(debian, lines, tmp_path):
     with pytest.raises(UserError) as caught:
         obtain_fashion_mnist(tmp_path / "data", lines.append)
     message = str(caught.value)

@@ -21,7 +21,7 @@ from lowrank.errors import UserError
 
 @pytest.fixture
 def photos(tmp_path):
-    """Ten training images and four validation images a class, in two folders."""
+    """Write two folders with ten training images and four validation images per class."""
     write_photos(tmp_path / "train", dict.fromkeys(COLOURS, 10))
     write_photos(tmp_path / "val", dict.fromkeys(COLOURS, 4), seed=1)
     return tmp_path
@@ -46,27 +46,27 @@ def content_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_classes_and_images_are_torchvisions(photos):
+def test_classes_and_images_match_torchvision(photos):
     (photos / "train/red/deep/er").mkdir(parents=True)
     Image.fromarray(photo(9, 9)).save(photos / "train/red/deep/er/one.JPG", "JPEG")
     (photos / "train/red/notes.txt").write_text("no image")
     expected = ImageFolder(photos / "train")
-    found = scan(photos / "train", "here")
-    assert list(found.classes) == expected.classes
-    assert [str(photos / "train" / name) for name in found.files] == [
+    listed = scan(photos / "train", "here")
+    assert list(listed.classes) == expected.classes
+    assert [str(photos / "train" / name) for name in listed.files] == [
         path for path, _ in expected.samples
     ]
-    assert list(found.labels) == expected.targets
+    assert list(listed.labels) == expected.targets
 
 
-def test_hidden_files_and_folders_are_left_out(photos):
+def test_hidden_files_and_folders_are_skipped(photos):
     expected = scan(photos / "train", "here")
     (photos / "train/.checkpoints").mkdir()
     (photos / "train/red/._000.png").write_bytes(b"left over by a desktop")
     assert scan(photos / "train", "here") == expected
 
 
-def test_stored_folders_open_as_a_dataset(photos):
+def test_stored_folders_can_be_opened_as_a_dataset(photos):
     data = open_dataset(store(photos))
     assert (data.name, data.classes) == ("photos", ("blue", "green", "red"))
     assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 12)
@@ -84,22 +84,22 @@ def test_stored_folders_open_as_a_dataset(photos):
             assert split.labels[number] == label
 
 
-def test_left_as_files_where_they_do_not_fit_and_the_same_images(photos, lines):
+def test_files_are_read_if_decoded_images_do_not_fit(photos, lines):
     stored = open_dataset(store(photos))
     files = open_dataset(store(photos, "files", lines.append, cache_gib=0))
     assert "30 and 12 image files" in lines[0]
     assert "more than `cache_gib` 0" in lines[0]
     assert isinstance(files.test.images, ImageFiles)
     assert files.reduced_to == stored.reduced_to == 40
-    for one, other in ((files.train, stored.train), (files.test, stored.test)):
-        np.testing.assert_array_equal(one.labels, other.labels)
-        np.testing.assert_array_equal(one.rows, other.rows)
-        for number in range(len(one.images)):
-            np.testing.assert_array_equal(one.images[number], other.images[number])
+    for split, expected in ((files.train, stored.train), (files.test, stored.test)):
+        np.testing.assert_array_equal(split.labels, expected.labels)
+        np.testing.assert_array_equal(split.rows, expected.rows)
+        for number in range(len(split.images)):
+            np.testing.assert_array_equal(split.images[number], expected.images[number])
     assert sum(path.stat().st_size for path in (photos / "files").iterdir()) < 10_000
 
 
-def test_room_that_images_take_is_known_before_they_are_stored(photos):
+def test_size_of_decoded_images_is_known_before_storing(photos):
     pixels = [np.load(path).size for path in store(photos).glob("*_pixels.npy")]
     assert len(pixels) == 2
     store(photos, cache_gib=sum(pixels) / 2**30)
@@ -108,14 +108,14 @@ def test_room_that_images_take_is_known_before_they_are_stored(photos):
     assert not (photos / "made/train_pixels.npy").exists()
 
 
-def test_the_same_images_give_the_same_bytes_for_any_number_of_threads(photos):
+def test_stored_bytes_do_not_depend_on_the_number_of_threads(photos):
     assert content_of(store(photos, threads=1)) == content_of(store(photos, "other", threads=3))
-    parts = [f"{part}_{what}.npy" for part in ("test", "train")
-             for what in ("labels", "pixels", "sizes")]  # fmt: skip
-    assert list(content_of(photos / "made")) == ["dataset.json", *parts]
+    files = [f"{part}_{array}.npy" for part in ("test", "train")
+             for array in ("labels", "pixels", "sizes")]  # fmt: skip
+    assert list(content_of(photos / "made")) == ["dataset.json", *files]
 
 
-def test_the_index_holds_a_digest_of_the_files(photos):
+def test_index_contains_a_digest_of_the_files(photos):
     index = json.loads((store(photos) / "dataset.json").read_text())
     listing = "".join(
         f"{hashlib.sha256((photos / 'val' / name).read_bytes()).hexdigest()}  {name}\n"
@@ -130,19 +130,19 @@ def test_the_index_holds_a_digest_of_the_files(photos):
     assert changed["splits"]["train"] == index["splits"]["train"]
 
 
-def test_where_no_image_is_large_none_was_reduced(photos):
+def test_reduced_to_is_none_if_no_image_was_reduced(photos):
     assert open_dataset(store(photos)).reduced_to == 40
     assert open_dataset(store(photos, store_pixels=60)).reduced_to is None
 
 
 def test_missing_folder_is_named(photos):
     (photos / "val").rename(photos / "elsewhere")
-    with pytest.raises(UserError, match=r"dataset\.photos\.validation: .*val is no folder"):
+    with pytest.raises(UserError, match=r"dataset\.photos\.validation: .*val is not a folder"):
         store(photos)
 
 
 def without_classes(folder):
-    """Move a folder's images out of their sub-folders."""
+    """Move the images of a folder out of their sub-folders."""
     for number, path in enumerate(sorted(folder.glob("*/*"))):
         path.rename(folder / f"{number:03}.png")
     for path in list(folder.iterdir()):
@@ -150,11 +150,10 @@ def without_classes(folder):
             path.rmdir()
 
 
-def test_reported_images_need_classes(photos):
+def test_validation_images_need_classes(photos):
     without_classes(photos / "val")
-    with pytest.raises(
-        UserError, match=r"photos\.validation: .*val has no sub-folders\. One for each"
-    ):
+    message = r"photos\.validation: .*val has no sub-folders\. Expected one"
+    with pytest.raises(UserError, match=message):
         store(photos)
 
 
@@ -183,32 +182,34 @@ def test_empty_class_is_named(photos):
     for path in (photos / "train/green").iterdir():
         path.unlink()
     (photos / "train/green/notes.txt").touch()
-    with pytest.raises(UserError, match=r"train has 1 of 3 classes without an image .*: green\."):
+    with pytest.raises(
+        UserError, match=r"train has 1 of 3 classes without a readable image: green\."
+    ):
         store(photos)
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])
-def test_images_in_both_folders_are_told(photos, lines, cache_gib):
+def test_images_in_both_folders_cause_a_warning(photos, lines, cache_gib):
     shutil.copy(photos / "train/red/003.png", photos / "val/red/zz.png")
     shutil.copy(photos / "train/blue/001.png", photos / "val/green/zz.png")
     folder = store(photos, say=lines.append, cache_gib=cache_gib)
     [line] = [line for line in lines if line.startswith("warning")]
-    assert "dataset.photos: 2 of the 14 images that are reported are training images, too" in line
+    assert f"dataset.photos: 2 of 14 images in {photos}/val are also training images" in line
     assert f"{photos}/val/red/zz.png is {photos}/train/red/003.png" in line
     assert f"{photos}/val/green/zz.png is {photos}/train/blue/001.png" in line
     assert json.loads((folder / "dataset.json").read_text())["in_both"] == 2
 
 
-def test_folders_without_a_file_in_common_need_no_warning(photos, lines):
+def test_folders_without_common_files_cause_no_warning(photos, lines):
     index = json.loads((store(photos, say=lines.append) / "dataset.json").read_text())
     assert "in_both" not in index
     assert not [line for line in lines if "warning" in line]
 
 
-def test_a_first_look_at_many_files_reports_its_progress(photos, progress_lines):
+def test_scan_of_many_files_reports_progress(photos, progress_lines):
     lines = progress_lines(lambda: store(photos), tick=2.0)
     counts = [line.split(" (")[0] for line in lines]
-    # A reading every 2 s: the third and every third after it is at least 5 s after the last line.
+    # The clock advances 2 s per file, so a line follows every third file (at least 5 s).
     assert counts[:2] == ["3/30 image sizes", "6/30 image sizes"]
     assert counts[-1] == "9/12 image sizes"
 
@@ -236,10 +237,10 @@ def test_training_images_of_other_classes_have_no_labels(photos, lines):
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])
-@pytest.mark.parametrize("kept", [0, 20, 500])
-def test_unreadable_image_is_named(photos, kept, cache_gib):
+@pytest.mark.parametrize("kept_bytes", [0, 20, 500])
+def test_unreadable_image_is_named(photos, kept_bytes, cache_gib):
     path = photos / "train/green/003.png"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:kept_bytes])
     with pytest.raises(
         UserError, match=r"photos\.train: .*train/green/003\.png .*cannot be read as an image"
     ):
@@ -248,29 +249,31 @@ def test_unreadable_image_is_named(photos, kept, cache_gib):
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])
-def test_unreadable_images_are_left_out_when_asked_for(photos, lines, cache_gib):
-    left_out = [photos / "train" / name for name in ("blue/001.png", "green/003.png")]
-    for path in left_out:
+def test_unreadable_images_are_skipped_if_configured(photos, lines, cache_gib):
+    skipped = [photos / "train" / name for name in ("blue/001.png", "green/003.png")]
+    for path in skipped:
         path.write_bytes(b"no image at all")
     folder = store(photos, say=lines.append, skip_unreadable=True, cache_gib=cache_gib)
     data = open_dataset(folder)
     assert len(data.train) + len(data.validation) == 28
     assert np.bincount(data.train.labels).tolist() == [9, 9, 10]
-    expected = ImageFolder(photos / "train", is_valid_file=lambda p: p not in map(str, left_out))
+    expected = ImageFolder(photos / "train", is_valid_file=lambda p: p not in map(str, skipped))
     assert len(expected) == len(data.train.images)
     for number, (picture, _) in enumerate(expected):
         image = data.train.images[number]
         assert min(image.shape[:2]) == min(40, *picture.size)
         assert image.mean((0, 1)) == pytest.approx(np.asarray(picture).mean((0, 1)), abs=2)
-    [line] = [line for line in lines if "left out" in line]
-    assert "2 files cannot be read" in line
-    assert all(str(path) in line for path in left_out)
+    [line] = [line for line in lines if "skipped" in line]
+    assert "skipped 2 unreadable files" in line
+    assert all(str(path) in line for path in skipped)
 
 
-def test_class_of_unreadable_images_alone_is_empty(photos):
+def test_class_with_only_unreadable_images_is_empty(photos):
     for path in (photos / "val/red").iterdir():
         path.write_bytes(b"no image at all")
-    with pytest.raises(UserError, match=r"validation: .*1 of 3 classes without an image.*: red"):
+    with pytest.raises(
+        UserError, match=r"validation: .*1 of 3 classes without a readable image: red"
+    ):
         store(photos, skip_unreadable=True)
 
 
@@ -290,7 +293,7 @@ def test_outputs_that_name_other_classes(photos):
         store(photos, outputs={"red": 7, "blue": 900, "gren": 0})
 
 
-def test_full_disk_leaves_everything_as_it_was(photos, monkeypatch):
+def test_full_disk_changes_nothing(photos, monkeypatch):
     before = content_of(store(photos))
 
     def full(descriptor):
@@ -303,32 +306,32 @@ def test_full_disk_leaves_everything_as_it_was(photos, monkeypatch):
     assert sorted(path.name for path in photos.iterdir()) == ["made", "train", "val"]
 
 
-def test_truncated_pixels_are_found_out(photos):
+def test_truncated_pixels_are_detected(photos):
     path = store(photos) / "test_pixels.npy"
     np.save(path, np.load(path)[:-3])
-    with pytest.raises(UserError, match=r"test_pixels\.npy: holds \d+ bytes, its images take"):
+    with pytest.raises(UserError, match=r"test_pixels\.npy: has \d+ bytes, but its images need"):
         open_dataset(photos / "made")
 
 
 @pytest.mark.parametrize("cache_gib", [1.0, 0.0])
-def test_a_named_pipe_is_named_and_nothing_waits(photos, lines, cache_gib):
+def test_named_pipe_is_rejected_without_waiting(photos, lines, cache_gib):
     os.mkfifo(photos / "train/red/pipe.png")
-    with pytest.raises(UserError, match=r"red/pipe\.png \(it is no ordinary file, but a pipe"):
+    with pytest.raises(UserError, match=r"red/pipe\.png \(it is not a regular file, but a pipe"):
         store(photos, cache_gib=cache_gib)
     store(photos, "second", lines.append, cache_gib=cache_gib, skip_unreadable=True)
-    assert any("1 files cannot be read and are left out" in line for line in lines)
+    assert any("skipped 1 unreadable files" in line for line in lines)
 
 
-def test_a_file_that_becomes_a_pipe_is_named(photos):
+def test_file_that_becomes_a_pipe_is_rejected(photos):
     images = open_dataset(store(photos, cache_gib=0.0)).train.images
     (photos / "train/blue/000.png").unlink()
     os.mkfifo(photos / "train/blue/000.png")
-    with pytest.raises(UserError, match=r"blue/000\.png: .*no ordinary file"):
+    with pytest.raises(UserError, match=r"blue/000\.png: .*not a regular file"):
         images[0]
 
 
 @pytest.mark.parametrize("place", [b"train/red/gr\xfcn.png", b"train/gr\xfcn/000.png"])
-def test_a_name_that_is_not_utf8_is_named(photos, place):
+def test_name_that_is_not_utf8_is_rejected(photos, place):
     path = photos / os.fsdecode(place)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes((photos / "train/red/000.png").read_bytes())
@@ -339,7 +342,7 @@ def test_a_name_that_is_not_utf8_is_named(photos, place):
     str(caught.value).encode()
 
 
-def test_links_that_lead_back_end(photos):
+def test_cyclic_links_are_skipped(photos):
     expected = scan(photos / "train", "here")
     for name in ("one", "two"):
         (photos / "train/red" / name).symlink_to(photos / "train/red")
@@ -347,7 +350,7 @@ def test_links_that_lead_back_end(photos):
     assert scan(photos / "train", "here") == expected
 
 
-def test_an_image_of_32_bits_is_named(photos):
+def test_image_with_32_bits_per_channel_is_rejected(photos):
     Image.fromarray(np.ones((9, 9), np.float32)).save(photos / "val/red/float.tiff")
     with pytest.raises(UserError, match=r"red/float\.tiff \(its pixels are floating-point"):
         store(photos)

@@ -28,33 +28,33 @@ def spec_of(side=224, resize=256, channels=3, **fields):
                        resize=resize)  # fmt: skip
 
 
-def test_to_input_is_torchvisions_normalisation():
+def test_to_input_matches_torchvision():
     spec = NetworkSpec("any", (3, 6, 5), 10)
     images = np.random.default_rng(0).integers(0, 256, (9, 6, 5, 3), np.uint8)
     convert = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(mean=spec.mean, std=spec.std)]
     )
     expected = torch.stack([convert(image) for image in images])
-    found = to_input(images, spec)
-    assert found.dtype == torch.float32
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    inputs = to_input(images, spec)
+    assert inputs.dtype == torch.float32
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(inputs, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_bgr_networks_get_blue_first_and_their_means_in_that_order():
-    # Caffe's: bytes less their mean, blue first.
+def test_bgr_networks_get_blue_first():
+    # Caffe's input: 8-bit values minus the mean, blue first.
     spec = NetworkSpec(
         "caffe", (3, 1, 1), 10, (104 / 255, 117 / 255, 123 / 255), (1 / 255,) * 3, "bgr"
     )
-    found = to_input(np.array([[[[200, 100, 50]]]], np.uint8), spec)
-    assert found.flatten().tolist() == pytest.approx([50 - 104, 100 - 117, 200 - 123], abs=1e-4)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    inputs = to_input(np.array([[[[200, 100, 50]]]], np.uint8), spec)
+    assert inputs.flatten().tolist() == pytest.approx([50 - 104, 100 - 117, 200 - 123], abs=1e-4)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("side", "resize"), [(224, 256), (224, 232), (224, 224), (299, 342)])
 @pytest.mark.parametrize("size", SIZES)
-def test_evaluation_is_torchvisions_preset(size, side, resize, interpolation):
+def test_evaluation_matches_torchvision_preset(size, side, resize, interpolation):
     image = photo(*size)
     spec = spec_of(side, resize, interpolation=interpolation)
     preset = ImageClassification(
@@ -65,8 +65,8 @@ def test_evaluation_is_torchvisions_preset(size, side, resize, interpolation):
         interpolation=InterpolationMode(interpolation),
     )
     expected = preset(Image.fromarray(image))
-    found = to_input(evaluation_image(image, spec)[None], spec)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    inputs = to_input(evaluation_image(image, spec)[None], spec)[0]
+    torch.testing.assert_close(inputs, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(
@@ -74,34 +74,34 @@ def test_evaluation_is_torchvisions_preset(size, side, resize, interpolation):
     needed=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     resize=st.none() | st.integers(1, 400),
 )
-def test_a_resized_image_covers_the_input_and_keeps_its_proportions(size, needed, resize):
+def test_resized_image_covers_the_input_and_keeps_its_aspect_ratio(size, needed, resize):
     spec = NetworkSpec("any", (3, *needed), 10, resize=resize)
-    found = resized_size(size, spec)
-    assert all(each >= least for each, least in zip(found, needed, strict=True))
+    resized = resized_size(size, spec)
+    assert all(side >= least for side, least in zip(resized, needed, strict=True))
     shorter, longer = min(size), max(size)
-    assert max(found) == pytest.approx(min(found) * longer / shorter, abs=longer / shorter + 1)
+    assert max(resized) == pytest.approx(min(resized) * longer / shorter, abs=longer / shorter + 1)
     if resize is None:
-        assert any(each == least for each, least in zip(found, needed, strict=True))
+        assert any(side == least for side, least in zip(resized, needed, strict=True))
 
 
 @given(
     height=st.integers(1, 40), width=st.integers(1, 40), resize=st.none() | st.integers(1, 40),
-    channels=st.sampled_from([1, 3]), grey=st.booleans(), seed=st.integers(0, 99),
+    channels=st.sampled_from([1, 3]), gray=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_every_image_becomes_an_input(height, width, resize, channels, grey, seed):
+def test_every_image_is_turned_into_the_input_shape(height, width, resize, channels, gray, seed):
     spec = NetworkSpec("any", (channels, 9, 7), 10, resize=resize)
-    image = photo(height, width, seed)[..., :1] if grey else photo(height, width, seed)
-    random = np.random.default_rng(seed)
-    for made in (
+    image = photo(height, width, seed)[..., :1] if gray else photo(height, width, seed)
+    generator = np.random.default_rng(seed)
+    for output in (
         evaluation_image(image, spec),
-        translated_image(image, spec, 3, random),
-        resized_crop(image, spec, (0.1, 1.0), random),
+        translated_image(image, spec, 3, generator),
+        resized_crop(image, spec, (0.1, 1.0), generator),
     ):
-        assert made.shape == (9, 7, channels)
-        assert made.dtype == np.uint8
+        assert output.shape == (9, 7, channels)
+        assert output.dtype == np.uint8
 
 
-def test_an_image_of_input_size_is_left_as_it_is():
+def test_image_of_input_size_is_not_changed():
     image, spec = photo(32, 32), spec_of(32, None)
     assert is_input(image.shape, spec)
     np.testing.assert_array_equal(evaluation_image(image, spec), image)
@@ -110,49 +110,49 @@ def test_an_image_of_input_size_is_left_as_it_is():
     assert not is_input((32, 32, 1), spec)
 
 
-def test_grey_images_are_repeated_for_a_network_of_three_channels():
-    grey = photo(28, 28)[..., :1]
-    made = evaluation_image(grey, spec_of(28, None))
-    np.testing.assert_array_equal(made, np.repeat(grey, 3, axis=2))
+def test_grayscale_is_repeated_for_three_input_channels():
+    gray = photo(28, 28)[..., :1]
+    image = evaluation_image(gray, spec_of(28, None))
+    np.testing.assert_array_equal(image, np.repeat(gray, 3, axis=2))
 
 
-def test_small_grey_images_are_enlarged_to_the_input():
-    made = evaluation_image(photo(28, 28)[..., :1], spec_of(32, None))
+def test_small_grayscale_images_are_enlarged_to_the_input():
+    image = evaluation_image(photo(28, 28)[..., :1], spec_of(32, None))
     expected = Image.fromarray(photo(28, 28)[..., 0]).resize((32, 32), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(made[..., 1], np.asarray(expected))
+    np.testing.assert_array_equal(image[..., 1], np.asarray(expected))
 
 
-def test_colour_becomes_brightness_for_a_network_of_one_channel():
+def test_color_is_converted_to_grayscale_for_one_input_channel():
     image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    made = evaluation_image(image, spec_of(4, None, channels=1))
+    gray = evaluation_image(image, spec_of(4, None, channels=1))
     # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
-    assert (made == 124).all()
-    assert made.shape == (4, 4, 1)
+    assert (gray == 124).all()
+    assert gray.shape == (4, 4, 1)
 
 
-def test_a_resized_crop_is_torchvisions_at_the_same_place():
+def test_resized_crop_matches_torchvision_at_the_same_position():
     image, spec = photo(120, 150), spec_of(64)
-    made = resized_crop(image, spec, (0.3, 0.3), np.random.default_rng(3))
+    crop = resized_crop(image, spec, (0.3, 0.3), np.random.default_rng(3))
     matches = 0
     boxes = recorded_boxes((120, 150), (0.3, 0.3), seed=3)
     for left, top, right, bottom in boxes:
         expected = transforms.functional.resized_crop(
             Image.fromarray(image), top, left, bottom - top, right - left, [64, 64]
         )
-        matches += np.array_equal(made, np.asarray(expected))
+        matches += np.array_equal(crop, np.asarray(expected))
     assert matches == 1
 
 
 def recorded_boxes(size, shares, seed, count=1):
     from lowrank.data.preprocessing import _random_box
 
-    random = np.random.default_rng(seed)
-    return [_random_box(size, shares, random) for _ in range(count)]
+    generator = np.random.default_rng(seed)
+    return [_random_box(size, shares, generator) for _ in range(count)]
 
 
 @pytest.mark.parametrize("size", [(256, 341), (341, 256), (100, 100)])
 @pytest.mark.parametrize("shares", [(0.08, 1.0), (0.35, 1.0), (0.5, 0.5)])
-def test_random_parts_are_distributed_as_torchvisions(size, shares):
+def test_random_crops_have_the_distribution_of_torchvision(size, shares):
     torch.manual_seed(0)
     blank = torch.empty(1, *size)
     theirs = np.array(
@@ -168,27 +168,27 @@ def test_random_parts_are_distributed_as_torchvisions(size, shares):
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= size[0]).all()
     assert (ours[:, 1] + ours[:, 3] <= size[1]).all()
-    # Top, left, height, width: means within four standard errors of their difference.
+    # Top, left, height, width: the means differ by less than four standard errors.
     error = np.sqrt((ours.var(0) + theirs.var(0)) / 1500)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize(("size", "expected"), [((30, 400), (30, 40)), ((400, 30), (40, 30))])
-def test_where_no_part_fits_it_is_the_middle(size, expected):
+def test_center_is_used_if_no_crop_fits(size, expected):
     [(left, top, right, bottom)] = recorded_boxes(size, (1.0, 1.0), seed=0)
     assert (bottom - top, right - left) == expected
     assert (left + right, top + bottom) == (size[1], size[0])
 
 
-def test_a_translated_image_is_a_crop_of_the_resized_and_padded_one():
+def test_translated_image_is_a_crop_of_the_resized_and_padded_image():
     image, spec = photo(40, 60), spec_of(24, 32)
-    whole = Image.fromarray(image).resize((48, 32), Image.Resampling.BILINEAR)
-    padded = np.pad(np.asarray(whole), ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    resized = Image.fromarray(image).resize((48, 32), Image.Resampling.BILINEAR)
+    padded = np.pad(np.asarray(resized), ((2, 2), (2, 2), (0, 0)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (24, 24, 3))[:, :, 0]
-    places = set()
+    positions = set()
     for seed in range(60):
-        made = translated_image(image, spec, 2, np.random.default_rng(seed))
-        [place] = np.argwhere((windows == made).all((2, 3, 4)))
-        places.add(tuple(place))
-    assert len({top for top, _ in places}) > 8
-    assert max(left for _, left in places) > 20
+        crop = translated_image(image, spec, 2, np.random.default_rng(seed))
+        [position] = np.argwhere((windows == crop).all((2, 3, 4)))
+        positions.add(tuple(position))
+    assert len({top for top, _ in positions}) > 8
+    assert max(left for _, left in positions) > 20

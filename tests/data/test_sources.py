@@ -16,15 +16,15 @@ from lowrank.errors import UserError
 
 @pytest.fixture
 def arrays():
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 20), ("test", 4)):
-        arrays[f"{split}_images"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
-        arrays[f"{split}_labels"] = random.integers(0, 10, count, np.uint8)
+        arrays[f"{split}_images"] = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = generator.integers(0, 10, count, np.uint8)
     return arrays
 
 
-def test_import_needs_no_torch():
+def test_import_does_not_import_torch():
     code = "import sys, lowrank.data.folders; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -61,14 +61,14 @@ def test_stored_files(arrays, tmp_path):
         assert index["splits"][split] == {"images": count, "sha256": parts}
 
 
-def test_outputs_stand_in_the_index_in_the_order_of_the_classes(arrays, tmp_path):
+def test_index_contains_outputs_in_the_order_of_the_classes(arrays, tmp_path):
     outputs = range(100, 110)
     sources.store_dataset(tmp_path / "made", "any", sources.CIFAR10_CLASSES, arrays, outputs)
     index = json.loads((tmp_path / "made" / "dataset.json").read_text())
     assert index["outputs"] == list(outputs)
 
 
-def test_same_data_gives_the_same_bytes_and_replaces_what_is_there(arrays, tmp_path):
+def test_same_data_gives_the_same_bytes_and_replaces_the_old_dataset(arrays, tmp_path):
     folder = tmp_path / "made"
     store(folder, {key: array[::-1] for key, array in arrays.items()})
     store(tmp_path / "other", arrays)
@@ -78,13 +78,13 @@ def test_same_data_gives_the_same_bytes_and_replaces_what_is_there(arrays, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "other"]
 
 
-def test_folder_is_open_to_other_users_as_the_umask_says(arrays, tmp_path):
+def test_folder_permissions_follow_the_umask(arrays, tmp_path):
     store(tmp_path / "made", arrays)
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "made").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_link_stays_and_its_target_is_replaced(arrays, tmp_path):
+def test_link_is_kept_and_its_target_is_replaced(arrays, tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to("target")
     store(tmp_path / "link", arrays)
@@ -93,7 +93,7 @@ def test_link_stays_and_its_target_is_replaced(arrays, tmp_path):
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_full_disk_leaves_everything_as_it_was(arrays, tmp_path, monkeypatch, existing):
+def test_full_disk_changes_nothing(arrays, tmp_path, monkeypatch, existing):
     folder = tmp_path / "made"
     if existing:
         store(folder, arrays)
@@ -117,7 +117,7 @@ def test_full_disk_keeps_its_error_number(arrays):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_failed_rename_puts_the_old_folder_back(arrays, tmp_path, monkeypatch):
+def test_failed_rename_restores_the_old_folder(arrays, tmp_path, monkeypatch):
     folder = tmp_path / "made"
     store(folder, arrays)
     before = content_of(folder)
@@ -134,7 +134,7 @@ def test_failed_rename_puts_the_old_folder_back(arrays, tmp_path, monkeypatch):
     assert content_of(folder) == before
 
 
-def test_folder_of_other_files_is_not_replaced(arrays, tmp_path):
+def test_folder_with_other_files_is_not_replaced(arrays, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds files but no dataset\.json"):
         store(tmp_path, arrays)

@@ -33,16 +33,16 @@ def split(folder, document, decoding=None, lines=None):
     return output
 
 
-def test_default_holds_images_out_of_the_training_split_as_without_a_choice(folder):
-    chosen, plain = open_dataset(folder, split(folder, {})), open_dataset(folder)
-    assert chosen.validation_from == "train"
+def test_default_splits_equal_those_without_a_splits_folder(folder):
+    with_splits, default = open_dataset(folder, split(folder, {})), open_dataset(folder)
+    assert with_splits.validation_from == "train"
     for name in ("train", "validation", "test"):
-        one, other = getattr(chosen, name), getattr(plain, name)
-        np.testing.assert_array_equal(one.rows, other.rows)
-    assert (len(plain.train), len(plain.validation), len(plain.test)) == (180, 20, 60)
+        expected = getattr(default, name)
+        np.testing.assert_array_equal(getattr(with_splits, name).rows, expected.rows)
+    assert (len(default.train), len(default.validation), len(default.test)) == (180, 20, 60)
 
 
-def test_from_the_test_images_none_is_both_chosen_on_and_reported(folder):
+def test_validation_and_test_images_do_not_overlap(folder):
     data = open_dataset(folder, split(folder, {"from": "test", "images": 25}))
     assert data.validation_from == "test"
     assert (len(data.train), len(data.validation), len(data.test)) == (200, 25, 35)
@@ -51,26 +51,26 @@ def test_from_the_test_images_none_is_both_chosen_on_and_reported(folder):
     assert list(data.train.rows) == list(range(200))
 
 
-def test_half_of_the_test_images_by_default(folder):
+def test_default_is_half_of_the_test_images(folder):
     data = open_dataset(folder, split(folder, {"from": "test"}))
     assert (len(data.validation), len(data.test)) == (30, 30)
 
 
-def test_more_or_fewer_of_the_training_images(folder):
+def test_number_of_validation_images_from_the_training_images(folder):
     data = open_dataset(folder, split(folder, {"images": 50}))
     assert (len(data.train), len(data.validation), len(data.test)) == (150, 50, 60)
 
 
-def test_drawn_in_the_proportions_of_the_classes():
+def test_images_are_drawn_in_the_class_proportions():
     labels = np.repeat([0, 1, 2, 3], [400, 300, 200, 101])
     rows = divide(10, labels, settings({"from": "test", "images": 500}))
-    # 500 x 400 / 1001 = 199.8, 149.9, 99.9 and 50.4: the largest remainders round up.
+    # 500 x 400 / 1001 = 199.8; then 149.9, 99.9 and 50.4. The largest remainders are rounded up.
     assert list(np.bincount(labels[rows.validation])) == [200, 150, 100, 50]
-    again = divide(10, labels, settings({"from": "test", "images": 500}))
-    np.testing.assert_array_equal(rows.validation, again.validation)
+    second = divide(10, labels, settings({"from": "test", "images": 500}))
+    np.testing.assert_array_equal(rows.validation, second.validation)
 
 
-def test_within_a_class_it_is_not_the_first_images_that_are_drawn():
+def test_images_of_a_class_are_drawn_at_random():
     labels = np.repeat([0, 1], 500)
     rows = divide(10, labels, settings({"from": "test", "images": 500})).validation
     assert 200 < np.median(rows[rows < 500]) < 300
@@ -80,33 +80,36 @@ def test_within_a_class_it_is_not_the_first_images_that_are_drawn():
     ("document", "reason"),
     [
         ({"from": "test", "images": 60}, "60 images .* the test split, which has 60.* most 59"),
-        ({"images": 200}, "200 images .* the train split, which has 200; none would be left"),
+        ({"images": 200}, "200 images .* the train split, which has 200: none would be left"),
     ],
 )
-def test_something_must_be_left(folder, document, reason):
-    with pytest.raises(UserError, match=rf"checkpoint\.some\.validation\.images: {reason}"):
+def test_every_split_needs_images(folder, document, reason):
+    with pytest.raises(
+        UserError, match=rf"checkpoint\.some\.validation\.images: cannot hold out {reason}"
+    ):
         split(folder, document)
     assert not (folder.parent / "splits").exists()
 
 
-def test_splits_of_another_state_of_the_dataset_are_refused(folder):
+def test_splits_of_a_changed_dataset_are_rejected(folder):
     splits = split(folder, {"from": "test", "images": 25})
     write_tiny_dataset(folder, train=100, test=60)
     with pytest.raises(UserError, match=r"has changed since\. Delete"):
         open_dataset(folder, splits)
 
 
-def test_the_same_choice_gives_the_same_bytes(folder):
+def test_same_settings_give_the_same_bytes(folder):
     first = (split(folder, {"from": "test", "images": 25}) / "splits.json").read_bytes()
     assert (split(folder, {"from": "test", "images": 25}) / "splits.json").read_bytes() == first
     assert (split(folder, {"from": "test", "images": 26}) / "splits.json").read_bytes() != first
-    counts = {name: each["images"] for name, each in json.loads(first)["splits"].items()}
+    splits = json.loads(first)["splits"]
+    counts = {name: entry["images"] for name, entry in splits.items()}
     assert counts == {"train": 200, "validation": 25, "test": 35}
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A stored dataset of photos; `own` holds three images of each class beside it."""
+    """Store a dataset of photos, and write the folder `own` with three images per class."""
     write_photos(tmp_path / "train", dict.fromkeys(COLOURS, 10))
     write_photos(tmp_path / "val", dict.fromkeys(COLOURS, 4), seed=1)
     write_photos(tmp_path / "own", dict.fromkeys(COLOURS, 3), seed=2)
@@ -120,7 +123,7 @@ def decoding(root, **changes):
 
 
 @pytest.mark.parametrize("cache_gib", [0, 8])
-def test_a_folder_of_ones_own(photos, cache_gib):
+def test_user_folder(photos, cache_gib):
     root, lines = photos.parent, []
     own = {"folder": str(root / "own")}
     splits = split(photos, own, decoding(root, cache_gib=cache_gib), lines)
@@ -132,7 +135,7 @@ def test_a_folder_of_ones_own(photos, cache_gib):
     assert "9 image files" in lines[0]
 
 
-def test_a_changed_folder_gives_another_index(photos):
+def test_changed_folder_gives_another_index(photos):
     root = photos.parent
     own = {"folder": str(root / "own")}
     first = (split(photos, own, decoding(root)) / "splits.json").read_bytes()
@@ -140,8 +143,8 @@ def test_a_changed_folder_gives_another_index(photos):
     assert (split(photos, own, decoding(root)) / "splits.json").read_bytes() != first
 
 
-def test_labels_of_a_folder_go_by_the_names_of_the_classes(tmp_path):
-    # The dataset's classes are not in alphabetical order.
+def test_labels_of_a_folder_follow_the_class_names(tmp_path):
+    # The classes of the dataset are not in alphabetical order.
     write_tiny_dataset(tmp_path / "tiny", train=20, test=10)
     index = json.loads((tmp_path / "tiny/dataset.json").read_text())
     index["classes"] = ["red", "green", "blue"]
@@ -153,14 +156,14 @@ def test_labels_of_a_folder_go_by_the_names_of_the_classes(tmp_path):
     assert list(np.bincount(data.validation.labels)) == [3, 2, 1]
 
 
-def test_a_folder_of_other_classes_is_refused(photos):
+def test_folder_with_other_classes_is_rejected(photos):
     root = photos.parent
     (root / "own/red").rename(root / "own/rot")
     with pytest.raises(UserError, match=r"validation\.folder: .*own has rot; only the dataset has"):
         split(photos, {"folder": str(root / "own")}, decoding(root))
 
 
-def test_images_without_labels_are_not_held_out_for_choices(photos):
+def test_training_images_without_labels_cannot_be_validation_images(photos):
     root = photos.parent
     (root / "train/red").rename(root / "train/rot")
     store_folders(photos, "photos", decoding(root), lambda line: None)
@@ -183,44 +186,44 @@ def test_images_without_labels_are_not_held_out_for_choices(photos):
         ({"images": 0}, "greater than or equal to 1"),
     ],
 )
-def test_settings_that_mean_nothing(document, reason):
+def test_invalid_settings(document, reason):
     with pytest.raises(ValueError, match=reason):
         settings(document)
 
 
-def test_a_gap_that_chance_explains_is_no_warning():
-    # The shipped checkpoints.
+def test_gap_explained_by_chance_gives_no_warning():
+    # Accuracy of the shipped checkpoints.
     for accuracy in ({"validation": 93.66, "test": 93.38}, {"validation": 91.9, "test": 91.66}):
         counts = {"validation": 5000, "test": 10000}
         assert gap_warning(accuracy, **counts, validation_from="train") == ""
 
 
-def test_a_gap_beyond_chance_is_a_warning_that_says_what_to_do():
+def test_large_gap_gives_a_warning_with_advice():
     accuracy = {"validation": 99.98, "test": 93.39}
     counts = {"validation": 5000, "test": 10000}
     warning = gap_warning(accuracy, **counts, validation_from="train")
-    assert "6.59 points apart" in warning
+    assert "The gap is 6.59 points" in warning
     assert "`validation: {from: test, images: 5000}`" in warning
 
 
-def test_validation_accuracy_below_that_of_the_test_images_is_no_warning():
+def test_validation_accuracy_below_test_accuracy_gives_no_warning():
     accuracy = {"validation": 80.0, "test": 93.0}
     assert gap_warning(accuracy, validation=5000, test=10000, validation_from="train") == ""
 
 
-def test_what_chance_explains_is_three_standard_errors_and_half_a_point():
+def test_explained_gap_is_three_standard_errors_and_half_a_point():
     # sqrt(90 x 10 x (1/100 + 1/100)) = 4.243 points
     accuracy = {"validation": 92.0, "test": 88.0}
     assert explained_gap(accuracy, validation=100, test=100) == pytest.approx(13.228, abs=1e-3)
 
 
-def test_the_threshold_is_rarely_passed_by_chance():
-    random = np.random.default_rng(0)
-    drawn = 100 * random.binomial((500, 1000), 0.9, (20_000, 2)) / (500, 1000)
-    warned = [
+def test_threshold_is_rarely_exceeded_by_chance():
+    generator = np.random.default_rng(0)
+    accuracies = 100 * generator.binomial((500, 1000), 0.9, (20_000, 2)) / (500, 1000)
+    warnings = [
         gap_warning(
             {"validation": v, "test": t}, validation=500, test=1000, validation_from="train"
         )
-        for v, t in drawn
+        for v, t in accuracies
     ]
-    assert 0 < sum(map(bool, warned)) < 0.00135 * len(warned)
+    assert 0 < sum(map(bool, warnings)) < 0.00135 * len(warnings)

@@ -36,14 +36,14 @@ def fresh_export(name: str, path: Path) -> Path:
     network = create_network(name)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias)  # a bias of zeros would be left out of the file
+            nn.init.normal_(module.bias)  # the export omits a bias of zeros
     export_onnx(network, network_spec(name), path)
     return path
 
 
-def test_a_graph_counted_by_hand(tmp_path: Path):
+def test_counts_match_hand_computed_values(tmp_path: Path):
     nodes = [
-        # 4 x 10 -> 8 outputs, stride 2 and 1, in 2 groups: maps of 5 x 10, kernels of 3 x 1 x 2
+        # 8 output channels, strides 2 and 1, 2 groups: output map 5 x 10, kernel 2 x 3 x 1
         helper.make_node(
             "Conv", ["images", "kernel", "bias"], ["maps"], "conv", group=2, strides=[2, 1],
             pads=[1, 0, 1, 0],
@@ -72,7 +72,7 @@ def test_a_graph_counted_by_hand(tmp_path: Path):
     assert counts.size_bytes == path.stat().st_size
 
 
-def test_weights_in_constant_nodes_count(tmp_path: Path):
+def test_weights_in_constant_nodes_are_counted(tmp_path: Path):
     nodes = [
         helper.make_node("Constant", [], ["kernel"], "constant", value=tensor("", 5, 3, 1, 1)),
         helper.make_node("Constant", [], ["bias"], "floats", value_floats=[1.0] * 5),
@@ -84,7 +84,7 @@ def test_weights_in_constant_nodes_count(tmp_path: Path):
     assert (counts.parameters, counts.macs) == (20, 240)
 
 
-def test_a_shared_kernel_is_stored_once_and_applied_twice(tmp_path: Path):
+def test_shared_kernel_counts_once_for_parameters_and_twice_for_macs(tmp_path: Path):
     nodes = [
         helper.make_node("Conv", ["images", "kernel"], ["middle"], "first"),
         helper.make_node("Conv", ["middle", "kernel"], ["logits"], "second"),
@@ -98,7 +98,7 @@ def test_a_shared_kernel_is_stored_once_and_applied_twice(tmp_path: Path):
     assert counts.parameters == 9
 
 
-def test_a_transposed_product_sums_over_the_first_dimension(tmp_path: Path):
+def test_transposed_gemm_sums_over_the_first_dimension(tmp_path: Path):
     nodes = [helper.make_node("Gemm", ["left", "right"], ["logits"], "gemm", transA=1)]
     tensors = [tensor("left", 7, 2), tensor("right", 7, 3)]
     path = save(tmp_path / "a.onnx", nodes, tensors, image=["batch", 1], output_rank=2)
@@ -106,7 +106,7 @@ def test_a_transposed_product_sums_over_the_first_dimension(tmp_path: Path):
 
 
 def node_macs(tmp_path: Path, node, tensors: list, *, image: list, opset: int = 18) -> int:
-    """MACs of a graph of one node, whose first output is `logits`."""
+    """Return the MACs of a graph with one node, whose first output is `logits`."""
     path = save(tmp_path / "a.onnx", [node], tensors, image=image, output_rank=4, opset=opset)
     counts = count(path)
     assert counts.not_counted == ()
@@ -114,7 +114,7 @@ def node_macs(tmp_path: Path, node, tensors: list, *, image: list, opset: int = 
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_transposed_convolution_meets_each_input_once(tmp_path: Path, groups: int):
+def test_transposed_convolution(tmp_path: Path, groups: int):
     node = helper.make_node(
         "ConvTranspose", ["images", "kernel"], ["logits"], "up", strides=[2, 2], group=groups
     )
@@ -126,53 +126,53 @@ def test_a_transposed_convolution_meets_each_input_once(tmp_path: Path, groups: 
 @pytest.mark.parametrize(
     ("equation", "shape", "macs"),
     [
-        # Batch 1, 2 heads: 5 queries by 7 keys of width 3; with the dots for batch and heads.
+        # Batch of 1, 2 heads: 5 queries times 7 keys of width 3; then with an ellipsis.
         ("bhqd,hkd->bhqk", (2, 7, 3), 2 * 5 * 7 * 3),
         ("...qd,...kd->...qk", (1, 2, 7, 3), 2 * 5 * 7 * 3),
-        # A product by elements sums nothing: one multiplication for each.
+        # An elementwise product sums nothing: one multiplication per element.
         ("bhqd,hqd->bhqd", (2, 5, 3), 2 * 5 * 3),
     ],
 )
-def test_an_einsum_of_two_operands(tmp_path: Path, equation: str, shape: tuple, macs: int):
+def test_einsum_with_two_operands(tmp_path: Path, equation: str, shape: tuple, macs: int):
     node = helper.make_node("Einsum", ["images", "right"], ["logits"], "e", equation=equation)
-    found = node_macs(tmp_path, node, [tensor("right", *shape)], image=["batch", 2, 5, 3])
-    assert found == macs
+    assert node_macs(tmp_path, node, [tensor("right", *shape)], image=["batch", 2, 5, 3]) == macs
 
 
-def test_an_einsum_of_one_operand_multiplies_nothing(tmp_path: Path):
+def test_einsum_with_one_operand_has_no_macs(tmp_path: Path):
     node = helper.make_node("Einsum", ["images"], ["logits"], "e", equation="bhqd->bhdq")
     assert node_macs(tmp_path, node, [], image=["batch", 2, 5, 3]) == 0
 
 
-def test_a_product_of_two_activations(tmp_path: Path):
+def test_matmul_of_two_activations(tmp_path: Path):
     nodes = [
-        helper.make_node("Transpose", ["images"], ["turned"], "turn", perm=[0, 1, 3, 2]),
-        helper.make_node("MatMul", ["images", "turned"], ["logits"], "scores"),
+        helper.make_node("Transpose", ["images"], ["transposed"], "transpose", perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["images", "transposed"], ["logits"], "scores"),
     ]
     path = save(tmp_path / "a.onnx", nodes, [], image=["batch", 2, 5, 3], output_rank=4)
     assert count(path).macs == 2 * 5 * 5 * 3
 
 
-def test_attention_multiplies_twice(tmp_path: Path):
+def test_attention_has_two_products(tmp_path: Path):
     node = helper.make_node("Attention", ["images", "keys", "values"], ["logits"], "attention")
     tensors = [tensor("keys", 1, 2, 7, 3), tensor("values", 1, 2, 7, 4)]
     macs = node_macs(tmp_path, node, tensors, image=["batch", 2, 5, 3], opset=23)
-    # 2 heads: 5 queries by 7 keys of width 3, and 5 x 7 weights by values of width 4.
+    # 2 heads: 5 queries times 7 keys of width 3, and 5 x 7 weights times values of width 4.
     assert macs == 2 * 5 * 7 * 3 + 2 * 5 * 7 * 4
 
 
-def test_recurrent_layers_multiply_at_each_step(tmp_path: Path):
+def test_recurrent_layers_count_every_step(tmp_path: Path):
     nodes = [
-        # Six steps of one sequence of 3 values: W x + R h, for 4 gates of 5.
+        # Six steps of one sequence of 3 values: W x + R h for 4 gates with 5 units.
         helper.make_node("LSTM", ["steps", "w", "r"], ["", "logits"], "lstm", hidden_size=5),
     ]
-    nodes.insert(0, helper.make_node("Transpose", ["images"], ["steps"], "turn", perm=[1, 0, 2]))
+    transpose = helper.make_node("Transpose", ["images"], ["steps"], "transpose", perm=[1, 0, 2])
+    nodes.insert(0, transpose)
     tensors = [tensor("w", 1, 20, 3), tensor("r", 1, 20, 5)]
     path = save(tmp_path / "a.onnx", nodes, tensors, image=["batch", 6, 3], output_rank=3)
     assert count(path).macs == 6 * (20 * 3 + 20 * 5)
 
 
-def test_what_cannot_be_counted_is_named(tmp_path: Path):
+def test_uncounted_operators_are_listed(tmp_path: Path):
     nodes = [
         helper.make_node("Einsum", ["images", "a", "b"], ["x"], "e", equation="bi,ij,jk->bk"),
         helper.make_node("Gelu", ["x"], ["y"], "own", domain="com.example"),
@@ -190,12 +190,12 @@ def test_what_cannot_be_counted_is_named(tmp_path: Path):
     path = tmp_path / "a.onnx"
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
     counts = count(path)
-    assert counts.not_counted == ("Einsum of 3 operands", "com.example.Gelu")
+    assert counts.not_counted == ("Einsum with 3 operands", "com.example.Gelu")
     assert counts.macs == 3 * 4
 
 
 class Decoder(nn.Module):
-    """A transposed convolution, and attention by PyTorch's own function."""
+    """Network with a transposed convolution and PyTorch's attention function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
         return self.head(mixed.mean((1, 2)))
 
 
-def test_an_export_with_attention(tmp_path: Path):
+def test_exported_network_with_attention(tmp_path: Path):
     spec = NetworkSpec("decoder", (3, 4, 4), num_classes=10)
     export_onnx(Decoder().eval(), spec, tmp_path / "a.onnx")
     counts = count(tmp_path / "a.onnx")
@@ -216,7 +216,7 @@ def test_an_export_with_attention(tmp_path: Path):
     assert counts.not_counted == ()
 
 
-def test_shapes_and_scalars_are_no_parameters(tmp_path: Path):
+def test_shapes_and_scalars_are_not_parameters(tmp_path: Path):
     nodes = [
         helper.make_node("Pad", ["images", "pads", "value"], ["padded"], "pad"),
         helper.make_node("Mul", ["padded", "scale"], ["logits"], "scale"),
@@ -229,7 +229,7 @@ def test_shapes_and_scalars_are_no_parameters(tmp_path: Path):
     assert (counts.parameters, counts.macs) == (3, 0)
 
 
-def test_vgg16_as_the_papers_count_it(tmp_path: Path):
+def test_vgg16_counts_match_the_papers(tmp_path: Path):
     torch.manual_seed(0)
     counts = count(fresh_export("vgg16", tmp_path / "vgg16.onnx"))
     # (side of the map, input channels, output channels) of the thirteen 3 x 3 convolutions
@@ -241,7 +241,7 @@ def test_vgg16_as_the_papers_count_it(tmp_path: Path):
         (2, 512, 512), (2, 512, 512), (2, 512, 512),
     ]  # fmt: skip
     macs = [side**2 * inputs * outputs * 9 for side, inputs, outputs in convolutions]
-    # Each with the bias that is left of its batch normalisation.
+    # Each convolution has a bias from its folded batch normalization.
     parameters = [inputs * outputs * 9 + outputs for _, inputs, outputs in convolutions]
     assert [layer.macs for layer in counts.layers] == [*macs, 512 * 10]
     assert [layer.parameters for layer in counts.layers] == [*parameters, 512 * 10 + 10]
@@ -251,7 +251,7 @@ def test_vgg16_as_the_papers_count_it(tmp_path: Path):
     assert counts.layers[-1].name == "classifier"
 
 
-def test_resnet20_as_the_paper_counts_it(tmp_path: Path):
+def test_resnet20_counts_match_the_paper(tmp_path: Path):
     torch.manual_seed(0)
     counts = count(fresh_export("resnet20", tmp_path / "resnet20.onnx"))
     first = 32**2 * 3 * 16 * 9
@@ -264,7 +264,7 @@ def test_resnet20_as_the_paper_counts_it(tmp_path: Path):
     assert counts.parameters == kernels + biases + 64 * 10 + 10 == 269_034
 
 
-def test_a_size_that_is_not_settled_is_a_user_error(tmp_path: Path):
+def test_unknown_dimension_raises_user_error(tmp_path: Path):
     nodes = [helper.make_node("Conv", ["images", "kernel"], ["logits"], "conv")]
     path = save(
         tmp_path / "a.onnx", nodes, [tensor("kernel", 3, 3, 1, 1)],
@@ -275,22 +275,22 @@ def test_a_size_that_is_not_settled_is_a_user_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])
-def test_a_damaged_file_is_a_user_error(tmp_path: Path, content: bytes):
+def test_damaged_file_raises_user_error(tmp_path: Path, content: bytes):
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.onnx: not a whole ONNX model"):
+    with pytest.raises(UserError, match=r"a\.onnx: not a complete ONNX model"):
         count(path)
 
 
-def test_a_missing_file_is_a_user_error(tmp_path: Path):
+def test_missing_file_raises_user_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.onnx: no such ONNX file"):
         count(tmp_path / "a.onnx")
 
 
-def test_shapes_that_contradict_each_other_are_a_user_error(tmp_path: Path):
+def test_inconsistent_shapes_raise_user_error(tmp_path: Path):
     nodes = [helper.make_node("MatMul", ["images", "matrix"], ["logits"], "matmul")]
     path = save(
         tmp_path / "a.onnx", nodes, [tensor("matrix", 4, 2)], image=["batch", 3], output_rank=2
     )
-    with pytest.raises(UserError, match=r"a\.onnx: the shapes in this ONNX model contradict"):
+    with pytest.raises(UserError, match=r"a\.onnx: the shapes in this ONNX model are inconsistent"):
         count(path)

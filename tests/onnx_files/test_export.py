@@ -27,7 +27,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_batch_normalisation_is_folded_into_the_last_of_several_convolutions(exported: Path):
+def test_batch_normalization_is_folded_into_the_last_factor(exported: Path):
     graph = onnx.load(exported).graph
     operators = Counter(node.op_type for node in graph.node)
     assert operators == {"Conv": 5, "Relu": 2, "MaxPool": 1, "Reshape": 1, "Gemm": 1}
@@ -35,21 +35,21 @@ def test_batch_normalisation_is_folded_into_the_last_of_several_convolutions(exp
     assert biased == {"0.2", "3.1"}
 
 
-def test_nodes_bear_the_names_of_the_layers(exported: Path):
+def test_nodes_have_the_names_of_the_layers(exported: Path):
     names = [node.name for node in onnx.load(exported).graph.node]
     assert {"0.0", "0.1", "0.2", "3.0", "3.1", "8"} <= set(names)
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_any_batch_gives_what_the_network_gives(exported: Path, batch: int):
+def test_outputs_match_the_network_for_any_batch_size(exported: Path, batch: int):
     images = torch.randn(batch, 3, 8, 8)
     with torch.no_grad():
         expected = small_network().eval()(images).numpy()
     np.testing.assert_allclose(logits_of(exported, images), expected, atol=1e-5)
 
 
-def test_the_batch_dimension_is_named(exported: Path):
+def test_batch_dimension_has_a_name(exported: Path):
     graph = onnx.load(exported).graph
     for value, name in ((graph.input[0], "images"), (graph.output[0], "logits")):
         assert value.name == name
@@ -57,7 +57,7 @@ def test_the_batch_dimension_is_named(exported: Path):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_left_as_it_was(tmp_path: Path, training: bool):
+def test_network_is_not_changed(tmp_path: Path, training: bool):
     network = small_network().train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     export_onnx(network, SPEC, tmp_path / "small.onnx")
@@ -67,13 +67,15 @@ def test_the_network_is_left_as_it_was(tmp_path: Path, training: bool):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_memory_order_of_the_weights_does_not_matter(exported: Path, tmp_path: Path):
+def test_memory_format_of_the_weights_does_not_matter(exported: Path, tmp_path: Path):
     network = small_network().to(memory_format=torch.channels_last)
     export_onnx(network, SPEC, tmp_path / "small.onnx")
     assert (tmp_path / "small.onnx").read_bytes() == exported.read_bytes()
 
 
-def test_other_processes_and_folders_write_the_same_bytes(exported: Path, tmp_path: Path):
+def test_equal_networks_give_equal_bytes_in_another_process_and_folder(
+    exported: Path, tmp_path: Path
+):
     script = (
         "from small import SPEC, small_network; from lowrank.onnx_files.export import export_onnx;"
         "export_onnx(small_network(), SPEC, 'small.onnx')"
@@ -92,11 +94,11 @@ def test_other_processes_and_folders_write_the_same_bytes(exported: Path, tmp_pa
     assert os.fsencode(tmp_path) not in content
 
 
-def test_one_file_is_all_there_is(exported: Path):
+def test_only_one_file_is_written(exported: Path):
     assert list(exported.parent.iterdir()) == [exported]
 
 
-def test_resnet_holds_plain_operators_alone(tmp_path: Path):
+def test_resnet_has_only_standard_operators(tmp_path: Path):
     torch.manual_seed(0)
     network = with_used_statistics(create_network("resnet20")).eval()
     export_onnx(network, network_spec("resnet20"), tmp_path / "resnet20.onnx")
@@ -108,12 +110,12 @@ def test_resnet_holds_plain_operators_alone(tmp_path: Path):
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         expected = network(images).numpy()
-    found = logits_of(tmp_path / "resnet20.onnx", images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    logits = logits_of(tmp_path / "resnet20.onnx", images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
 
 
-class Doing(nn.Module):
-    """A convolution, and what a function does with its output."""
+class ConvolutionAndFunction(nn.Module):
+    """Network with a convolution and a given function after it."""
 
     def __init__(self, function):
         super().__init__()
@@ -124,7 +126,7 @@ class Doing(nn.Module):
         return self.function(self.conv(images))
 
 
-def undecided(maps):
+def branch_on_values(maps):
     if maps.sum() > 0:
         return maps.flatten(1)
     return -maps.flatten(1)
@@ -137,15 +139,15 @@ def singular_values(maps):
 @pytest.mark.parametrize(
     ("function", "operation", "line"),
     [
-        (undecided, "Could not guard on data-dependent expression", "if maps.sum() > 0:"),
+        (branch_on_values, "Could not guard on data-dependent expression", "if maps.sum() > 0:"),
         (singular_values, "aten._linalg_svd", "return self.function(self.conv(images))"),
     ],
 )
-def test_what_onnx_cannot_express_is_told_with_its_line(tmp_path, capfd, function, operation, line):
-    with pytest.raises(
-        UserError, match=r"bad\.onnx: network 'small' cannot be expressed"
-    ) as caught:
-        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+def test_message_names_the_line_that_onnx_cannot_express(
+    tmp_path, capfd, function, operation, line
+):
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' cannot be exported") as caught:
+        export_onnx(ConvolutionAndFunction(function), SPEC, tmp_path / "bad.onnx")
     assert operation in str(caught.value)
     assert "test_export.py, line" in str(caught.value)
     assert line in str(caught.value)
@@ -156,24 +158,24 @@ def test_what_onnx_cannot_express_is_told_with_its_line(tmp_path, capfd, functio
 @pytest.mark.parametrize(
     "function",
     [
-        lambda maps: torch.stack([each.flatten() for each in maps]),
+        lambda maps: torch.stack([image.flatten() for image in maps]),
         lambda maps: maps.reshape(2, -1),
     ],
 )
-def test_a_network_for_one_number_of_images(tmp_path: Path, function):
-    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' computes for one number of"):
-        export_onnx(Doing(function), SPEC, tmp_path / "bad.onnx")
+def test_network_for_one_batch_size_is_rejected(tmp_path: Path, function):
+    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' only supports one batch size"):
+        export_onnx(ConvolutionAndFunction(function), SPEC, tmp_path / "bad.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_of_several_outputs(tmp_path: Path):
-    network = Doing(lambda maps: (maps.flatten(1), maps.mean((2, 3))))
+def test_network_with_several_outputs_is_rejected(tmp_path: Path):
+    network = ConvolutionAndFunction(lambda maps: (maps.flatten(1), maps.mean((2, 3))))
     with pytest.raises(UserError, match=r"bad\.onnx: network 'small' has 2 outputs"):
         export_onnx(network, SPEC, tmp_path / "bad.onnx")
 
 
 class OnTokens(nn.Module):
-    """Linear layers on vectors of channels, then a mean over the map in channels-last order."""
+    """Network with linear layers on tokens and a mean over a map in channels-last order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +187,7 @@ class OnTokens(nn.Module):
         return self.head(torch.flatten(self.pool(tokens.permute(0, 3, 1, 2)), 1))
 
 
-def test_layers_on_tokens_become_plain_operators_with_their_names(tmp_path: Path):
+def test_layers_on_tokens_are_exported_as_named_standard_operators(tmp_path: Path):
     torch.manual_seed(0)
     network = OnTokens().eval()
     export_onnx(network, SPEC, tmp_path / "tokens.onnx")
@@ -201,7 +203,7 @@ def test_layers_on_tokens_become_plain_operators_with_their_names(tmp_path: Path
     np.testing.assert_allclose(logits_of(tmp_path / "tokens.onnx", images), expected, atol=1e-6)
 
 
-def test_factors_behind_a_flattened_map_become_plain_operators(tmp_path: Path):
+def test_factors_on_a_flattened_map_are_exported_as_standard_operators(tmp_path: Path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
     sequence = (PlainLayer(4, 2), PlainLayer(2, 3, (6, 6)), PlainLayer(3, 5, bias=True))
@@ -216,9 +218,11 @@ def test_factors_behind_a_flattened_map_become_plain_operators(tmp_path: Path):
     np.testing.assert_allclose(logits_of(tmp_path / "map.onnx", images), expected, atol=1e-6)
 
 
-def test_weights_too_many_for_one_file(exported: Path, tmp_path: Path, monkeypatch):
+def test_weights_that_do_not_fit_into_one_file(exported: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(export, "_LARGEST_BYTES", 1000)
-    with pytest.raises(UserError, match=r"the weights of network 'small' take .* Lower its ranks"):
+    with pytest.raises(
+        UserError, match=r"the weights of network 'small' take .* Choose lower ranks"
+    ):
         export_onnx(small_network(), SPEC, tmp_path / "small.onnx")
     assert list(tmp_path.iterdir()) == []
     export_onnx(small_network(), SPEC, tmp_path / "small.onnx", external_data=True)

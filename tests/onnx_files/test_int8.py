@@ -34,11 +34,11 @@ def quantizer(exported: Path, folder: Path, **settings) -> Quantizer:
 
 
 def integer_weights(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights that are stored in 8 bits."""
+    """Return the shapes of the weights that are stored in 8 bits, by name."""
     return {
-        each.name: tuple(each.dims)
-        for each in onnx.load(path).graph.initializer
-        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
+        tensor.name: tuple(tensor.dims)
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
     }
 
 
@@ -49,22 +49,22 @@ def relative_error(path: Path, exported: Path) -> float:
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
-def test_answers_are_nearly_those_of_the_network_in_float(exported, tmp_path, calibration):
+def test_outputs_are_close_to_the_network_in_float(exported, tmp_path, calibration):
     path = tmp_path / "int8.onnx"
     quantizer(exported, tmp_path / "work", calibration=calibration).write(path)
     assert 0 < relative_error(path, exported) < 0.1
     assert len(integer_weights(path)) == 6
-    # Neither is what was measured of the types that processors without VNNI get.
+    # Calibration is reused for the types of processors without VNNI.
     reduced = types_for(Processor("x86_64", "old", ("avx2",)), QuantizeSettings())
     quantizer(exported, tmp_path / "work", calibration=calibration).write(path, reduced)
     assert 0 < relative_error(path, exported) < 0.1
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def test_weights_have_a_scale_for_each_output_channel(exported, tmp_path):
+def test_weights_have_one_scale_per_output_channel(exported, tmp_path):
     path = tmp_path / "int8.onnx"
     quantizer(exported, tmp_path / "work").write(path)
-    shapes = [tuple(each.dims) for each in onnx.load(path).graph.initializer]
+    shapes = [tuple(tensor.dims) for tensor in onnx.load(path).graph.initializer]
     for weight in integer_weights(path).values():
         assert (max(weight[0], 1),) in shapes
 
@@ -75,126 +75,128 @@ def test_equal_inputs_give_equal_bytes(exported, tmp_path):
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
 
 
-def test_ranges_are_those_of_all_batches(exported, tmp_path):
-    path, more = tmp_path / "int8.onnx", tmp_path / "more.onnx"
+def test_ranges_come_from_all_batches(exported, tmp_path):
+    path, wider = tmp_path / "int8.onnx", tmp_path / "wider.onnx"
     quantizer(exported, tmp_path / "work").write(path)
-    large = Quantizer(
+    with_outliers = Quantizer(
         exported,
         [*BATCHES, {"images": 100 * BATCHES[0]["images"]}],
         QuantizeSettings(),
         tmp_path / "work",
     )
     (tmp_path / "work/ranges.json").unlink()
-    large.write(more)
-    assert relative_error(more, exported) > 3 * relative_error(path, exported)
+    with_outliers.write(wider)
+    assert relative_error(wider, exported) > 3 * relative_error(path, exported)
 
 
-def test_one_node_alone_and_all_but_one(exported, tmp_path):
+def test_only_one_node_and_all_except_one_node(exported, tmp_path):
     path = tmp_path / "int8.onnx"
-    made = quantizer(exported, tmp_path / "work")
-    assert len(made.nodes) == 6
-    made.write(path, only=made.nodes[:1])
+    quantized = quantizer(exported, tmp_path / "work")
+    assert len(quantized.nodes) == 6
+    quantized.write(path, only=quantized.nodes[:1])
     assert len(integer_weights(path)) == 1
-    made.write(path, but=made.nodes[:1])
+    quantized.write(path, but=quantized.nodes[:1])
     assert len(integer_weights(path)) == 5
 
 
 def test_sensitive_nodes_stay_in_float(exported, tmp_path):
-    """A node that does harm is found by itself, and nothing else is left out."""
+    """The search finds the one harmful node and keeps no other node in float."""
     path = tmp_path / "int8.onnx"
-    made = quantizer(exported, tmp_path / "work")
-    harmful = made.nodes[2]
-    made.write(path, but=made.nodes)
-    said = []
+    quantized = quantizer(exported, tmp_path / "work")
+    harmful = quantized.nodes[2]
+    quantized.write(path, but=quantized.nodes)
+    messages = []
 
-    def hurt(file: Path) -> float:
+    def drop(file: Path) -> float:
         in_float = {
             node.name
             for node in onnx.load(file).graph.node
-            if node.name in made.nodes and not _has_integer_weight(file, node)
+            if node.name in quantized.nodes and not _has_integer_weight(file, node)
         }
         return 0.0 if harmful in in_float else 5.0
 
-    kept = within_tolerance(made, path, lost=hurt, divergence=hurt, tolerance=0.3, say=said.append)
+    kept = within_tolerance(
+        quantized, path, lost=drop, divergence=drop, tolerance=0.3, say=messages.append
+    )
     assert kept == Kept((harmful,), 0.0, within=True, measured=6)
     assert len(integer_weights(path)) == 5
-    assert said[0].startswith("int8 loses 5.00 points, more than 0.3")
+    assert messages[0].startswith("int8 loses 5.00 points, more than 0.3")
 
 
 def _has_integer_weight(file: Path, node: onnx.NodeProto) -> bool:
     graph = onnx.load(file).graph
-    stored = {each.name: each.data_type for each in graph.initializer}
-    made_by = {output: each for each in graph.node for output in each.output}
-    weight = made_by.get(node.input[1])
-    return weight is not None and stored.get(weight.input[0]) == onnx.TensorProto.INT8
+    stored_types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    producers = {output: producer for producer in graph.node for output in producer.output}
+    weight = producers.get(node.input[1])
+    return weight is not None and stored_types.get(weight.input[0]) == onnx.TensorProto.INT8
 
 
-def test_all_may_stay_in_float(exported, tmp_path):
-    made = quantizer(exported, tmp_path / "work")
+def test_all_nodes_can_stay_in_float(exported, tmp_path):
+    quantized = quantizer(exported, tmp_path / "work")
     kept = within_tolerance(
-        made,
+        quantized,
         tmp_path / "int8.onnx",
         lost=lambda _: 1.0,
         divergence=lambda _: 0.0,
         tolerance=0.3,
     )
-    assert sorted(kept.nodes) == sorted(made.nodes)
+    assert sorted(kept.nodes) == sorted(quantized.nodes)
     assert not kept.within
     assert not integer_weights(tmp_path / "int8.onnx")
 
 
-def test_the_search_ends_in_time(exported, tmp_path):
-    """Each look at the clock is ten seconds later: half of a minute is for the measurement."""
-    ticks, said = iter(range(0, 10_000, 10)), []
-    made, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
+def test_search_stops_at_its_time_limit(exported, tmp_path):
+    """The clock advances ten seconds per call; the measurement may take 30 of 60 seconds."""
+    ticks, messages = iter(range(0, 10_000, 10)), []
+    quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
     losses = iter([5.0, 4.0, 4.5])
     kept = within_tolerance(
-        made,
+        quantized,
         path,
         lost=lambda _: next(losses),
         divergence=lambda _: 1.0,
         tolerance=0.3,
         seconds=60,
-        say=said.append,
+        say=messages.append,
         clock=lambda: next(ticks),
     )
-    assert kept == Kept(made.nodes[:1], 4.0, within=False, measured=2)
-    assert "for at most 60 seconds" in said[0]
-    assert "warning: the search ended after" in said[-1]
-    assert "2 of 6 nodes measured" in said[-1]
-    # The file is that of the least loss, not the last one tried.
+    assert kept == Kept(quantized.nodes[:1], 4.0, within=False, measured=2)
+    assert "for at most 60 seconds" in messages[0]
+    assert "warning: the search stopped after" in messages[-1]
+    assert "2 of 6 nodes measured" in messages[-1]
+    # The file is the one with the smallest drop, not the last one.
     assert len(integer_weights(path)) == 5
 
 
-def test_no_time_at_all_leaves_every_node_in_int8(exported, tmp_path):
-    made, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
+def test_without_search_time_all_nodes_stay_in_int8(exported, tmp_path):
+    quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
     kept = within_tolerance(
-        made, path, lost=lambda _: 9.0, divergence=lambda _: 1.0, tolerance=0.3, seconds=0
+        quantized, path, lost=lambda _: 9.0, divergence=lambda _: 1.0, tolerance=0.3, seconds=0
     )
     assert kept == Kept((), 9.0, within=False, measured=0)
     assert len(integer_weights(path)) == 6
 
 
-def test_nodes_that_stay_in_float_in_any_case(exported, tmp_path):
-    made, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
+def test_nodes_that_always_stay_in_float(exported, tmp_path):
+    quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
     kept = within_tolerance(
-        made,
+        quantized,
         path,
         lost=lambda _: 0.0,
         divergence=lambda _: 0.0,
         tolerance=0.3,
-        but=made.nodes[:2],
+        but=quantized.nodes[:2],
     )
     assert kept.nodes == ()
     assert len(integer_weights(path)) == 4
 
 
-def test_pieces_hold_every_image_once():
+def test_pieces_contain_every_image_once():
     batches = [{"images": np.random.default_rng(n).random((21, 3, 32, 32))} for n in range(2)]
     pieces = Pieces(batches)
-    assert [len(each["images"]) for each in pieces] == [8, 8, 5] * 2
-    joined = np.concatenate([each["images"] for each in pieces])
-    np.testing.assert_array_equal(joined, np.concatenate([each["images"] for each in batches]))
+    assert [len(piece["images"]) for piece in pieces] == [8, 8, 5] * 2
+    joined = np.concatenate([piece["images"] for piece in pieces])
+    np.testing.assert_array_equal(joined, np.concatenate([batch["images"] for batch in batches]))
     assert len(Pieces([{"images": np.zeros((3, 3, 224, 224), np.float32)}])) == 3
 
 
@@ -213,7 +215,7 @@ class Batches:
 
 settings, folder = QuantizeSettings(calibration=sys.argv[3]), Path(sys.argv[2])
 Quantizer(Path(sys.argv[1]), Batches(), settings, folder).write(folder / "int8.onnx")
-# Not ru_maxrss, which begins with that of the process that started this one.
+# Do not use ru_maxrss: it starts with the value of the parent process.
 (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
 print(peak.split()[1])
 """
@@ -226,15 +228,17 @@ def resnet56(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the peak of a process")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux reports the peak memory of a process"
+)
 @pytest.mark.parametrize(
     "calibration", ["minmax", pytest.param("percentile", marks=pytest.mark.slow)]
 )
-def test_quantizing_a_deep_network_takes_little_memory(resnet56, tmp_path, calibration):
-    """A ResNet-56 and 500 images in two batches: 3.4 GiB where whole batches are run."""
+def test_quantizing_a_deep_network_needs_little_memory(resnet56, tmp_path, calibration):
+    """A ResNet-56 with 500 images in two batches needs 3.4 GiB if complete batches are run."""
     done = subprocess.run(
         [sys.executable, "-c", QUANTIZE, str(resnet56), str(tmp_path), calibration],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    # Nothing else is printed: ONNX Runtime's calibration says so for each piece.
+    # This also checks that nothing else is printed, such as ONNX Runtime's calibration messages.
     assert int(done.stdout) / 2**20 < 1.0

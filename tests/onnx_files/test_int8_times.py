@@ -1,4 +1,4 @@
-"""Which nodes are slower in int8, by times that are given."""
+"""Test which nodes are slower in int8, for given latencies."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ def cost(name, in_float, in_int8, after=(), *, conversions=0.0, edge=2.0):
     [
         # Faster in int8.
         ([cost("a", 20, 10), cost("b", 20, 10, "a")], ()),
-        # Slower, but not by what the two conversions take: 10 + 4 of 13.
+        # Slower in int8, but faster than float with two conversions: 10 + 4 > 13.
         ([cost("a", 20, 9), cost("b", 10, 13, "a"), cost("c", 20, 9, "b")], ()),
-        # By more: 10 + 4 of 17.
+        # Slower than float with two conversions: 10 + 4 < 17.
         ([cost("a", 20, 9), cost("b", 10, 17, "a"), cost("c", 20, 9, "b")], ("b",)),
-        # By more, but within the margin: 14 of 15.
+        # Slower, but within the margin: 14 and 15.
         ([cost("a", 20, 9), cost("b", 10, 15, "a"), cost("c", 20, 9, "b")], ()),
-        # What two of them together do not convert between them: 20 + 4 of 28, alone 14 of 14.
+        # Two nodes together need no conversion between them: 20 + 4 < 28; alone, 14 = 14.
         (
             [
                 *(cost("a", 20, 9), cost("b", 10, 14, "a")),
@@ -35,13 +35,13 @@ def cost(name, in_float, in_int8, after=(), *, conversions=0.0, edge=2.0):
             ],
             ("b", "c"),
         ),
-        # The network's input and output are in float already: one conversion, or none.
+        # The input and output of the network are in float: one conversion or none.
         ([cost("a", 10, 14), cost("b", 20, 9, "a")], ("a",)),
         ([cost("a", 20, 9), cost("b", 10, 14, "a")], ("b",)),
         ([cost("a", 10, 12), cost("b", 10, 12, "a")], ("a", "b")),
-        # Conversions that int8 causes count as int8.
+        # Conversions caused by int8 count for int8.
         ([cost("a", 10, 9, conversions=5), cost("b", 20, 9, "a")], ("a",)),
-        # Islands apart are judged apart.
+        # Separate islands are decided separately.
         (
             [
                 *(cost("a", 10, 18), cost("b", 20, 9, "a"), cost("c", 10, 13, "b")),
@@ -49,7 +49,7 @@ def cost(name, in_float, in_int8, after=(), *, conversions=0.0, edge=2.0):
             ],
             ("a", "e"),
         ),
-        # A branch that joins two islands makes one of them: 30 + 2 of 42.
+        # A node after two islands joins them into one: 30 + 2 < 42.
         ([cost("a", 10, 14), cost("b", 10, 14), cost("c", 10, 14, "ab"), cost("d", 9, 3, "c")],
          ("a", "b", "c")),
         ([], ()),
@@ -62,23 +62,23 @@ def test_islands_that_are_slower_in_int8(nodes, expected):
 @pytest.mark.parametrize(
     ("lower_end", "expected"), [(1.01, ("a",)), (1.0, ()), (0.97, ()), (None, ())]
 )
-def test_the_whole_file_decides(lower_end, expected):
+def test_complete_file_must_be_faster(lower_end, expected):
     nodes = [cost("a", 10, 20), cost("b", 20, 10, "a")]
     record = {
         "margin": 0.1,
-        "nodes": [dataclasses.asdict(each) for each in nodes],
+        "nodes": [dataclasses.asdict(node) for node in nodes],
         "whole": None if lower_end is None else {"speedup_low": lower_end},
     }
     assert decision(json.loads(json.dumps(record))) == expected
 
 
-def test_nothing_measured_keeps_nothing_in_float():
+def test_without_measurement_no_node_stays_in_float():
     assert decision({"device": "board", "not_measured": "it is off"}) == ()
 
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
-    """Two convolutions with an activation and a pooling between them."""
+    """Write a model of two convolutions with an activation and a pooling between them."""
     node = helper.make_node
     graph = helper.make_graph(
         [
@@ -107,8 +107,8 @@ def profile(**nodes):
     return {name: NodeTime(operator, us / 1e3) for name, (operator, us) in nodes.items()}
 
 
-def test_fused_kernels_and_conversions_belong_to_nodes(chain):
-    """A float kernel bears the name of what it leaves, an integer one that of its node."""
+def test_fused_kernels_and_conversions_are_assigned_to_nodes(chain):
+    """A float kernel has the name of its output, an integer kernel the name of its node."""
     in_float = profile(r1=("Conv", 10), node_pool=("MaxPool", 1), second=("Conv", 20))
     first, second = measured_costs(
         chain,
@@ -121,7 +121,7 @@ def test_fused_kernels_and_conversions_belong_to_nodes(chain):
             out_DequantizeLinear=("DequantizeLinear", 0.8),
         ),
     )
-    # 16 elements take 3.2: 64 take 12.8, and 4 take 0.8.
+    # 16 elements take 3.2 µs, so 64 take 12.8 µs and 4 take 0.8 µs.
     expected = NodeCost("first", 10, 5, 3.2, 3.2, 12.8, ())
     assert dataclasses.astuple(first)[1:6] == pytest.approx(dataclasses.astuple(expected)[1:6])
     expected = NodeCost("second", 20, 6, 0.8, 3.2, 0.8, ("first",))
@@ -129,8 +129,8 @@ def test_fused_kernels_and_conversions_belong_to_nodes(chain):
     assert (first.after, second.after) == ((), ("first",))
 
 
-def test_conversions_are_caused_by_what_fell_back_to_float(chain):
-    """A profile of a file whose second convolution has no integer kernel."""
+def test_conversions_count_for_the_node_in_float(chain):
+    """The second convolution of the file has no integer kernel."""
     in_float = profile(first=("Conv", 10), second=("Conv", 20))
     first, second = measured_costs(
         chain,

@@ -1,4 +1,4 @@
-"""Which layer a node of a running model belongs to."""
+"""Test which layer a node in a profile belongs to."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from lowrank.zoo.registry import NetworkSpec
 
 
 class Block(nn.Module):
-    """Two branches of convolutions that are added, with activations, pooling and a classifier."""
+    """Network that adds two branches of convolutions, with activations, pooling and classifier."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ def path(tmp_path):
     return tmp_path / "model.onnx"
 
 
-def test_every_layer_is_found_in_what_the_runtime_runs(path):
+def test_every_layer_is_found_in_the_profile(path):
     settings = {"threads": 1, "repeats": 5, "seconds": 0.0, "warmup_seconds": 0.0}
     nodes = create_device("local", settings).node_times(path, {})
     layers = layers_of_nodes(path)
@@ -44,7 +44,7 @@ def test_every_layer_is_found_in_what_the_runtime_runs(path):
     assert not {name for name in nodes if "pool" in name} & layers.keys()
 
 
-def test_activations_and_sums_belong_to_the_layer_before_them(path):
+def test_activations_and_sums_belong_to_the_preceding_layer(path):
     layers = layers_of_nodes(path)
     assert layers["first"] == layers["relu"] == "first"
     assert layers["right"] == layers["add"] == layers["relu_1"] == "right"

@@ -83,7 +83,7 @@ def test_layers_that_cannot_be_replaced_are_named(tmp_path, run, register_networ
     assert done.exit_code == 0, done.output
     found = read_json(tmp_path / "replaceable.json")
     assert set(found["stays_dense"]) == {"first"}
-    assert "first stays as it is: factors that lose nothing change the network's" in done.stderr
+    assert "first stays as it is: exact factors change the network's outputs" in done.stderr
     assert "leave the outputs for 8 images as they are in 1 of 2 layers" in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""How far answers move when a layer is decomposed."""
+"""Test how much outputs change when a layer is decomposed."""
 
 import pytest
 import torch
@@ -23,42 +23,41 @@ def factors_of(network, name, factorization, ranks):
     return name, decompose(get_factorization(factorization), layer, weight, bias, ranks)
 
 
-def test_it_is_the_mean_over_all_images(batches):
+def test_divergence_is_the_mean_over_all_images(batches):
     network = toy(seed=3).eval()
     replacement = factors_of(network, "conv2", "tucker2", (2, 2))
-    (found,) = Divergence(network, lambda: batches)([replacement])
+    (divergence,) = Divergence(network, lambda: batches)([replacement])
     with torch.no_grad():
         before = network(torch.cat(batches)).double().softmax(1)
         kernel = torch.zeros_like(network.conv2.weight)
-        first, core, last = (torch.from_numpy(each) for each in replacement[1].weights)
+        first, core, last = map(torch.from_numpy, replacement[1].weights)
         kernel = torch.einsum("tr,rqij,qs->tsij", last[:, :, 0, 0], core, first[:, :, 0, 0])
         network.conv2.weight.copy_(kernel)
         after = network(torch.cat(batches)).double().softmax(1)
     expected = (before * (before / after).log()).sum(1).mean().item()
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert found > 0
+    assert divergence == pytest.approx(expected, rel=1e-3)
+    assert divergence > 0
 
 
-def test_full_ranks_move_nothing_and_low_ranks_more_than_high_ones(batches):
+def test_divergence_is_zero_at_full_rank_and_grows_at_lower_ranks(batches):
     network = toy(seed=3).eval()
-    measured = Divergence(network, lambda: batches)
-    found = measured(factors_of(network, "conv2", "tucker2", (rank, rank)) for rank in (8, 6, 3, 1))
-    assert found[0] == pytest.approx(0, abs=1e-6)
-    assert found == sorted(found)
-    assert found[-1] > 1e-4
+    replacements = [factors_of(network, "conv2", "tucker2", (rank, rank)) for rank in (8, 6, 3, 1)]
+    divergences = Divergence(network, lambda: batches)(replacements)
+    assert divergences[0] == pytest.approx(0, abs=1e-6)
+    assert divergences == sorted(divergences)
+    assert divergences[-1] > 1e-4
 
 
-def test_the_network_is_left_as_it_was(batches):
+def test_network_is_not_changed(batches):
     network = toy(seed=3).eval()
-    measured = Divergence(network, lambda: batches)
-    measured([factors_of(network, "conv1", "tucker1", (1,))])
+    Divergence(network, lambda: batches)([factors_of(network, "conv1", "tucker1", (1,))])
     assert_same_weights(network, toy(seed=3))
     assert torch.is_grad_enabled()
 
 
-def test_replacements_kept_a_few_at_a_time_lose_what_all_at_once_do(batches, monkeypatch):
+def test_group_size_does_not_change_the_result(batches, monkeypatch):
     network = toy(seed=3).eval()
     replacements = [factors_of(network, "conv2", "tucker2", (rank, rank)) for rank in (1, 3, 6)]
-    whole = Divergence(network, lambda: batches)(replacements)
-    monkeypatch.setattr("lowrank.surgery.divergence._KEPT_BYTES", 1)
-    assert Divergence(network, lambda: batches)(replacements) == whole
+    in_one_group = Divergence(network, lambda: batches)(replacements)
+    monkeypatch.setattr("lowrank.surgery.divergence._GROUP_BYTES", 1)
+    assert Divergence(network, lambda: batches)(replacements) == in_one_group

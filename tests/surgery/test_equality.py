@@ -1,4 +1,4 @@
-"""Layers that cannot be replaced without changing what the network computes."""
+"""Test the search for layers that cannot be replaced without changing the network's outputs."""
 
 import mynet
 import pytest
@@ -23,7 +23,7 @@ def must_stay(network, images=None):
 
 
 class Typed(nn.Module):
-    """Activates what comes from a convolution, and nothing else."""
+    """Network that applies an activation only after modules of type convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Typed(nn.Module):
 
 
 class Bright(nn.Module):
-    """Reads a layer's weight for bright images alone, which one of zeros does not show."""
+    """Network that reads the weight of a layer, but not for an image of zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,18 +55,18 @@ class Bright(nn.Module):
 
 
 class Counting(nn.Module):
-    """Scales by the number of its convolutions, so that no single layer is to blame alone."""
+    """Network whose outputs change only when both of its convolutions are replaced."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3)
 
     def forward(self, x):
-        convolutions = [each for each in self.children() if isinstance(each, nn.Conv2d)]
+        convolutions = [child for child in self.children() if isinstance(child, nn.Conv2d)]
         return self.second(self.first(x)).mean((2, 3)) * (1 + bool(convolutions))
 
 
-class Chance(nn.Module):
+class CountingCalls(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.calls = nn.Conv2d(3, 8, 3), 0
@@ -76,36 +76,36 @@ class Chance(nn.Module):
         return self.layer(x).mean((2, 3)) * self.calls
 
 
-def test_a_layer_whose_type_decides_stays():
+def test_layer_whose_type_matters_stays():
     network = Typed()
     before = dict(network.named_modules())
-    told = must_stay(network)
-    assert set(told) == {"layers.0", "layers.2"}
-    assert all("change the network's outputs by" in reason for reason in told.values())
-    assert all("looks at the layer's type" in reason for reason in told.values())
+    reasons = must_stay(network)
+    assert set(reasons) == {"layers.0", "layers.2"}
+    assert all("change the network's outputs by" in reason for reason in reasons.values())
+    assert all("depends on the type" in reason for reason in reasons.values())
     assert dict(network.named_modules()) == before
     assert network.training
 
 
-def test_a_layer_whose_weight_is_read_on_real_images_alone_stays():
+def test_layer_whose_weight_is_read_only_for_real_images_stays():
     network = Bright()
     assert find_layers(network, SHAPE, "net")["second"].not_factored is None
-    told = must_stay(network)
-    assert set(told) == {"second"}
-    assert "the network fails: AttributeError" in told["second"]
+    reasons = must_stay(network)
+    assert set(reasons) == {"second"}
+    assert "the network fails: AttributeError" in reasons["second"]
 
 
-def test_layers_to_blame_together_do_not_all_go():
+def test_one_of_two_interdependent_layers_stays():
     assert len(must_stay(Counting())) == 1
 
 
-def test_a_network_that_never_answers_the_same_is_refused():
-    with pytest.raises(UserError, match="'net' answers the same images differently each time"):
-        must_stay(Chance())
+def test_nondeterministic_network_is_rejected():
+    with pytest.raises(UserError, match="'net' returns different outputs for the same images"):
+        must_stay(CountingCalls())
 
 
-def test_chance_in_evaluation_mode_alone_is_no_reason():
-    class Noisy(Chance):
+def test_random_numbers_in_evaluation_mode_are_accepted():
+    class Noisy(CountingCalls):
         def forward(self, x):
             y = self.layer(x).mean((2, 3))
             return y + torch.randn_like(y)
@@ -117,31 +117,31 @@ def test_chance_in_evaluation_mode_alone_is_no_reason():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_plain_networks_compute_the_same(dtype):
+def test_outputs_of_plain_networks_do_not_change(dtype):
     torch.manual_seed(0)
     network = mynet.build().to(dtype)
     assert must_stay(network, torch.randn(2, 3, 32, 32, dtype=dtype)) == {}
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet20", "squeezenet"])
-def test_shipped_networks_compute_the_same(name):
+def test_outputs_of_shipped_networks_do_not_change(name):
     network, spec = create_network(name), network_spec(name)
     assert must_stay(network, torch.randn(2, *spec.input_shape)) == {}
 
 
 def test_every_kind_of_layer_is_replaced_losslessly(monkeypatch):
-    """A flattened map, groups, dilation, 1 x 1 kernels: and nothing is skipped."""
+    """Flattened maps, groups, dilation and 1 x 1 kernels: no layer is skipped."""
     from lowrank.surgery import equality
 
     replaced = []
-    original = equality._replace_losslessly
+    replace_losslessly = equality._replace_losslessly
 
-    def noted(network, layer):
-        original(network, layer)
+    def recorded(network, layer):
+        replace_losslessly(network, layer)
         replaced.append(layer.name)
         assert isinstance(network.get_submodule(layer.name), nn.Sequential)
 
-    monkeypatch.setattr(equality, "_replace_losslessly", noted)
+    monkeypatch.setattr(equality, "_replace_losslessly", recorded)
     network = mynet.build()
     assert must_stay(network, torch.randn(2, 3, 32, 32)) == {}
     assert replaced == [
@@ -149,6 +149,6 @@ def test_every_kind_of_layer_is_replaced_losslessly(monkeypatch):
     ]  # fmt: skip
 
 
-def test_computed_weights_are_left_alone():
+def test_layers_with_computed_weights_are_skipped():
     network = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Flatten())
     assert must_stay(network) == {}

@@ -36,7 +36,7 @@ def test_tables_of_the_shipped_networks_are_committed():
     assert {"vgg16", "resnet20"} <= {path.stem for path in TABLES}
 
 
-def test_a_convolution_is_described(table_of):
+def test_convolution_is_described(table_of):
     conv = nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), groups=2)
     (layer,) = table_of(conv).layers
     assert layer.name == "0"
@@ -46,7 +46,7 @@ def test_a_convolution_is_described(table_of):
     assert layer.not_factored is None
 
 
-def test_layers_come_in_forward_order(register_network):
+def test_layers_are_in_forward_order(register_network):
     class Backwards(nn.Module):
         def __init__(self):
             super().__init__()
@@ -61,27 +61,27 @@ def test_layers_come_in_forward_order(register_network):
     assert [layer.name for layer in layer_table("backwards").layers] == ["first", "last"]
 
 
-def test_a_linear_layer_is_applied_at_each_position(table_of):
-    at_once, at_each = table_of(
+def test_linear_layer_is_counted_at_each_position(table_of):
+    first, second = table_of(
         nn.Flatten(2), nn.Linear(72, 5), nn.Linear(5, 7, bias=False), input_shape=(4, 9, 8)
     ).layers
-    assert (at_once.kind, at_once.kernel, at_once.parameters) == ("linear", (1, 1), 72 * 5 + 5)
-    assert at_once.dense_macs == 4 * 72 * 5
-    assert at_each.dense_macs == 4 * 5 * 7
+    assert (first.kind, first.kernel, first.parameters) == ("linear", (1, 1), 72 * 5 + 5)
+    assert first.dense_macs == 4 * 72 * 5
+    assert second.dense_macs == 4 * 5 * 7
 
 
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "pads with 'reflect'"),
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "pads with 'circular'"),
-        (nn.Conv2d(4, 4, 2, padding="same"), "pads one side more"),
-        (nn.Conv2d(4, 4, (3, 4), padding="same"), "pads one side more"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "padding mode 'circular'"),
+        (nn.Conv2d(4, 4, 2, padding="same"), "asymmetric padding"),
+        (nn.Conv2d(4, 4, (3, 4), padding="same"), "asymmetric padding"),
         (nn.ConvTranspose2d(4, 6, 2, 2), "transposed"),
         (nn.Conv2d(4, 8, 3, groups=4), "depthwise"),
     ],
 )
-def test_layers_that_take_no_factors(table_of, module, reason):
+def test_layers_that_cannot_be_factored(table_of, module, reason):
     (layer,) = table_of(module).layers
     assert reason in layer.not_factored
 
@@ -96,7 +96,7 @@ def test_layers_that_take_no_factors(table_of, module, reason):
         (nn.Conv2d(1, 4, 3), (0, 0)),
     ],
 )
-def test_layers_that_take_factors(table_of, module, padding):
+def test_layers_that_can_be_factored(table_of, module, padding):
     (layer,) = table_of(module, input_shape=(module.in_channels, 9, 8)).layers
     assert layer.not_factored is None
     assert layer.padding == padding
@@ -111,7 +111,7 @@ def test_layers_that_take_factors(table_of, module, padding):
         nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate"),
     ],
 )
-def test_outputs_and_costs_are_those_of_the_module(table_of, module):
+def test_output_map_and_costs_match_the_module(table_of, module):
     (layer,) = table_of(module).layers
     outputs = module(torch.zeros(1, 4, 9, 8))
     assert layer.output_map(layer.input_map) == outputs.shape[2:]
@@ -126,7 +126,7 @@ def test_cost_of_a_transposed_convolution(table_of):
 
 
 class Ending(nn.Module):
-    """A 2 x 3 map of four channels that reaches a linear layer by way of a function."""
+    """Network with a function between a 2 x 3 map of four channels and a linear layer."""
 
     def __init__(self, function):
         super().__init__()
@@ -160,7 +160,7 @@ def last_layer(function):
         lambda self, x: torch.reshape(x, (len(x), 24)),
     ],
 )
-def test_a_linear_layer_behind_a_flattened_map_is_a_convolution_over_it(function):
+def test_linear_layer_on_a_flattened_map_is_described_as_a_convolution(function):
     layer = last_layer(function)
     assert (layer.kind, layer.in_channels, layer.kernel) == ("linear", 4, (2, 3))
     assert (layer.input_map, layer.padding, layer.output_map(layer.input_map)) == (
@@ -174,32 +174,32 @@ def test_a_linear_layer_behind_a_flattened_map_is_a_convolution_over_it(function
 @pytest.mark.parametrize(
     "function",
     [
-        # What mixes the values, and vectors that were never a map.
+        # Functions that mix the values, and vectors that are not flattened maps.
         lambda self, x: self.norm(x.flatten(1)),
         lambda self, x: x.flatten(1) @ torch.eye(24),
         lambda self, x: functional.adaptive_avg_pool2d(x, 1).flatten(1).repeat(1, 6),
         lambda self, x: torch.zeros(1, 24),
     ],
 )
-def test_otherwise_it_is_a_plain_one(function):
+def test_linear_layer_on_other_vectors_is_described_as_linear(function):
     layer = last_layer(function)
     assert (layer.kind, layer.in_channels, layer.kernel) == ("linear", 24, (1, 1))
     assert layer.input_map == (1, 1)
 
 
-def test_a_flattened_pixel_is_no_map(table_of):
+def test_map_of_one_pixel_is_described_as_a_vector(table_of):
     *_, linear = table_of(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).layers
     assert (linear.in_channels, linear.kernel) == (4, (1, 1))
 
 
 @pytest.mark.parametrize("positions_first", [True, False])
-def test_a_linear_layer_on_tokens(positions_first):
+def test_linear_layer_on_tokens(positions_first):
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
             self.linear = nn.Linear(4, 6)
 
-        def forward(self, images):  # (N, 4, 9, 8) -> (N, 9, 8, 4), or windows among the images
+        def forward(self, images):  # (N, 4, 9, 8) -> (N, 9, 8, 4) or, as windows, (N 9, 8, 4)
             tokens = images.permute(0, 2, 3, 1)
             tokens = tokens if positions_first else tokens.reshape(-1, 8, 4)
             return self.linear(tokens).sum()
@@ -210,7 +210,7 @@ def test_a_linear_layer_on_tokens(positions_first):
 
 
 class OneAxisAndThree(nn.Module):
-    """Convolutions over one axis and over three."""
+    """Network with a convolution over one axis and a convolution over three axes."""
 
     def __init__(self, line, volume):
         super().__init__()
@@ -236,7 +236,7 @@ class OneAxisAndThree(nn.Module):
         ),
     ],
 )
-def test_convolutions_over_other_than_two_axes(line, volume, reasons):
+def test_convolutions_over_one_or_three_axes(line, volume, reasons):
     network = OneAxisAndThree(line, volume)
     layers = find_layers(network, (4, 9, 8), "axes").layers
     for layer, module, outputs, reason in zip(
@@ -247,7 +247,7 @@ def test_convolutions_over_other_than_two_axes(line, volume, reasons):
         assert layer.dense_macs == outputs[0].numel() * module.weight[0].numel()
 
 
-def test_transposed_convolutions_over_other_than_two_axes():
+def test_transposed_convolutions_over_one_or_three_axes():
     line, volume = nn.ConvTranspose1d(4, 6, 3, 2), nn.ConvTranspose3d(4, 2, 2)
     layers = find_layers(OneAxisAndThree(line, volume), (4, 9, 8), "axes").layers
     for layer, module in zip(layers, (line, volume), strict=True):
@@ -256,14 +256,14 @@ def test_transposed_convolutions_over_other_than_two_axes():
         assert layer.dense_macs == 72 * 4 * module.weight[0].numel()
 
 
-def test_a_module_in_two_places(table_of):
+def test_module_in_two_places(table_of):
     conv = nn.Conv2d(4, 4, 3, padding=1)
     (layer,) = table_of(conv, nn.ReLU(), conv).layers
-    assert layer.not_factored == "it stands in 2 places of the network"
+    assert layer.not_factored == "it occurs in 2 places in the network"
 
 
 class Calls(nn.Module):
-    """Two convolutions, and what a function makes of them."""
+    """Network with two convolutions whose forward pass is a given function."""
 
     def __init__(self, function):
         super().__init__()
@@ -277,37 +277,37 @@ class Calls(nn.Module):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda self, x: self.first(self.first(x)), "it is used 2 times in one forward pass"),
+        (lambda self, x: self.first(self.first(x)), "it is called 2 times in one forward pass"),
         (lambda self, x: self.first(x) * self.first.weight.mean(), "reads its `weight`"),
         (lambda self, x: self.first(x.to(self.first.weight.dtype)), "reads its `weight`"),
         (lambda self, x: self.first(x)[:, : self.first.out_channels], "reads its `out_channels`"),
         (lambda self, x: self.first(input=x), None),
     ],
 )
-def test_what_a_forward_pass_does_with_a_layer(function, reason):
+def test_use_of_a_layer_in_the_forward_pass(function, reason):
     (layer,) = find_layers(Calls(function), (4, 9, 8), "calls").layers
     assert layer.name == "first"
     assert layer.not_factored is None if reason is None else reason in layer.not_factored
 
 
-def test_a_weight_of_two_layers():
+def test_weight_shared_by_two_layers():
     network = Calls(lambda self, x: self.second(self.first(x)))
     network.second.weight = network.first.weight
     layers = find_layers(network, (4, 9, 8), "tied").layers
     assert [layer.not_factored for layer in layers] == ["another layer shares its weight"] * 2
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     def forward(self, images):
         return functional.conv2d(images, self.weight - self.weight.mean(), self.bias)
 
 
-class Harmless(nn.Conv2d):
+class SameForward(nn.Conv2d):
     def reset_parameters(self):
         super().reset_parameters()
 
 
-def with_forward_of_its_own(module):
+def with_own_forward(module):
     module.forward = lambda images: images
     return module
 
@@ -320,12 +320,12 @@ def with_hook(module):
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (Standardised(4, 4, 1), "its class Standardised changes what Conv2d computes"),
-        (with_forward_of_its_own(nn.Conv2d(4, 4, 1)), "changes what Conv2d computes"),
+        (Standardized(4, 4, 1), "its class Standardized changes what Conv2d computes"),
+        (with_own_forward(nn.Conv2d(4, 4, 1)), "changes what Conv2d computes"),
         (with_hook(nn.Conv2d(4, 4, 1)), "it has hooks"),
     ],
 )
-def test_layers_that_compute_something_else(table_of, module, reason):
+def test_layers_that_change_the_computation(table_of, module, reason):
     (layer,) = table_of(module).layers
     assert reason in layer.not_factored
 
@@ -337,7 +337,7 @@ def test_layers_that_compute_something_else(table_of, module, reason):
         nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)),
     ],
 )
-def test_weights_that_were_computed_are_plain_when_the_table_is_made(table_of, module):
+def test_computed_weights_are_folded_before_the_table_is_built(table_of, module):
     (layer,) = table_of(module).layers
     assert layer.not_factored is None
 
@@ -349,17 +349,17 @@ def test_weights_that_were_computed_are_plain_when_the_table_is_made(table_of, m
         nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)),
     ],
 )
-def test_weights_that_are_still_computed_are_left_alone(module):
+def test_layers_with_computed_weights_cannot_be_factored(module):
     (layer,) = find_layers(nn.Sequential(module), (4, 9, 8), "built").layers
     assert "computed from other tensors" in layer.not_factored
 
 
-def test_a_class_that_computes_the_same(table_of):
-    (layer,) = table_of(Harmless(4, 4, 1)).layers
+def test_subclass_with_the_same_forward_can_be_factored(table_of):
+    (layer,) = table_of(SameForward(4, 4, 1)).layers
     assert layer.not_factored is None
 
 
-def test_attention_takes_the_weight_of_its_projection_alone():
+def test_projection_that_attention_does_not_call_is_not_listed():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -374,7 +374,7 @@ def test_attention_takes_the_weight_of_its_projection_alone():
     assert [layer.name for layer in layers] == ["linear"]
 
 
-def test_a_transformer_layer_reads_weights_for_its_fast_path():
+def test_transformer_layer_reads_weights_for_its_fast_path():
     class Encoder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -396,7 +396,7 @@ def test_lazy_layers():
     network(torch.randn(2, 4, 9, 8)).sum().backward()
 
 
-def test_the_network_is_left_as_it_was():
+def test_network_is_not_changed():
     network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(288, 2))
     network[1].eval()
     before = list(network.modules())
@@ -408,21 +408,20 @@ def test_the_network_is_left_as_it_was():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in before)
 
 
-def test_a_network_that_cannot_take_the_image_is_left_as_it_was():
+def test_network_that_rejects_the_image_is_not_changed():
     network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(5, 2))
     before = list(network.modules())
-    with pytest.raises(
-        UserError, match=r"network 'small' cannot take .* \(4, 9, 8\).*RuntimeError"
-    ):
+    message = r"network 'small' does not accept .* \(4, 9, 8\).*RuntimeError"
+    with pytest.raises(UserError, match=message):
         find_layers(network, (4, 9, 8), "small")
     assert list(network.modules()) == before
 
 
-def test_a_network_of_no_parameters():
+def test_network_without_parameters():
     assert find_layers(nn.Flatten(), (4, 9, 8), "none").layers == ()
 
 
-def test_a_users_own_network():
+def test_user_network():
     source = NetworkSource(factory="mynet:build", input_shape=(3, 32, 32))
     table = layer_table(source, "mine")
     assert (table.network, table.input_shape) == ("mine", (3, 32, 32))
@@ -436,7 +435,7 @@ def test_a_users_own_network():
     assert table["hidden"].weight_shape == (32, 32, 4, 4)
 
 
-def test_a_torchvision_network():
+def test_torchvision_network():
     source = NetworkSource(network="torchvision/googlenet", input_shape=(3, 64, 64))
     table = layer_table(source)
     assert len(table.layers) == 58

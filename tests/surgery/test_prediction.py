@@ -1,17 +1,17 @@
-"""Trying ranks before anything is built."""
+"""Test the measurement of accuracy with factors in place of layers."""
 
 import torch
 from toy import toy
 
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
-from lowrank.surgery.prediction import answers, percent_equal, with_factors
+from lowrank.surgery.prediction import percent_equal, predicted_classes, with_factors
 
 
-def test_all_layers_are_replaced_at_once_and_put_back():
+def test_all_layers_are_replaced_and_restored():
     network = toy(seed=1).eval()
     images = [torch.randn(16, 3, 32, 32) for _ in range(2)]
-    before, modules = answers(network, images), dict(network.named_modules())
+    before, modules = predicted_classes(network, images), dict(network.named_modules())
     table = find_layers(network, (3, 32, 32), "toy")
 
     def replacements():
@@ -23,14 +23,14 @@ def test_all_layers_are_replaced_at_once_and_put_back():
 
     def measure():
         assert len(network.conv1) == len(network.classifier) == 2
-        return percent_equal(answers(network, images), before)
+        return percent_equal(predicted_classes(network, images), before)
 
     assert with_factors(network, replacements(), measure) < 100
     assert dict(network.named_modules()) == modules
-    assert percent_equal(answers(network, images), before) == 100
+    assert percent_equal(predicted_classes(network, images), before) == 100
 
 
-def test_only_logits_are_answers():
+def test_outputs_that_are_not_logits_have_no_classes():
     images = [torch.randn(2, 3, 4, 4)]
-    assert answers(torch.nn.Conv2d(3, 5, 1), images) is None
-    assert answers(torch.nn.Flatten(), images).shape == (2,)
+    assert predicted_classes(torch.nn.Conv2d(3, 5, 1), images) is None
+    assert predicted_classes(torch.nn.Flatten(), images).shape == (2,)

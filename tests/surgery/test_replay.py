@@ -1,4 +1,4 @@
-"""Forward passes that differ from some layer on."""
+"""Test repeated forward passes with a replaced layer."""
 
 import copy
 
@@ -11,7 +11,7 @@ from lowrank.surgery.replay import Replay
 
 
 class Tangled(nn.Module):
-    """Activations in place, a sum in place, a layer called twice, and one that is passed by."""
+    """Network with in-place operations, a layer that is called twice, and a side branch."""
 
     def __init__(self):
         super().__init__()
@@ -44,8 +44,8 @@ def images():
     return torch.randn(2, 3, 6, 6)
 
 
-def with_other(network, name):
-    """A copy with another layer at that name."""
+def with_changed_layer(network, name):
+    """Return a copy of the network with a changed layer."""
     network = copy.deepcopy(network)
     with torch.no_grad():
         network.get_submodule(name).weight.mul_(1.5)
@@ -54,22 +54,22 @@ def with_other(network, name):
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_outputs_are_those_of_a_whole_pass(network, images, name):
-    other, present = with_other(network, name), network.get_submodule(name)
-    expected, expected_of_other = network(images), other(images)
+def test_outputs_equal_those_of_a_complete_pass(network, images, name):
+    changed, original = with_changed_layer(network, name), network.get_submodule(name)
+    expected, expected_changed = network(images), changed(images)
     with Replay(network) as replay:
         assert torch.equal(replay.record(images), expected)
         for _ in range(2):
-            network.set_submodule(name, other.get_submodule(name))
-            assert torch.equal(replay.again(images, name), expected_of_other)
-            network.set_submodule(name, present)
+            network.set_submodule(name, changed.get_submodule(name))
+            assert torch.equal(replay.again(images, name), expected_changed)
+            network.set_submodule(name, original)
         replay.record(-images)
-        network.set_submodule(name, other.get_submodule(name))
-        assert torch.equal(replay.again(-images, name), other(-images))
+        network.set_submodule(name, changed.get_submodule(name))
+        assert torch.equal(replay.again(-images, name), changed(-images))
 
 
 @torch.no_grad()
-def test_layers_before_the_other_one_are_not_computed_again(network, images):
+def test_layers_before_the_replaced_layer_are_not_computed_again(network, images):
     called = []
     for name in LAYERS:
         module = network.get_submodule(name)
@@ -78,10 +78,10 @@ def test_layers_before_the_other_one_are_not_computed_again(network, images):
         replay.record(images)
         assert called == ["stem", "twice", "twice", "side", "head"]
         called.clear()
-        present, network.side = network.side, nn.Identity()
+        original, network.side = network.side, nn.Identity()
         replay.again(images, "side")
         assert called == ["head"]
-        network.side = present
+        network.side = original
     called.clear()
     network(images)
     assert called == ["stem", "twice", "twice", "side", "head"]
@@ -96,7 +96,7 @@ def counted(forward, name, called):
 
 
 @torch.no_grad()
-def test_the_network_is_left_as_it_was(network, images):
+def test_network_is_not_changed(network, images):
     before = copy.deepcopy(network)
     with Replay(network) as replay, pytest.raises(RuntimeError, match="channels"):
         replay.record(images[:, :2])
@@ -106,7 +106,7 @@ def test_the_network_is_left_as_it_was(network, images):
 
 
 @torch.no_grad()
-def test_what_a_pass_takes(network, images):
+def test_memory_of_a_recorded_pass(network, images):
     with Replay(network) as replay:
         replay.record(images)
         assert replay.recorded_bytes == 4 * 2 * (4 * 4 * 36 + 5)

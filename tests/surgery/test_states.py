@@ -32,14 +32,15 @@ CLASSIFIER = Factored("svd", (2,), 0.5, (PlainLayer(8, 2), PlainLayer(2, 10, bia
 
 
 def factors_of(factored, seed=0):
-    """Arrays as `decompose` writes them: kernels of four axes, one bias."""
-    random = np.random.default_rng(seed)
+    """Return arrays as `decompose` writes them: kernels with four axes and one bias."""
+    generator = np.random.default_rng(seed)
     tensors = {
-        f"{index}.weight": random.normal(size=layer.weight_shape).astype(np.float32)
+        f"{index}.weight": generator.normal(size=layer.weight_shape).astype(np.float32)
         for index, layer in enumerate(factored.sequence)
     }
     last = len(factored.sequence) - 1
-    tensors[f"{last}.bias"] = random.normal(size=factored.sequence[last].out_channels).astype("f4")
+    bias = generator.normal(size=factored.sequence[last].out_channels)
+    tensors[f"{last}.bias"] = bias.astype(np.float32)
     return tensors
 
 
@@ -65,7 +66,7 @@ def outputs_of(network):
         return network.eval()(torch.randn(5, 3, 32, 32))
 
 
-def test_factors_take_the_place_of_a_convolution(state):
+def test_factors_replace_a_convolution(state):
     kernels = factors_of(CONV2)
     merged = np.einsum(
         "ta,abhw,bs->tshw",
@@ -81,7 +82,7 @@ def test_factors_take_the_place_of_a_convolution(state):
     assert state.factored["conv2"] == CONV2
 
 
-def test_factors_take_the_place_of_a_linear_layer(state):
+def test_factors_replace_a_linear_layer(state):
     kernels = factors_of(CLASSIFIER)
     merged = kernels["1.weight"][:, :, 0, 0] @ kernels["0.weight"][:, :, 0, 0]
     inputs = torch.randn(4, 8)
@@ -92,19 +93,19 @@ def test_factors_take_the_place_of_a_linear_layer(state):
 
 def test_round_trip(tmp_path, state):
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors", TOY)
-    assert found.spec == state.spec
-    assert found.factored == state.factored
-    assert_same_weights(found.network, state.network)
-    assert torch.equal(outputs_of(found.network), outputs_of(state.network))
+    loaded = read_state(tmp_path / "model.safetensors", TOY)
+    assert loaded.spec == state.spec
+    assert loaded.factored == state.factored
+    assert_same_weights(loaded.network, state.network)
+    assert torch.equal(outputs_of(loaded.network), outputs_of(state.network))
 
 
 def test_round_trip_of_a_dense_network(tmp_path, spec):
     state = State(spec, toy(seed=3), {})
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors", TOY)
-    assert found.factored == {}
-    assert torch.equal(outputs_of(found.network), outputs_of(state.network))
+    loaded = read_state(tmp_path / "model.safetensors", TOY)
+    assert loaded.factored == {}
+    assert torch.equal(outputs_of(loaded.network), outputs_of(state.network))
 
 
 def test_equal_states_give_equal_bytes(tmp_path, state):
@@ -113,7 +114,7 @@ def test_equal_states_give_equal_bytes(tmp_path, state):
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
 
 
-def test_a_layer_that_does_not_exist(state):
+def test_layer_that_does_not_exist(state):
     with pytest.raises(UserError, match="Toy has no layer 'conv9'"):
         put_factors(
             state.network, "conv9", CONV2.sequence, factors_of(CONV2), source="conv9.safetensors"
@@ -123,11 +124,11 @@ def test_a_layer_that_does_not_exist(state):
 def test_factors_that_do_not_fit_their_header(spec):
     tensors = factors_of(CONV2)
     del tensors["1.weight"]
-    with pytest.raises(UserError, match=r"conv2\.safetensors: holds no tensor '1.weight'"):
+    with pytest.raises(UserError, match=r"conv2\.safetensors: has no tensor '1.weight'"):
         put_factors(toy(), "conv2", CONV2.sequence, tensors, source="conv2.safetensors")
 
 
-def test_a_state_of_an_unknown_network(tmp_path, spec):
+def test_state_of_an_unknown_network(tmp_path, spec):
     path = tmp_path / "model.safetensors"
     write_state(path, State(spec, toy(), {}, NetworkSource(network="vgg61")))
     with pytest.raises(UserError, match="unknown network 'vgg61'"):
@@ -141,7 +142,7 @@ RUNS_A_COMMAND = {
 }
 
 
-def test_opening_a_state_runs_nothing_that_it_names(tmp_path, spec, monkeypatch):
+def test_reading_a_state_does_not_run_code_that_it_names(tmp_path, spec, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.safetensors"
     write_state(path, State(spec, toy(), {}, NetworkSource.parse(RUNS_A_COMMAND)))
@@ -152,10 +153,10 @@ def test_opening_a_state_runs_nothing_that_it_names(tmp_path, spec, monkeypatch)
 
 
 @pytest.mark.parametrize("changed", [{"arguments": {"seed": 1}}, {"mean": [0.5, 0.5, 0.5]}])
-def test_a_state_of_the_same_network_described_differently(tmp_path, spec, changed):
+def test_state_with_another_description_of_the_same_network(tmp_path, spec, changed):
     path = tmp_path / "model.safetensors"
     write_state(path, State(spec, toy(), {}))
-    with pytest.raises(UserError, match=r"but params\.yaml describes .*Nothing that the file"):
+    with pytest.raises(UserError, match=r"but params\.yaml describes .*No code named in the file"):
         read_state(path, NetworkSource(network="toy", **changed))
 
 
@@ -163,32 +164,30 @@ def test_a_state_of_the_same_network_described_differently(tmp_path, spec, chang
     "damage",
     [{"network": 3}, {"factored": []}, {"factored": {"conv1": {}}}, {"spec": {}}, {"spec": None}],
 )
-def test_a_damaged_header(tmp_path, spec, damage):
+def test_damaged_header(tmp_path, spec, damage):
     path = tmp_path / "model.safetensors"
     header = {"network": {"network": "toy"}, "spec": spec.to_json(), "factored": {}}
     write_tensors(path, {}, header | damage)
-    with pytest.raises(UserError, match=r"model\.safetensors: not the state of a network"):
+    with pytest.raises(UserError, match=r"model\.safetensors: not a state file"):
         read_state(path, TOY)
 
 
-def test_a_state_without_its_weights(tmp_path, spec):
+def test_state_without_weights(tmp_path, spec):
     path = tmp_path / "model.safetensors"
     header = {"network": {"network": "toy"}, "spec": spec.to_json(), "factored": {}}
     write_tensors(path, {}, header)
-    with pytest.raises(UserError, match=r"model\.safetensors: holds no tensor 'conv1.weight'"):
+    with pytest.raises(UserError, match=r"model\.safetensors: has no tensor 'conv1.weight'"):
         read_state(path, TOY)
 
 
-def test_a_state_of_an_earlier_version(tmp_path):
+def test_state_of_an_earlier_version(tmp_path):
     path = tmp_path / "model.safetensors"
     write_tensors(path, {}, {"network": "toy", "factored": {}})
-    with pytest.raises(
-        UserError, match=r"model\.safetensors: not the state of a network, or one of"
-    ):
+    with pytest.raises(UserError, match=r"model\.safetensors: not a state file, or one of"):
         read_state(path, TOY)
 
 
-def test_a_users_own_network_is_built_again(tmp_path):
+def test_user_network_is_built_from_its_source(tmp_path):
     source = NetworkSource(
         factory="mynet:build",
         arguments={"num_classes": 3, "width": 8},
@@ -203,21 +202,21 @@ def test_a_users_own_network_is_built_again(tmp_path):
     put_factors(network, "stem", sequence, factors_of(factored), source="stem.safetensors")
     state = State(spec, network, {"stem": factored}, source)
     write_state(tmp_path / "model.safetensors", state)
-    found = read_state(tmp_path / "model.safetensors", source)
-    assert (found.spec, found.source, found.factored) == (spec, source, {"stem": factored})
-    assert_same_weights(found.network, network)
+    loaded = read_state(tmp_path / "model.safetensors", source)
+    assert (loaded.spec, loaded.source, loaded.factored) == (spec, source, {"stem": factored})
+    assert_same_weights(loaded.network, network)
     assert read_header(tmp_path / "model.safetensors")["network"]["factory"] == "mynet:build"
 
 
-def behind_a_map(bias=True):
-    """A linear layer behind a flattened map of 6 x 2 x 3, and what finds it in the network."""
+def linear_on_a_flattened_map(bias=True):
+    """Return a network with a linear layer on a flattened 6 x 2 x 3 map, and that layer."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Flatten(), nn.Linear(36, 20, bias))
     return network, find_layers(network, (3, 2, 3), "net")["2"]
 
 
 def factor(network, layer, name, ranks):
-    """Put factors in the layer's place; the kernel that they amount to."""
+    """Replace the layer by factors; return their kernel, the bias and the sequence."""
     dense = network.get_submodule("2")
     weight = dense.weight.detach().numpy().reshape(layer.weight_shape)
     bias = None if dense.bias is None else dense.bias.detach().numpy()
@@ -231,8 +230,8 @@ def factor(network, layer, name, ranks):
     ("factorization", "ranks", "kinds"),
     [("tucker1", (4,), [nn.Linear] * 2), ("tucker2", (3, 5), [nn.Conv2d] * 3)],
 )
-def test_factors_behind_a_flattened_map(factorization, ranks, kinds, bias):
-    network, layer = behind_a_map(bias)
+def test_factors_on_a_flattened_map(factorization, ranks, kinds, bias):
+    network, layer = linear_on_a_flattened_map(bias)
     kernel, offset, sequence = factor(network, layer, factorization, ranks)
     assert [type(module) for module in network[2]] == kinds
     names = [f"{index}.weight" for index in range(len(kinds))]
@@ -245,10 +244,10 @@ def test_factors_behind_a_flattened_map(factorization, ranks, kinds, bias):
     )
 
 
-def test_two_windows_behind_a_flattened_map():
-    # As a spatial decomposition leaves them.
+def test_two_kernels_on_a_flattened_map():
+    # Factors of a spatial decomposition.
     sequence = (PlainLayer(6, 4, (2, 1)), PlainLayer(4, 20, (1, 3), bias=True))
-    network, _ = behind_a_map()
+    network, _ = linear_on_a_flattened_map()
     factored = Factored("spatial_svd", (4,), 0.5, sequence)
     tensors = factors_of(factored)
     put_factors(network, "2", sequence, tensors, source="2.safetensors")
@@ -260,7 +259,7 @@ def test_two_windows_behind_a_flattened_map():
     )
 
 
-def test_a_factored_layer_is_factored_further(state):
+def test_factored_layer_is_factored_again(state):
     smaller = Factored(
         "tucker2",
         (2, 2),
@@ -283,27 +282,27 @@ def test_a_factored_layer_is_factored_further(state):
 @pytest.mark.parametrize(
     ("before", "after"), [("tucker2", "tucker1"), ("tucker1", "tucker2"), ("tucker2", "tucker2")]
 )
-def test_a_layer_behind_a_flattened_map_is_factored_further(before, after):
+def test_layer_on_a_flattened_map_is_factored_again(before, after):
     ranks = {"tucker1": (4,), "tucker2": (3, 5)}
-    network, layer = behind_a_map()
+    network, layer = linear_on_a_flattened_map()
     factor(network, layer, before, ranks[before])
-    other, _ = behind_a_map()
-    _, _, further = factor(other, layer, after, ranks[after])
-    put_factors(network, "2", further, numbered(other[2], further), source="2.safetensors")
+    reference, _ = linear_on_a_flattened_map()
+    _, _, sequence = factor(reference, layer, after, ranks[after])
+    put_factors(network, "2", sequence, stored(reference[2], sequence), source="2.safetensors")
     assert isinstance(network[2], FactorsOnMap) == (after == "tucker2")
     images = torch.randn(4, 3, 2, 3)
-    assert torch.equal(network(images), nn.Sequential(*network[:2], *other[2:])(images))
+    assert torch.equal(network(images), nn.Sequential(*network[:2], *reference[2:])(images))
 
 
-def numbered(module, sequence):
-    """A module's tensors as `decompose` writes them."""
+def stored(module, sequence):
+    """Return the tensors of a module as `decompose` writes them."""
     tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     for index, plain in enumerate(sequence):
         tensors[f"{index}.weight"] = tensors[f"{index}.weight"].reshape(plain.weight_shape)
     return tensors
 
 
-def test_factors_of_another_size_are_told(state):
+def test_factors_of_another_size_are_rejected(state):
     tensors = factors_of(CONV2)
     tensors["1.weight"] = tensors["1.weight"][:, :2]
     with pytest.raises(UserError, match=r"conv2\.st: tensor '1.weight' has shape \(4, 2, 3, 3\)"):

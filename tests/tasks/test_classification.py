@@ -13,8 +13,8 @@ from lowrank.zoo import NetworkSpec
 SPEC = NetworkSpec("any", (1, 2, 2), 10, mean=(0.25,), std=(0.5,))
 
 
-class ReadsTheLabel(nn.Module):
-    """Knows the class of an image of brightness 20 x class; in training mode it is always wrong."""
+class BrightnessClassifier(nn.Module):
+    """Network for images of brightness 20 x class. It is always wrong in training mode."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class ReadsTheLabel(nn.Module):
 
 
 def split_of(count, wrong):
-    """Rows of every third image, `wrong` of them labelled otherwise."""
+    """Return a split of every third image, with wrong labels for the first `wrong` of them."""
     labels = np.random.default_rng(0).integers(0, 10, 3 * count)
     images = np.broadcast_to(
         (20 * labels).astype(np.uint8)[:, None, None, None], (*labels.shape, 2, 2, 1)
@@ -43,29 +43,29 @@ def split_of(count, wrong):
 
 
 @pytest.mark.parametrize(("count", "wrong"), [(1, 0), (250, 3), (501, 17), (40, 40)])
-def test_share_of_images_whose_class_is_found(count, wrong):
-    network = ReadsTheLabel()
-    found = top1_percent(network, split_of(count, wrong), SPEC)
-    assert found == pytest.approx(100 * (count - wrong) / count)
-    assert sum(network.sizes) == 1 + count  # the first image is a trial
+def test_accuracy_is_the_share_of_correct_predictions(count, wrong):
+    network = BrightnessClassifier()
+    accuracy = top1_percent(network, split_of(count, wrong), SPEC)
+    assert accuracy == pytest.approx(100 * (count - wrong) / count)
+    assert sum(network.sizes) == 1 + count  # the first image tests the memory format
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_measures_in_evaluation_mode_and_restores_the_mode(mode):
-    network = ReadsTheLabel().train(mode)
+def test_evaluation_mode_is_used_and_the_mode_is_restored(mode):
+    network = BrightnessClassifier().train(mode)
     assert top1_percent(network, split_of(30, 0), SPEC) == 100.0
     assert network.training == mode
 
 
-def test_validation_and_test_apart():
+def test_accuracy_on_validation_and_test():
     train, validation, test = (split_of(100, wrong) for wrong in (0, 10, 20))
     data = Dataset("any", ("",) * 10, train, validation, test)
-    found = accuracy_percent(ReadsTheLabel(), data, SPEC)
-    assert found == {"validation": 90.0, "test": 80.0}
+    accuracy = accuracy_percent(BrightnessClassifier(), data, SPEC)
+    assert accuracy == {"validation": 90.0, "test": 80.0}
 
 
 class Flattens(nn.Sequential):
-    """By a view, which maps that are stored with their channels last do not allow."""
+    """Network that flattens with a view, which fails for maps in channels-last format."""
 
     def __init__(self):
         super().__init__(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Linear(4 * 6 * 6, 10))
@@ -75,7 +75,7 @@ class Flattens(nn.Sequential):
         return linear(dropout(convolution(images).view(len(images), -1)))
 
 
-def test_network_that_flattens_by_a_view():
+def test_network_that_flattens_with_a_view():
     torch.manual_seed(0)
     network, spec = Flattens(), NetworkSpec("any", (3, 8, 8), 10)
     network[1].eval()
@@ -90,7 +90,7 @@ def test_network_that_flattens_by_a_view():
 
 
 class Constant(nn.Module):
-    """Gives these logits for every image."""
+    """Network that returns the same logits for every image."""
 
     def __init__(self, logits):
         super().__init__()
@@ -106,7 +106,7 @@ def split_with(labels, outputs=None):
     return Split(images, labels, np.arange(len(labels)), outputs)
 
 
-def test_top5_where_there_are_over_ten_classes():
+def test_top5_for_more_than_ten_classes():
     # Classes from the best to the worst: 11, 10, ... 0.
     network = Constant(np.arange(12.0))
     split = split_with([11, 11, 10, 9, 8, 7, 6, 0])
@@ -122,8 +122,8 @@ def test_top5_where_there_are_over_ten_classes():
     }
 
 
-def test_a_subset_of_the_outputs_stands_for_the_classes():
-    # The best of all outputs, 2, stands for no class; of the classes the best is 1, by output 5.
+def test_subset_of_the_outputs_as_classes():
+    # The largest output, 2, belongs to no class. The largest output of a class is 5, for class 1.
     network = Constant([0.0, 1.0, 9.0, 2.0, 3.0, 4.0, *[0.0] * 6])
     split = split_with([1, 1, 0, 2], outputs=(3, 5, 0))
     assert topk_percent(network, split, SPEC) == {"top1": 50.0}
@@ -131,22 +131,22 @@ def test_a_subset_of_the_outputs_stands_for_the_classes():
     assert mean_loss(network, split, SPEC) == pytest.approx(others - (4 + 4 + 2 + 0) / 4, abs=1e-5)
 
 
-def test_mean_loss_is_that_of_the_whole_split():
-    network = ReadsTheLabel().train()
+def test_mean_loss_is_the_mean_over_the_split():
+    network = BrightnessClassifier().train()
     loss = mean_loss(network, split_of(260, 13), SPEC)
-    right, wrong = (np.log(9 + np.e) - each for each in (1, 0))
-    assert loss == pytest.approx((247 * right + 13 * wrong) / 260, abs=1e-5)
+    loss_if_right, loss_if_wrong = (np.log(9 + np.e) - logit for logit in (1, 0))
+    assert loss == pytest.approx((247 * loss_if_right + 13 * loss_if_wrong) / 260, abs=1e-5)
     assert network.training
 
 
 @pytest.mark.parametrize(
     ("classes", "changes", "outputs", "reduced_to", "reason"),
     [
-        (9, {}, None, None, r"photos has 9 classes, the network any tells 10 apart.*\.outputs"),
-        (3, {}, (0, 4, 10), None, r"dataset\.photos\.outputs: names output 10, .* are 0 to 9"),
-        (10, {"input_shape": (4, 2, 2)}, None, None, "any takes 4 channels"),
-        (10, {"resize": 48}, None, 40, r"photos\.store_pixels: .* of 40 pixels .* takes 48"),
-        (10, {"input_shape": (1, 60, 48)}, None, 40, r"40 pixels .* takes 48.*at least 48"),
+        (9, {}, None, None, r"photos has 9 classes, but the network any has 10\..*\.outputs"),
+        (3, {}, (0, 4, 10), None, r"dataset\.photos\.outputs: has output 10, .* outputs 0 to 9"),
+        (10, {"input_shape": (4, 2, 2)}, None, None, "any needs 4 channels"),
+        (10, {"resize": 48}, None, 40, r"photos\.store_pixels: .* of 40 pixels, .* needs 48"),
+        (10, {"input_shape": (1, 60, 48)}, None, 40, r"40 pixels, .* needs 48.*at least 48"),
     ],
 )
 def test_network_that_does_not_match_the_dataset(classes, changes, outputs, reduced_to, reason):
@@ -157,8 +157,8 @@ def test_network_that_does_not_match_the_dataset(classes, changes, outputs, redu
         accuracy_percent(Constant(np.zeros(10)), data, spec)
 
 
-def test_an_error_in_the_network_restores_its_mode():
-    class Fails(ReadsTheLabel):
+def test_mode_is_restored_after_an_error():
+    class Fails(BrightnessClassifier):
         def forward(self, images):
             raise RuntimeError("no")
 
@@ -168,9 +168,9 @@ def test_an_error_in_the_network_restores_its_mode():
     assert network.training
 
 
-def test_a_long_evaluation_reports_its_progress(progress_lines):
+def test_long_evaluation_reports_progress(progress_lines):
     lines = progress_lines(
-        lambda: topk_percent(ReadsTheLabel(), split_of(1000, 0), SPEC),
+        lambda: topk_percent(BrightnessClassifier(), split_of(1000, 0), SPEC),
         tick=6.0,
     )
     assert [line.split(" images")[0] for line in lines] == ["250/1000", "500/1000", "750/1000"]

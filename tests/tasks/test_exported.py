@@ -14,10 +14,10 @@ from lowrank.tasks.exported import compare_with_pytorch, exported_percent
 
 
 def random_split(images: int = 300) -> Split:
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     return Split(
-        images=random.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8),
-        labels=random.integers(0, 5, images),
+        images=generator.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8),
+        labels=generator.integers(0, 5, images),
         rows=np.arange(images),
     )
 
@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_comparison_covers_the_whole_split(exported: Path):
+def test_comparison_uses_all_images(exported: Path):
     split = random_split()
     result = compare_with_pytorch(exported, small_network(), split, SPEC, threads=1)
     assert result["images"] == 300  # more than one batch
@@ -37,7 +37,7 @@ def test_comparison_covers_the_whole_split(exported: Path):
     assert result["same_top1_percent"] == 100.0
 
 
-def test_accuracy_is_that_of_the_file(exported: Path):
+def test_accuracy_of_the_file(exported: Path):
     split = random_split()
     pixels = split.images / np.float32(255)
     images = (pixels - np.float32(SPEC.mean)) / np.float32(SPEC.std)
@@ -47,15 +47,15 @@ def test_accuracy_is_that_of_the_file(exported: Path):
     assert exported_percent(exported, split, SPEC, threads=1) == pytest.approx({"top1": 90.0})
 
 
-def test_another_network_is_found_out(exported: Path):
-    with pytest.raises(UserError, match=r"small\.onnx: does not compute .* over 300 images"):
+def test_another_network_is_detected(exported: Path):
+    with pytest.raises(UserError, match=r"small\.onnx: the outputs differ .* On 300 images"):
         compare_with_pytorch(exported, small_network(seed=1), random_split(), SPEC, threads=1)
 
 
-def test_an_error_too_small_to_change_a_class_is_found_out(exported: Path):
+def test_small_error_that_changes_no_class_is_detected(exported: Path):
     network, split = small_network(), random_split()
-    fine = compare_with_pytorch(exported, network, split, SPEC, threads=1)
-    logit_range = fine["max_abs_error"] / fine["relative_error"]
+    unchanged = compare_with_pytorch(exported, network, split, SPEC, threads=1)
+    logit_range = unchanged["max_abs_error"] / unchanged["relative_error"]
     with torch.no_grad():
         network[-1].bias += 0.9e-3 * logit_range  # every logit: no class changes
     result = compare_with_pytorch(exported, network, split, SPEC, threads=1)
@@ -63,11 +63,11 @@ def test_an_error_too_small_to_change_a_class_is_found_out(exported: Path):
     assert result["max_abs_error"] == pytest.approx(0.9e-3 * logit_range, rel=1e-2)
     with torch.no_grad():
         network[-1].bias += 0.2e-3 * logit_range
-    with pytest.raises(UserError, match=r"0\.0011 of their range .* 100\.00 % get the same class"):
+    with pytest.raises(UserError, match=r"0\.0011 of their range .* 100\.00 % of the images have"):
         compare_with_pytorch(exported, network, split, SPEC, threads=1)
 
 
-def test_a_class_changed_by_a_tiny_error_is_found_out(tmp_path: Path):
+def test_class_changed_by_a_tiny_error_is_detected(tmp_path: Path):
     network = small_network()
     with torch.no_grad():
         network[-1].weight.zero_()
@@ -75,11 +75,11 @@ def test_a_class_changed_by_a_tiny_error_is_found_out(tmp_path: Path):
     export_onnx(network, SPEC, tmp_path / "ties.onnx")
     with torch.no_grad():
         network[-1].bias[3] = 1e-4
-    with pytest.raises(UserError, match=r"0\.00 % get the same class"):
+    with pytest.raises(UserError, match=r"0\.00 % of the images have the same top-1"):
         compare_with_pytorch(tmp_path / "ties.onnx", network, random_split(), SPEC, threads=1)
 
 
-def test_logits_that_are_no_numbers_are_found_out(tmp_path: Path):
+def test_nan_logits_are_detected(tmp_path: Path):
     network = small_network()
     with torch.no_grad():
         network[-1].bias[0] = float("nan")
@@ -88,7 +88,7 @@ def test_logits_that_are_no_numbers_are_found_out(tmp_path: Path):
         compare_with_pytorch(tmp_path / "nan.onnx", network, random_split(), SPEC, threads=1)
 
 
-def test_logits_that_are_all_equal_have_no_error(tmp_path: Path):
+def test_equal_logits_have_no_error(tmp_path: Path):
     network = small_network()
     with torch.no_grad():
         network[-1].weight.zero_()
@@ -98,7 +98,7 @@ def test_logits_that_are_all_equal_have_no_error(tmp_path: Path):
     assert (result["max_abs_error"], result["relative_error"]) == (0.0, 0.0)
 
 
-def test_a_subset_of_the_outputs_stands_for_the_classes(exported: Path):
+def test_subset_of_the_outputs_as_classes(exported: Path):
     split = random_split()
     logits = logits_of(exported, to_input(split.images, SPEC).contiguous())
     split.labels[:] = logits[:, [4, 1]].argmax(1)
@@ -109,7 +109,7 @@ def test_a_subset_of_the_outputs_stands_for_the_classes(exported: Path):
     assert exported_percent(exported, subset, SPEC, threads=1) == pytest.approx({"top1": 90.0})
 
 
-def test_top5_where_there_are_over_ten_classes(tmp_path: Path):
+def test_top5_for_more_than_ten_classes(tmp_path: Path):
     network = small_network()
     network[-1] = torch.nn.Linear(32, 12)
     export_onnx(network, SPEC, tmp_path / "twelve.onnx")
@@ -117,13 +117,12 @@ def test_top5_where_there_are_over_ten_classes(tmp_path: Path):
     logits = logits_of(tmp_path / "twelve.onnx", to_input(split.images, SPEC).contiguous())
     split.labels[:] = np.argsort(-logits, axis=1)[:, 4]
     split.labels[:60] = np.argsort(-logits, axis=1)[:60, 5]
-    found = exported_percent(tmp_path / "twelve.onnx", split, SPEC, threads=1)
-    assert found == pytest.approx({"top1": 0.0, "top5": 80.0})
+    accuracy = exported_percent(tmp_path / "twelve.onnx", split, SPEC, threads=1)
+    assert accuracy == pytest.approx({"top1": 0.0, "top5": 80.0})
 
 
 def test_images_are_resized_to_the_input(exported: Path):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (20, 12, 16, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 16, 3), dtype=np.uint8)
     spec = replace(SPEC, resize=9)
     split = Split(images, np.zeros(20, np.int64), np.arange(20))
     result = compare_with_pytorch(exported, small_network(), split, spec, threads=1)
@@ -131,7 +130,7 @@ def test_images_are_resized_to_the_input(exported: Path):
     assert result["relative_error"] < 1e-5
 
 
-def test_a_long_evaluation_reports_its_progress(exported: Path, progress_lines):
+def test_long_evaluation_reports_progress(exported: Path, progress_lines):
     lines = progress_lines(
         lambda: exported_percent(exported, random_split(600), SPEC, threads=1), tick=6.0
     )

@@ -1,4 +1,4 @@
-"""The loss of a network with one layer decomposed at a time."""
+"""Test the loss of a network with a single layer decomposed."""
 
 import pytest
 import torch
@@ -28,25 +28,25 @@ def replacements(network, ranks):
         yield name, decompose(get_factorization(factorization), table[name], weight, bias, chosen)
 
 
-def test_full_ranks_lose_nothing_and_low_ranks_do(validation):
+def test_full_ranks_keep_the_loss_and_low_ranks_change_it(validation):
     network = toy(seed=3).eval()
     expected = mean_loss(network, validation, SPEC)
     full = {"conv2": ("tucker2", (8, 8)), "classifier": ("svd", (8,))}
-    said = []
+    messages = []
     losses = losses_by_layer(
-        network, SPEC, validation, replacements(network, full), say=said.append
+        network, SPEC, validation, replacements(network, full), say=messages.append
     )
     assert losses == pytest.approx({"conv2": expected, "classifier": expected}, rel=1e-4)
-    assert len(said) == 2
+    assert len(messages) == 2
     low = {"conv2": ("tucker2", (1, 1)), "classifier": ("svd", (1,))}
     changed = losses_by_layer(
-        network, SPEC, validation, replacements(network, low), say=said.append
+        network, SPEC, validation, replacements(network, low), say=messages.append
     )
     assert abs(changed["conv2"] - expected) > 1e-4
     assert abs(changed["classifier"] - expected) > 1e-4
 
 
-def test_the_network_is_left_as_it_was(validation):
+def test_network_is_not_changed(validation):
     network = toy(seed=3).eval()
     low = {"conv1": ("tucker1", (1,)), "conv2": ("cp_tpm", (2,))}
     losses_by_layer(network, SPEC, validation, replacements(network, low), say=lambda line: None)

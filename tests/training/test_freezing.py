@@ -12,7 +12,7 @@ SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 
 
 class Backwards(nn.Module):
-    """Has its layers in another order than it runs them."""
+    """Network whose modules are not defined in forward order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,10 +28,12 @@ class Backwards(nn.Module):
 
 
 def names(network, parameters):
-    found = [
-        name for name, each in network.named_parameters() if any(each is p for p in parameters)
+    matching = [
+        name
+        for name, parameter in network.named_parameters()
+        if any(parameter is p for p in parameters)
     ]
-    return {name.partition(".")[0] for name in found}
+    return {name.partition(".")[0] for name in matching}
 
 
 @pytest.mark.parametrize(
@@ -41,10 +43,10 @@ def names(network, parameters):
         (0.1, set()),
         (0.34, {"conv1", "norm1"}),
         (0.67, {"conv1", "norm1", "conv2", "norm2"}),
-        (0.99, {"conv1", "norm1", "conv2", "norm2"}),  # Something is left to train.
+        (0.99, {"conv1", "norm1", "conv2", "norm2"}),  # At least one layer is trained.
     ],
 )
-def test_the_first_layers_to_run_are_frozen(share, expected):
+def test_first_layers_in_forward_order_are_frozen(share, expected):
     network = Backwards().train()
     frozen = freeze_first(network, SPEC, share)
     assert names(network, frozen) == expected
@@ -53,7 +55,7 @@ def test_the_first_layers_to_run_are_frozen(share, expected):
         assert module.training == (name not in expected), name
 
 
-def test_what_was_frozen_before_is_not_counted_as_frozen_here():
+def test_parameters_that_were_frozen_before_are_not_returned():
     network = Backwards()
     network.conv1.requires_grad_(False)
     assert names(network, freeze_first(network, SPEC, 0.34)) == {"norm1"}
@@ -74,12 +76,12 @@ def trained(data, steps, **changes):
     return network
 
 
-def test_frozen_layers_stay_as_they_were_and_the_others_go_on(tiny_data):
-    half = trained(tiny_data, 4)
-    whole = trained(tiny_data, 8, freeze={"layers": 0.34, "after": 0.5})
-    untouched = trained(tiny_data, 8)
-    for name, tensor in half.state_dict().items():
-        early = name.startswith(("conv1", "norm1"))
-        assert torch.equal(whole.state_dict()[name], tensor) == early, name
-        assert not torch.equal(untouched.state_dict()[name], tensor), name
-    assert all(parameter.requires_grad for parameter in whole.parameters())
+def test_frozen_layers_do_not_change_and_the_others_do(tiny_data):
+    at_freezing = trained(tiny_data, 4)
+    with_freezing = trained(tiny_data, 8, freeze={"layers": 0.34, "after": 0.5})
+    without_freezing = trained(tiny_data, 8)
+    for name, tensor in at_freezing.state_dict().items():
+        frozen = name.startswith(("conv1", "norm1"))
+        assert torch.equal(with_freezing.state_dict()[name], tensor) == frozen, name
+        assert not torch.equal(without_freezing.state_dict()[name], tensor), name
+    assert all(parameter.requires_grad for parameter in with_freezing.parameters())

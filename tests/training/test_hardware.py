@@ -5,19 +5,19 @@ from lowrank.errors import UserError
 from lowrank.training.hardware import autocast, pick_device, pick_precision
 
 
-def test_absent_devices_are_told(monkeypatch):
+def test_unavailable_device_raises_user_error(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
     for name in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"'{name}' was asked for"):
+        with pytest.raises(UserError, match=f"PyTorch finds no '{name}'"):
             pick_device(name)
 
 
-def test_a_device_of_another_kind_is_told(monkeypatch):
+def test_device_of_another_kind_raises_user_error(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    with pytest.raises(UserError, match="'mps' was asked for"):
+    with pytest.raises(UserError, match="PyTorch finds no 'mps'"):
         pick_device("mps")
 
 
@@ -31,7 +31,7 @@ def test_precision(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_products_are_in_the_precision(precision):
+def test_products_have_the_precision(precision):
     matrix = torch.ones(2, 2)
     with autocast(torch.device("cpu"), precision):
         assert (matrix @ matrix).dtype is precision

@@ -54,7 +54,7 @@ def saves_each_step(monkeypatch):
 
 @pytest.fixture
 def killed_run(tmp_path, tiny_data, saves_each_step):
-    """Leaves the state after step 6 of a run; returns its path."""
+    """Return a function that runs up to step 6, saves the state, and returns its path."""
 
     def start(settings, network, fingerprint="same", data=tiny_data, spec=SPEC):
         def die_at_step_7(line):
@@ -77,7 +77,7 @@ def killed_run(tmp_path, tiny_data, saves_each_step):
     return start
 
 
-def test_learns(tiny_data):
+def test_training_improves_the_accuracy(tiny_data):
     network = toy()
     report = train(network, SPEC, tiny_data, settings_of(steps=60), say=quiet)
     assert top1_percent(network, tiny_data.test, SPEC) > 60
@@ -93,18 +93,18 @@ def test_learns(tiny_data):
         (0.0, {}),
         (0.5, {}),
         (0.0, {"average_last": 0.75}),
-        (0.0, {"freeze": {"layers": 0.34, "after": 0.25}}),  # Before the run is killed,
-        (0.0, {"freeze": {"layers": 0.34, "after": 0.75}}),  # after it.
+        (0.0, {"freeze": {"layers": 0.34, "after": 0.25}}),  # Freezing before the run is killed.
+        (0.0, {"freeze": {"layers": 0.34, "after": 0.75}}),  # Freezing after the run is killed.
     ],
 )
-def test_killed_and_resumed_is_as_if_undisturbed(
+def test_resumed_run_equals_an_uninterrupted_run(
     tiny_data, killed_run, optimizer, dropout, changes
 ):
     settings = settings_of(
         optimizer=optimizer, learning_rate=0.01, validate_every_steps=8, **changes
     )
-    undisturbed = toy(dropout=dropout)
-    expected = train(undisturbed, SPEC, tiny_data, settings, say=quiet)
+    uninterrupted = toy(dropout=dropout)
+    expected = train(uninterrupted, SPEC, tiny_data, settings, say=quiet)
 
     path = killed_run(settings, toy(dropout=dropout))
     resumed, lines = toy(seed=9, dropout=dropout), []
@@ -112,37 +112,37 @@ def test_killed_and_resumed_is_as_if_undisturbed(
         resumed, SPEC, tiny_data, settings, state_path=path, fingerprint="same", say=lines.append
     )
     assert lines[0] == "resumed from the state saved at step 6 of 12"
-    assert_same_weights(resumed, undisturbed)
+    assert_same_weights(resumed, uninterrupted)
     assert report.curve == expected.curve
     assert [point.step for point in report.curve] == [4, 8, 12]
     assert not path.exists()
 
 
-def test_the_weights_of_the_last_steps_are_averaged(tiny_data):
-    alike = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.01}
+def test_weights_of_the_last_steps_are_averaged(tiny_data):
+    schedule = {"schedule": "constant", "warmup_fraction": 0.0, "learning_rate": 0.01}
     after = {}
     for steps in (3, 4):
         after[steps] = toy()
-        train(after[steps], SPEC, tiny_data, settings_of(steps=steps, **alike), say=quiet)
+        train(after[steps], SPEC, tiny_data, settings_of(steps=steps, **schedule), say=quiet)
     network = toy()
-    settings = settings_of(steps=4, average_last=0.5, **alike)
+    settings = settings_of(steps=4, average_last=0.5, **schedule)
     train(network, SPEC, tiny_data, settings, say=quiet)
-    for name, found in network.named_parameters():
-        one, other = (dict(after[steps].named_parameters())[name] for steps in (3, 4))
-        torch.testing.assert_close(found, (one + other) / 2)
-    # The running statistics are those of the averaged weights, of batches alike.
+    for name, averaged in network.named_parameters():
+        third, fourth = (dict(after[steps].named_parameters())[name] for steps in (3, 4))
+        torch.testing.assert_close(averaged, (third + fourth) / 2)
+    # The running statistics belong to the averaged weights and have equal weight per batch.
     assert network.norm1.num_batches_tracked == 4
     batches = AugmentedBatches(
         tiny_data.train, SPEC, batch_size=40, augment=settings.augment, seed=settings.seed
     )
-    seen = torch.cat([batches[index][0] for index in range(4, 8)])
+    images = torch.cat([batches[index][0] for index in range(4, 8)])
     with torch.no_grad():
-        features = network.conv1(seen)
+        features = network.conv1(images)
     expected = features.mean((0, 2, 3))
     torch.testing.assert_close(network.norm1.running_mean, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_runs_that_are_not_resumed_repeat_themselves(tiny_data):
+def test_training_is_reproducible(tiny_data):
     first, second, other = toy(), toy(), toy()
     for network, seed in ((first, 0), (second, 0), (other, 1)):
         train(network, SPEC, tiny_data, settings_of(seed=seed), say=quiet)
@@ -150,19 +150,19 @@ def test_runs_that_are_not_resumed_repeat_themselves(tiny_data):
     assert not torch.equal(first.conv1.weight, other.conv1.weight)
 
 
-def test_each_step_draws_other_random_numbers(tiny_data):
-    class Draws(nn.Linear):
+def test_each_step_draws_different_random_numbers(tiny_data):
+    class DrawsRandomNumber(nn.Linear):
         def forward(self, images):
             if self.training:
                 drawn.append(float(torch.rand(())))
             return super().forward(images.mean((2, 3)))
 
     drawn = []
-    train(Draws(3, 10), SPEC, tiny_data, settings_of(), say=quiet)
+    train(DrawsRandomNumber(3, 10), SPEC, tiny_data, settings_of(), say=quiet)
     assert len(set(drawn)) == 12
 
 
-def test_a_state_of_other_inputs_is_not_used(tiny_data, killed_run):
+def test_state_with_another_fingerprint_is_ignored(tiny_data, killed_run):
     path = killed_run(settings_of(), toy(seed=5))
     fresh, network, lines = toy(), toy(), []
     train(fresh, SPEC, tiny_data, settings_of(), say=quiet)
@@ -179,20 +179,20 @@ def test_a_state_of_other_inputs_is_not_used(tiny_data, killed_run):
     assert_same_weights(network, fresh)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
-def test_a_damaged_state_is_not_used(tiny_data, killed_run, damage):
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
+def test_damaged_state_is_ignored(tiny_data, killed_run, damage):
     path = killed_run(settings_of(), toy(seed=5))
     if damage == "foreign":
         torch.save({"something": 1}, path)
     else:
-        os.truncate(path, path.stat().st_size // 2 if damage == "cut" else 0)
+        os.truncate(path, path.stat().st_size // 2 if damage == "truncated" else 0)
     fresh, network = toy(), toy()
     train(fresh, SPEC, tiny_data, settings_of(), say=quiet)
     train(network, SPEC, tiny_data, settings_of(), state_path=path, fingerprint="same", say=quiet)
     assert_same_weights(network, fresh)
 
 
-def test_seconds_count_all_parts_of_a_run(tiny_data, killed_run):
+def test_seconds_include_all_parts_of_a_run(tiny_data, killed_run):
     path = killed_run(settings_of(), toy())
     state = torch.load(path, weights_only=True)
     torch.save(state | {"seconds": 1000.0}, path)
@@ -202,7 +202,7 @@ def test_seconds_count_all_parts_of_a_run(tiny_data, killed_run):
     assert 1000 < report.seconds < 1600
 
 
-def test_a_full_disk_is_told(tmp_path, tiny_data, saves_each_step, monkeypatch):
+def test_full_disk_raises_user_error(tmp_path, tiny_data, saves_each_step, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -219,7 +219,7 @@ def test_a_full_disk_is_told(tmp_path, tiny_data, saves_each_step, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_steps_leave_the_weights_untouched(tmp_path, tiny_data):
+def test_zero_steps_do_not_change_the_weights(tmp_path, tiny_data):
     network = toy()
     for schedule in ("cosine", "linear", "step", "constant"):
         report = train(
@@ -235,8 +235,8 @@ def test_no_steps_leave_the_weights_untouched(tmp_path, tiny_data):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_budget_in_epochs(tiny_data):
-    # 360 training images: 9 batches of 40.
+def test_budget_in_epochs(tiny_data):
+    # 360 training images are 9 batches of 40.
     assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=0.5), say=quiet).steps == 4
     assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=2), say=quiet).steps == 18
     assert train(toy(), SPEC, tiny_data, settings_of(steps=None, epochs=0.01), say=quiet).steps == 1
@@ -246,12 +246,12 @@ def test_points_of_the_curve(tiny_data):
     settings = settings_of(steps=10, validate_every_steps=8, warmup_fraction=0, schedule="linear")
     curve = train(toy(), SPEC, tiny_data, settings, say=quiet).curve
     assert [point.step for point in curve] == [4, 8, 10]
-    # The learning rate of the last step of each window: 0.1 x (1 - step / 10), from step 0.
+    # Learning rate of the last step before each point: 0.1 x (1 - step / 10), from step 0.
     assert [point.learning_rate for point in curve] == pytest.approx([0.07, 0.03, 0.01])
     assert [point.validation_percent is None for point in curve] == [True, False, True]
 
 
-def test_the_first_loss_is_that_of_the_network_as_it_was(tiny_data):
+def test_first_loss_is_that_of_the_initial_network(tiny_data):
     settings = settings_of(steps=1, curve_every_steps=1, label_smoothing=0.1)
     batches = loop.AugmentedBatches(
         tiny_data.train, SPEC, batch_size=40, augment=settings.augment, seed=0
@@ -260,15 +260,15 @@ def test_the_first_loss_is_that_of_the_network_as_it_was(tiny_data):
     with torch.inference_mode():
         logits = toy().train()(images)
     log = torch.log_softmax(logits, 1)
-    right = log[torch.arange(40), labels]
-    expected = -(0.9 * right + 0.1 * log.mean(1)).mean()
+    of_labels = log[torch.arange(40), labels]
+    expected = -(0.9 * of_labels + 0.1 * log.mean(1)).mean()
     (point,) = train(toy(), SPEC, tiny_data, settings, say=quiet).curve
     assert point.loss == pytest.approx(float(expected), rel=1e-4)
     hits = (logits.argmax(1) == labels).float().mean()
     assert point.train_percent == pytest.approx(100 * float(hits))
 
 
-def test_weight_decay_spares_biases_and_normalisation(tiny_data):
+def test_weight_decay_is_not_applied_to_biases_and_normalization(tiny_data):
     changed = {}
     for decay in (0.0, 10.0):
         network = toy()
@@ -297,7 +297,7 @@ def diverging():
     )
 
 
-def test_a_network_that_returns_more_than_logits_in_training_is_told(tiny_data):
+def test_network_with_several_outputs_in_training_mode_is_rejected(tiny_data):
     class WithAnotherHead(nn.Module):
         def __init__(self):
             super().__init__()
@@ -311,7 +311,7 @@ def test_a_network_that_returns_more_than_logits_in_training_is_told(tiny_data):
         train(WithAnotherHead(), SPEC, tiny_data, settings_of(), say=quiet)
 
 
-def test_divergence_is_told_with_the_learning_rate(tmp_path, tiny_data, saves_each_step):
+def test_message_for_divergence_names_the_learning_rate(tmp_path, tiny_data, saves_each_step):
     settings = settings_of(steps=40, learning_rate=100, warmup_fraction=0, schedule="constant")
     with pytest.raises(UserError, match=r"loss is not finite at step \d+ \(learning rate 100\)"):
         train(
@@ -324,9 +324,9 @@ def test_divergence_is_told_with_the_learning_rate(tmp_path, tiny_data, saves_ea
         )
 
 
-def test_a_last_step_that_ruins_the_weights_is_told(tiny_data):
-    class Ruined(nn.Module):
-        """Its loss is finite, its gradient is not."""
+def test_weights_that_are_not_finite_after_the_last_step_raise_user_error(tiny_data):
+    class InfiniteGradient(nn.Module):
+        """Network with a finite loss whose gradient is not finite."""
 
         def __init__(self):
             super().__init__()
@@ -336,32 +336,32 @@ def test_a_last_step_that_ruins_the_weights_is_told(tiny_data):
             return torch.sqrt(0 * self.weight).expand(len(images), 10)
 
     with pytest.raises(UserError, match="a weight is not finite at step 1"):
-        train(Ruined(), SPEC, tiny_data, settings_of(steps=1), say=quiet)
+        train(InfiniteGradient(), SPEC, tiny_data, settings_of(steps=1), say=quiet)
 
 
 @pytest.mark.parametrize("steps", [10, 100])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
-def test_learning_rates_by_formula(steps, schedule):
-    falls = {"step_at": (0.5, 0.8), "step_factor": 0.1} if schedule == "step" else {}
-    settings = settings_of(steps=steps, schedule=schedule, warmup_fraction=0.2, **falls)
+def test_learning_rates_match_the_formulas(steps, schedule):
+    decay = {"step_at": (0.5, 0.8), "step_factor": 0.1} if schedule == "step" else {}
+    settings = settings_of(steps=steps, schedule=schedule, warmup_fraction=0.2, **decay)
     warmup = steps // 5
     for step in range(steps):
-        found = learning_rate_factor(step, steps, settings)
-        passed = (step - warmup) / (steps - warmup)
+        factor = learning_rate_factor(step, steps, settings)
+        progress = (step - warmup) / (steps - warmup)
         if step < warmup:
             expected = (step + 1) / (warmup + 1)
         elif schedule == "cosine":
-            expected = math.cos(math.pi / 2 * passed) ** 2
+            expected = math.cos(math.pi / 2 * progress) ** 2
         elif schedule == "linear":
             expected = (steps - step) / (steps - warmup)
         elif schedule == "step":
             expected = 1 if step < steps // 2 else 0.1 if step < steps * 4 // 5 else 0.01
         else:
             expected = 1
-        assert found == pytest.approx(expected), step
+        assert factor == pytest.approx(expected), step
 
 
-def test_trains_in_bfloat16_and_keeps_float32_weights(tiny_data):
+def test_training_in_bfloat16_keeps_float32_weights(tiny_data):
     network = toy()
     report = train(network, SPEC, tiny_data, settings_of(precision="bfloat16"), say=quiet)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -377,7 +377,7 @@ def test_fingerprints():
 
 @pytest.fixture
 def photos(tmp_path):
-    """Images of many sizes, of three colours; a network's outputs 8, 1 and 5 stand for them."""
+    """Store images of mixed sizes in three colors, with the network outputs 8, 1 and 5."""
     counts = {"red": 40, "green": 40, "blue": 40}
     settings = DatasetSettings(
         kind="imagefolder",
@@ -390,28 +390,28 @@ def photos(tmp_path):
 
 
 RESIZED = NetworkSpec("toy", (3, 32, 32), 10, resize=36)
-AT_RANDOM = {"batch_size": 20, "augment": {"resized_crop": [0.35, 1.0], "cutout_pixels": 4}}
+RANDOM_CROPS = {"batch_size": 20, "augment": {"resized_crop": [0.35, 1.0], "cutout_pixels": 4}}
 
 
-def test_learns_images_of_many_sizes_and_some_of_the_outputs(photos):
+def test_training_on_images_of_mixed_sizes_with_a_subset_of_the_outputs(photos):
     network = toy()
-    report = train(network, RESIZED, photos, settings_of(steps=40, **AT_RANDOM), say=quiet)
+    report = train(network, RESIZED, photos, settings_of(steps=40, **RANDOM_CROPS), say=quiet)
     assert top1_percent(network, photos.test, RESIZED) > 80
     assert report.curve[-1].train_percent > 80
-    # Outputs that stand for no class are never asked for.
+    # Outputs without a class are not trained.
     unused = [output for output in range(10) if output not in (8, 1, 5)]
     trained, fresh = network.classifier.bias, toy().classifier.bias
     assert torch.equal(trained[unused], fresh[unused])
     assert not torch.equal(trained, fresh)
 
 
-def test_images_of_many_sizes_resume_as_if_undisturbed(photos, killed_run):
-    settings = settings_of(**AT_RANDOM)
-    undisturbed, resumed = toy(), toy(seed=9)
-    train(undisturbed, RESIZED, photos, settings, say=quiet)
+def test_resumed_run_with_mixed_sizes_equals_an_uninterrupted_run(photos, killed_run):
+    settings = settings_of(**RANDOM_CROPS)
+    uninterrupted, resumed = toy(), toy(seed=9)
+    train(uninterrupted, RESIZED, photos, settings, say=quiet)
     path = killed_run(settings, toy(), data=photos, spec=RESIZED)
     train(resumed, RESIZED, photos, settings, state_path=path, fingerprint="same", say=quiet)
-    assert_same_weights(resumed, undisturbed)
+    assert_same_weights(resumed, uninterrupted)
 
 
 @pytest.fixture
@@ -421,40 +421,41 @@ def unlabelled(tiny_data):
     return replace(tiny_data, train=split)
 
 
-def test_images_without_labels_are_learnt_from_the_teacher_alone(tiny_data, unlabelled):
-    """To the same weights as with labels, which have no share of the loss."""
+def test_training_without_labels_uses_only_the_teacher(tiny_data, unlabelled):
+    """The weights equal those of training with labels that have no share of the loss."""
     original = toy(seed=3)
     train(original, SPEC, tiny_data, settings_of(steps=40, learning_rate=0.05), say=quiet)
-    found = []
+    results = []
     for data in (tiny_data, unlabelled):
         network = toy(seed=4)
         teacher = AugmentedTeacher(original, Distillation(weight=1.0, images="augmented"))
         recipe = settings_of(steps=20, learning_rate=0.05)
         report = train(network, SPEC, data, recipe, teacher=teacher, say=quiet)
-        found.append((network, report.curve[-1].train_percent))
-    (labelled, _), (by_teacher, agreement) = found
+        results.append((network, report.curve[-1].train_percent))
+    (with_labels, _), (without_labels, agreement) = results
     assert agreement > 30
-    for one, other in zip(labelled.parameters(), by_teacher.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    pairs = zip(without_labels.parameters(), with_labels.parameters(), strict=True)
+    for parameter, expected in pairs:
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [None, 0.5])
-def test_training_with_labels_says_why_there_are_none(unlabelled, weight):
+def test_message_says_why_there_are_no_labels(unlabelled, weight):
     teacher = weight and AugmentedTeacher(toy(), Distillation(weight=weight))
     with pytest.raises(UserError, match=r"`distill\.weight` below 1 needs .*photos have other"):
         train(toy(), SPEC, unlabelled, settings_of(steps=1), teacher=teacher, say=quiet)
 
 
-def test_no_step_needs_no_labels(unlabelled):
+def test_zero_steps_need_no_labels(unlabelled):
     assert train(toy(), SPEC, unlabelled, settings_of(steps=0), say=quiet).steps == 0
 
 
-def test_a_network_of_other_classes_is_refused(tiny_data):
-    with pytest.raises(UserError, match="tiny has 10 classes, the network toy tells 7 apart"):
+def test_network_with_other_classes_is_rejected(tiny_data):
+    with pytest.raises(UserError, match="tiny has 10 classes, but the network toy has 7"):
         train(toy(), NetworkSpec("toy", (3, 32, 32), 7), tiny_data, settings_of(), say=quiet)
 
 
-def test_trains_a_network_that_flattens_by_a_view(tiny_data):
+def test_network_that_flattens_with_a_view_can_be_trained(tiny_data):
     class Flattens(nn.Sequential):
         def forward(self, images):
             convolution, linear = self
@@ -466,7 +467,7 @@ def test_trains_a_network_that_flattens_by_a_view(tiny_data):
     assert network[0].weight.is_contiguous()
 
 
-def test_trains_with_channels_last(tiny_data):
+def test_training_uses_channels_last(tiny_data):
     network = toy()
     train(network, SPEC, tiny_data, settings_of(steps=1), say=quiet)
     assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)

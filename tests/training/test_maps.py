@@ -12,10 +12,10 @@ SPEC = NetworkSpec("net", (3, 32, 32), 10)
 PLENTY = {"images": 45_000, "largest_bytes": 2**40}
 
 
-def test_the_first_layer_of_each_resolution_is_watched_the_deepest_first():
-    found = layers_to_watch(vgg16(), SPEC, count=3, **PLENTY)
-    assert found == ["features.conv5_1", "features.conv4_1", "features.conv3_1"]
-    # Nothing that is as large as the image, nor a single pixel.
+def test_first_layer_of_each_resolution_from_the_deepest():
+    layers = layers_to_watch(vgg16(), SPEC, count=3, **PLENTY)
+    assert layers == ["features.conv5_1", "features.conv4_1", "features.conv3_1"]
+    # Maps of the image size or of a single pixel are excluded.
     assert layers_to_watch(resnet20(), SPEC, count=9, **PLENTY) == [
         "blocks.6.conv2",
         "blocks.3.conv2",
@@ -24,13 +24,13 @@ def test_the_first_layer_of_each_resolution_is_watched_the_deepest_first():
     assert layers_to_watch(vgg16(), SPEC, count=0, **PLENTY) == []
 
 
-def test_maps_that_need_too_much_room_are_left_out():
-    # In half precision conv5_1 takes 512 x 2 x 2 values an image, 4 KiB, conv4_1 8 KiB.
-    room = {"images": 1024, "largest_bytes": 4 * 2**20}
-    assert layers_to_watch(vgg16(), SPEC, count=2, **room) == ["features.conv5_1"]
+def test_maps_that_exceed_the_storage_limit_are_excluded():
+    # In float16, conv5_1 takes 512 x 2 x 2 values = 4 KiB per image, and conv4_1 takes 8 KiB.
+    limits = {"images": 1024, "largest_bytes": 4 * 2**20}
+    assert layers_to_watch(vgg16(), SPEC, count=2, **limits) == ["features.conv5_1"]
     assert layers_to_watch(vgg16(), SPEC, count=2, images=1024, largest_bytes=2**20) == []
-    room["largest_bytes"] = 12 * 2**20
-    assert len(layers_to_watch(vgg16(), SPEC, count=2, **room)) == 2
+    limits["largest_bytes"] = 12 * 2**20
+    assert len(layers_to_watch(vgg16(), SPEC, count=2, **limits)) == 2
 
 
 def test_networks_without_convolutions_have_no_maps():
@@ -39,7 +39,7 @@ def test_networks_without_convolutions_have_no_maps():
 
 
 @pytest.mark.parametrize("size", [7, 32])
-def test_maps_are_the_inputs_of_the_layers_averaged_to_four_by_four(size):
+def test_maps_are_layer_inputs_averaged_to_four_by_four(size):
     network, images = toy().eval(), torch.randn(2, 3, size, size)
     with WatchedMaps(network, ["conv2", "conv1"]) as watched, torch.inference_mode():
         network(images)

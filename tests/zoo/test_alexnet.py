@@ -6,7 +6,7 @@ from lowrank.surgery.finding import find_layers
 from lowrank.zoo import create_network
 from lowrank.zoo.alexnet import AlexNet
 
-# Name, groups, input channels of one group, output channels, side of the kernel, of the output map.
+# Name, groups, input channels per group, output channels, kernel size, side of the output map.
 LAYERS = [
     ("conv1", 1, 3, 96, 11, 55),
     ("conv2", 2, 48, 256, 5, 27),
@@ -19,11 +19,11 @@ LAYERS = [
 ]
 
 
-def test_layers_parameters_and_macs_by_hand():
+def test_layers_parameters_and_macs_match_hand_computed_values():
     with torch.device("meta"):
         network = create_network("alexnet")
     table = find_layers(network, (3, 227, 227), "alexnet")
-    found = [
+    layers = [
         (
             layer.name,
             layer.groups,
@@ -34,7 +34,7 @@ def test_layers_parameters_and_macs_by_hand():
         )
         for layer in table.layers
     ]
-    assert found == LAYERS
+    assert layers == LAYERS
 
     parameters = [s * t * side**2 + t for _, _, s, t, side, _ in LAYERS]
     assert parameters == [
@@ -50,14 +50,14 @@ def test_layers_parameters_and_macs_by_hand():
     assert sum(layer.dense_macs for layer in table.layers) == sum(macs) == 724_406_816
 
 
-def test_the_first_linear_layer_is_a_convolution_over_the_last_map():
+def test_first_linear_layer_equals_a_convolution_over_the_last_map():
     torch.manual_seed(0)
     network = AlexNet().eval()
     children = list(network.children())
-    at = children.index(network.flatten)
+    flatten = children.index(network.flatten)
     kernel = network.fc6.weight.reshape(4096, 256, 6, 6)
     with torch.inference_mode():
-        maps = nn.Sequential(*children[:at])(60 * torch.randn(1, 3, 227, 227))
-        as_linear = nn.Sequential(*children[at : at + 2])(maps)
+        maps = nn.Sequential(*children[:flatten])(60 * torch.randn(1, 3, 227, 227))
+        as_linear = nn.Sequential(*children[flatten : flatten + 2])(maps)
         as_convolution = functional.conv2d(maps, kernel, network.fc6.bias)
     torch.testing.assert_close(as_linear, as_convolution.flatten(1), rtol=1e-4, atol=1e-2)

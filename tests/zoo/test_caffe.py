@@ -13,7 +13,7 @@ from lowrank.zoo.caffe import caffe_weights, read_caffemodel
 _Field = descriptor_pb2.FieldDescriptorProto
 ONE, MANY = _Field.LABEL_OPTIONAL, _Field.LABEL_REPEATED
 
-# As caffe.proto has them, with some that a reader of weights must skip: name, number, label, type.
+# Fields of caffe.proto (name, number, label, type), including some that the reader must skip.
 SCHEMA = {
     "NetParameter": [
         ("name", 1, ONE, "string"),
@@ -49,7 +49,7 @@ SCHEMA = {
 
 
 def net_parameter() -> Message:
-    """An empty NetParameter, whose numbers are declared as numbers."""
+    """Create an empty NetParameter whose numbers are declared as numbers, not bytes."""
     file = descriptor_pb2.FileDescriptorProto(name="written.proto", package="written")
     for message, fields in SCHEMA.items():
         declared = file.message_type.add(name=message)
@@ -66,7 +66,7 @@ def net_parameter() -> Message:
 
 
 def write(path: Path, layers: dict[str, list], *, v1: bool = False, double: bool = False) -> Path:
-    """A file as Caffe writes it: before 2015 (`v1`), with four dimensions to each blob."""
+    """Write a file like Caffe does; with `v1`, in the format before 2015 (4-dimensional blobs)."""
     model = net_parameter()
     model.name = "small"
     for name, arrays in {"data": [], **layers}.items():
@@ -87,8 +87,10 @@ def write(path: Path, layers: dict[str, list], *, v1: bool = False, double: bool
 
 
 class Small(nn.Sequential):
-    """A convolution in two groups, one within a module and one to a single channel, and a linear
-    layer; a head that serves training alone."""
+    """A convolution with two groups, a nested convolution to one channel, and a linear layer.
+
+    The layers of `head` are only used in training.
+    """
 
     training_only = ("head",)
 
@@ -103,14 +105,14 @@ def small_layers() -> dict[str, list[np.ndarray]]:
     generator = np.random.default_rng(0)
     shapes = {"conv1": [(6, 2, 3, 3), (6,)], "block/1x1": [(1, 6, 1, 1)], "fc8": [(5, 9), (5,)]}
     return {
-        name: [generator.standard_normal(shape).astype(np.float32) for shape in each]
-        for name, each in shapes.items()
+        name: [generator.standard_normal(shape).astype(np.float32) for shape in blob_shapes]
+        for name, blob_shapes in shapes.items()
     }
 
 
 @pytest.mark.parametrize("v1", [False, True])
 @pytest.mark.parametrize("double", [False, True])
-def test_both_forms_of_the_file_fill_a_network(tmp_path: Path, v1: bool, double: bool):
+def test_both_file_formats_load_into_a_network(tmp_path: Path, v1: bool, double: bool):
     layers = small_layers()
     path = write(tmp_path / "a.caffemodel", layers, v1=v1, double=double)
     network = Small()
@@ -128,11 +130,11 @@ def test_both_forms_of_the_file_fill_a_network(tmp_path: Path, v1: bool, double:
         np.testing.assert_array_equal(tensor.numpy(), expected[name])
 
 
-def test_layers_come_in_the_order_of_the_file_with_the_shapes_it_gives(tmp_path: Path):
+def test_layers_keep_the_order_and_shapes_of_the_file(tmp_path: Path):
     layers = small_layers()
-    found = read_caffemodel(write(tmp_path / "a.caffemodel", layers))
-    assert list(found) == ["conv1", "block/1x1", "fc8"]  # `data` has no blobs
-    for name, blobs in found.items():
+    read = read_caffemodel(write(tmp_path / "a.caffemodel", layers))
+    assert list(read) == ["conv1", "block/1x1", "fc8"]  # `data` has no blobs
+    for name, blobs in read.items():
         for blob, expected in zip(blobs, layers[name], strict=True):
             assert blob.dtype == np.float32
             np.testing.assert_array_equal(blob, expected)
@@ -140,44 +142,44 @@ def test_layers_come_in_the_order_of_the_file_with_the_shapes_it_gives(tmp_path:
     assert [blob.shape for blob in legacy["fc8"]] == [(1, 1, 5, 9), (1, 1, 1, 5)]
 
 
-# PyTorch warns of memory that must not be written to.
+# PyTorch warns about tensors whose memory is read-only.
 @pytest.mark.filterwarnings("error")
-def test_the_tensors_can_be_trained(tmp_path: Path):
+def test_tensors_can_be_trained(tmp_path: Path):
     weights = caffe_weights(write(tmp_path / "a.caffemodel", small_layers()), Small())
     weights["fc8.bias"] += 1
     assert torch.isfinite(weights["fc8.bias"]).all()
 
 
-def test_layers_that_serve_training_alone_are_left_out(tmp_path: Path):
+def test_training_only_layers_are_skipped(tmp_path: Path):
     layers = small_layers() | {"head/conv": [np.ones((2, 4, 1, 1))], "head/fc": [np.ones((3, 2))]}
     path = write(tmp_path / "a.caffemodel", layers)
     assert len(caffe_weights(path, Small())) == 5
-    with pytest.raises(UserError, match=r"a layer 'head/conv' that Plain has not \(2 in all\)"):
+    with pytest.raises(UserError, match=r"a layer 'head/conv' that Plain does not have \(2 such"):
         caffe_weights(path, type("Plain", (Small,), {"training_only": ()})())
 
 
 @pytest.mark.parametrize(
     ("layer", "blobs", "message"),
     [
-        # Those of another network, with another number of channels; of a layer transposed.
+        # Weights of another network with another number of channels; a transposed layer.
         (
             "conv1",
             [(6, 4, 3, 3), (6,)],
-            r"layer 'conv1' holds 6 x 4 x 3 x 3 and 6, where 6 x 2 x 3 x 3 and 6 were expected",
+            r"layer 'conv1' has blobs of shape 6 x 4 x 3 x 3 and 6, expected 6 x 2 x 3 x 3 and 6\.",
         ),
-        ("fc8", [(9, 5), (5,)], r"layer 'fc8' holds 9 x 5 and 5, where 5 x 9 and 5 were"),
-        ("fc8", [(5, 9)], r"layer 'fc8' holds 5 x 9, where 5 x 9 and 5 were expected"),
-        ("block/1x1", [(1, 6, 1, 1), (1,)], r"'block/1x1' holds 1 x 6 x 1 x 1 and 1, where"),
-        ("fc9", [(5, 9), (5,)], r"holds a layer 'fc9' that Small has not \(1 in all\)"),
+        ("fc8", [(9, 5), (5,)], r"'fc8' has blobs of shape 9 x 5 and 5, expected 5 x 9 and 5\."),
+        ("fc8", [(5, 9)], r"layer 'fc8' has blobs of shape 5 x 9, expected 5 x 9 and 5\."),
+        ("block/1x1", [(1, 6, 1, 1), (1,)], r"'block/1x1' has blobs of shape 1 x 6 x 1 x 1 and 1,"),
+        ("fc9", [(5, 9), (5,)], r"has a layer 'fc9' that Small does not have \(1 such"),
         (
             "fc8",
             None,
-            r"holds no layer for 'fc8' of Small \(1 of its 3 layers are missing; the file's are "
-            r"'conv1', 'block/1x1'\)",
+            r"has no layer 'fc8' of Small \(1 of 3 layers are missing; the file has 'conv1', "
+            r"'block/1x1'\)",
         ),
     ],
 )
-def test_weights_of_another_network_are_refused(tmp_path: Path, layer, blobs, message):
+def test_weights_of_another_network_are_rejected(tmp_path: Path, layer, blobs, message):
     layers = small_layers()
     layers.pop(layer, None)
     if blobs:
@@ -188,13 +190,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, layer, blobs, me
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_no_part_of_a_file_is_taken_for_the_whole(tmp_path: Path, v1: bool):
-    whole = write(tmp_path / "whole.caffemodel", small_layers(), v1=v1).read_bytes()
-    cut = tmp_path / "cut.caffemodel"
-    for length in range(len(whole)):
-        cut.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"cut\.caffemodel: "):
-            caffe_weights(cut, Small())
+def test_every_truncated_file_is_rejected(tmp_path: Path, v1: bool):
+    content = write(tmp_path / "complete.caffemodel", small_layers(), v1=v1).read_bytes()
+    truncated = tmp_path / "truncated.caffemodel"
+    for length in range(len(content)):
+        truncated.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"truncated\.caffemodel: "):
+            caffe_weights(truncated, Small())
 
 
 @pytest.mark.parametrize(
@@ -205,26 +207,26 @@ def test_no_part_of_a_file_is_taken_for_the_whole(tmp_path: Path, v1: bool):
         b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         bytes(range(256)),
         b"",
-        # A message of fields that are none of ours; a layer whose name is no text.
+        # A message with only unknown fields; a layer whose name is not valid text.
         b"\x98\x06\x07",
         b"\xa2\x06\x04\x0a\x02\xff\xfe",
     ],
 )
-def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes):
+def test_files_of_another_format_are_rejected(tmp_path: Path, content: bytes):
     path = tmp_path / "a.caffemodel"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.caffemodel: .*\({len(content)} bytes\)"):
         read_caffemodel(path)
 
 
-def test_a_blob_whose_shape_and_numbers_disagree_is_refused(tmp_path: Path):
+def test_blob_with_inconsistent_shape_and_values_is_rejected(tmp_path: Path):
     model = net_parameter()
     blob = model.layer.add(name="conv1").blobs.add()
     blob.shape.dim.extend([2, 3])
     blob.data.extend([0.0] * 5)
     path = tmp_path / "a.caffemodel"
     path.write_bytes(model.SerializeToString())
-    message = r"layer 'conv1' holds 5 numbers, where its shape \(2, 3\) asks for 6"
+    message = r"layer 'conv1' holds 5 values, but its shape \(2, 3\) needs 6"
     with pytest.raises(UserError, match=message):
         read_caffemodel(path)
 
@@ -234,11 +236,11 @@ def test_a_blob_whose_shape_and_numbers_disagree_is_refused(tmp_path: Path):
         read_caffemodel(path)
 
 
-def test_numbers_cut_in_the_middle_are_refused(tmp_path: Path):
-    # Three bytes of data where a number has four: layer 100 { name: "a", blobs { data } }.
+def test_data_truncated_within_a_number_is_rejected(tmp_path: Path):
+    # Three bytes of data, although a number has four: layer 100 { name: "a", blobs { data } }.
     blob = b"\x2a\x03abc"
     layer = b"\x0a\x01a" + b"\x3a" + bytes([len(blob)]) + blob
     path = tmp_path / "a.caffemodel"
     path.write_bytes(b"\xa2\x06" + bytes([len(layer)]) + layer)
-    with pytest.raises(UserError, match="not a whole"):
+    with pytest.raises(UserError, match="not a complete"):
         read_caffemodel(path)

@@ -18,7 +18,7 @@ MYNET = NetworkSource(
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a user's module into the current folder; gives the source of its function `build`."""
+    """Return a function that writes a user module to the current folder and returns its source."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "usersnet", raising=False)
@@ -31,19 +31,19 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("usersnet", None)
 
 
-def refusal_of(source):
+def message_of(source):
     with pytest.raises(UserError) as caught:
         create(source)
     return str(caught.value)
 
 
-def test_a_registered_network():
+def test_registered_network():
     spec, network = create(NetworkSource(network="resnet20"))
     assert spec == network_spec("resnet20")
     assert type(network).__name__ == "ResNet"
 
 
-def test_entries_of_the_source_replace_those_of_the_network(register_network):
+def test_settings_of_the_source_override_the_network(register_network):
     register_network(toy, "toy")
     source = NetworkSource(
         network="toy", mean=(0, 0, 0), std=(1, 1, 1), resize=40, channel_order="bgr"
@@ -54,7 +54,7 @@ def test_entries_of_the_source_replace_those_of_the_network(register_network):
     assert (spec.input_shape, spec.num_classes) == ((3, 32, 32), 10)
 
 
-def test_a_users_own_network():
+def test_user_network():
     spec, network = create(MYNET)
     assert isinstance(network, mynet.MyNet)
     assert network.stem.out_channels == 8
@@ -63,13 +63,13 @@ def test_a_users_own_network():
     assert (spec.resize, spec.interpolation, spec.channel_order) == (None, "bilinear", "rgb")
 
 
-def test_a_module_in_the_current_folder(module):
+def test_module_in_the_current_folder(module):
     code = "def build(): return nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())"
     spec, _ = create(module(code))
     assert spec.num_classes == 4
 
 
-def test_a_class_is_a_factory(module):
+def test_class_as_factory(module):
     code = (
         "class Net(nn.Sequential):\n"
         "    def __init__(self, classes): super().__init__(nn.Flatten(), nn.Linear(192, classes))"
@@ -78,7 +78,7 @@ def test_a_class_is_a_factory(module):
     assert spec.num_classes == 5
 
 
-def test_lazy_layers_have_their_weights(module):
+def test_lazy_layers_are_initialized(module):
     source = module("def build(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(6))")
     for network in (create(source)[1], build(source, (3, 8, 8))):
         assert network[1].weight.shape == (6, 192)
@@ -86,7 +86,7 @@ def test_lazy_layers_have_their_weights(module):
         assert network[1].weight.grad is not None
 
 
-def test_the_number_of_classes_takes_no_random_numbers():
+def test_finding_the_number_of_classes_draws_no_random_numbers():
     torch.manual_seed(0)
     first = mynet.build(7, 8).state_dict()
     torch.manual_seed(0)
@@ -99,71 +99,70 @@ def test_the_number_of_classes_takes_no_random_numbers():
 
 
 @pytest.mark.parametrize(
-    ("factory", "told"),
+    ("factory", "expected"),
     [
-        ("nowhere:build", "there is no module 'nowhere' in the current folder"),
-        ("lowrank.nowhere:build", "there is no module 'lowrank.nowhere'"),
+        ("nowhere:build", "no module 'nowhere' in the current folder"),
+        ("lowrank.nowhere:build", "no module 'lowrank.nowhere'"),
         ("mynet:biuld", "unknown function 'biuld'. Did you mean 'build'?"),
         ("mynet:torch", "'torch' is a module, expected a function"),
     ],
 )
-def test_a_factory_that_cannot_be_found(factory, told):
-    refusal = refusal_of(NetworkSource(factory=factory, input_shape=(3, 8, 8)))
-    assert refusal.startswith(f"factory '{factory}'")
-    assert told in refusal
+def test_factory_that_cannot_be_found(factory, expected):
+    message = message_of(NetworkSource(factory=factory, input_shape=(3, 8, 8)))
+    assert message.startswith(f"factory '{factory}'")
+    assert expected in message
 
 
-def test_the_folder_that_was_searched_is_named(tmp_path, monkeypatch):
+def test_message_names_the_searched_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     source = NetworkSource(factory="nowhere:build", input_shape=(3, 8, 8))
-    assert str(tmp_path) in refusal_of(source)
+    assert str(tmp_path) in message_of(source)
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("import nowhere", "ModuleNotFoundError: No module named 'nowhere' (usersnet.py, line 2"),
         ("1 / 0", "ZeroDivisionError: division by zero (usersnet.py, line 2: 1 / 0)"),
         ("def build(:", "SyntaxError"),
         ("def build(): raise ValueError('no')", "ValueError: no (usersnet.py, line 2"),
-        ("def build(classes): pass", "takes (classes), and `arguments` are {}"),
+        ("def build(classes): pass", "accepts (classes), but `arguments` is {}"),
         ("def build(): return {}", "returns a dict, expected a torch.nn.Module"),
         ("def build(): pass", "returns nothing, expected"),
         ("def build(): return nn.Linear", "returns the class Linear"),
     ],
 )
-def test_a_factory_that_does_not_build_a_network(module, code, told):
-    assert told in refusal_of(module(code))
+def test_factory_that_does_not_build_a_network(module, code, expected):
+    assert expected in message_of(module(code))
 
 
-def test_arguments_that_it_does_not_take(module):
+def test_arguments_that_the_factory_does_not_accept(module):
     source = module("def build(classes=3): pass", arguments={"clases": 4})
-    refusal = refusal_of(source)
-    assert "takes (classes=3), and `arguments` are {'clases': 4}" in refusal
+    assert "accepts (classes=3), but `arguments` is {'clases': 4}" in message_of(source)
 
 
 @pytest.mark.parametrize(
-    ("forward", "told"),
+    ("forward", "expected"),
     [
-        ("return {'logits': x.flatten(1)}", "returns a dict, expected the logits alone"),
-        ("return x.flatten(1), x", "returns a tuple, expected the logits alone"),
+        ("return {'logits': x.flatten(1)}", "returns a dict, expected only the logits"),
+        ("return x.flatten(1), x", "returns a tuple, expected only the logits"),
         ("return x", "has the shape (1, 3, 8, 8), expected logits of shape (1, classes)"),
         ("return x.flatten(1).squeeze()", "has the shape (192,)"),
         ("return self.layer(x)", "(usersnet.py, line 5: def forward(self, x): return self.layer("),
     ],
 )
-def test_a_network_that_gives_no_logits(module, forward, told):
+def test_network_that_does_not_return_logits(module, forward, expected):
     code = (
         "class Net(nn.Module):\n"
         "    def __init__(self): super().__init__(); self.layer = nn.Conv2d(4, 3, 1)\n"
         f"\n    def forward(self, x): {forward}\n"
         "build = Net"
     )
-    assert told in refusal_of(module(code))
+    assert expected in message_of(module(code))
 
 
-def test_outputs_for_training_alone_are_fine(module):
+def test_auxiliary_outputs_in_training_mode_are_accepted(module):
     code = (
         "class Net(nn.Module):\n"
         "    def forward(self, x):\n"
@@ -175,25 +174,25 @@ def test_outputs_for_training_alone_are_fine(module):
     assert network.training
 
 
-def test_an_input_shape_that_the_network_cannot_take():
-    refusal = refusal_of(MYNET.model_copy(update={"input_shape": (1, 32, 32)}))
-    assert "cannot take an image of `input_shape` (1, 32, 32)" in refusal
-    assert "mynet.py, line" in refusal
+def test_input_shape_that_the_network_does_not_accept():
+    message = message_of(MYNET.model_copy(update={"input_shape": (1, 32, 32)}))
+    assert "does not accept an image of `input_shape` (1, 32, 32)" in message
+    assert "mynet.py, line" in message
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "expected"),
     [
-        ("mean", (0.5,), r"`mean` has 1 values (0.5,), its images have 3 channels"),
+        ("mean", (0.5,), "`mean` has 1 values (0.5,), but its images have 3 channels"),
         ("std", (1.0,) * 4, "`std` has 4 values"),
         ("resize", 31, "`resize` is 31 pixels, expected at least the shorter side"),
     ],
 )
-def test_preprocessing_that_does_not_fit(field, value, told):
-    assert told in refusal_of(MYNET.model_copy(update={field: value}))
+def test_preprocessing_that_does_not_match_the_input(field, value, expected):
+    assert expected in message_of(MYNET.model_copy(update={field: value}))
 
 
-def test_a_torchvision_network():
+def test_torchvision_network():
     source = NetworkSource(network="squeezenet1_1", arguments={"num_classes": 6})
     spec, network = create(source.model_copy(update={"input_shape": (3, 64, 64)}))
     assert type(network).__module__ == "torchvision.models.squeezenet"
@@ -202,7 +201,7 @@ def test_a_torchvision_network():
     assert (spec.input_shape, spec.resize) == ((3, 64, 64), None)
 
 
-def test_an_own_network_comes_before_torchvisions(register_network):
+def test_registered_network_hides_the_torchvision_network(register_network):
     register_network(toy, "shufflenet_v2_x0_5")
     assert isinstance(create(NetworkSource(network="shufflenet_v2_x0_5"))[1], Toy)
     spec, network = create(NetworkSource(network="torchvision/shufflenet_v2_x0_5"))
@@ -210,26 +209,26 @@ def test_an_own_network_comes_before_torchvisions(register_network):
     assert (spec.input_shape, spec.resize, spec.num_classes) == ((3, 224, 224), 256, 1000)
 
 
-def test_preprocessing_is_that_of_the_weights_named():
+def test_preprocessing_comes_from_the_named_weights():
     source = NetworkSource(network="mobilenet_v3_large")
-    sizes = {
+    resizes = {
         weights: create(source.model_copy(update={"torchvision_weights": weights}))[0].resize
         for weights in ("IMAGENET1K_V1", "IMAGENET1K_V2", None)
     }
-    assert sizes == {"IMAGENET1K_V1": 256, "IMAGENET1K_V2": 232, None: 232}
+    assert resizes == {"IMAGENET1K_V1": 256, "IMAGENET1K_V2": 232, None: 232}
 
 
 @pytest.mark.parametrize(
     ("size", "shape", "resize"), [(224, (3, 224, 224), 224), (96, (3, 96, 96), None)]
 )
-def test_a_vision_transformer_takes_images_of_one_size(size, shape, resize):
-    # The weights that torchvision calls best for it are for 518 pixels.
+def test_vision_transformer_has_one_image_size(size, shape, resize):
+    # The default weights of this network expect images of 518 pixels.
     spec = torchvision_models._spec("vit_h_14", SimpleNamespace(image_size=size), None)
     assert (spec.input_shape, spec.resize, spec.interpolation) == (shape, resize, "bicubic")
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_are_left_out(name):
+def test_auxiliary_heads_are_removed(name):
     source = NetworkSource(network=f"torchvision/{name}", input_shape=(3, 96, 96))
     _, network = create(source)
     assert network.transform_input
@@ -238,17 +237,17 @@ def test_auxiliary_heads_are_left_out(name):
 
 
 def test_unknown_names():
-    assert "Did you mean 'resnet20'? Known: alexnet," in refusal_of(
+    assert "Did you mean 'resnet20'? Known: alexnet," in message_of(
         NetworkSource(network="resnet2")
     )
-    told = refusal_of(NetworkSource(network="torchvision/densenet12"))
-    assert "unknown network 'torchvision/densenet12'. Did you mean 'densenet1" in told
+    message = message_of(NetworkSource(network="torchvision/densenet12"))
+    assert "unknown network 'torchvision/densenet12'. Did you mean 'densenet1" in message
     source = NetworkSource(network="resnet50", torchvision_weights="IMAGENET1K_V3")
-    assert "torchvision/resnet50: unknown weights 'IMAGENET1K_V3'. Did you mean" in refusal_of(
+    assert "torchvision/resnet50: unknown weights 'IMAGENET1K_V3'. Did you mean" in message_of(
         source
     )
 
 
-def test_arguments_that_torchvision_refuses():
-    told = refusal_of(NetworkSource(network="resnet18", arguments={"classes": 3}))
-    assert "torchvision/resnet18: cannot be built with the arguments {'classes': 3}" in told
+def test_arguments_that_torchvision_rejects():
+    message = message_of(NetworkSource(network="resnet18", arguments={"classes": 3}))
+    assert "torchvision/resnet18: cannot be built with the arguments {'classes': 3}" in message

@@ -6,7 +6,7 @@ from lowrank.surgery.finding import find_layers
 from lowrank.zoo import create_network
 from lowrank.zoo.googlenet import GoogLeNet, Inception
 
-# Name, input and output channels, side of the kernel, side of the output map.
+# Name, input channels, output channels, kernel size, side of the output map.
 STEM = [
     ("conv1.7x7_s2", 3, 64, 7, 112),
     ("conv2.3x3_reduce", 64, 64, 1, 56),
@@ -41,14 +41,14 @@ def convolutions_of(
     ]
 
 
-LAYERS = [*STEM, *(row for each in INCEPTIONS for row in convolutions_of(*each)), *CLASSIFIER]
+LAYERS = [*STEM, *(row for module in INCEPTIONS for row in convolutions_of(*module)), *CLASSIFIER]
 
 
-def test_layers_parameters_and_macs_by_hand():
+def test_layers_parameters_and_macs_match_hand_computed_values():
     with torch.device("meta"):
         network = create_network("googlenet")
     table = find_layers(network, (3, 224, 224), "googlenet")
-    found = [
+    layers = [
         (
             layer.name,
             layer.in_channels,
@@ -58,7 +58,7 @@ def test_layers_parameters_and_macs_by_hand():
         )
         for layer in table.layers
     ]
-    assert found == LAYERS
+    assert layers == LAYERS
     assert len(LAYERS) == 58
 
     parameters = sum(s * t * side**2 + t for _, s, t, side, _ in LAYERS)
@@ -68,12 +68,12 @@ def test_layers_parameters_and_macs_by_hand():
     assert sum(layer.dense_macs for layer in table.layers) == macs == 1_582_671_872
 
 
-def test_caffes_two_auxiliary_classifiers_are_known_by_name():
-    # `loss1/conv`, `loss1/fc`, `loss1/classifier` in bvlc_googlenet.caffemodel, and loss2's.
+def test_names_of_the_two_auxiliary_classifiers_in_caffe():
+    # `loss1/conv`, `loss1/fc`, `loss1/classifier` in bvlc_googlenet.caffemodel; loss2 likewise.
     assert GoogLeNet.training_only == ("loss1", "loss2")
 
 
-def test_an_inception_module_joins_its_branches_in_the_order_of_the_paper():
+def test_inception_module_concatenates_branches_in_the_order_of_the_paper():
     inception = Inception(4, 1, 2, 2, 2, 3, 4)
     for module in inception.values():
         if isinstance(module, nn.Conv2d):
@@ -87,15 +87,15 @@ def test_an_inception_module_joins_its_branches_in_the_order_of_the_paper():
 
 
 @pytest.mark.parametrize("layer", ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"])
-def test_every_convolution_of_an_inception_module_is_rectified(layer):
+def test_relu_follows_every_convolution_of_an_inception_module(layer):
     inception = Inception(4, 1, 1, 1, 1, 1, 1)
     for name, module in inception.items():
         if isinstance(module, nn.Conv2d):
             nn.init.ones_(module.weight)
             nn.init.constant_(module.bias, -1e6 if name == layer else 1.0)
     outputs = inception(torch.rand(1, 4, 5, 5))[0, :, 2, 2]
-    # Channel of the branch, and what is left there: behind a reduction, the bias alone.
-    channel, left = {
+    # Channel of the branch, and its value: after a reduction that outputs zeros, only the bias.
+    channel, value = {
         "1x1": (0, 0),
         "3x3_reduce": (1, 1),
         "3x3": (1, 0),
@@ -103,5 +103,5 @@ def test_every_convolution_of_an_inception_module_is_rectified(layer):
         "5x5": (2, 0),
         "pool_proj": (3, 0),
     }[layer]
-    assert outputs[channel] == left
+    assert outputs[channel] == value
     assert (outputs > 1).sum() == 3

@@ -1,4 +1,4 @@
-"""The four networks of Kim et al. 2016, in the form in which the paper counts them."""
+"""Check the four networks of Kim et al. 2016 against the numbers in the paper."""
 
 from collections import Counter
 from math import prod
@@ -15,10 +15,10 @@ from lowrank.factorize import get_factorization, grouped_sequence
 from lowrank.onnx_files.counts import count
 from lowrank.onnx_files.export import export_onnx
 from lowrank.surgery.finding import find_layers
-from lowrank.zoo import alexnet, create_network, googlenet, network_spec, squeezenet  # noqa: F401  # noqa: F401
+from lowrank.zoo import create_network, network_spec
 from lowrank.zoo.imagenet import ResponseNorm
 
-# Millions of weights and of multiply-accumulates, as the paper gives them.
+# Weights and multiply-accumulates in the paper, in millions.
 PAPER = {
     "alexnet": (61, 725),
     "vgg_s": (103, 2640),
@@ -27,34 +27,34 @@ PAPER = {
 }
 
 
-def without_memory(name):
+def create_on_meta(name):
     with torch.device("meta"):
         return create_network(name)
 
 
 def table_of(name):
-    return find_layers(without_memory(name), network_spec(name).input_shape, name)
+    return find_layers(create_on_meta(name), network_spec(name).input_shape, name)
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_counts_are_those_of_the_paper_within_a_rounding(name):
+def test_counts_match_the_paper_up_to_rounding(name):
     weights, macs = PAPER[name]
-    found = sum(p.numel() for p in without_memory(name).parameters())
-    assert found == pytest.approx(weights * 1e6, rel=0.015)
+    parameters = sum(p.numel() for p in create_on_meta(name).parameters())
+    assert parameters == pytest.approx(weights * 1e6, rel=0.015)
     assert sum(layer.dense_macs for layer in table_of(name).layers) == pytest.approx(
         macs * 1e6, rel=0.015
     )
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_images_are_blue_first_and_centred_alone(name):
+def test_images_are_bgr_and_only_centered(name):
     spec = network_spec(name)
     side = 227 if name == "alexnet" else 224
     assert (spec.input_shape, spec.num_classes) == ((3, side, side), 1000)
     assert (spec.channel_order, spec.resize) == ("bgr", 256)
     levels = np.array([[103.5, 117.0, 124.0]]) / 255
-    normalised = (levels - spec.mean) / spec.std
-    np.testing.assert_allclose(normalised, 0, atol=1.01)
+    normalized = (levels - spec.mean) / spec.std
+    np.testing.assert_allclose(normalized, 0, atol=1.01)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_images_are_blue_first_and_centred_alone(name):
         ("vgg16_imagenet", []),
     ],
 )
-def test_response_normalisations_are_those_of_caffes_definitions(name, expected):
-    norms = [m for m in without_memory(name).modules() if isinstance(m, nn.LocalResponseNorm)]
+def test_response_normalizations_match_caffe(name, expected):
+    norms = [m for m in create_on_meta(name).modules() if isinstance(m, nn.LocalResponseNorm)]
     assert [(norm.alpha, norm.k) for norm in norms] == expected
     assert {(norm.size, norm.beta) for norm in norms} <= {(5, 0.75)}
 
 
-# The two with fewest parameters; benchmarks/paper_counts.py exports all four.
+# The two networks with the fewest parameters; benchmarks/paper_counts.py exports all four.
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
     [("alexnet", 60_965_224, 724_406_816), ("googlenet", 6_998_552, 1_582_671_872)],
 )
-def test_the_exported_graph_counts_and_computes_the_same(
+def test_exported_graph_has_the_same_counts_and_outputs(
     tmp_path: Path, name: str, parameters: int, macs: int
 ):
     torch.manual_seed(0)
@@ -94,12 +94,12 @@ def test_the_exported_graph_counts_and_computes_the_same(
     with torch.inference_mode():
         expected = network(images).numpy()
     assert expected.std(axis=0).max() > 1  # the two images differ
-    found = logits_of(path, images)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected), rtol=0)
+    logits = logits_of(path, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.ptp(expected), rtol=0)
 
 
 class Pools(nn.Sequential):
-    """Pooling as VGG-S and the others have it, over maps that its windows do not divide."""
+    """Pooling layers as in VGG-S, over maps whose sides are not multiples of the stride."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -111,7 +111,7 @@ class Pools(nn.Sequential):
         )
 
 
-def test_ceil_mode_and_response_normalisation_are_exported_as_plain_operators(tmp_path: Path):
+def test_ceil_mode_and_response_normalization_are_exported_as_plain_operators(tmp_path: Path):
     torch.manual_seed(0)
     network, spec = Pools().eval(), network_spec("vgg_s")
     export_onnx(network, spec, tmp_path / "pools.onnx")
@@ -123,20 +123,20 @@ def test_ceil_mode_and_response_normalisation_are_exported_as_plain_operators(tm
     with torch.inference_mode():
         expected = network(images).numpy()
     assert expected.shape == (3, 6 * 38 * 38)  # 224 -> 75 -> 38, both rounded up
-    found = logits_of(tmp_path / "pools.onnx", images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    logits = logits_of(tmp_path / "pools.onnx", images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("alpha", "k"), [(1e-4, 1), (5e-4, 2), (0.5, 1)])
 @pytest.mark.parametrize("channels", [5, 6, 96])
-def test_response_normalisation_is_pytorchs(alpha, k, channels):
+def test_response_normalization_matches_pytorch(alpha, k, channels):
     torch.manual_seed(0)
     inputs = 100 * torch.randn(2, channels, 3, 4)
     expected = nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)(inputs)
     torch.testing.assert_close(ResponseNorm(alpha=alpha, k=k)(inputs), expected)
 
 
-def test_signals_of_a_new_network_keep_their_size():
+def test_activations_of_a_fresh_network_keep_their_scale():
     torch.manual_seed(0)
     network = create_network("googlenet").eval()
     images = 60 * torch.randn(4, 3, 224, 224)
@@ -145,8 +145,8 @@ def test_signals_of_a_new_network_keep_their_size():
     assert 0.01 < logits.std(dim=0).mean() / images.std() < 10
 
 
-# Layer, factorization, ranks of one group, and dense weights over compressed weights, biases left
-# out: table 2 of Kim et al. 2016. Input rank first, then output rank.
+# Layer, factorization, ranks per group (input rank, output rank), and the ratio of dense to
+# compressed weights without biases: table 2 of Kim et al. 2016.
 KIM = [
     ("conv1", "tucker1", (26,), "2.92"),
     ("conv2", "tucker2", (25, 59), "3.37"),
@@ -160,14 +160,14 @@ KIM = [
 
 
 @pytest.mark.parametrize(("name", "factorization", "ranks", "ratio"), KIM)
-def test_alexnet_at_the_ranks_of_the_paper(name, factorization, ranks, ratio):
+def test_alexnet_layers_at_the_ranks_of_the_paper(name, factorization, ranks, ratio):
     layer = table_of("alexnet")[name]
     sequence = grouped_sequence(get_factorization(factorization), layer, ranks)
     compressed = sum(prod(plain.weight_shape) for plain in sequence)
     assert f"{prod(layer.weight_shape) / compressed:.2f}" == ratio
 
 
-def test_alexnet_at_the_ranks_of_the_paper_in_all():
+def test_alexnet_total_at_the_ranks_of_the_paper():
     table = table_of("alexnet")
     compressed = sum(
         prod(plain.weight_shape)

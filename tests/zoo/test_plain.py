@@ -1,4 +1,4 @@
-"""Networks with computed weights, other precisions, wrappers and tensors of an earlier pass."""
+"""Test networks with computed weights, other precisions, wrappers and kept tensors."""
 
 import copy
 
@@ -67,8 +67,8 @@ def scripted():
     return torch.jit.trace(toy(0).eval(), torch.zeros(1, 3, 32, 32))
 
 
-def keeping():
-    """A network that keeps what it computed: an attribute with gradients, and more in a list."""
+def keeping_outputs():
+    """Return a network that keeps outputs with gradients, in an attribute and in a list."""
     network = toy(0)
     network.last, network.all = network(IMAGES), [network(IMAGES).sum(), 3]
     return network
@@ -77,33 +77,33 @@ def keeping():
 COMPUTED = [old_weight_norm, new_weight_norm, old_spectral_norm, pruned]
 
 
-def answers(network):
+def logits_of(network):
     with torch.no_grad():
         return network.eval()(IMAGES)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 @pytest.mark.parametrize("make", COMPUTED)
-def test_computed_weights_become_plain_ones(make):
+def test_computed_weights_are_folded(make):
     network = make()
-    expected = answers(network)
+    expected = logits_of(network)
     assert has_computed_weights(network)
     assert fold(network)
     assert not has_computed_weights(network)
     assert network.state_dict().keys() == toy().state_dict().keys()
-    torch.testing.assert_close(answers(network), expected)
+    torch.testing.assert_close(logits_of(network), expected)
     assert fold(network) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
-@pytest.mark.parametrize("make", [*COMPUTED, keeping, parallel, compiled])
-def test_compress_takes_them_and_leaves_the_network_as_it_was(make):
+@pytest.mark.parametrize("make", [*COMPUTED, keeping_outputs, parallel, compiled])
+def test_compress_does_not_change_the_network(make):
     network = make()
-    before, expected = copy.deepcopy(dict(network.state_dict())), answers(network)
+    before, expected = copy.deepcopy(dict(network.state_dict())), logits_of(network)
     small = lowrank.compress(network, (3, 32, 32), factorize={"conv": "tucker2"}, ranks=RATIO)
     assert network.state_dict().keys() == before.keys()
-    assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
-    assert torch.equal(answers(network), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(logits_of(network), expected)
     assert isinstance(small.network, Toy)
     assert isinstance(small.network.conv2, nn.Sequential)
     assert small.network(IMAGES).shape == (4, 10)
@@ -111,15 +111,15 @@ def test_compress_takes_them_and_leaves_the_network_as_it_was(make):
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 @pytest.mark.parametrize("make", COMPUTED)
-def test_full_rank_gives_the_same_answers(make):
+def test_full_rank_gives_the_same_logits(make):
     network = make()
     full = {"select": "fixed", "table": {"conv2": [8, 8]}}
     small = lowrank.compress(network, (3, 32, 32), factorize={"conv": "tucker2"}, ranks=full)
-    torch.testing.assert_close(answers(small.network), answers(network), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(small.network), logits_of(network), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [doubled, halved, parallel, compiled, pruned, new_weight_norm])
-def test_a_factory_may_return_them(make):
+def test_factory_can_return_such_networks(make):
     source = NetworkSource(factory=f"{__name__}:{make.__name__}", input_shape=(3, 32, 32))
     spec, network = create(source)
     assert spec.num_classes == 10
@@ -129,45 +129,45 @@ def test_a_factory_may_return_them(make):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_torchscript_is_refused_by_name():
+def test_torchscript_is_rejected():
     source = NetworkSource(factory=f"{__name__}:scripted", input_shape=(3, 32, 32))
-    with pytest.raises(UserError, match=r":scripted': it is TorchScript, whose layers"):
+    with pytest.raises(UserError, match=r":scripted': it is TorchScript, and its layers"):
         create(source)
-    with pytest.raises(UserError, match=r"it is TorchScript, whose layers cannot be replaced"):
+    with pytest.raises(UserError, match=r"it is TorchScript, and its layers cannot be replaced"):
         lowrank.compress(scripted(), (3, 32, 32))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
-@pytest.mark.parametrize("stored", ["as it was trained", "as plain weights"])
+@pytest.mark.parametrize("stored", ["computed", "folded"])
 @pytest.mark.parametrize("make", COMPUTED)
-def test_weights_of_such_a_network(tmp_path, make, stored):
+def test_load_weights_of_a_network_with_computed_weights(tmp_path, make, stored):
     trained = make()
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.mul_(1.5)
-    expected = answers(trained)
+    expected = logits_of(trained)
     content = copied(trained)
-    if stored == "as plain weights":
+    if stored == "folded":
         fold(content)
     torch.save(content.state_dict(), tmp_path / "a.pth")
-    said, network = [], make()
-    load_trained(network, read_weights(tmp_path / "a.pth"), source="a.pth", say=said.append)
-    torch.testing.assert_close(answers(network), expected)
-    assert "are plain weights now: conv2.weight" in said[-1]
+    messages, network = [], make()
+    load_trained(network, read_weights(tmp_path / "a.pth"), source="a.pth", say=messages.append)
+    torch.testing.assert_close(logits_of(network), expected)
+    assert "into plain weights: conv2.weight" in messages[-1]
 
 
-def test_a_copy_has_the_values_of_what_a_network_keeps():
-    network = keeping()
+def test_copy_has_the_values_of_kept_tensors():
+    network = keeping_outputs()
     with pytest.raises(RuntimeError):
         copy.deepcopy(network)
-    found = copied(network)
-    assert torch.equal(found.last, network.last)
-    assert not found.last.requires_grad
-    assert torch.equal(found.all[0], network.all[0])
-    found.conv1.weight.data.zero_()
+    duplicate = copied(network)
+    assert torch.equal(duplicate.last, network.last)
+    assert not duplicate.last.requires_grad
+    assert torch.equal(duplicate.all[0], network.all[0])
+    duplicate.conv1.weight.data.zero_()
     assert network.conv1.weight.abs().sum() > 0
 
 
-def test_wrappers_in_wrappers():
+def test_nested_wrappers_are_removed():
     network = toy()
     assert unwrapped(torch.compile(nn.DataParallel(torch.compile(network)))) is network

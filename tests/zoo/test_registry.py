@@ -13,7 +13,7 @@ def test_shipped_networks_are_registered():
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet20"])
-def test_a_network_fits_its_specification(name):
+def test_network_matches_its_specification(name):
     spec = network_spec(name)
     with torch.inference_mode():
         logits = create_network(name).eval()(torch.zeros(2, *spec.input_shape))
@@ -26,7 +26,7 @@ def test_each_call_builds_a_new_network():
     assert create_network("resnet20") is not create_network("resnet20")
 
 
-def test_registered_by_one_decorator(register_network):
+def test_register_a_network(register_network):
     register_network(toy, "mine")
     assert "mine" in network_names()
     assert network_spec("mine").name == "mine"
@@ -39,7 +39,7 @@ def test_unknown_name():
             look_up("resnet2")
 
 
-def test_a_specification_survives_json():
+def test_specification_round_trips_through_json():
     spec = NetworkSpec(
         "mine", (3, 224, 224), 10, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), "bgr", 256, "bicubic"
     )

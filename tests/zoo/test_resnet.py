@@ -6,7 +6,7 @@ from lowrank.surgery.finding import layer_table
 from lowrank.zoo import create_network
 from lowrank.zoo.resnet import BasicBlock
 
-# In and out channels, and the height and width of the output, of all 3 x 3 kernels.
+# Input channels, output channels and side of the output map of all 3 x 3 convolutions.
 CONVOLUTIONS = (
     [(3, 16, 32)]
     + 6 * [(16, 16, 32)]
@@ -17,29 +17,29 @@ CONVOLUTIONS = (
 )
 
 
-def test_parameters_and_macs_by_hand():
+def test_parameters_and_macs_match_hand_computed_values():
     kernels = sum(9 * s * t for s, t, _ in CONVOLUTIONS)
     norms = sum(2 * t for _, t, _ in CONVOLUTIONS)
-    found = sum(p.numel() for p in create_network("resnet20").parameters())
-    assert found == kernels + norms + 64 * 10 + 10 == 269_722
+    parameters = sum(p.numel() for p in create_network("resnet20").parameters())
+    assert parameters == kernels + norms + 64 * 10 + 10 == 269_722
 
-    macs = sum(9 * s * t * size * size for s, t, size in CONVOLUTIONS) + 64 * 10
-    found = sum(layer.dense_macs for layer in layer_table("resnet20").layers)
-    assert found == macs == 40_551_040
+    expected = sum(9 * s * t * size * size for s, t, size in CONVOLUTIONS) + 64 * 10
+    macs = sum(layer.dense_macs for layer in layer_table("resnet20").layers)
+    assert macs == expected == 40_551_040
 
 
-def test_layers_are_those_of_the_paper():
+def test_layers_match_the_paper():
     *convolutions, classifier = layer_table("resnet20").layers
-    found = [
+    sizes = [
         (layer.in_channels, layer.out_channels, layer.output_map(layer.input_map)[0])
         for layer in convolutions
     ]
-    assert found == CONVOLUTIONS
+    assert sizes == CONVOLUTIONS
     assert (classifier.kind, classifier.in_channels, classifier.out_channels) == ("linear", 64, 10)
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(4, 1), (10, 2)])
-def test_the_shortcut_subsamples_and_pads_with_zeros(channels, stride):
+def test_shortcut_subsamples_and_zero_pads(channels, stride):
     block = BasicBlock(4, channels, stride).eval()
     nn.init.zeros_(block.norm2.weight)
     images = torch.randn(2, 4, 6, 6)

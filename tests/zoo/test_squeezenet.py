@@ -4,7 +4,7 @@ import torchvision
 from lowrank.zoo.squeezenet import squeezenet
 
 
-def test_it_is_torchvisions_under_caffes_names():
+def test_equals_the_torchvision_network_with_caffe_names():
     torch.manual_seed(0)
     network = squeezenet().eval()
     reference = torchvision.models.squeezenet1_1().eval()
@@ -13,7 +13,7 @@ def test_it_is_torchvisions_under_caffes_names():
         "conv1.weight", "conv1.bias", "fire2.squeeze1x1.weight", "fire2.squeeze1x1.bias",
     ]  # fmt: skip
     assert sum(tensor.numel() for tensor in tensors.values()) == 1_235_496
-    # Both name their layers in forward order.
+    # Both networks store their layers in forward order.
     reference.load_state_dict(dict(zip(reference.state_dict(), tensors.values(), strict=True)))
     images = torch.randn(2, 3, 227, 227)
     with torch.inference_mode():

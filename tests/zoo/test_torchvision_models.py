@@ -19,8 +19,8 @@ def tiny(seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture
-def listed(tmp_path, monkeypatch):
-    """Lists a network of torchvision's whose weights lie in a folder; gives their file."""
+def weights_file(tmp_path, monkeypatch):
+    """Add a network to torchvision whose weights are a local file, and return that file."""
     torch.save(tiny().state_dict(), tmp_path / "made.pth")
     content = (tmp_path / "made.pth").read_bytes()
     file = tmp_path / f"tiny-{hashlib.sha256(content).hexdigest()[:8]}.pth"
@@ -33,13 +33,13 @@ def listed(tmp_path, monkeypatch):
     def tinynet(*, weights: TinyWeights | None = None) -> nn.Module:
         return tiny()
 
-    known = torchvision.models._api.BUILTIN_MODELS
-    monkeypatch.setitem(known, "tinynet", tinynet)
+    models = torchvision.models._api.BUILTIN_MODELS
+    monkeypatch.setitem(models, "tinynet", tinynet)
     monkeypatch.setattr(tinynet, "__module__", torchvision.models.__name__ + ".tinynet")
     return file
 
 
-def test_classifiers_alone_are_listed():
+def test_only_classifiers_are_listed():
     names = torchvision_names()
     assert {"resnet50", "vit_b_16", "googlenet"} <= set(names)
     assert not {"fasterrcnn_resnet50_fpn", "fcn_resnet50", "r3d_18", "raft_large"} & set(names)
@@ -48,7 +48,7 @@ def test_classifiers_alone_are_listed():
 @pytest.mark.parametrize("weights", ["FIRST", "DEFAULT"])
 @pytest.mark.parametrize("name", ["tinynet", "torchvision/tinynet"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_are_fetched(listed, tmp_path, capfd, name, weights, suffix):
+def test_weights_are_downloaded(weights_file, tmp_path, capfd, name, weights, suffix):
     path = tmp_path / "fetched" / f"tiny{suffix}"
     fetch_torchvision_weights(name, weights, path)
     network = tiny(seed=1)
@@ -58,21 +58,21 @@ def test_weights_are_fetched(listed, tmp_path, capfd, name, weights, suffix):
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_that_cannot_be_reached(listed, tmp_path):
-    listed.unlink()
+def test_weights_that_cannot_be_downloaded(weights_file, tmp_path):
+    weights_file.unlink()
     path = tmp_path / "fetched" / "tiny.safetensors"
     with pytest.raises(UserError) as caught:
         fetch_torchvision_weights("tinynet", "FIRST", path)
-    told = str(caught.value)
-    assert f"cannot be fetched from {listed.as_uri()}" in told
-    assert f"put it at {path.with_suffix('.pth')}" in told
+    message = str(caught.value)
+    assert f"cannot download the weights FIRST of tinynet from {weights_file.as_uri()}" in message
+    assert f"put it at {path.with_suffix('.pth')}" in message
     assert list(path.parent.iterdir()) == []
 
 
-def test_weights_that_are_not_the_ones_listed(listed, tmp_path):
-    content = bytearray(listed.read_bytes())
+def test_weights_with_another_hash(weights_file, tmp_path):
+    content = bytearray(weights_file.read_bytes())
     content[-1] ^= 1
-    listed.write_bytes(content)
+    weights_file.write_bytes(content)
     with pytest.raises(UserError, match="invalid hash value"):
         fetch_torchvision_weights("tinynet", "FIRST", tmp_path / "fetched" / "tiny.pth")
     assert list((tmp_path / "fetched").iterdir()) == []

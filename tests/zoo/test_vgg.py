@@ -5,7 +5,7 @@ from torch import nn
 from lowrank.surgery.finding import find_layers, layer_table
 from lowrank.zoo import create_network
 
-# Kernel 3 x 3, in and out channels, and the height and width of the map.
+# Input channels, output channels and side of the map of all 3 x 3 convolutions.
 CONVOLUTIONS = [
     (3, 64, 32),
     (64, 64, 32),
@@ -23,10 +23,10 @@ CONVOLUTIONS = [
 ]
 
 
-def test_layers_are_those_of_the_paper():
+def test_layers_match_the_paper():
     *convolutions, classifier = layer_table("vgg16").layers
-    found = [(layer.in_channels, layer.out_channels, layer.input_map) for layer in convolutions]
-    assert found == [(s, t, (size, size)) for s, t, size in CONVOLUTIONS]
+    sizes = [(layer.in_channels, layer.out_channels, layer.input_map) for layer in convolutions]
+    assert sizes == [(s, t, (size, size)) for s, t, size in CONVOLUTIONS]
     assert {layer.kernel for layer in convolutions} == {(3, 3)}
     assert (classifier.kind, classifier.in_channels, classifier.out_channels) == ("linear", 512, 10)
     assert [layer.name for layer in (*convolutions[:3], classifier)] == [
@@ -37,19 +37,19 @@ def test_layers_are_those_of_the_paper():
     ]
 
 
-def test_parameters_and_macs_by_hand():
+def test_parameters_and_macs_match_hand_computed_values():
     kernels = sum(9 * s * t for s, t, _ in CONVOLUTIONS)
     norms = sum(2 * t for _, t, _ in CONVOLUTIONS)
     classifier = 512 * 10 + 10
-    found = sum(p.numel() for p in create_network("vgg16").parameters())
-    assert found == kernels + norms + classifier == 14_724_042
+    parameters = sum(p.numel() for p in create_network("vgg16").parameters())
+    assert parameters == kernels + norms + classifier == 14_724_042
 
-    macs = sum(9 * s * t * size * size for s, t, size in CONVOLUTIONS) + 512 * 10
-    found = sum(layer.dense_macs for layer in layer_table("vgg16").layers)
-    assert found == macs == 313_201_664
+    expected = sum(9 * s * t * size * size for s, t, size in CONVOLUTIONS) + 512 * 10
+    macs = sum(layer.dense_macs for layer in layer_table("vgg16").layers)
+    assert macs == expected == 313_201_664
 
 
-def test_a_new_network_passes_signals_of_usual_size():
+def test_activations_of_a_fresh_network_keep_their_scale():
     torch.manual_seed(0)
     network = create_network("vgg16").train()
     with torch.inference_mode():
@@ -62,7 +62,7 @@ def _is_conv(module):
     return isinstance(module, nn.Conv2d)
 
 
-# Name, input and output channels, side of the kernel, side of the output map.
+# Name, input channels, output channels, kernel size, side of the output map.
 VGG16_IMAGENET = [
     ("conv1_1", 3, 64, 3, 224),
     ("conv1_2", 64, 64, 3, 224),
@@ -100,11 +100,11 @@ VGG_S = [
         ("vgg_s", VGG_S, 102_908_520, 2_637_708_320),
     ],
 )
-def test_networks_for_imagenet_by_hand(name, layers, all_parameters, all_macs):
+def test_imagenet_networks_match_hand_computed_values(name, layers, all_parameters, all_macs):
     with torch.device("meta"):
         network = create_network(name)
     table = find_layers(network, (3, 224, 224), name)
-    found = [
+    sizes = [
         (
             layer.name,
             layer.in_channels,
@@ -114,7 +114,7 @@ def test_networks_for_imagenet_by_hand(name, layers, all_parameters, all_macs):
         )
         for layer in table.layers
     ]
-    assert found == layers
+    assert sizes == layers
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
     parameters = sum(s * t * side**2 + t for _, s, t, side, _ in layers)

@@ -1,1 +1,1 @@
-"""Datasets: obtaining, storing, splitting and reading images."""
+"""Download, store, split and read datasets of images."""

@@ -1,4 +1,4 @@
-"""Work done ahead of its use by threads, in order and by a bounded amount."""
+"""Compute results ahead of their use in threads, in order and with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,29 +15,30 @@ def in_background(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item, in the order of the items.
 
-    Up to `threads` calls run at once, and at most `threads + 1` of them are running or finished
-    ahead of what was yielded: memory stays bounded. What a call raises is raised where its result
-    would have come. No thread outlives the generator.
+    Up to `threads` calls run at the same time. At most `threads + 1` calls are running or finished
+    before their results are yielded, so memory is bounded. If a call raises an exception, the
+    generator raises it in place of the result. All threads end with the generator.
 
     Parameters
     ----------
     function : callable
-        Called in threads. Results are independent of `threads` when it is a pure function.
+        Function that is called in threads. If it is a pure function, results do not depend on
+        `threads`.
     items : iterable
-        What to call it with.
+        Arguments of the calls.
     threads : int
-        How many calls run at once.
+        Number of calls that run at the same time.
 
     Yields
     ------
     The results, in order.
     """
-    upcoming = iter(items)
+    remaining = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix=function.__name__) as pool:
-        ahead: deque[Future[Result]] = deque(
-            pool.submit(function, item) for item in islice(upcoming, threads + 1)
+        pending: deque[Future[Result]] = deque(
+            pool.submit(function, item) for item in islice(remaining, threads + 1)
         )
-        while ahead:
-            result = ahead.popleft().result()
-            ahead.extend(pool.submit(function, item) for item in islice(upcoming, 1))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
             yield result

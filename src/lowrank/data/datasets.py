@@ -1,4 +1,4 @@
-"""Labelled images that memory-map, and their division into training, validation and test."""
+"""Open stored datasets: memory-mapped images and labels in training, validation and test splits."""
 
 import os
 from collections.abc import Callable
@@ -22,11 +22,21 @@ Logits = TypeVar("Logits", Tensor, NDArray)
 
 @dataclass(frozen=True)
 class Split:
-    """Images of bytes and labels (N,), with the rows that belong to this split.
+    """Images and labels, with the rows that belong to one split.
 
-    `images` is an array (N, H, W, C), or gives one image (H, W, C) at a time. `outputs` holds the
-    output of the network that stands for each class; None: the outputs are the classes.
-    `unlabelled` says why the labels mean nothing; empty: they are the images' classes.
+    Attributes
+    ----------
+    images
+        8-bit images: an array (N, H, W, C), or an object that returns one image (H, W, C) at a
+        time.
+    labels
+        Classes of all images, (N,).
+    rows
+        Rows of `images` and `labels` that belong to the split.
+    outputs
+        Index of the network output for each class. None means that the outputs are the classes.
+    unlabelled
+        Reason why the labels are not known. An empty string means that `labels` are valid.
     """
 
     images: Images
@@ -39,29 +49,33 @@ class Split:
         return len(self.rows)
 
     def sample(self, count: int, seed: int = 0) -> "Split":
-        """So many images, drawn without order by `seed` alone; all where it has no more."""
+        """Return a split with `count` random images, or all images if there are fewer.
+
+        The sample depends only on `seed`.
+        """
         rows = np.random.default_rng(seed).permutation(self.rows)[:count]
         return replace(self, rows=np.sort(rows))
 
     def require_labels(self, purpose: str) -> None:
-        """Raise UserError where the images' classes are not known, which `purpose` needs."""
+        """Raise UserError if the images have no labels. `purpose` says what needs them."""
         if self.unlabelled:
             raise UserError(
-                f"{purpose} needs labels, and these images have none: {self.unlabelled}."
+                f"{purpose} needs labels, but these images have none: {self.unlabelled}. Use "
+                "images with one sub-folder for each class."
             )
 
     def of_classes(self, logits: Logits) -> Logits:
-        """Restrict logits (N, outputs) of the network to those of the classes, (N, classes)."""
+        """Return the logits of the classes, (N, classes), from all logits (N, outputs)."""
         return logits if self.outputs is None else logits[:, list(self.outputs)]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`validation` is what choices are made on; `test` is only ever reported.
+    """Dataset in three splits: `train`, `validation` for all choices, and `test` only for reports.
 
-    `validation_from` says where its images come from: `train`, `test` or `folder`.
+    `validation_from` is the source of the validation images: `train`, `test` or `folder`.
     `reduced_to` is the shorter side in pixels to which larger images were reduced when they were
-    stored; None: no image was that large.
+    stored. None means that no image was reduced.
     """
 
     name: str
@@ -76,56 +90,58 @@ class Dataset:
 def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = None) -> Dataset:
     """Open the dataset that the `dataset` step stored in `folder`.
 
-    `splits` is what the `splits` step wrote for a network; by default, validation images are held
-    out of the training images. Raises UserError when the folder is missing, does not hold what its
-    index says, or `splits` divides another dataset.
+    `splits` is the folder that the `splits` step wrote for a network. By default, validation
+    images are held out from the training images. Raises UserError if the folder is missing or does
+    not match its index, or if `splits` belongs to another dataset.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no dataset is stored here. Build it with `snakemake --cores 1 {folder}`."
+            f"{folder}: no stored dataset. Create it with `snakemake --cores 1 {folder}`."
         )
     index = _read_index(folder / "dataset.json")
     outputs = tuple(index["outputs"]) if "outputs" in index else None
-    chosen = read_splits(splits, folder)
-    whole = {
+    splits_index = read_splits(splits, folder)
+    sources = {
         part: _open_split(folder, part, index, index["splits"][part]["images"], outputs)
         for part in ("train", "test")
     }
     if unlabelled := index.get("unlabelled", ""):
-        whole["train"] = replace(whole["train"], unlabelled=unlabelled)
-    validation = ValidationSettings.model_validate(chosen["validation"])
+        sources["train"] = replace(sources["train"], unlabelled=unlabelled)
+    validation = ValidationSettings.model_validate(splits_index["validation"])
     if validation.folder is not None:
-        whole["folder"] = _open_split(Path(splits), "validation", chosen, chosen["images"], outputs)
+        sources["folder"] = _open_split(
+            Path(splits), "validation", splits_index, splits_index["images"], outputs
+        )
     rows = divide(
-        len(whole["train"]),
-        whole["test"].labels,
+        len(sources["train"]),
+        sources["test"].labels,
         validation,
-        in_folder=len(whole.get("folder", ())),
+        in_folder=len(sources.get("folder", ())),
     )
-    reduced = index.get("reduced") or chosen.get("reduced")
+    reduced = [part["store_pixels"] for part in (index, splits_index) if part.get("reduced")]
     return Dataset(
         name=index["name"],
         classes=tuple(index["classes"]),
-        train=replace(whole["train"], rows=rows.train),
-        validation=replace(whole[rows.validation_from], rows=rows.validation),
-        test=replace(whole["test"], rows=rows.test),
+        train=replace(sources["train"], rows=rows.train),
+        validation=replace(sources[rows.validation_from], rows=rows.validation),
+        test=replace(sources["test"], rows=rows.test),
         validation_from=rows.validation_from,
-        reduced_to=(index if index.get("reduced") else chosen)["store_pixels"] if reduced else None,
+        reduced_to=reduced[0] if reduced else None,
     )
 
 
 def _read_index(path: Path) -> dict[str, Any]:
     index = read_json(path)
     try:
-        whole = all(isinstance(index["splits"][part]["images"], int) for part in ("train", "test"))
-        whole = whole and {"name", "classes"} <= index.keys()
+        valid = all(isinstance(index["splits"][part]["images"], int) for part in ("train", "test"))
+        valid = valid and {"name", "classes"} <= index.keys()
     except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise UserError(
             f"{path}: not the index of a stored dataset. Delete {path.parent} and run the same "
-            "command again; the data are then stored again."
+            "command again to store the dataset again."
         )
     return index
 
@@ -137,46 +153,46 @@ def _open_split(
     expected: int,
     outputs: tuple[int, ...] | None,
 ) -> Split:
-    """All images of a stored part, which the index says how to open."""
+    """Open all images of a stored part, in the format that the index names."""
     images = _FORMS[index.get("form", "arrays")](folder, part, index)
     labels = _load(folder / f"{part}_labels.npy").astype(np.int64)
     if not len(images) == len(labels) == expected:
         raise UserError(
-            f"{folder}: the {part} split holds {len(images)} images and {len(labels)} labels, "
+            f"{folder}: the {part} split has {len(images)} images and {len(labels)} labels, but "
             f"its index says {expected}. Delete the folder and run the same command again."
         )
     return Split(images, labels, np.arange(len(labels)), outputs)
 
 
 def require_match(data: Dataset, spec: NetworkSpec) -> None:
-    """Raise UserError where a network cannot be trained or measured on a dataset.
+    """Raise UserError if a network cannot be trained or measured on a dataset.
 
-    Because their classes differ, the network takes another number of channels than 1 or 3, or
-    larger images than were stored.
+    This is the case if their classes differ, if the network needs another number of channels than
+    1 or 3, or if it needs larger images than were stored.
     """
     outputs, channels = data.test.outputs, spec.input_shape[0]
     if outputs is None and len(data.classes) != spec.num_classes:
         raise UserError(
-            f"the dataset {data.name} has {len(data.classes)} classes, the network {spec.name} "
-            f"tells {spec.num_classes} apart. Take a network for these classes, or say with "
-            f"`dataset.{data.name}.outputs` which of its outputs stands for which class."
+            f"the dataset {data.name} has {len(data.classes)} classes, but the network {spec.name} "
+            f"has {spec.num_classes}. Use a network for these classes, or set "
+            f"`dataset.{data.name}.outputs` to the network output for each class."
         )
     if outputs is not None and max(outputs) >= spec.num_classes:
         raise UserError(
-            f"dataset.{data.name}.outputs: names output {max(outputs)}, but the outputs of the "
-            f"network {spec.name} are 0 to {spec.num_classes - 1}. Correct the mapping."
+            f"dataset.{data.name}.outputs: has output {max(outputs)}, but the network {spec.name} "
+            f"has outputs 0 to {spec.num_classes - 1}. Correct the mapping."
         )
     if channels not in (1, 3):
         raise UserError(
-            f"the network {spec.name} takes {channels} channels; images of the dataset "
-            f"{data.name} can be given as 1 (grey) or 3 (colour)."
+            f"the network {spec.name} needs {channels} channels, but images of the dataset "
+            f"{data.name} can only be read with 1 (grayscale) or 3 (color). Use another network."
         )
     needed = spec.resize or min(spec.input_shape[1:])
     if data.reduced_to is not None and data.reduced_to < needed:
         raise UserError(
-            f"dataset.{data.name}.store_pixels: images were reduced to a shorter side of "
-            f"{data.reduced_to} pixels when they were stored, and the network {spec.name} takes "
-            f"{needed}. Set it to at least {needed}."
+            f"dataset.{data.name}.store_pixels: images were stored with a shorter side of "
+            f"{data.reduced_to} pixels, but the network {spec.name} needs {needed}. Set it to at "
+            f"least {needed}."
         )
 
 
@@ -191,7 +207,7 @@ def _open_stored(folder: Path, part: str, index: dict[str, Any]) -> Images:
     expected = 3 * sizes.prod(1).sum()
     if len(pixels) != expected:
         raise UserError(
-            f"{path}: holds {len(pixels)} bytes, its images take {expected}. Delete {folder} and "
+            f"{path}: has {len(pixels)} bytes, but its images need {expected}. Delete {folder} and "
             "run the same command again."
         )
     return StoredImages(pixels, sizes)
@@ -202,8 +218,8 @@ def _open_files(folder: Path, part: str, index: dict[str, Any]) -> Images:
     return ImageFiles(Path(index["folders"][part]), files, index["store_pixels"])
 
 
-# How images are stored, by what the index says: arrays (N, H, W, C) of the datasets known by name,
-# decoded images of many sizes, or only where the image files are.
+# Functions that open images, by the format in the index: arrays (N, H, W, C) of known datasets,
+# decoded images of different sizes, or paths of image files.
 _FORMS: dict[str, Callable[[Path, str, dict[str, Any]], Images]] = {
     "arrays": _open_arrays,
     "pixels": _open_stored,
@@ -217,5 +233,5 @@ def _load(path: Path, **options: str) -> NDArray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: cannot be read as a NumPy array ({error}). Delete {path.parent} and run the "
-            "same command again; the data are then stored again."
+            "same command again to store the dataset again."
         ) from error

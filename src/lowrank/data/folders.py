@@ -19,18 +19,18 @@ from lowrank.data.background import in_background
 from lowrank.data.folder_scan import (
     ImageFolder,
     difference,
+    first_names,
     require_images,
     require_same,
     scan,
     scan_for_training,
-    some,
 )
 from lowrank.data.images import decode, read_file, size_of, stored_size
 from lowrank.data.obtaining import Say, one_line, sha256_of_array
 from lowrank.data.sources import replaced_folder, write_array, write_index
 from lowrank.errors import UserError
 
-# The label of an image whose class is not known.
+# Label of an image without a known class.
 NO_LABEL = -1
 
 _GIB = 2**30
@@ -38,8 +38,8 @@ _REPORT_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One file: its image, its length in bytes and SHA-256; or why it is not readable."""
+class _ReadFile:
+    """One file: its image, its length in bytes and its SHA-256, or why it is not readable."""
 
     name: str
     image: NDArray[np.uint8] | None = None
@@ -51,7 +51,10 @@ class _Read:
 def outputs_of(
     classes: tuple[str, ...], outputs: Mapping[str, int] | None, place: str
 ) -> tuple[int, ...] | None:
-    """The mapping's outputs in the order of the classes. Raises UserError when the names differ."""
+    """Return the outputs of a mapping in the order of the classes.
+
+    Raises UserError if the names in the mapping differ from the classes.
+    """
     if outputs is None:
         return None
     require_same(place, ("the dataset", set(classes)), ("the mapping", set(outputs)))
@@ -59,17 +62,17 @@ def outputs_of(
 
 
 def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) -> None:
-    """Store two folders of images as `lowrank.data.datasets.open_dataset` reads them.
+    """Store two folders of images in the format that `lowrank.data.datasets.open_dataset` reads.
 
-    Every image is decoded once, to know that it can be. Decoded images are kept where both
-    folders fit into `settings.cache_gib`; else the index says where the files are. Both give the
+    Every image is decoded once to check it. If both folders fit into `settings.cache_gib`, the
+    decoded images are stored. Otherwise the index stores the paths of the files. Both give the
     same images.
 
     Raises
     ------
     UserError
-        When a folder or a class is missing or empty, a file is no image and
-        `settings.skip_unreadable` is not set, or `output` cannot be written.
+        If a folder or a class is missing or empty, if a file is not a readable image and
+        `settings.skip_unreadable` is not set, or if `output` cannot be written.
     """
     place = f"dataset.{name}"
     parts = {
@@ -77,10 +80,10 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         "test": scan(Path(settings.validation), f"{place}.validation"),
     }
     classes, unlabelled = parts["test"].classes, ""
-    if differing := difference(*((str(p.root), set(p.classes)) for p in parts.values())):
-        # What needs no labels works all the same; what does says why it cannot.
-        unlabelled = f"{parts['train'].root} {differing}"
-        parts["train"] = replace(parts["train"], labelled=False)
+    if message := difference(*((str(p.root), set(p.classes)) for p in parts.values())):
+        # Continue without labels. Steps that need labels raise an error with this reason.
+        unlabelled = f"{parts['train'].root} {message}"
+        parts["train"] = replace(parts["train"], has_labels=False)
         say(f"warning: {place}.train: images are used without labels: {unlabelled}")
     outputs = outputs_of(classes, settings.outputs, f"{place}.outputs")
     decoded = _are_stored_decoded(parts.values(), settings, say)
@@ -92,17 +95,18 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         shared = _in_both(parts, {key: digests for key, (_, _, digests) in stored.items()})
         if shared:
             say(
-                f"warning: {place}: {len(shared)} of the {len(parts['test'].files)} images that "
-                f"are reported are training images, too, byte for byte: {some(shared)}. Accuracy "
-                "on them shows memory. Remove them from one of the folders."
+                f"warning: {place}: {len(shared)} of {len(parts['test'].files)} images in "
+                f"{parts['test'].root} are also training images (identical files): "
+                f"{first_names(shared)}. Accuracy on them is too high. Remove them from one of the "
+                "folders."
             )
-        rest = _form(parts, settings, decoded=decoded) | {
+        entries = _format_entries(parts, settings, decoded=decoded) | {
             "reduced": any(reduced for _, reduced, _ in stored.values()),
             "splits": {key: split for key, (split, _, _) in stored.items()},
             **({"in_both": len(shared)} if shared else {}),
             **({"unlabelled": unlabelled} if unlabelled else {}),
         }
-        write_index(new, name, classes, outputs, rest)
+        write_index(new, name, classes, outputs, entries)
 
 
 def store_validation_folder(
@@ -114,28 +118,29 @@ def store_validation_folder(
     place: str,
     say: Say,
 ) -> dict[str, Any]:
-    """Store a user's own validation images in `output`, beside the index of a network's splits.
+    """Store a user's validation images in `output`, next to the index of a network's splits.
 
-    Returns what that index says of them. `classes` are the dataset's. Raises UserError as
-    `store_folders` does, and where the folder's classes are not the dataset's.
+    Returns the entries for that index. `classes` are the classes of the dataset. Raises UserError
+    in the same cases as `store_folders`, and if the classes of the folder differ from `classes`.
     """
     part = scan(Path(folder), place)
     require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
-    by_name = [list(classes).index(name) for name in part.classes]
+    dataset_labels = [list(classes).index(name) for name in part.classes]
     part = replace(
-        part, classes=tuple(classes), labels=tuple(by_name[label] for label in part.labels)
+        part, classes=tuple(classes), labels=tuple(dataset_labels[label] for label in part.labels)
     )
     decoded = _are_stored_decoded([part], settings, say)
     split, reduced, _ = _store_part(
         output, "validation", part, settings, place, say, decoded=decoded
     )
-    return _form({"validation": part}, settings, decoded=decoded) | {"reduced": reduced, **split}
+    entries = _format_entries({"validation": part}, settings, decoded=decoded)
+    return entries | {"reduced": reduced, **split}
 
 
 def _in_both(
     parts: Mapping[str, ImageFolder], digests: Mapping[str, list[tuple[bytes, str]]]
 ) -> list[str]:
-    """Name the files of `test` whose bytes are those of a file of `train`, and that file."""
+    """Describe each file of `test` that is identical to a file of `train`, with both paths."""
     train = dict(digests["train"])
     return [
         f"{parts['test'].root / name} is {parts['train'].root / train[digest]}"
@@ -144,13 +149,13 @@ def _in_both(
     ]
 
 
-def _form(
+def _format_entries(
     parts: Mapping[str, ImageFolder], settings: DatasetSettings, *, decoded: bool
 ) -> dict[str, Any]:
-    """What an index says of how images are stored."""
-    where = {} if decoded else {"folders": {key: str(p.root) for key, p in parts.items()}}
+    """Return the entries of an index that describe how images are stored."""
+    folders = {} if decoded else {"folders": {key: str(p.root) for key, p in parts.items()}}
     form = "pixels" if decoded else "files"
-    return {"form": form, "store_pixels": settings.store_pixels, **where}
+    return {"form": form, "store_pixels": settings.store_pixels, **folders}
 
 
 def _are_stored_decoded(
@@ -161,25 +166,32 @@ def _are_stored_decoded(
     say(
         f"{' and '.join(str(len(part.files)) for part in parts)} image files, "
         f"{gib:.2f} GiB when decoded: "
-        + ("stored" if decoded else f"more than `cache_gib` {settings.cache_gib:g}, left as files")
+        + (
+            "storing decoded images"
+            if decoded
+            else f"more than `cache_gib` {settings.cache_gib:g}, so images are read from the files"
+        )
     )
     return decoded
 
 
 def _decoded_bytes(part: ImageFolder, settings: DatasetSettings) -> int:
-    """Bytes of all images, from the sizes that their files state; 0 for one that states none."""
+    """Return the bytes of all decoded images, from the sizes in file headers.
 
-    def of(name: str) -> int:
+    A file with an unreadable header counts as 0 bytes.
+    """
+
+    def decoded_bytes(name: str) -> int:
         try:
             size = size_of(part.root / name)
-        except Exception:  # Told later, when the whole file is read.
+        except Exception:  # Reported later, when the complete file is read.
             return 0
         height, width = stored_size(size, settings.store_pixels)
         return 3 * height * width
 
     total, progress = 0, Progress(len(part.files), "image sizes")
-    for each in in_background(of, part.files, settings.threads):
-        total += each
+    for count in in_background(decoded_bytes, part.files, settings.threads):
+        total += count
         progress.advance()
     return total
 
@@ -196,53 +208,51 @@ def _store_part(
 ) -> tuple[dict[str, Any], bool, list[tuple[bytes, str]]]:
     """Write one part.
 
-    Returns what the index says of it, whether an image may have been reduced, and of each file the
-    start of its SHA-256 (which suffices to find equal files) and its name.
+    Returns the entries for the index, whether any image has the side `store_pixels` (so it may
+    have been reduced), and for each file the start of its SHA-256 and its name. The start of the
+    SHA-256 is sufficient to find identical files.
     """
 
-    def read(name: str) -> _Read:
+    def read(name: str) -> _ReadFile:
         path = part.root / name
         try:
             content = read_file(path)
             image = decode(content, settings.store_pixels)
-        except Exception as error:  # Pillow raises nearly anything on a damaged file.
-            return _Read(name, unreadable=f"{path} ({one_line(str(error))})")
-        return _Read(name, image, len(content), hashlib.sha256(content).hexdigest())
+        except Exception as error:  # Pillow raises many types of errors for damaged files.
+            return _ReadFile(name, unreadable=f"{path} ({one_line(str(error))})")
+        return _ReadFile(name, image, len(content), hashlib.sha256(content).hexdigest())
 
     labels, sizes, files, unreadable, digests = [], [], [], [], []
-    listing, reduced, said = hashlib.sha256(), False, time.monotonic()
+    listing, reduced, last_report = hashlib.sha256(), False, time.monotonic()
     with _pixels_file(folder / f"{key}_pixels.npy" if decoded else None) as append:
-        for number, (each, label) in enumerate(
+        for number, (file, label) in enumerate(
             zip(in_background(read, part.files, settings.threads), part.labels, strict=True), 1
         ):
-            if time.monotonic() - said > _REPORT_EVERY_SECONDS:
-                said = time.monotonic()
-                say(f"{key}: {number} of {len(part.files)} read")
-            if each.image is None:
+            if time.monotonic() - last_report > _REPORT_EVERY_SECONDS:
+                last_report = time.monotonic()
+                say(f"{key}: read {number} of {len(part.files)} files")
+            if file.image is None:
                 if not settings.skip_unreadable:
                     raise UserError(
-                        f"{place}: {each.unreadable}: cannot be read as an image. Replace or "
-                        f"remove the file, or leave such files out by `skip_unreadable: true`."
+                        f"{place}: {file.unreadable}: cannot be read as an image. Replace or "
+                        "remove the file, or set `skip_unreadable: true` to skip such files."
                     )
-                unreadable.append(each.unreadable)
+                unreadable.append(file.unreadable)
                 continue
             labels.append(label)
-            sizes.append(each.image.shape[:2])
-            files.append((each.name, each.length))
-            # As `sha256sum` lists files.
-            listing.update(f"{each.sha256}  {each.name}\n".encode())
-            digests.append((bytes.fromhex(each.sha256[:16]), each.name))
-            reduced |= min(each.image.shape[:2]) == settings.store_pixels
-            append(each.image)
+            sizes.append(file.image.shape[:2])
+            files.append((file.name, file.length))
+            # The format of `sha256sum`.
+            listing.update(f"{file.sha256}  {file.name}\n".encode())
+            digests.append((bytes.fromhex(file.sha256[:16]), file.name))
+            reduced |= min(file.image.shape[:2]) == settings.store_pixels
+            append(file.image)
     if unreadable:
-        say(
-            f"{key}: {len(unreadable)} files cannot be read and are left out: "
-            + "; ".join(unreadable)
-        )
-    if part.labelled:
+        say(f"{key}: skipped {len(unreadable)} unreadable files: " + "; ".join(unreadable))
+    if part.has_labels:
         counts = np.bincount(labels, minlength=len(part.classes))
         require_images(place, part.root, dict(zip(part.classes, counts, strict=True)))
-    label_array = np.array(labels if part.labelled else [NO_LABEL] * len(labels), np.int32)
+    label_array = np.array(labels if part.has_labels else [NO_LABEL] * len(labels), np.int32)
     write_array(folder / f"{key}_labels.npy", label_array)
     if decoded:
         write_array(folder / f"{key}_sizes.npy", np.array(sizes, np.int32))
@@ -257,7 +267,10 @@ def _store_part(
 
 @contextmanager
 def _pixels_file(path: Path | None) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield what appends an image to a flat .npy file; where `path` is None, what drops it."""
+    """Yield a function that appends an image to a flat .npy file.
+
+    If `path` is None, the function does nothing.
+    """
     length = 0
 
     def append(image: NDArray[np.uint8]) -> None:
@@ -275,7 +288,7 @@ def _pixels_file(path: Path | None) -> Iterator[Callable[[NDArray[np.uint8]], No
     with path.open("wb") as file:
         write_header()
         yield append
-        # NumPy leaves room in a header for any length of the first axis: it stays as long.
+        # The length of the header does not change: NumPy reserves space for the first dimension.
         file.seek(0)
         write_header()
         file.flush()

@@ -1,4 +1,4 @@
-"""Images of many sizes: how an image file becomes bytes, and where the bytes are found again."""
+"""Decode image files of any size, and read stored images."""
 
 import contextlib
 import io
@@ -15,16 +15,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lowrank.errors import UserError
 
-# The formats of the suffixes that a folder of images may have. Not all that Pillow knows: for
-# PostScript, whatever the file is called, it starts Ghostscript. PPM includes PGM and PBM.
+# Formats of the suffixes that are accepted as images. Other formats are not safe: for a PostScript
+# file with any name, Pillow starts Ghostscript. PPM includes PGM and PBM.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 
-# Modes whose `convert` clips at 255 what goes up to 65535.
+# 16-bit modes, for which Pillow's `convert` clips values at 255.
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Images(Protocol):
-    """Images by number, each (H, W, C) bytes; an array (N, H, W, C) is one of these."""
+    """Sequence of 8-bit images (H, W, C), such as an array (N, H, W, C)."""
 
     def __len__(self) -> int: ...
 
@@ -32,33 +32,34 @@ class Images(Protocol):
 
 
 def read_file(path: Path) -> bytes:
-    """The content of an ordinary file. Raises ValueError for any other, which could block."""
-    # Opened first and looked at then, so that nothing can come between. A named pipe that is
-    # opened so does not wait for its writer.
-    with open(path, "rb", opener=_without_waiting) as file:
+    """Return the content of a regular file. Raises ValueError for other files, which can block."""
+    # Open the file before the check, so that it cannot change in between. O_NONBLOCK opens a named
+    # pipe without waiting for its writer.
+    with open(path, "rb", opener=_open_nonblocking) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no ordinary file, but a pipe, a socket or a device")
+            raise ValueError("it is not a regular file, but a pipe, a socket or a device")
         return file.read()
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode(content: bytes, largest_side: int) -> NDArray[np.uint8]:
-    """An image file's content as RGB bytes (H, W, 3), turned as its EXIF orientation says.
+    """Decode the content of an image file to 8-bit RGB (H, W, 3).
 
-    16-bit greys are scaled to 8 bits, transparency is dropped, as torchvision drops it. Integers of
-    32 bits and floating-point values are refused, because no file says which value is white.
+    The EXIF orientation is applied. 16-bit grayscale is scaled to 8 bits. Transparency is dropped,
+    like in torchvision. Images with 32-bit integers or floating-point values are rejected, because
+    the files do not define which value is white.
 
-    An image whose shorter side is above `largest_side` pixels is reduced to it (bilinear,
-    antialiased: what most published weights expect of a reduction anyway); none is enlarged.
-    Raises what Pillow raises, of nearly any type, where the content is no whole image.
+    If the shorter side is larger than `largest_side` pixels, the image is resized to it (bilinear,
+    antialiased, as most published weights expect). Images are never enlarged. Damaged content
+    raises the errors of Pillow, which can have nearly any type.
     """
     try:
         file = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError as error:  # Its message names a buffer's place in memory.
-        raise ValueError(f"no image of one of the formats {', '.join(FORMATS)}") from error
+    except UnidentifiedImageError as error:  # Its message contains a memory address.
+        raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
     with file:
         picture = _rgb(file)
     height, width = stored_size((picture.height, picture.width), largest_side)
@@ -68,22 +69,22 @@ def decode(content: bytes, largest_side: int) -> NDArray[np.uint8]:
 
 
 def _rgb(file: Image.Image) -> Image.Image:
-    """The picture of an opened file, turned as its EXIF data say, in RGB."""
+    """Return the image of an opened file in RGB, with its EXIF orientation applied."""
     file.load()
-    # Pillow raises nearly anything on damaged EXIF data, which say nothing of the pixels.
+    # Ignore damaged EXIF data, for which Pillow raises many types of errors: pixels are valid.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(file, in_place=True)
-    # Pillow widens the values of a PGM file to 16 bits, whatever its largest one.
-    widened = file.mode == "I" and file.format == "PPM"
-    if widened or file.mode in _SIXTEEN_BITS:
+    # Pillow scales the values of a PGM file to 16 bits, for any maximum value in its header.
+    scaled_to_16_bits = file.mode == "I" and file.format == "PPM"
+    if scaled_to_16_bits or file.mode in _SIXTEEN_BITS:
         values = np.asarray(file).astype(np.uint32)
         eight_bits = ((values * 255 + 32767) // 65535).astype(np.uint8)
         return Image.fromarray(eight_bits).convert("RGB")
     if file.mode in ("I", "F"):
         kind = "32-bit integers" if file.mode == "I" else "floating-point values"
         raise ValueError(
-            f"its pixels are {kind}, and nothing says which value is white; save it with 8 or 16 "
-            "bits a channel"
+            f"its pixels are {kind}, and the file does not define which value is white; save it "
+            "with 8 or 16 bits per channel"
         )
     if file.mode == "P" and "transparency" in file.info:
         file = file.convert("RGBA")
@@ -91,16 +92,19 @@ def _rgb(file: Image.Image) -> Image.Image:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """The height and width that an image file states. Raises what `decode` and the system raise."""
+    """Return the height and width in the header of an image file.
+
+    Raises the errors of `decode` and of the file system.
+    """
     with (
-        open(path, "rb", opener=_without_waiting) as content,
+        open(path, "rb", opener=_open_nonblocking) as content,
         Image.open(content, formats=FORMATS) as file,
     ):
         return file.height, file.width
 
 
 def stored_size(size: tuple[int, int], largest_side: int) -> tuple[int, int]:
-    """Height and width after `decode` of an image of this height and width."""
+    """Return the height and width that an image of size (height, width) has after `decode`."""
     shorter = min(size)
     if shorter <= largest_side:
         return size
@@ -110,7 +114,7 @@ def stored_size(size: tuple[int, int], largest_side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Decoded images end to end in one array (bytes,), with the height and width (N, 2) of each."""
+    """Decoded images in one flat array of bytes, with their heights and widths (N, 2)."""
 
     pixels: NDArray[np.uint8]
     sizes: NDArray[np.int64]
@@ -130,9 +134,9 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded from their files each time, where storing them takes too much room.
+    """Images decoded from their files on each access, if storing them needs too much space.
 
-    Gives the same bytes as `StoredImages` would. `files` holds a path below `folder` and a length
+    The images equal those of `StoredImages`. `files` holds a path relative to `folder` and a length
     in bytes for each image.
     """
 
@@ -150,10 +154,10 @@ class ImageFiles:
             content = read_file(path)
             if len(content) == length:
                 return decode(content, self.largest_side)
-            reason = f"it holds {len(content)} bytes, and {length} when the dataset was stored"
-        except Exception as error:  # Pillow raises nearly anything on a damaged file.
+            reason = f"it has {len(content)} bytes, but had {length} when the dataset was stored"
+        except Exception as error:  # Pillow raises many types of errors for damaged files.
             reason = str(error)
         raise UserError(
-            f"{path}: cannot be read any more as the image that it was ({reason}). Put the file "
-            "back, or delete the stored dataset and run the same command again."
+            f"{path}: the image is missing or has changed ({reason}). Restore the file, or delete "
+            "the stored dataset and run the same command again."
         )

@@ -1,4 +1,4 @@
-"""What the sources of the datasets have in common: attempts in turn, verification, downloads."""
+"""Download datasets: try several sources in order and verify their content."""
 
 import contextlib
 import hashlib
@@ -20,22 +20,22 @@ from lowrank.temporary import temporary_folder
 Arrays = dict[str, NDArray[np.uint8]]
 Say = Callable[[str], None]
 
-# Seconds without an answer after which a download is given up: a machine without a network should
-# get to the next source soon.
+# Timeout in seconds for a server that does not respond. It is short, so that a machine without a
+# network soon tries the next source.
 _SOCKET_TIMEOUT = 10
 
 
 class UnusableError(Exception):
-    """A source cannot be used; the message is the reason alone, without place or advice."""
+    """Error for a source that cannot be used. The message is only the reason, without advice."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A place that a dataset may come from.
+    """Source of a dataset.
 
-    `fetch` gives the file or folder that `read` turns into arrays; it may write below the
-    temporary folder that it is given. Both raise UnusableError. What was fetched is kept under the
-    name `kept`, unless that is empty.
+    `fetch` returns a file or folder, and `read` reads arrays from it. `fetch` may write to the
+    temporary folder that it gets as argument. Both raise UnusableError. The file or folder is kept
+    with the name `kept`, unless that is empty.
     """
 
     label: str
@@ -45,138 +45,146 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a source has to deliver: the SHA-256 of each array's bytes in C order."""
+class DatasetDigests:
+    """Title of a dataset, and the expected SHA-256 of the bytes of each array in C order."""
 
     title: str
     sha256: Mapping[str, str]
 
 
-def read_by_hand(wanted: Wanted, path: Path, read: Callable[[Path], Arrays], say: Say) -> Arrays:
-    """Arrays from a file or folder that the user put there.
+def read_manual_copy(
+    expected: DatasetDigests, path: Path, read: Callable[[Path], Arrays], say: Say
+) -> Arrays:
+    """Read and verify arrays from a file or folder that the user put there.
 
-    Raises UserError when it is damaged or altered: a user who put it there wants it used.
+    Raises UserError if it is damaged or modified. Other sources are not tried then, because the
+    user wants this one.
     """
     say(f"trying {path}")
     try:
-        arrays = _read_verified(wanted, path, read)
+        arrays = _read_verified(expected, path, read)
     except UnusableError as unusable:
         raise UserError(
-            f"{path}: {unusable}. Replace it by a fresh copy, or remove it so that the other "
-            "sources are tried, and run the same command again."
+            f"{path}: {unusable}. Replace it with a new copy, or remove it to try the other "
+            "sources. Then run the same command again."
         ) from unusable
-    say(f"{wanted.title} came from {path} and is verified")
+    say(f"{expected.title}: read from {path} and verified")
     return arrays
 
 
-def first_that_works(
-    wanted: Wanted, sources: tuple[Source, ...], say: Say, *, keep: Path, before: str, advice: str
+def first_usable(
+    expected: DatasetDigests,
+    sources: tuple[Source, ...],
+    say: Say,
+    *,
+    keep: Path,
+    before: str,
+    advice: str,
 ) -> Arrays:
-    """Arrays from the first source that delivers what is wanted.
+    """Read and verify arrays from the first source that can be used.
 
-    What was downloaded is kept in the folder `keep` once it is verified, where the next call looks
-    for files put there by hand: a dataset that was deleted is made again without a network. Each
-    attempt and its outcome is told through `say`, one line each. When all fail, a UserError
-    tells `before` (what was looked for first), each attempt, and `advice`.
+    A verified download is kept in the folder `keep`. The next call finds it there, so a deleted
+    dataset can be stored again without a network. `say` is called with one line for each attempt
+    and each result. If all sources fail, UserError is raised with `before` (the files that were
+    looked for first), all attempts, and `advice`.
     """
-    tried = [before]
+    attempts = [before]
     say(before)
     for source in sources:
         say(f"trying {source.label}")
         try:
             with tempfile.TemporaryDirectory(prefix="lowrank-") as folder:
                 fetched = source.fetch(Path(folder))
-                arrays = _read_verified(wanted, fetched, source.read)
+                arrays = _read_verified(expected, fetched, source.read)
                 if source.kept:
                     _keep(fetched, keep / source.kept, say)
         except UnusableError as unusable:
-            tried.append(f"{source.label}: {unusable}")
-            say(tried[-1])
+            attempts.append(f"{source.label}: {unusable}")
+            say(attempts[-1])
         else:
-            say(f"{wanted.title} came from {source.label} and is verified")
+            say(f"{expected.title}: read from {source.label} and verified")
             return arrays
-    reasons = " ".join(f"({number}) {reason}." for number, reason in enumerate(tried, 1))
-    raise UserError(f"{wanted.title} could not be obtained. Tried: {reasons} {advice}")
+    reasons = " ".join(f"({number}) {reason}." for number, reason in enumerate(attempts, 1))
+    raise UserError(f"{expected.title} cannot be obtained. Tried: {reasons} {advice}")
 
 
 @contextlib.contextmanager
-def torchvisions_download(folder: Path) -> Iterator[None]:
-    """Surround a download by torchvision: no progress bar, and its failures are UnusableError."""
+def torchvision_download(folder: Path) -> Iterator[None]:
+    """Run a download of torchvision without progress bar, and turn failures into UnusableError."""
     try:
-        with _quiet(), _socket_timeout(_SOCKET_TIMEOUT):
+        with _silenced(), _socket_timeout(_SOCKET_TIMEOUT):
             yield
-    # Networks, proxies and a torchvision that does not fit its torch fail in many ways, and
-    # another source is left to try; a full disk is no fault of the source.
+    # Networks, proxies and incompatible versions of torchvision and torch fail in many ways, and
+    # the next source may work. A full disk is not a problem of the source.
     except Exception as error:
-        if isinstance(error, OSError) and (told := cannot_write(folder.parent, error)):
-            raise told from error
+        if isinstance(error, OSError) and (write_error := cannot_write(folder.parent, error)):
+            raise write_error from error
         raise UnusableError(
             f"the download failed ({type(error).__name__}: {one_line(str(error))})"
         ) from error
 
 
 def sha256_of_array(array: NDArray) -> str:
-    """SHA-256 of the bytes of an array in C order, in hexadecimal."""
+    """Return the SHA-256 of the bytes of an array in C order, in hexadecimal."""
     return hashlib.sha256(array.data).hexdigest()
 
 
 def one_line(text: str) -> str:
-    """A message without its line breaks."""
+    """Return a message without line breaks."""
     return " ".join(text.split())
 
 
-def _read_verified(wanted: Wanted, path: Path, read: Callable[[Path], Arrays]) -> Arrays:
+def _read_verified(expected: DatasetDigests, path: Path, read: Callable[[Path], Arrays]) -> Arrays:
     try:
         arrays = read(path)
     except UnusableError:
         raise
-    # A damaged file can break tar, gzip, pickle, PNG and JSON readers in nearly any way.
+    # For a damaged file, readers of tar, gzip, pickle, PNG and JSON raise many types of errors.
     except Exception as error:
         raise UnusableError(
-            f"cannot be read as {wanted.title} ({type(error).__name__}: {one_line(str(error))})"
+            f"cannot be read as {expected.title} ({type(error).__name__}: {one_line(str(error))})"
         ) from error
-    for key, expected in wanted.sha256.items():
-        found = sha256_of_array(arrays[key])
-        if found != expected:
+    for key, expected_sha256 in expected.sha256.items():
+        sha256 = sha256_of_array(arrays[key])
+        if sha256 != expected_sha256:
             raise UnusableError(
-                f"its {key.replace('_', ' ')} have the SHA-256 {found}, {wanted.title}'s have "
-                f"{expected}"
+                f"its {key.replace('_', ' ')} have the SHA-256 {sha256}, expected {expected_sha256}"
             )
     return arrays
 
 
-def _keep(fetched: Path, place: Path, say: Say) -> None:
-    """Copy what was fetched to `place`, whole or not at all; a failure is said and is no error."""
+def _keep(download: Path, target: Path, say: Say) -> None:
+    """Copy a download to `target`, atomically. A failure is only reported with `say`."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if fetched.is_dir():
-            with temporary_folder(place.parent) as beside:
-                new = beside / place.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if download.is_dir():
+            with temporary_folder(target.parent) as temporary:
+                new = temporary / target.name
                 new.mkdir()
-                for file in fetched.iterdir():
+                for file in download.iterdir():
                     shutil.copyfile(file, new / file.name)
-                new.rename(place)
+                new.rename(target)
         else:
-            with written_whole(place) as partial:
-                shutil.copyfile(fetched, partial)
+            with written_whole(target) as partial:
+                shutil.copyfile(download, partial)
     except (OSError, UserError) as error:
-        say(f"the download is not kept for another time: {one_line(str(error))}")
+        say(f"the download cannot be kept for later use: {one_line(str(error))}")
     else:
-        say(f"the download is kept as {place}: from it the dataset is made again offline")
+        say(f"the download is kept as {target}; the dataset can be stored again from it offline")
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow another library's progress bar, which would garble the lines of a log."""
+def _silenced() -> Iterator[None]:
+    """Hide the progress bar of another library, which would disturb the lines of a log."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)

@@ -1,7 +1,7 @@
-"""From an image to what a network expects of its input: size, channels, scale.
+"""Turn images into the input of a network: size, channels, normalization.
 
-All of it is NumPy and Pillow: both let go of Python's lock while they compute, and neither starts
-threads of its own, so images are prepared beside training without disturbing it.
+Everything uses NumPy and Pillow. Both release Python's GIL and start no threads of their own, so
+images can be prepared during training without slowing it down.
 """
 
 import math
@@ -14,19 +14,22 @@ from torch import Tensor
 
 from lowrank.zoo.registry import NetworkSpec
 
-# Width / height of a random crop, and how often one that fits into the image is looked for:
-# torchvision's RandomResizedCrop.
+# Limits for width / height of a random crop, and the number of attempts to find a crop that fits
+# into the image. These are the values of torchvision's RandomResizedCrop.
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3
-_TRIES = 10
+_ATTEMPTS = 10
 
 
 def to_input(images: NDArray[np.uint8], spec: NetworkSpec) -> Tensor:
-    """Bytes (N, H, W, C), RGB, to the normalised float32 input (N, C, H, W), channels last."""
+    """Convert 8-bit RGB images (N, H, W, C) to normalized float32 input (N, C, H, W).
+
+    The result has the channels-last memory format.
+    """
     if spec.channel_order == "bgr":
         images = images[..., ::-1]
     count, height, width, channels = images.shape
-    # Scale and shift: (x / 255 - mean) / std. Over whole rows of pixels (N, H, W C), because
-    # NumPy is slow along an axis as short as that of the channels.
+    # Compute (x / 255 - mean) / std over rows of pixels (N, H, W C), because NumPy is slow along an
+    # axis as short as the channels.
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     pixels = images.reshape(count, height, width * channels).astype(np.float32)
     pixels *= np.tile(1 / (255 * std), width)
@@ -35,7 +38,7 @@ def to_input(images: NDArray[np.uint8], spec: NetworkSpec) -> Tensor:
 
 
 def is_input(shape: tuple[int, int, int], spec: NetworkSpec) -> bool:
-    """Whether images of this (H, W, C) go into the network as they are."""
+    """Return whether images of shape (H, W, C) need no resizing, cropping or channel conversion."""
     height, width, channels = shape
     input_channels, *input_size = spec.input_shape
     size = (height, width)
@@ -43,45 +46,46 @@ def is_input(shape: tuple[int, int, int], spec: NetworkSpec) -> bool:
 
 
 def resized_size(size: tuple[int, int], spec: NetworkSpec) -> tuple[int, int]:
-    """Height and width to which an image of this height and width is resized before its crop.
+    """Return the height and width to which an image of size (height, width) is resized.
 
-    The shorter side becomes `spec.resize`, the other keeps the proportions, rounded down (as
-    torchvision does). Where that does not cover the input, or `spec.resize` is None, it is what
-    just covers the input.
+    The shorter side becomes `spec.resize`, and the other side keeps the aspect ratio, rounded down
+    (like torchvision). If the result does not cover the input, or `spec.resize` is None, the
+    smallest size that covers the input is returned. The image is cropped afterwards.
     """
     shorter = min(size)
-    needed = spec.input_shape[1:]
-    cover = max(each / found for each, found in zip(needed, size, strict=True))
-    if spec.resize is not None and spec.resize / shorter >= cover:
+    input_size = spec.input_shape[1:]
+    smallest_scale = max(needed / side for needed, side in zip(input_size, size, strict=True))
+    if spec.resize is not None and spec.resize / shorter >= smallest_scale:
         height, width = (spec.resize * side // shorter for side in size)
     else:
         height, width = (
-            max(each, round(cover * side)) for each, side in zip(needed, size, strict=True)
+            max(needed, round(smallest_scale * side))
+            for needed, side in zip(input_size, size, strict=True)
         )
     return height, width
 
 
 def evaluation_image(image: NDArray[np.uint8], spec: NetworkSpec) -> NDArray[np.uint8]:
-    """An image (H, W, C) as the network is measured on it: resized, and its middle cut out.
+    """Resize an image (H, W, C) and crop its center, as for evaluation.
 
-    What torchvision's preset `ImageClassification` does to a Pillow image before it normalises.
+    Equals torchvision's preset `ImageClassification` for a Pillow image, before normalization.
     """
     resized = _resized(image, spec)
     height, width = spec.input_shape[1:]
-    # Python rounds halves to even, and so does torchvision's crop.
+    # Python rounds halves to even, like torchvision's crop.
     top, left = round((resized.shape[0] - height) / 2), round((resized.shape[1] - width) / 2)
     return resized[top : top + height, left : left + width]
 
 
 def translated_image(
-    image: NDArray[np.uint8], spec: NetworkSpec, pad: int, random: np.random.Generator
+    image: NDArray[np.uint8], spec: NetworkSpec, pad: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """An image (H, W, C) resized, padded by reflection with `pad` pixels, cropped at random."""
+    """Resize an image (H, W, C), pad it by reflection with `pad` pixels and crop it at random."""
     resized = _resized(image, spec)
     height, width = spec.input_shape[1:]
     padded = np.pad(resized, ((pad, pad), (pad, pad), (0, 0)), mode="reflect") if pad else resized
-    top = random.integers(0, padded.shape[0] - height + 1)
-    left = random.integers(0, padded.shape[1] - width + 1)
+    top = generator.integers(0, padded.shape[0] - height + 1)
+    left = generator.integers(0, padded.shape[1] - width + 1)
     return padded[top : top + height, left : left + width]
 
 
@@ -89,34 +93,37 @@ def resized_crop(
     image: NDArray[np.uint8],
     spec: NetworkSpec,
     shares: tuple[float, float],
-    random: np.random.Generator,
+    generator: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """A random part of an image (H, W, C), of a share of its area within bounds, at input size."""
+    """Crop a random part of an image (H, W, C) and resize it to the input size.
+
+    `shares` are the smallest and largest share of the area of the image.
+    """
     height, width = spec.input_shape[1:]
-    picture = _picture(image, spec).crop(_random_box(image.shape[:2], shares, random))
+    picture = _picture(image, spec).crop(_random_box(image.shape[:2], shares, generator))
     return _array(picture.resize((width, height), _filter(spec)), spec)
 
 
 def _random_box(
-    size: tuple[int, int], shares: tuple[float, float], random: np.random.Generator
+    size: tuple[int, int], shares: tuple[float, float], generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a part of random area, proportions and place.
+    """Return left, top, right, bottom of a crop with random area, aspect ratio and position.
 
-    The proportions are uniform in their logarithm. Where no part that fits is found, it is the
-    largest one in the middle whose proportions are allowed.
+    The logarithm of the aspect ratio is uniform. If no crop fits in any attempt, return the largest
+    centered crop with an allowed aspect ratio.
     """
     rows, columns = size
-    for _ in range(_TRIES):
-        area = rows * columns * random.uniform(*shares)
-        proportion = math.exp(random.uniform(math.log(_NARROWEST), math.log(_WIDEST)))
-        width, height = round(math.sqrt(area * proportion)), round(math.sqrt(area / proportion))
+    for _ in range(_ATTEMPTS):
+        area = rows * columns * generator.uniform(*shares)
+        ratio = math.exp(generator.uniform(math.log(_NARROWEST), math.log(_WIDEST)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= columns and 0 < height <= rows:
-            top = int(random.integers(0, rows - height + 1))
-            left = int(random.integers(0, columns - width + 1))
+            top = int(generator.integers(0, rows - height + 1))
+            left = int(generator.integers(0, columns - width + 1))
             return left, top, left + width, top + height
-    proportion = min(max(columns / rows, _NARROWEST), _WIDEST)
-    width = min(columns, round(rows * proportion))
-    height = min(rows, round(columns / proportion))
+    ratio = min(max(columns / rows, _NARROWEST), _WIDEST)
+    width = min(columns, round(rows * ratio))
+    height = min(rows, round(columns / ratio))
     top, left = (rows - height) // 2, (columns - width) // 2
     return left, top, left + width, top + height
 
@@ -130,7 +137,7 @@ def _resized(image: NDArray[np.uint8], spec: NetworkSpec) -> NDArray[np.uint8]:
 
 
 def _picture(image: NDArray[np.uint8], spec: NetworkSpec) -> Image.Image:
-    """For Pillow; grey when the network takes one channel."""
+    """Convert an array to a Pillow image, in grayscale if the network has one input channel."""
     if image.shape[2] == 1:
         return Image.fromarray(image[..., 0])
     picture = Image.fromarray(image)
@@ -138,7 +145,7 @@ def _picture(image: NDArray[np.uint8], spec: NetworkSpec) -> Image.Image:
 
 
 def _array(picture: Image.Image, spec: NetworkSpec) -> NDArray[np.uint8]:
-    """Back to (H, W, C); a grey image is repeated for each channel that the network takes."""
+    """Convert a Pillow image to (H, W, C), repeating grayscale for each input channel."""
     array = np.asarray(picture)
     if array.ndim == 3:
         return array

@@ -1,4 +1,4 @@
-"""The datasets that are known by name, and how a dataset is stored."""
+"""Known datasets by name, and functions to store a dataset."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from lowrank.temporary import temporary_folder
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset that can be obtained by name: its classes in label order, and how to get it."""
+    """Dataset that can be downloaded by name: its classes in label order, and its download."""
 
     classes: tuple[str, ...]
     obtain: Callable[[Path, Say], Arrays]
@@ -38,29 +38,29 @@ def store_dataset(
     arrays: Arrays,
     outputs: Iterable[int] | None = None,
 ) -> None:
-    """Store a dataset as `lowrank.data.datasets.open_dataset` reads it.
+    """Store a dataset in the format that `lowrank.data.datasets.open_dataset` reads.
 
-    Writes the four arrays as .npy files and `dataset.json`, which depends on nothing but the
-    data: the same data gives the same bytes. The folder appears whole or not at all, and takes
-    the place of a dataset that is stored there already.
+    Writes the four arrays as .npy files, and `dataset.json`. The content depends only on the data:
+    the same data gives the same bytes. The folder is written atomically and replaces a dataset
+    that is already stored there.
 
     Parameters
     ----------
     folder : Path
-        Where to store it.
+        Folder to write.
     name : str
-        The dataset's name.
+        Name of the dataset.
     classes : iterable of str
-        The names of its classes, in label order.
+        Names of its classes, in label order.
     arrays : dict of arrays
         `{train,test}_images` (N, H, W, C) and `{train,test}_labels` (N,), uint8.
     outputs : iterable of int, optional
-        The output of the network for each class; None: its outputs are the classes.
+        Index of the network output for each class. None means that the outputs are the classes.
 
     Raises
     ------
     UserError
-        When `folder` holds something else, the disk is full or the place cannot be written.
+        If `folder` contains other files, the disk is full, or the folder cannot be written.
     """
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     splits = {
@@ -80,26 +80,26 @@ def store_dataset(
 
 @contextlib.contextmanager
 def replaced_folder(folder: Path, index: str = "dataset.json") -> Iterator[Path]:
-    """Yield a new folder to fill; it takes the place of `folder` when the block succeeds.
+    """Yield a new folder to fill, which replaces `folder` when the block succeeds.
 
-    Raises UserError when `folder` holds something else than was stored there before, which a file
-    named `index` shows, the disk is full or the place cannot be written; then everything is as it
-    was.
+    Raises UserError if `folder` contains files but no file named `index`, because it was not
+    stored by lowrank then; if the disk is full; or if the folder cannot be written. Nothing is
+    changed in these cases.
     """
     refuse_foreign_folder(folder, index)
-    # A link to another disk stays: what it points to is replaced.
+    # Keep a symbolic link, for example to another disk, and replace its target.
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(folder.parent) as beside:
-            # A folder inside it, because the temporary one is closed to other users.
-            new = Path(beside, "new")
+        with temporary_folder(folder.parent) as temporary:
+            # Use a folder inside it, because other users have no access to the temporary folder.
+            new = Path(temporary, "new")
             new.mkdir()
             yield new
-            _swap_in(new, folder, aside=Path(beside, "old"))
+            _replace_folder(new, folder, backup=Path(temporary, "old"))
     except Exception as error:
-        if told := cannot_write(folder, error):
-            raise told from error
+        if write_error := cannot_write(folder, error):
+            raise write_error from error
         raise
 
 
@@ -108,47 +108,46 @@ def write_index(
     name: str,
     classes: Iterable[str],
     outputs: Iterable[int] | None,
-    rest: dict,
+    entries: dict,
 ) -> None:
-    """Write `dataset.json`: what every form of a stored dataset says, then the rest."""
+    """Write `dataset.json`: the entries of all formats, then the other `entries`."""
     mapping = {} if outputs is None else {"outputs": list(outputs)}
-    index = {"name": name, "classes": list(classes), **mapping, **rest}
+    index = {"name": name, "classes": list(classes), **mapping, **entries}
     write_json(folder / "dataset.json", index)
 
 
 def refuse_foreign_folder(folder: Path, index: str = "dataset.json") -> None:
-    """Raise UserError when `folder` exists, is not empty and holds no file named `index`.
+    """Raise UserError if `folder` exists, is not empty and has no file named `index`.
 
-    What is stored takes the place of the whole folder: a slip of the hand must not delete
-    someone's files.
+    A stored dataset replaces the complete folder, and a mistake must not delete other files.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: is a file, where a folder for a dataset was expected. Name another "
-            "folder, or move the file away."
+            f"{folder}: is a file, expected a folder for a dataset. Choose another folder, or move "
+            "the file away."
         )
     if any(folder.iterdir()) and not (folder / index).exists():
         raise UserError(
-            f"{folder}: holds files but no {index}, so it is not a stored dataset and is "
-            "not replaced. Name another folder, or empty this one."
+            f"{folder}: holds files but no {index}, so it is not a stored dataset and is not "
+            "replaced. Choose another folder, or empty this one."
         )
 
 
-def _swap_in(new: Path, folder: Path, aside: Path) -> None:
+def _replace_folder(new: Path, folder: Path, backup: Path) -> None:
     if folder.exists():
-        folder.rename(aside)
+        folder.rename(backup)
     try:
         new.rename(folder)
     except OSError:
-        if aside.exists():
-            aside.rename(folder)
+        if backup.exists():
+            backup.rename(folder)
         raise
 
 
 def write_array(path: Path, array: NDArray) -> None:
-    """Write what numpy.save writes, which would not tell a full disk from other failures."""
+    """Write an array like numpy.save, but keep the error number of a full disk."""
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,9 +1,10 @@
-"""Which images choices are made on, and which are reported: a network's division of its dataset.
+"""Split the images of a dataset for a network into training, validation and test images.
 
-Ranks, searches, the tolerance of int8 and early stopping look at `validation`; `test` is only ever
-reported. Weights from elsewhere may have been trained on every training image, and a choice made
-on those sees no loss. `checkpoint.<model>.validation` therefore says where validation images come
-from: the training images (default), the test images, or a folder of the user's own.
+Rank selection, searches, the int8 tolerance and early stopping use `validation`. `test` is only
+used for reports. Published weights may have been trained on all training images, and an accuracy
+drop that is measured on such images is too small for choices. So `checkpoint.<model>.validation`
+sets the source of validation images: the training images (default), the test images, or a folder
+of the user.
 """
 
 import hashlib
@@ -25,23 +26,24 @@ from lowrank.data.sources import replaced_folder
 from lowrank.errors import UserError
 from lowrank.files import read_json, sha256_of, write_json
 
-# Changing either changes which images choices are made on, and so every result.
+# Changing one of these changes the validation images, and therefore every result.
 VALIDATION_IMAGES = 5_000
 VALIDATION_SEED = 0
 
 INDEX = "splits.json"
 
-# How far validation accuracy may be above test accuracy without a warning: so many standard errors
-# of the difference, and a margin for two sets of images that are not equally hard.
+# Largest gap by which validation accuracy can be above test accuracy without a warning: a number
+# of standard errors of the difference, plus a margin for sets that are not equally difficult.
 GAP_STANDARD_ERRORS = 3.0
 GAP_MARGIN_POINTS = 0.5
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of each split, in the images that they come from.
+    """Rows of each split in the images that it comes from.
 
-    `validation_from` is `train`, `test` or `folder`; of a folder, every image.
+    `validation_from` is the source of `validation`: `train`, `test` or `folder`. From a folder,
+    all images are used.
     """
 
     train: NDArray[np.int64]
@@ -58,34 +60,37 @@ def divide(
     in_folder: int = 0,
     place: str = "checkpoint.<model>.validation",
 ) -> Rows:
-    """Divide a dataset by `validation`. The same arguments give the same rows.
+    """Split a dataset according to `validation`. The same arguments give the same rows.
 
     Parameters
     ----------
     train
-        How many training images there are.
+        Number of training images.
     test_labels
-        The class of each test image.
+        Class of each test image.
+    validation
+        Settings for the validation images.
     in_folder
-        How many images are in the folder that `validation` names.
+        Number of images in the folder that `validation` names.
     place
-        The parameter to blame.
+        Parameter to name in messages.
 
     Raises
     ------
     UserError
-        When no image would be left to train on, or to report.
+        If no image is left for training or for the test split.
     """
     all_train, all_test = np.arange(train), np.arange(len(test_labels))
     if validation.folder is not None:
         return Rows(all_train, np.arange(in_folder), all_test, "folder")
-    whole = train if validation.from_ == "train" else len(test_labels)
-    default = max(1, whole // 10) if validation.from_ == "train" else max(1, whole // 2)
+    available = train if validation.from_ == "train" else len(test_labels)
+    default = max(1, available // 10) if validation.from_ == "train" else max(1, available // 2)
     count = validation.images or min(VALIDATION_IMAGES, default)
-    if count >= whole:
+    if count >= available:
         raise UserError(
-            f"{place}.images: {count} images are to be held out of the {validation.from_} split, "
-            f"which has {whole}; none would be left. Give at most {whole - 1}, better half of them."
+            f"{place}.images: cannot hold out {count} images from the {validation.from_} split, "
+            f"which has {available}: none would be left. Set it to at most {available - 1}, "
+            "preferably to half of them."
         )
     if validation.from_ == "test":
         held_out = _balanced(test_labels, count)
@@ -103,10 +108,10 @@ def write_splits(
     place: str,
     say: Say,
 ) -> None:
-    """Write what `lowrank.data.datasets.open_dataset` takes as `splits`.
+    """Write the folder that `lowrank.data.datasets.open_dataset` reads as `splits`.
 
-    `decoding` says how the images of a folder are read. `place` is the parameter to blame.
-    Raises UserError where the dataset cannot be divided so, or the folder cannot be read.
+    `decoding` holds the settings for reading images of a folder. `place` is the parameter that
+    messages name. Raises UserError if the dataset cannot be split or the folder cannot be read.
     """
     index = read_json(dataset / "dataset.json")
     with replaced_folder(folder, INDEX) as new:
@@ -123,17 +128,19 @@ def write_splits(
             in_folder = document["images"]
         elif validation.from_ == "train" and "unlabelled" in index:
             raise UserError(
-                f"{place}: validation images would come from the training images, which have no "
-                f"labels: {index['unlabelled']}. Take them from the test images, "
-                "`validation: {from: test, images: 500}`, or name a folder of your own, "
-                "`validation: {folder: path}`."
+                f"{place}: validation images would come from the training images, but these have "
+                f"no labels: {index['unlabelled']}. Use test images, `validation: {{from: test, "
+                "images: 500}`, or your own folder, `validation: {folder: path}`."
             )
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
         train = index["splits"]["train"]["images"]
         rows = divide(train, labels, validation, in_folder=in_folder, place=place)
         document["splits"] = {
-            name: {"images": len(each), "sha256": hashlib.sha256(each.tobytes()).hexdigest()}
-            for name, each in (
+            name: {
+                "images": len(split_rows),
+                "sha256": hashlib.sha256(split_rows.tobytes()).hexdigest(),
+            }
+            for name, split_rows in (
                 ("train", rows.train),
                 ("validation", rows.validation),
                 ("test", rows.test),
@@ -143,16 +150,16 @@ def write_splits(
 
 
 def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, Any]:
-    """Read what `write_splits` wrote; without a `folder`, the default of every dataset.
+    """Read the index that `write_splits` wrote, or return the default if there is no `folder`.
 
-    Raises UserError where it was made for another dataset, or for another state of this one.
+    Raises UserError if it belongs to another dataset, or if the dataset has changed since.
     """
     if not folder:
         return {"validation": {"from": "train"}}
     document = read_json(Path(folder) / INDEX)
     if document["dataset_sha256"] != sha256_of(dataset / "dataset.json"):
         raise UserError(
-            f"{folder}: divides the dataset {document['dataset']} as it was stored before; "
+            f"{folder}: belongs to an earlier version of the dataset {document['dataset']}; "
             f"{dataset} has changed since. Delete {folder} and run the same command again."
         )
     return document
@@ -161,64 +168,69 @@ def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, An
 def gap_warning(
     accuracy: Mapping[str, float], *, validation: int, test: int, validation_from: str
 ) -> str:
-    """Say why choices on the validation images cannot be trusted; empty where they can be.
+    """Return a warning if validation accuracy is too high compared to test accuracy.
 
-    Top-1 on validation may be above top-1 on the test images by `GAP_STANDARD_ERRORS` standard
-    errors of the difference of two binomial shares (pooled), plus `GAP_MARGIN_POINTS`.
+    The result is an empty string otherwise.
+
+    Choices made on such validation images are not reliable. The limit for the gap of top-1 accuracy
+    is `GAP_STANDARD_ERRORS` standard errors of the difference of two binomial proportions (pooled),
+    plus `GAP_MARGIN_POINTS`.
 
     Parameters
     ----------
     accuracy
-        `validation` and `test`, in percent.
+        Top-1 accuracy on `validation` and `test`, in percent.
     validation, test
-        How many images each was measured on.
+        Number of images in each split.
     validation_from
-        `train`, `test` or `folder`.
+        Source of the validation images: `train`, `test` or `folder`.
     """
     gap = accuracy["validation"] - accuracy["test"]
     if gap <= explained_gap(accuracy, validation=validation, test=test):
         return ""
-    found = (
-        f"validation accuracy is {accuracy['validation']:.2f} % on {validation} images and test "
-        f"accuracy {accuracy['test']:.2f} % on {test}: {gap:.2f} points apart, where chance and a "
-        f"margin explain {explained_gap(accuracy, validation=validation, test=test):.2f}. "
+    comparison = (
+        f"validation accuracy is {accuracy['validation']:.2f} % on {validation} images, but test "
+        f"accuracy is {accuracy['test']:.2f} % on {test} images. The gap is {gap:.2f} points; "
+        "chance and a margin explain only "
+        f"{explained_gap(accuracy, validation=validation, test=test):.2f}. "
     )
     if validation_from == "train":
-        return found + (
-            "The weights were probably trained on the validation images, which are held out of "
-            "the training split, and every loss measured there is too small. Make choices on other "
-            "images: `validation: {from: test, images: "
-            f"{max(1, test // 2)}}}` or `validation: {{folder: path}}` under this network in "
+        return comparison + (
+            "The weights were probably trained on the validation images, which come from the "
+            "training split, so every accuracy drop measured on them is too small. Use other "
+            "images: set `validation: {from: test, images: "
+            f"{max(1, test // 2)}}}` or `validation: {{folder: path}}` for this network under "
             "`checkpoint`."
         )
-    return found + (
+    return comparison + (
         "The weights were probably trained on the validation images, or these are easier than the "
-        "test images; losses measured there may be too small. Choose images for `validation` that "
-        "are like the test images and were not trained on."
+        "test images, so an accuracy drop measured on them can be too small. Choose images for "
+        "`validation` that are similar to the test images and were not used for training."
     )
 
 
 def explained_gap(accuracy: Mapping[str, float], *, validation: int, test: int) -> float:
-    """Points by which validation accuracy may be above test accuracy; see `gap_warning`."""
+    """Return the gap in points that chance and a margin can explain; see `gap_warning`."""
     pooled = (validation * accuracy["validation"] + test * accuracy["test"]) / (validation + test)
     variance = pooled * (100.0 - pooled) * (1 / validation + 1 / test)
     return GAP_STANDARD_ERRORS * math.sqrt(max(0.0, variance)) + GAP_MARGIN_POINTS
 
 
 def _balanced(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows of `count` images that have the proportions of all classes, sorted.
+    """Return the sorted rows of `count` images with the class proportions of all images.
 
-    Each class gives its share of `count`, rounded so that the sum is exact (largest remainders;
-    of equal ones the lower class first). Within a class the seed decides alone.
+    The number of images per class is its share of `count`, rounded with the largest remainder
+    method so that the sum is exact. For equal remainders, the lower class comes first. The images
+    of a class depend only on the seed.
     """
-    random = np.random.default_rng(VALIDATION_SEED)
+    generator = np.random.default_rng(VALIDATION_SEED)
     classes, sizes = np.unique(labels, return_counts=True)
     shares = count * sizes / len(labels)
-    quota = np.floor(shares).astype(int)
-    missing = count - quota.sum()
-    quota[np.argsort(quota - shares, kind="stable")[:missing]] += 1
-    taken = [
-        random.permutation(np.flatnonzero(labels == label))[:wanted]
-        for label, wanted in zip(classes, quota, strict=True)
+    counts = np.floor(shares).astype(int)
+    missing = count - counts.sum()
+    counts[np.argsort(counts - shares, kind="stable")[:missing]] += 1
+    rows = [
+        generator.permutation(np.flatnonzero(labels == label))[:class_count]
+        for label, class_count in zip(classes, counts, strict=True)
     ]
-    return np.sort(np.concatenate(taken))
+    return np.sort(np.concatenate(rows))

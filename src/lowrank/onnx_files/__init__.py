@@ -1,1 +1,1 @@
-"""ONNX graphs: export, counts of parameters and MACs, int8."""
+"""Export networks to ONNX, count parameters and MACs, and quantize to int8."""

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network, counted on its ONNX file."""
+"""Count the parameters and multiply-accumulates (MACs) of an ONNX file."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from lowrank.errors import UserError
-from lowrank.onnx_files.macs import macs_of, why_not_counted
+from lowrank.onnx_files.macs import macs_of, uncounted_operator
 
 _FLOATING_POINT = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE
@@ -20,7 +20,7 @@ _FLOATING_POINT = (
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One node that holds parameters or multiplies: its name, operator and counts."""
+    """Counts of one node that has parameters or MACs."""
 
     name: str
     op: str
@@ -30,14 +30,22 @@ class LayerCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one file holds, and what one image costs.
+    """Parameters, MACs and size of one ONNX file.
 
-    `parameters` are the elements of all floating-point tensors; scalars are not among them, for
-    they are constants of an operator (the value that pads, a bound that clips). `macs` are the
-    multiply-accumulates of convolutions and matrix products for a batch of one, those between
-    activations (attention) and of recurrent layers included. `size_bytes` is the file's, with that
-    of a second one that holds its weights. `layers` are in the order of the graph. `not_counted`
-    holds the types of operators that may multiply and accumulate and are not among `macs`.
+    Attributes
+    ----------
+    parameters
+        Number of elements of all floating-point tensors. Scalars are not counted, because they are
+        constants of operators (a padding value, a clipping bound).
+    macs
+        Multiply-accumulates of convolutions and matrix products for a batch of one image. Products
+        of activations (attention) and recurrent layers are included.
+    size_bytes
+        Size of the file, plus the size of the file with its weights if there is one.
+    layers
+        Counts of the nodes, in the order of the graph.
+    not_counted
+        Types of operators that may contain MACs, but cannot be counted.
     """
 
     parameters: int
@@ -48,9 +56,9 @@ class Counts:
 
 
 def count(path: str | os.PathLike) -> Counts:
-    """Count the parameters and the MACs, at a batch of one, of an ONNX file.
+    """Count the parameters of an ONNX file, and its MACs for a batch of one image.
 
-    Raises UserError when the file is missing or no ONNX model, or when its graph does not settle
+    Raises UserError if the file is missing or not an ONNX model, or if its graph does not define
     the shapes that the counts need.
     """
     path = Path(path)
@@ -60,10 +68,10 @@ def count(path: str | os.PathLike) -> Counts:
     total = sum(sizes.values())
     layers, not_counted = [], set()
     for node in model.graph.node:
-        # A tensor that two nodes share is the first one's: each is counted once.
+        # Count a tensor that several nodes share only once, for the first node.
         parameters = sum(sizes.pop(name, 0) for name in node.input)
-        if type_ := why_not_counted(node):
-            not_counted.add(type_)
+        if operator := uncounted_operator(node):
+            not_counted.add(operator)
             macs = 0
         else:
             macs = macs_of(node, shapes, path)
@@ -80,7 +88,7 @@ def count(path: str | os.PathLike) -> Counts:
 
 def _load(path: Path) -> ModelProto:
     try:
-        # Values are not needed, and those in a file of their own may not fit into one message.
+        # Do not load external data: values are not needed and may not fit into one message.
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such ONNX file.") from error
@@ -92,7 +100,7 @@ def _load(path: Path) -> ModelProto:
 
 
 def _data_files(model: ModelProto, path: Path) -> set[Path]:
-    """The files that hold the weights of a model too large for one."""
+    """Return the external files with the weights of a model that is too large for one file."""
     return {
         path.with_name(entry.value)
         for tensor in model.graph.initializer
@@ -103,19 +111,19 @@ def _data_files(model: ModelProto, path: Path) -> set[Path]:
 
 def _damaged(path: Path) -> str:
     return (
-        f"{path}: not a whole ONNX model ({path.stat().st_size} bytes). Delete it and run the "
-        "same command again."
+        f"{path}: not a complete ONNX model ({path.stat().st_size} bytes). Delete the file and "
+        "run the same command again."
     )
 
 
 def _at_batch_one(model: ModelProto, path: Path) -> ModelProto:
-    """Set the first dimension of the inputs to 1, and infer all shapes anew."""
+    """Set the first dimension of the inputs to 1 and infer all shapes again."""
     graph = model.graph
     weights = {initializer.name for initializer in graph.initializer}
     for value in graph.input:
         if value.name not in weights and value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_value = 1
-    # Shapes noted for another batch would contradict the ones to infer.
+    # Delete shapes for other batch sizes: they would contradict the inferred shapes.
     graph.ClearField("value_info")
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -123,13 +131,13 @@ def _at_batch_one(model: ModelProto, path: Path) -> ModelProto:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise UserError(
-            f"{path}: the shapes in this ONNX model contradict each other at a batch of one "
-            f"({str(error).strip().splitlines()[0]}). Export it again."
+            f"{path}: the shapes in this ONNX model are inconsistent for a batch of one image "
+            f"({str(error).strip().splitlines()[0]}). Export the network again."
         ) from error
 
 
 def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
-    """Collect, by name, the shapes of all values whose every dimension is known."""
+    """Return the shapes of all values with known dimensions, by name."""
     shapes = {initializer.name: tuple(initializer.dims) for initializer in graph.initializer}
     values: Iterable[ValueInfoProto] = [*graph.input, *graph.value_info, *graph.output]
     for value in values:
@@ -140,7 +148,7 @@ def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
 
 
 def _parameter_sizes(graph: GraphProto) -> dict[str, int]:
-    """Elements of each floating-point tensor that the graph holds, scalars left out, by name."""
+    """Return the number of elements of each floating-point tensor by name, without scalars."""
     tensors = {initializer.name: initializer for initializer in graph.initializer}
     sizes = {}
     for node in graph.node:

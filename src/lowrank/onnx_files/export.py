@@ -1,4 +1,4 @@
-"""Networks as ONNX files."""
+"""Export networks to ONNX files."""
 
 import ast
 import contextlib
@@ -26,11 +26,11 @@ from lowrank.zoo.forward import innermost, reason_of
 from lowrank.zoo.plain import copied, fold, unwrapped
 from lowrank.zoo.registry import NetworkSpec
 
-# The exporter's own operator set: newer ones are converted from it, and every ONNX Runtime since
-# 1.14 runs it.
+# Operator set that the exporter writes natively. ONNX Runtime 1.14 and later supports it.
 OPSET = 18
 
-# A protobuf message, which an ONNX file is, holds less than 2 GiB; the graph needs some of it.
+# Size limit for weights in one file. An ONNX file is a protobuf message, which is limited to 2 GiB,
+# and the graph needs some of that.
 _LARGEST_BYTES = 2**31 - 2**25
 
 
@@ -41,39 +41,38 @@ def export_onnx(
     *,
     external_data: bool = False,
 ) -> None:
-    """Write a network as one self-contained ONNX file of plain operators.
+    """Write a network as one self-contained ONNX file with standard operators.
 
-    The file computes what the network does in evaluation mode, in float32, with each batch
-    normalisation folded into the convolution before it. Its input `images` is (batch, channels,
-    height, width), normalised as `spec` says, for any batch; its output `logits` is
-    (batch, classes). Convolutions and linear layers bear the network's names for them. Equal
-    weights give equal bytes. The network itself is left as it was.
+    The file computes the outputs of the network in evaluation mode, in float32. Batch
+    normalizations are folded into the convolutions before them. The input `images` has the shape
+    (batch, channels, height, width), normalized according to `spec`, for any batch size. The
+    output `logits` has the shape (batch, classes). Nodes of convolutions and linear layers have
+    the names of the layers. Equal weights give equal bytes. The network is not changed.
 
     Parameters
     ----------
     network
-        The network.
+        Network to export.
     spec
-        Its input.
+        Specification of its input.
     path
-        The file to write.
+        File to write.
     external_data
-        Put weights of 2 GiB and more, which one ONNX file cannot hold, into a second file beside
-        it, of the same name and `.data`.
+        Write weights of 2 GiB or more, which do not fit into one ONNX file, to a second file next
+        to it, with the same name and `.data` appended.
 
     Raises
     ------
     UserError
-        When the network does something that ONNX cannot express, or does it for one number of
-        images only; when the weights are too many for one file and `external_data` is not set; or
-        when the file cannot be written.
+        If ONNX cannot express the network, or only for one batch size; if the weights do not fit
+        into one file and `external_data` is not set; or if the file cannot be written.
     """
     path = Path(path)
     frozen = inference_copy(network)
-    # Two images: with one, the exporter could take the batch for a constant.
+    # Use two images: with one, the exporter could treat the batch size as a constant.
     example = torch.zeros(2, *spec.input_shape)
     try:
-        with _without_chatter(), _MeanForPooling():
+        with _silenced(), _PoolingAsMean():
             program = torch.onnx.export(
                 frozen,
                 (example,),
@@ -85,54 +84,54 @@ def export_onnx(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        # The exporter's own text is pages of advice on PyTorch.
+        # Do not show the text of the exporter: it is pages of advice about PyTorch.
         raise UserError(
-            f"{path}: network '{spec.name}' cannot be expressed in ONNX for any number of images: "
-            f"{_cause(error)}. Its forward() must not choose what to compute by the values in a "
-            "tensor or by the number of images, and must use operations that ONNX has; rewrite "
-            "that part with plain layers."
+            f"{path}: network '{spec.name}' cannot be exported to ONNX for any batch size: "
+            f"{_cause(error)}. Its forward() must not branch on tensor values or on the batch "
+            "size, and must only use operations that ONNX supports. Rewrite that part with plain "
+            "layers."
         ) from error
-    _require_logits_of_any_batch(program, path, spec)
+    _require_logits_for_any_batch_size(program, path, spec)
     size = sum(weight.const_value.nbytes for weight in program.model.graph.initializers.values())
     if size < _LARGEST_BYTES:
-        model = _finished(program.model_proto)
+        model = _cleaned(program.model_proto)
         onnx.checker.check_model(model, full_check=True)
         with written_whole(path) as partial:
             partial.write_bytes(model.SerializeToString(deterministic=True))
     elif external_data:
-        _write_in_two(program, path)
+        _write_two_files(program, path)
     else:
         raise UserError(
-            f"{path}: the weights of network '{spec.name}' take {size / 2**30:.1f} GiB, and an "
-            "ONNX file holds less than 2. Lower its ranks."
+            f"{path}: the weights of network '{spec.name}' take {size / 2**30:.1f} GiB, but an "
+            "ONNX file is limited to 2 GiB. Choose lower ranks."
         )
 
 
-def _write_in_two(program: torch.onnx.ONNXProgram, path: Path) -> None:
+def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:
     data = path.with_name(f"{path.name}.data")
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent) as folder:
-        whole = folder / path.name
-        program.save(whole, external_data=True)
-        model = _finished(onnx.load(whole, load_external_data=False))
-        whole.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(whole, full_check=True)
-        # The graph last: a graph without its weights would be half a file.
+        partial = folder / path.name
+        program.save(partial, external_data=True)
+        model = _cleaned(onnx.load(partial, load_external_data=False))
+        partial.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(partial, full_check=True)
+        # Move the graph last, so that there is never a graph without its weights.
         (folder / data.name).replace(data)
-        whole.replace(path)
+        partial.replace(path)
 
 
-def _finished(model: onnx.ModelProto) -> onnx.ModelProto:
+def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     _name_layers(model.graph)
-    _forget_origin(model)
+    _delete_origin(model)
     return model
 
 
-class _MeanForPooling(TorchFunctionMode):
-    """Pools down to one pixel by a plain mean.
+class _PoolingAsMean(TorchFunctionMode):
+    """Context that computes global average pooling with a plain mean.
 
-    PyTorch's own pooling also sets the result's memory order where the map is in channels-last
-    order, as transformers have it; in ONNX that would become a gather of unknown shape.
+    PyTorch's pooling also sets the memory format of the result if the map is in channels-last
+    order, as in transformers. In ONNX, this would become a gather of unknown shape.
     """
 
     def __torch_function__(
@@ -147,107 +146,107 @@ class _MeanForPooling(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _require_logits_of_any_batch(
+def _require_logits_for_any_batch_size(
     program: torch.onnx.ONNXProgram, path: Path, spec: NetworkSpec
 ) -> None:
-    """Refuse other outputs than logits, and a graph that was narrowed down to the example's batch.
+    """Raise UserError if there are several outputs or the batch size of the graph is fixed.
 
-    The exporter takes a dimension for a constant where the network does.
+    The exporter fixes the batch size if the network treats it as a constant.
     """
     images, *outputs = *program.model.graph.inputs, *program.model.graph.outputs
     if len(outputs) != 1:
         raise UserError(
-            f"{path}: network '{spec.name}' has {len(outputs)} outputs, expected the logits alone. "
-            "Wrap it in a module that picks them out."
+            f"{path}: network '{spec.name}' has {len(outputs)} outputs, expected only the logits. "
+            "Wrap the network in a module that returns the logits."
         )
-    found = [str(value.shape[0]) for value in (images, *outputs)]
-    if not all("batch" in dimension for dimension in found):
+    batch_dimensions = [str(value.shape[0]) for value in (images, *outputs)]
+    if not all("batch" in dimension for dimension in batch_dimensions):
         shapes = " and an output of shape ".join(str(value.shape) for value in (images, *outputs))
         raise UserError(
-            f"{path}: network '{spec.name}' computes for one number of images only: with any "
-            f"number, its graph has an input of shape {shapes}. Its forward() must not loop over "
-            "the images nor reshape to a fixed number of them: take shape[0], or flatten(1)."
+            f"{path}: network '{spec.name}' only supports one batch size: its graph has an input "
+            f"of shape {shapes}. Its forward() must not loop over images or reshape to a fixed "
+            "number of images. Use shape[0] or flatten(1)."
         )
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause of an exporter's error, with the network's line that led to it."""
+    """Return the innermost cause of an exporter error and the line of the network behind it."""
     place = None
     while error.__cause__:
         error = error.__cause__
-        # The exporter does not tell the line; it has the operation at hand when it gives up.
+        # The exporter does not report the line, but its frames hold the operation that failed.
         for frame, _ in traceback.walk_tb(error.__traceback__):
             node = frame.f_locals.get("node")
             if isinstance(node, torch.fx.Node):
                 place = _place_of_node(node) or place
-    told = reason_of(error)
-    return f"{told} ({place})" if place else told
+    reason = reason_of(error)
+    return f"{reason} ({place})" if place else reason
 
 
 def _place_of_node(node: torch.fx.Node) -> str | None:
-    """The network's line that led to an operation of a traced graph."""
+    """Return the line of the network that led to an operation of a traced graph."""
     trace = node.meta.get("stack_trace") or ""
     return innermost(re.findall(r'File "(.+)", line (\d+), in .*\n\s*(.+)', trace))
 
 
 @contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep what the exporter prints, logs and warns about from the terminal."""
-    disabled_before = logging.root.manager.disable
+def _silenced() -> Iterator[None]:
+    """Hide the output, log messages and warnings of the exporter."""
+    previous_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with (
-            Path(os.devnull).open("w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
+            Path(os.devnull).open("w") as null,
+            contextlib.redirect_stdout(null),
+            contextlib.redirect_stderr(null),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(disabled_before)
+        logging.disable(previous_level)
 
 
 def inference_copy(network: nn.Module) -> nn.Module:
-    """A copy for inference: evaluation mode, float32, on the CPU, in plain memory order."""
+    """Return a copy for inference: evaluation mode, float32, CPU, contiguous memory format."""
     frozen = copied(unwrapped(network)).to("cpu", torch.float32).eval()
     fold(frozen)
-    # Weights left in channels-last order by training would make the exporter write gathers for a
-    # mere reshape. (`contiguous` leaves a 1 x 1 kernel's strides as they are.)
+    # Training can leave weights in channels-last order, and then the exporter writes gathers for a
+    # simple reshape. `contiguous` is not enough: it does not change the strides of 1 x 1 kernels.
     for tensor in (*frozen.parameters(), *frozen.buffers()):
         tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.data)
     return frozen
 
 
-def _forget_origin(message: Message) -> None:
-    """Delete what the exporter notes on every part: stack traces, source files, its own names.
+def _delete_origin(message: Message) -> None:
+    """Delete the exporter's metadata: stack traces, source files and internal names.
 
-    They hold paths of the machine that exported, and so differ between equal networks.
+    The metadata contain paths of this machine, so files of equal networks would differ.
     """
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
         elif field.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
-                _forget_origin(part)
+                _delete_origin(part)
 
 
 def _name_layers(graph: onnx.GraphProto) -> None:
-    """Give a node with a weight the name of the layer: `features.conv1_1`."""
+    """Set the name of each node with a weight to the name of its layer: `features.conv1_1`."""
     weights = {initializer.name for initializer in graph.initializer}
-    taken = {node.name for node in graph.node}
+    used_names = {node.name for node in graph.node}
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
-            # A weight that the exporter transposed bears a number for a name.
+            # Weights that the exporter transposed have a generated name without a module.
             name = node.input[1].rpartition(".")[0] or _module_of(node)
-            if name and name not in taken:
-                taken.add(name)
+            if name and name not in used_names:
+                used_names.add(name)
                 node.name = name
 
 
 def _module_of(node: onnx.NodeProto) -> str:
-    """The path of the module that a node comes from, as the exporter notes it; or nothing."""
-    noted = {entry.key: entry.value for entry in node.metadata_props}
-    scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))
-    # From the network itself down to the operation.
+    """Return the path of a node's module from the exporter's metadata, or an empty string."""
+    metadata = {entry.key: entry.value for entry in node.metadata_props}
+    scopes = ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "[]"))
+    # Scopes are ordered from the network to the operation.
     return scopes[-2] if len(scopes) > 1 else ""

@@ -1,4 +1,4 @@
-"""An exported network in 8 bits, weights and activations: ONNX Runtime's static quantisation."""
+"""Quantize weights and activations to 8 bits with ONNX Runtime's static quantization."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from lowrank.core.progress import Progress
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole
 
-# Nodes with weights. What lies between them (pooling, sums, concatenation) follows them.
+# Types of nodes with weights. The nodes between them (pooling, sums, concatenation) follow.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-# Elements of the inputs of one run of calibration: eight images of CIFAR-10, one of ImageNet.
+# Input elements per calibration run: eight images of CIFAR-10, or one image of ImageNet.
 _PIECE_ELEMENTS = 8 * 3 * 32 * 32
 
 _METHODS = {
@@ -44,23 +44,24 @@ _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 
 
 class Quantizer:
-    """Makes int8 networks of one ONNX file; the ranges of its activations are measured once.
+    """Writer of int8 versions of one ONNX file; activation ranges are measured only once.
 
-    Weights are quantised by output channel and symmetrically, activations by tensor, and both
-    stand in the file between pairs of QuantizeLinear and DequantizeLinear, which a runtime with
-    int8 kernels fuses with what lies between them.
+    Weights are quantized symmetrically per output channel, activations per tensor. The files use
+    the QDQ format: pairs of QuantizeLinear and DequantizeLinear nodes, which a runtime with int8
+    kernels fuses with the nodes between them.
 
     Parameters
     ----------
     model
-        An ONNX file.
+        ONNX file to quantize.
     batches
-        Inputs by name: some hundred training images as the network takes them, (N, C, H, W),
-        float32. Each is run in small pieces: ONNX Runtime keeps all maps of what it runs at once.
+        Inputs by name: a few hundred training images as the network expects them, (N, C, H, W),
+        float32. Batches are run in small pieces, because ONNX Runtime keeps all feature maps of a
+        run in memory.
     settings
-        How ranges are found, and the types where a file is written without naming some.
+        Calibration method, and the integer types of files that are written without `types`.
     folder
-        An empty one, for intermediate files.
+        Empty folder for intermediate files.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Quantizer:
         self._batches, self._settings = Pieces(batches), settings
         self._types = types_for(Processor.here(), settings)
         self._model, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
-        # The export has folded what can be; shapes are all that is missing.
+        # The export already folds constants. Only the shapes are missing.
         quant_pre_process(model, self._model, skip_optimization=True, skip_symbolic_shape=True)
         graph = onnx.load(self._model, load_external_data=False).graph
-        constants = {each.name for each in graph.initializer}
-        #: Nodes with weights, by name, in their order.
+        constants = {initializer.name for initializer in graph.initializer}
+        #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
             node.name
             for node in graph.node
@@ -92,18 +93,18 @@ class Quantizer:
         only: Sequence[str] | None = None,
         but: Sequence[str] = (),
     ) -> None:
-        """Write the network with its nodes in int8: all, or `only` some, `but` none of these.
+        """Write the network with all nodes in int8, or `only` some, and without the nodes in `but`.
 
-        By default with the types that suit the processor of this machine. Where no node with
-        weights is left, that is the network in float.
+        The default `types` are those for the processor of this machine. If no node with weights is
+        left, the file is the network in float.
         """
         settings, types = self._settings, types or self._types
         with written_whole(path) as partial:
             if not set(self.nodes) - set(but):
-                # What lies between them would still be rounded, for nothing.
+                # Otherwise the nodes between them would be quantized without any benefit.
                 shutil.copyfile(self._model, partial)
                 return
-            # For each piece the calibration prints that it collects data.
+            # The calibration prints a line for each piece.
             with contextlib.redirect_stdout(io.StringIO()):
                 quantize_static(
                     self._model,
@@ -117,7 +118,7 @@ class Quantizer:
                     nodes_to_quantize=None if only is None else list(only),
                     nodes_to_exclude=list(but),
                     calibrate_method=_METHODS[settings.calibration],
-                    # Piece by piece: histograms would keep every map of all of them.
+                    # Process piece by piece: histograms would keep all maps of all pieces.
                     extra_options={
                         "CalibStridedMinMax": 1,
                         "CalibPercentile": settings.percentile,
@@ -127,42 +128,42 @@ class Quantizer:
 
 
 class Pieces(Sequence[Mapping[str, np.ndarray]]):
-    """Batches, cut into pieces of few images, each made when it is asked for.
+    """Batches split into small pieces, each created when it is read.
 
-    Calibration keeps every map of a network until its extremes are known: for a ResNet-56 and 250
-    images at once that is gigabytes.
+    Calibration keeps all feature maps of a run in memory until their minimum and maximum are
+    known. For a ResNet-56 and 250 images, these are gigabytes.
     """
 
     def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
         self._batches = batches
-        self._last: tuple[int, Mapping[str, np.ndarray]] | None = None
-        self._places = [
+        self._last_batch: tuple[int, Mapping[str, np.ndarray]] | None = None
+        self._slices = [
             (number, start, start + step)
             for number in range(len(batches))
-            for count, step in [self._size(number)]
+            for count, step in [self._sizes(number)]
             for start in range(0, count, step)
         ]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._slices)
 
     def __getitem__(self, index: Any) -> Any:
-        number, start, end = self._places[index]
-        return {name: each[start:end] for name, each in self._batch(number).items()}
+        number, start, end = self._slices[index]
+        return {name: inputs[start:end] for name, inputs in self._batch(number).items()}
 
     def _batch(self, number: int) -> Mapping[str, np.ndarray]:
-        if self._last is None or self._last[0] != number:
-            self._last = (number, self._batches[number])
-        return self._last[1]
+        if self._last_batch is None or self._last_batch[0] != number:
+            self._last_batch = (number, self._batches[number])
+        return self._last_batch[1]
 
-    def _size(self, number: int) -> tuple[int, int]:
-        """Images of a batch, and of each of its pieces."""
+    def _sizes(self, number: int) -> tuple[int, int]:
+        """Return the number of images of a batch and of each of its pieces."""
         first = next(iter(self._batch(number).values()))
         return len(first), max(1, _PIECE_ELEMENTS // max(first[0].size, 1))
 
 
 class _Reader(CalibrationDataReader):
-    """Hands out batches one by one, as `quantize_static` asks for them."""
+    """Reader that returns batches one by one to `quantize_static`."""
 
     def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
         self._batches = batches
@@ -172,27 +173,27 @@ class _Reader(CalibrationDataReader):
         return len(self._batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """The batches to hand out next."""
-        self._upcoming = iter(range(start_index, end_index))
+        """Set the range of batches to return next."""
+        self._numbers = iter(range(start_index, end_index))
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:
-        """The next one; None after the last."""
-        number = next(self._upcoming, None)
+        """Return the next batch, or None after the last one."""
+        number = next(self._numbers, None)
         return None if number is None else self._batches[number]
 
 
 def types_for(processor: Processor, settings: QuantizeSettings) -> IntegerTypes:
-    """Choose the types of an int8 network for a processor, or take the user's choice."""
+    """Return the integer types of an int8 network for a processor; settings take precedence."""
     return integer_types(processor, settings.activations, settings.reduce_range)
 
 
 def noise_for(model: Path) -> dict[str, np.ndarray]:
-    """A batch of normal noise for an ONNX file whose answers do not matter, but their time."""
+    """Return a batch of normal noise for an ONNX file of which only the latency is measured."""
     generator = np.random.default_rng(0)
     inputs = onnx.load(model, load_external_data=False).graph.input
     shapes = {
-        each.name: [size.dim_value or 1 for size in each.type.tensor_type.shape.dim]
-        for each in inputs
+        value.name: [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]
+        for value in inputs
     }
     return {
         name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
@@ -201,10 +202,18 @@ def noise_for(model: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a search left in float.
+    """Result of a search for nodes that stay in float.
 
-    `nodes` by name; `lost`, in the unit of the tolerance; `within`, whether that is within it;
-    `measured`, of how many nodes the sensitivity was measured.
+    Attributes
+    ----------
+    nodes
+        Names of the nodes that stay in float.
+    lost
+        Accuracy drop of the file, in the unit of the tolerance.
+    within
+        Whether `lost` is within the tolerance.
+    measured
+        Number of nodes whose sensitivity was measured.
     """
 
     nodes: tuple[str, ...]
@@ -226,66 +235,72 @@ def within_tolerance(
     say: Callable[[str], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Kept:
-    """Write the int8 network; where it loses too much, the most sensitive nodes stay in float.
+    """Write the int8 network; keep the most sensitive nodes in float if it loses too much.
 
-    Which those are is measured with one node at a time in int8. Of them first one stays in float,
-    then two, four and so on, until no more than the tolerance is lost. Half of `seconds` is for
-    the measurement; nodes that were not reached count as less sensitive than all that were. When
-    the time is over, the file with the least loss so far stays.
+    The sensitivity of a node is measured with only this node in int8. Then the most sensitive node
+    stays in float, then the two most sensitive nodes, then four and so on, until the accuracy drop
+    is within the tolerance. The measurement takes at most half of `seconds`. Nodes that were not
+    measured count as less sensitive than all measured nodes. After `seconds`, the file with the
+    smallest drop so far is written.
 
     Parameters
     ----------
     quantizer
-        Of the network.
+        Quantizer of the network.
     path
-        Where to write it.
+        File to write.
     types
-        Of the file; by default those that suit this machine.
+        Integer types of the file, by default those for this machine.
     lost
-        What a file loses, in the unit of `tolerance`.
+        Returns the accuracy drop of a file, in the unit of `tolerance`.
     divergence
-        How far the answers of a file are from those of the network in float.
+        Returns the divergence between the outputs of a file and of the network in float.
     tolerance
-        What may be lost.
+        Largest accepted accuracy drop.
     seconds
-        How long the search may take. The step that is under way when they are over is finished.
+        Time limit of the search. A step that has started is always completed.
     but
-        Nodes that stay in float in any case.
+        Nodes that always stay in float.
     say
-        Is told what was measured.
+        Called with messages about the measurements.
     clock
-        The time in seconds.
+        Returns the time in seconds.
+
+    Returns
+    -------
+    Kept
+        The nodes that stay in float, and the accuracy drop of the file.
     """
     start = clock()
     quantizer.write(path, types, but=but)
-    if (found := lost(path)) <= tolerance:
-        return Kept((), found, within=True)
+    if (drop := lost(path)) <= tolerance:
+        return Kept((), drop, within=True)
     candidates = [node for node in quantizer.nodes if node not in but]
     limit = f", for at most {seconds:.0f} seconds" if seconds < math.inf else ""
     say(
-        f"int8 loses {found:.2f} points, more than {tolerance:g}: measuring which of "
-        f"{len(candidates)} nodes are sensitive{limit}"
+        f"int8 loses {drop:.2f} points, more than {tolerance:g}: measuring the sensitivity of "
+        f"{len(candidates)} nodes{limit}"
     )
     measured = _sensitivities(
         quantizer, candidates, types, divergence, until=start + seconds / 2, clock=clock
     )
     order = sorted(measured, key=measured.__getitem__, reverse=True)
     order += [node for node in candidates if node not in measured]
-    best, count = Kept((), found, within=False, measured=len(measured)), 1
+    best, count = Kept((), drop, within=False, measured=len(measured)), 1
     while clock() < start + seconds and len(best.nodes) < len(candidates):
         kept = tuple(order[:count])
         quantizer.write(path, types, but=(*but, *kept))
-        found = lost(path)
-        say(f"{len(kept)} in float ({_listed(kept)}): loses {found:.2f} points")
-        if found <= tolerance or len(kept) == len(candidates):
-            return Kept(kept, found, found <= tolerance, len(measured))
-        if found < best.lost:
-            best = Kept(kept, found, within=False, measured=len(measured))
+        drop = lost(path)
+        say(f"{len(kept)} nodes in float ({_listed(kept)}): int8 loses {drop:.2f} points")
+        if drop <= tolerance or len(kept) == len(candidates):
+            return Kept(kept, drop, drop <= tolerance, len(measured))
+        if drop < best.lost:
+            best = Kept(kept, drop, within=False, measured=len(measured))
         count *= 2
     say(
-        f"warning: the search ended after {clock() - start:.0f} seconds "
-        f"(`quantize.search_seconds`), {len(measured)} of {len(candidates)} nodes measured; the "
-        f"file loses {best.lost:.2f} points with {len(best.nodes)} nodes in float"
+        f"warning: the search stopped after {clock() - start:.0f} seconds "
+        f"(`quantize.search_seconds`) with {len(measured)} of {len(candidates)} nodes measured; "
+        f"the file loses {best.lost:.2f} points with {len(best.nodes)} nodes in float"
     )
     quantizer.write(path, types, but=(*but, *best.nodes))
     return best
@@ -300,19 +315,19 @@ def _sensitivities(
     until: float,
     clock: Callable[[], float],
 ) -> dict[str, float]:
-    """How far the answers move by each node alone in int8; of as many as there is time for."""
-    progress, found = Progress(len(nodes), "nodes"), {}
+    """Return the divergence with only one node in int8, by node, until time runs out."""
+    progress, divergences = Progress(len(nodes), "nodes"), {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "one.onnx"
         for node in nodes:
             if clock() >= until:
                 break
             quantizer.write(trial, types, only=[node])
-            found[node] = divergence(trial)
+            divergences[node] = divergence(trial)
             progress.advance()
-    return found
+    return divergences
 
 
-def _listed(nodes: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
-    return ", ".join(nodes[:most]) + more
+def _listed(nodes: Sequence[str], limit: int = 4) -> str:
+    more = f" and {len(nodes) - limit} more" if len(nodes) > limit else ""
+    return ", ".join(nodes[:limit]) + more

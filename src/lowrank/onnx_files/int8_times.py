@@ -1,4 +1,4 @@
-"""Which nodes of a network are slower in int8 than in float, by times measured on a device."""
+"""Find nodes of a network that are slower in int8 than in float, from latency on a device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lowrank.devices import FLOAT_PRODUCTS, INTEGER_PRODUCTS, Device, DeviceErro
 from lowrank.devices.device import QUANTIZATION, NodeTime
 from lowrank.onnx_files.node_layers import layers_of_nodes
 
-# By this share an island in float must be faster than in int8: less is noise of the clock.
+# An island must be faster in float by this share of its latency in int8. A smaller difference can
+# be measurement noise.
 MARGIN = 0.1
 
-# Enough for nodes of some microseconds, and seconds in all. One thread, one image: settings that
-# both engines would have to follow are left out.
+# Measurement settings: sufficient for nodes that take a few microseconds, and seconds in total.
+# They always use one thread and one image, so they do not depend on the settings of a run.
 PROFILE = {"warmup_seconds": 0.1, "repeats": 20, "seconds": 0.3}
 WHOLE = {
     "sittings": 3,
@@ -34,12 +35,21 @@ _CONVERSION = re.compile(r"(.+)_(?:Quantize|Dequantize)Linear")
 
 @dataclasses.dataclass(frozen=True)
 class NodeCost:
-    """What a node with weights takes in float and in int8, in µs of one run.
+    """Latency of one node with weights in float and in int8, in µs per run.
 
-    `conversions_us` are the conversions beside it in the int8 file. `dequantize_us` and
-    `quantize_us` are what converting its input and its result would take if it stayed in float,
-    estimated from the conversions that were measured. `after` names the nodes with weights whose
-    results reach it.
+    Attributes
+    ----------
+    name
+        Name of the node.
+    float_us, int8_us
+        Latency of the node in float and in int8.
+    conversions_us
+        Latency of the conversions next to the node in the int8 file.
+    dequantize_us, quantize_us
+        Latency of converting its input and its output if the node stays in float, estimated from
+        the measured conversions.
+    after
+        Nodes with weights whose outputs reach this node.
     """
 
     name: str
@@ -52,35 +62,36 @@ class NodeCost:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> NodeCost:
-        """The inverse of `dataclasses.asdict`, after JSON."""
+        """Create a cost from the JSON document of `dataclasses.asdict`."""
         return cls(**{**document, "after": tuple(document["after"])})
 
 
 def slower_in_int8(nodes: Sequence[NodeCost], margin: float = MARGIN) -> tuple[str, ...]:
-    """The names of nodes that are faster in float, the conversions at their edges included.
+    """Return the names of nodes that are faster in float, including conversions at their edges.
 
-    Neighbours that are all slower in int8 form an island, which converts at its edges alone. An
-    island stays in float where that is faster by `margin`, a share of its time in int8.
+    Connected nodes that are all slower in int8 form an island. An island needs conversions only at
+    its edges. It stays in float if that is faster by `margin`, a share of its latency in int8.
     """
-    slow = {each.name for each in nodes if each.int8_us + each.conversions_us > each.float_us}
+    slow = {node.name for node in nodes if node.int8_us + node.conversions_us > node.float_us}
     kept: set[str] = set()
     for island in _islands(nodes, slow):
-        inside = [each for each in nodes if each.name in island]
-        in_int8 = sum(each.int8_us + each.conversions_us for each in inside)
-        if _in_float(island, nodes) < (1 - margin) * in_int8:
+        members = [node for node in nodes if node.name in island]
+        int8_us = sum(node.int8_us + node.conversions_us for node in members)
+        if _float_us(island, nodes) < (1 - margin) * int8_us:
             kept |= island
-    return tuple(each.name for each in nodes if each.name in kept)
+    return tuple(node.name for node in nodes if node.name in kept)
 
 
 def decision(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The nodes that stay in float, from what `times.json` holds of one file.
+    """Return the nodes that stay in float, from the record of one file in `times.json`.
 
-    None where nothing was measured, or where the whole file is not faster with them in float: the
-    lower end of the interval of the speed-up must be above 1.
+    The tuple is empty if nothing was measured, or if the complete file is not faster with these
+    nodes in float. It is faster if the lower end of the confidence interval of the speedup is
+    above 1.
     """
-    nodes = [NodeCost.from_json(each) for each in record.get("nodes", [])]
-    whole = record.get("whole")
-    if not whole or whole["speedup_low"] <= 1:
+    nodes = [NodeCost.from_json(document) for document in record.get("nodes", [])]
+    whole_file = record.get("whole")
+    if not whole_file or whole_file["speedup_low"] <= 1:
         return ()
     return slower_in_int8(nodes, record["margin"])
 
@@ -88,34 +99,36 @@ def decision(record: Mapping[str, Any]) -> tuple[str, ...]:
 def measured_costs(
     model: Path, in_float: Mapping[str, NodeTime], in_int8: Mapping[str, NodeTime]
 ) -> list[NodeCost]:
-    """Bring two profiles together: the costs of each node with weights that both show.
+    """Combine two profiles: return the costs of each node with weights that is in both.
 
     Parameters
     ----------
     model
-        The network in float, as `export_onnx` wrote it.
+        ONNX file of the network in float, as `export_onnx` writes it.
     in_float, in_int8
-        ONNX Runtime's profiles of that file and of the one in int8.
+        Profiles of ONNX Runtime for that file and for its int8 version.
     """
     graph, owners = onnx.load(model, load_external_data=False).graph, layers_of_nodes(model)
     sizes, after = _sizes(graph), _after(graph, set(owners.values()))
-    before, behind = _products(in_float, owners), _products(in_int8, owners)
-    converted = _converted(in_int8)
-    fallen = {owners.get(name) for name, each in in_int8.items() if each.operator in FLOAT_PRODUCTS}
-    beside = _charged(graph, owners, converted, fallen)
-    estimate = _estimate(converted, sizes)
+    float_us, int8_us = _product_latencies(in_float, owners), _product_latencies(in_int8, owners)
+    conversions = _conversions(in_int8)
+    in_float_kernels = {
+        owners.get(name) for name, node in in_int8.items() if node.operator in FLOAT_PRODUCTS
+    }
+    conversions_us = _conversion_latencies(graph, owners, conversions, in_float_kernels)
+    estimate_us = _conversion_estimator(conversions, sizes)
     return [
         NodeCost(
             node.name,
-            before[node.name],
-            behind[node.name],
-            beside.get(node.name, 0.0),
-            estimate(sizes.get(node.input[0], 0)),
-            estimate(sizes.get(node.output[0], 0)),
+            float_us[node.name],
+            int8_us[node.name],
+            conversions_us.get(node.name, 0.0),
+            estimate_us(sizes.get(node.input[0], 0)),
+            estimate_us(sizes.get(node.output[0], 0)),
             after[node.name],
         )
         for node in graph.node
-        if node.name in before and node.name in behind
+        if node.name in float_us and node.name in int8_us
     ]
 
 
@@ -125,39 +138,40 @@ def measure(
     quantized: Path,
     write: Callable[[Sequence[str]], Path],
 ) -> dict[str, Any]:
-    """Measure on a device which nodes had better stay in float; what `times.json` holds of a file.
+    """Measure on a device which nodes should stay in float, and return the record for `times.json`.
 
     Parameters
     ----------
     device
-        Runs both files.
+        Device that runs both files.
     model, quantized
-        The network in float, and with all its nodes in int8.
+        ONNX files of the network in float and with all nodes in int8.
     write
         Writes the int8 network with some nodes in float, and returns its path.
 
     Returns
     -------
     dict
-        `device`, `environment`, and `not_measured`, the reason, where the device cannot say;
-        else `margin`, `nodes`, `candidates` to stay in float, `whole`, the speed-up of the whole
-        file by them, None without candidates, and `kept_in_float`, the `decision`.
+        `device`, `environment`, and either `not_measured`, the reason why the device cannot
+        measure, or: `margin`; `nodes`, the costs; `candidates` to stay in float; `whole`, the
+        speedup of the complete file with the candidates in float, or None without candidates; and
+        `kept_in_float`, the nodes from `decision`.
     """
     try:
         environment = device.environment({})
-        if because := device.lacks_int8(quantized, {}):
-            return {"device": device.name, "environment": environment, "not_measured": because}
+        if reason := device.lacks_int8(quantized, {}):
+            return {"device": device.name, "environment": environment, "not_measured": reason}
         nodes = measured_costs(
             model, device.node_times(model, PROFILE), device.node_times(quantized, PROFILE)
         )
-        candidates, whole = slower_in_int8(nodes), None
+        candidates, whole_file = slower_in_int8(nodes), None
         if candidates:
-            found = device.measure(quantized, write(candidates), WHOLE)
-            whole = {
-                "all_in_int8_ms": found["original"]["p50"],
-                "candidates_in_float_ms": found["compressed"]["p50"],
-                **{key: found[key] for key in ("speedup", "speedup_low", "speedup_high")},
-                "warning": found["conditions"]["warning"],
+            measured = device.measure(quantized, write(candidates), WHOLE)
+            whole_file = {
+                "all_in_int8_ms": measured["original"]["p50"],
+                "candidates_in_float_ms": measured["compressed"]["p50"],
+                **{key: measured[key] for key in ("speedup", "speedup_low", "speedup_high")},
+                "warning": measured["conditions"]["warning"],
             }
     except DeviceError as error:
         return {"device": device.name, "not_measured": str(error)}
@@ -165,51 +179,53 @@ def measure(
         "device": device.name,
         "environment": environment,
         "margin": MARGIN,
-        "nodes": [dataclasses.asdict(each) for each in nodes],
+        "nodes": [dataclasses.asdict(node) for node in nodes],
         "candidates": list(candidates),
-        "whole": whole,
+        "whole": whole_file,
     }
     return {**record, "kept_in_float": list(decision(record))}
 
 
 def _islands(nodes: Sequence[NodeCost], slow: set[str]) -> list[set[str]]:
-    """Slow nodes, those that follow one another together."""
+    """Group slow nodes that follow one another into islands."""
     islands: list[set[str]] = []
-    for each in nodes:
-        if each.name in slow:
-            touched = [island for island in islands if island.intersection(each.after)]
-            islands = [island for island in islands if island not in touched]
-            islands.append({each.name}.union(*touched))
+    for node in nodes:
+        if node.name in slow:
+            connected = [island for island in islands if island.intersection(node.after)]
+            islands = [island for island in islands if island not in connected]
+            islands.append({node.name}.union(*connected))
     return islands
 
 
-def _in_float(island: set[str], nodes: Sequence[NodeCost]) -> float:
-    """What an island takes in float, with the conversions at its edges.
+def _float_us(island: set[str], nodes: Sequence[NodeCost]) -> float:
+    """Return the latency of an island in float in µs, including conversions at its edges.
 
-    What comes from the network's input and what leaves the network is in float already.
+    The input and the output of the network are in float, so they need no conversion.
     """
-    reaching_out = {name for each in nodes if each.name not in island for name in each.after}
+    before_others = {name for node in nodes if node.name not in island for name in node.after}
     return sum(
-        each.float_us
-        + (each.dequantize_us if set(each.after) - island else 0.0)
-        + (each.quantize_us if each.name in reaching_out else 0.0)
-        for each in nodes
-        if each.name in island
+        node.float_us
+        + (node.dequantize_us if set(node.after) - island else 0.0)
+        + (node.quantize_us if node.name in before_others else 0.0)
+        for node in nodes
+        if node.name in island
     )
 
 
-def _products(times: Mapping[str, NodeTime], owners: Mapping[str, str]) -> dict[str, float]:
-    """Microseconds of the nodes with weights, by the name in the model."""
-    found: dict[str, float] = {}
+def _product_latencies(
+    times: Mapping[str, NodeTime], owners: Mapping[str, str]
+) -> dict[str, float]:
+    """Return the latency of the nodes with weights in µs, by their name in the model."""
+    latencies: dict[str, float] = {}
     for name, time in times.items():
         if time.operator in FLOAT_PRODUCTS | INTEGER_PRODUCTS and name in owners:
             owner = owners[name]
-            found[owner] = found.get(owner, 0.0) + 1e3 * time.milliseconds
-    return found
+            latencies[owner] = latencies.get(owner, 0.0) + 1e3 * time.milliseconds
+    return latencies
 
 
-def _converted(times: Mapping[str, NodeTime]) -> list[tuple[str, float]]:
-    """The tensor and the microseconds of each conversion."""
+def _conversions(times: Mapping[str, NodeTime]) -> list[tuple[str, float]]:
+    """Return the tensor and the latency in µs of each conversion."""
     return [
         (match[1], 1e3 * time.milliseconds)
         for name, time in times.items()
@@ -217,59 +233,65 @@ def _converted(times: Mapping[str, NodeTime]) -> list[tuple[str, float]]:
     ]
 
 
-def _charged(
+def _conversion_latencies(
     graph: onnx.GraphProto,
     owners: Mapping[str, str],
-    converted: Sequence[tuple[str, float]],
-    fallen: set[str | None],
+    conversions: Sequence[tuple[str, float]],
+    in_float_kernels: set[str | None],
 ) -> dict[str, float]:
-    """Microseconds of the conversions beside each node with weights.
+    """Return the latency in µs of the conversions next to each node with weights.
 
-    A conversion between two such nodes is caused by the one that `fell` back to float.
+    A conversion between two such nodes counts for the node that ran as a float kernel.
     """
     weighted = set(owners.values())
-    found: dict[str, float] = {}
-    for tensor, microseconds in converted:
-        beside = [
+    latencies: dict[str, float] = {}
+    for tensor, microseconds in conversions:
+        neighbors = [
             node.name for node in graph.node if node.name in weighted and tensor in node.input[:1]
         ]
-        beside += [owners[tensor]] if tensor in owners else []
-        causes = [name for name in beside if name in fallen] or beside
+        neighbors += [owners[tensor]] if tensor in owners else []
+        causes = [name for name in neighbors if name in in_float_kernels] or neighbors
         if causes:
-            found[causes[0]] = found.get(causes[0], 0.0) + microseconds
-    return found
+            latencies[causes[0]] = latencies.get(causes[0], 0.0) + microseconds
+    return latencies
 
 
-def _estimate(
-    converted: Sequence[tuple[str, float]], sizes: Mapping[str, int]
+def _conversion_estimator(
+    conversions: Sequence[tuple[str, float]], sizes: Mapping[str, int]
 ) -> Callable[[int], float]:
-    """What converting so many elements takes: by the largest conversion, the shortest at least."""
-    known = [(sizes[tensor], us) for tensor, us in converted if sizes.get(tensor)]
+    """Return a function that estimates the latency in µs of converting a number of elements.
+
+    It scales the latency of the largest conversion, and returns at least the shortest latency.
+    """
+    known = [(sizes[tensor], us) for tensor, us in conversions if sizes.get(tensor)]
     if not known:
         return lambda _: 0.0
-    largest, longest = max(known)
-    least = min(us for _, us in known)
-    return lambda elements: max(least, elements * longest / largest)
+    largest_size, its_us = max(known)
+    shortest_us = min(us for _, us in known)
+    return lambda elements: max(shortest_us, elements * its_us / largest_size)
 
 
 def _sizes(graph: onnx.GraphProto) -> dict[str, int]:
-    """Elements of each tensor whose shape the file states, for one image."""
-    found = {}
-    for each in [*graph.input, *graph.value_info, *graph.output]:
-        found[each.name] = 1
-        for size in each.type.tensor_type.shape.dim:
-            found[each.name] *= size.dim_value or 1
-    return found
+    """Return the number of elements for one image of each tensor whose shape is in the file."""
+    sizes = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        sizes[value.name] = 1
+        for dimension in value.type.tensor_type.shape.dim:
+            sizes[value.name] *= dimension.dim_value or 1
+    return sizes
 
 
 def _after(graph: onnx.GraphProto, weighted: set[str]) -> dict[str, tuple[str, ...]]:
-    """For each node with weights, those whose results reach it through nodes without."""
+    """Return, for each node with weights, the preceding nodes with weights.
+
+    A node precedes another if its output reaches it directly or through nodes without weights.
+    """
     sources: dict[str, set[str]] = {}
-    found = {}
+    preceding = {}
     for node in graph.node:
-        reaching = set().union(*(sources.get(each, set()) for each in node.input))
+        reaching = set().union(*(sources.get(name, set()) for name in node.input))
         if node.name in weighted:
-            found[node.name] = tuple(sorted(reaching))
+            preceding[node.name] = tuple(sorted(reaching))
             reaching = {node.name}
         sources |= dict.fromkeys(node.output, reaching)
-    return found
+    return preceding

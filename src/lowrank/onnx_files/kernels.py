@@ -1,4 +1,4 @@
-"""Which products of an int8 network a device really computes with integers."""
+"""Count the products of an int8 network that a device computes with integer kernels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from lowrank.devices import INTEGER_PRODUCTS
 from lowrank.devices.device import NodeTime
 
-# From this share of its MACs in float on, an int8 file does not do what it is for.
+# Share of MACs in float from which a warning is given: the int8 file has little benefit then.
 MOST_IN_FLOAT = 1 / 3
 
 
 def macs_of_nodes(model: Path) -> dict[str, int]:
-    """MACs of each node that multiplies, by its name, of a network's ONNX file in float."""
+    """Return the MACs of each node that has any, by name, for an ONNX file in float."""
     from lowrank.onnx_files.counts import count
 
     return {layer.name: layer.macs for layer in count(model).layers if layer.macs}
@@ -23,21 +23,23 @@ def macs_of_nodes(model: Path) -> dict[str, int]:
 def integer_kernels(times: Mapping[str, NodeTime], macs: Mapping[str, int]) -> dict[str, Any]:
     """Count the products that ran as integer kernels.
 
-    ONNX Runtime gives an integer kernel the name of the node that it computes; a float kernel may
-    bear that of the activation behind it. So what is not among the integer ones ran in float.
+    In ONNX Runtime, an integer kernel has the name of its node, but a float kernel can have the
+    name of the activation after it. So every node that is not among the integer kernels ran in
+    float.
 
     Parameters
     ----------
     times
-        By ONNX Runtime's profile of the int8 network on the device.
+        ONNX Runtime's profile of the int8 network on the device.
     macs
-        Of the network's nodes that multiply.
+        MACs by node of the network in float.
 
     Returns
     -------
     dict
-        `nodes`, those that ran as integer kernels; `total`, all; `macs_share`, what the former
-        have of the MACs, from 0 to 1; `warning`, where a third or more ran in float, or None.
+        `nodes`, the number of nodes that ran as integer kernels; `total`, the number of all nodes
+        with MACs; `macs_share`, the share of MACs in integer kernels, from 0 to 1; `warning`, a
+        text if a third or more of the MACs ran in float, or None.
     """
     integer = {
         name for name, node in times.items() if node.operator in INTEGER_PRODUCTS and name in macs

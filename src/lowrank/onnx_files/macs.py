@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one node of an ONNX graph."""
+"""Count the multiply-accumulates (MACs) of one node of an ONNX graph."""
 
 from collections.abc import Callable, Mapping
 from math import prod
@@ -9,56 +9,61 @@ from onnx import NodeProto, helper
 
 from lowrank.errors import UserError
 
-# A shape by the name of a tensor. Raises UserError for one that does not follow from the graph.
+# Function that returns the shape of a tensor by name, or raises UserError for an unknown shape.
 _Shape = Callable[[str], tuple[int, ...]]
 
-# Operators that run a graph of their own, or a transform, and so may multiply and accumulate.
+# Operators that may contain MACs, because they run a subgraph or a transform.
 _UNKNOWN = frozenset({"If", "Loop", "Scan", "SequenceMap", "DFT", "STFT"})
 
 _OWN_DOMAINS = ("", "ai.onnx")
 
 
-def why_not_counted(node: NodeProto) -> str | None:
-    """The type of an operator that may multiply and accumulate and cannot be counted, or None."""
+def uncounted_operator(node: NodeProto) -> str | None:
+    """Return the type of an operator whose MACs cannot be counted, or None."""
     if node.domain not in _OWN_DOMAINS:
         return f"{node.domain}.{node.op_type}"
     if node.op_type == "Einsum" and len(node.input) > 2:
-        return f"Einsum of {len(node.input)} operands"
+        return f"Einsum with {len(node.input)} operands"
     return node.op_type if node.op_type in _UNKNOWN else None
 
 
 def macs_of(node: NodeProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> int:
-    """Multiply-accumulates of a node; 0 for one that neither convolves nor multiplies matrices.
+    """Return the MACs of a node, or 0 for a node without convolution or matrix product.
 
     Parameters
     ----------
     node
-        Of the standard operators.
+        Node with a standard operator.
     shapes
-        By the names of tensors.
+        Shapes by tensor name.
     path
-        The file, for messages. Raises UserError where a shape that is needed is not known.
+        ONNX file to name in messages.
+
+    Raises
+    ------
+    UserError
+        If a shape that the count needs is not known.
     """
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
             raise UserError(
-                f"{path}: the shape of '{name}' at node '{node.name}' ({node.op_type}) does not "
-                "follow from the graph, so its MACs cannot be counted. Export the network with "
-                "every dimension fixed but the batch."
+                f"{path}: the shape of '{name}' at node '{node.name}' ({node.op_type}) cannot be "
+                "inferred from the graph, so its MACs cannot be counted. Export the network with "
+                "fixed dimensions, except the batch size."
             )
         return shapes[name]
 
-    counted = _COUNTS.get(node.op_type)
-    return counted(node, shape) if counted else 0
+    count_macs = _COUNTS.get(node.op_type)
+    return count_macs(node, shape) if count_macs else 0
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _convolution(node: NodeProto, shape: _Shape, kernel: int = 1) -> int:
-    # A kernel is (outputs, inputs / groups, height, width).
+    # The kernel has the shape (outputs, inputs / groups, height, width).
     return prod(shape(node.output[0])) * prod(shape(node.input[kernel])[1:])
 
 
@@ -67,7 +72,7 @@ def _quantized_convolution(node: NodeProto, shape: _Shape) -> int:
 
 
 def _transposed_convolution(node: NodeProto, shape: _Shape) -> int:
-    # Each input meets its kernel, (inputs, outputs / groups, height, width), once.
+    # Each input is multiplied once by its kernel: (inputs, outputs / groups, height, width).
     return prod(shape(node.input[0])) * prod(shape(node.input[1])[1:])
 
 
@@ -81,7 +86,7 @@ def _general_product(node: NodeProto, shape: _Shape) -> int:
 
 
 def _einsum(node: NodeProto, shape: _Shape) -> int:
-    """Every combination of the two operands' indices is one product; one operand has none."""
+    """Return one MAC for each combination of the indices of two operands; 0 for one operand."""
     if len(node.input) < 2:
         return 0
     terms = _attributes(node)["equation"].decode().replace(" ", "").partition("->")[0].split(",")
@@ -89,16 +94,16 @@ def _einsum(node: NodeProto, shape: _Shape) -> int:
     for name, term in zip(node.input, terms, strict=True):
         dimensions = list(shape(name))
         before, dots, after = term.partition("...")
-        # Dimensions under the dots are aligned at their ends, as in broadcasting.
-        hidden = len(dimensions) - len(before) - len(after) if dots else 0
-        indices = [*before, *(f".{place}" for place in range(hidden, 0, -1)), *after]
+        # Dimensions covered by the ellipsis are aligned at their ends, as in broadcasting.
+        covered = len(dimensions) - len(before) - len(after) if dots else 0
+        indices = [*before, *(f".{position}" for position in range(covered, 0, -1)), *after]
         for index, size in zip(indices, dimensions, strict=True):
             sizes[index] = max(sizes.get(index, 1), size)
     return prod(sizes.values())
 
 
 def _attention(node: NodeProto, shape: _Shape) -> int:
-    """Queries by keys, and what comes out of that by values."""
+    """Return the MACs of queries times keys, and of the result times values."""
     queries, keys, values = (shape(name) for name in node.input[:3])
     if len(queries) == 4:
         heads, width = queries[1], queries[3]
@@ -113,7 +118,7 @@ def _attention(node: NodeProto, shape: _Shape) -> int:
 
 
 def _recurrent(node: NodeProto, shape: _Shape) -> int:
-    # Weights of all directions and gates, applied once to each step of each sequence.
+    # The weights of all directions and gates are applied once per step of each sequence.
     steps = prod(shape(node.input[0])[:2])
     return steps * (prod(shape(node.input[1])) + prod(shape(node.input[2])))
 

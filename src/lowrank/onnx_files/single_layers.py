@@ -1,4 +1,4 @@
-"""Plain layers as an ONNX model, to be measured."""
+"""Build ONNX models of plain layers for latency measurements."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ _OPSET = 18
 
 
 def side_by_side(layers: Sequence[tuple[PlainLayer, Pair]], batch_size: int = 1) -> onnx.ModelProto:
-    """A model with one convolution for each plain layer and input map (height, width).
+    """Build a model with one convolution for each plain layer and input map (height, width).
 
-    Node i is called `layer<i>`. Each has an input of its own, for ONNX Runtime leaves quantised
-    layers that share one in float, and an output of its own, pooled to a pixel, so that little but
-    the convolutions takes time. Weights are normal noise: zeros and very small numbers would be
-    multiplied at another speed.
+    Node i has the name `layer<i>`. Each node has its own input, because ONNX Runtime runs quantized
+    layers that share an input in float. Each node has its own output, pooled to one pixel, so that
+    the convolutions take nearly all the time. Weights are normal noise, because products with
+    zeros and very small numbers run at another speed.
     """
     generator = np.random.default_rng(0)
     inputs, nodes, outputs, tensors = {}, [], [], []
     for index, (layer, input_map) in enumerate(layers):
         name = f"layer{index}"
         inputs[f"{name}.input"] = (batch_size, layer.in_channels, *input_map)
-        # (T, S / g, D_h, D_w), of outputs of about the inputs' size
+        # Shape (T, S / g, D_h, D_w), scaled so that outputs have about the scale of the inputs.
         weight = generator.standard_normal(layer.weight_shape, dtype=np.float32)
         weight /= np.sqrt(np.prod(layer.weight_shape[1:]))
         tensors.append(numpy_helper.from_array(weight, f"{name}.weight"))

@@ -1,1 +1,1 @@
-"""PyTorch: find layers, replace them, and measure the effect on the network's activations."""
+"""Find layers of PyTorch networks, replace them, and measure the effect on activations."""

@@ -1,4 +1,4 @@
-"""How far a network's answers move when one of its layers is decomposed."""
+"""Measure how much the outputs of a network change when one of its layers is decomposed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,27 +11,28 @@ from lowrank.surgery.replay import Replay
 from lowrank.surgery.states import replaced
 from lowrank.zoo.forward import evaluation_mode
 
-# Images at once, by what a recorded pass over them takes in memory.
+# Memory limit for recorded outputs. It limits the number of images per forward pass.
 _RECORDED_BYTES = 400_000_000
 
-# Replacements that are kept at once, likewise; each time the images pass the whole network again.
-_KEPT_BYTES = 300_000_000
+# Memory limit for the factors of a group of replacements. Each group needs one complete forward
+# pass over the images.
+_GROUP_BYTES = 300_000_000
 
 
 class Divergence:
-    """Measures how far the answers move, in nats: the mean Kullback-Leibler divergence.
+    """Mean Kullback-Leibler divergence, in nats, between original and changed class probabilities.
 
-    It is 0 for equal answers, grows with the square of small errors and needs no labels; a loss by
-    labels can fall when a layer gets worse, by chance.
+    The divergence is 0 for equal outputs, grows with the square of small errors and needs no
+    labels. A loss with labels can decrease by chance when a layer gets worse.
 
     Parameters
     ----------
     network
-        It is left as it was.
+        Network to measure. It is not changed.
     images
-        The same batches each time, as the network takes them: (N, C, H, W).
+        Returns the same batches on each call, as the network expects them: (N, C, H, W).
     of_classes
-        The outputs that belong to classes, of all: (N, outputs) -> (N, classes).
+        Selects the outputs that belong to classes: (N, outputs) -> (N, classes).
     """
 
     def __init__(
@@ -44,50 +45,50 @@ class Divergence:
 
     @torch.no_grad()
     def __call__(self, replacements: Iterable[tuple[str, Decomposition]]) -> list[float]:
-        """The divergence for each replacement, a layer's name and its factors.
+        """Return the divergence for each replacement: the name of a layer and its factors.
 
-        Several of them are kept at a time: so each batch of images passes the layers before a
-        replaced one only once for all of these.
+        Replacements are measured in groups. For each group, each batch of images passes the layers
+        before a replaced layer only once.
         """
-        found: list[float] = []
-        kept: list[tuple[str, Decomposition]] = []
-        kept_bytes = 0
+        divergences: list[float] = []
+        group: list[tuple[str, Decomposition]] = []
+        group_bytes = 0
         for name, factors in replacements:
-            kept.append((name, factors))
-            kept_bytes += sum(tensor.nbytes for tensor in factors.tensors.values())
-            if kept_bytes > _KEPT_BYTES:
-                found += self._of(kept)
-                kept.clear()
-                kept_bytes = 0
-        return found + self._of(kept)
+            group.append((name, factors))
+            group_bytes += sum(tensor.nbytes for tensor in factors.tensors.values())
+            if group_bytes > _GROUP_BYTES:
+                divergences += self._divergences(group)
+                group.clear()
+                group_bytes = 0
+        return divergences + self._divergences(group)
 
-    def _of(self, replacements: Sequence[tuple[str, Decomposition]]) -> list[float]:
+    def _divergences(self, replacements: Sequence[tuple[str, Decomposition]]) -> list[float]:
         if not replacements:
             return []
         totals, count = [0.0] * len(replacements), 0
         with evaluation_mode(self._network), Replay(self._network) as replay:
-            for images in self._pieces(replay):
-                expected = self._answers(replay.record(images))
+            for images in self._recordable_batches(replay):
+                expected = self._log_probabilities(replay.record(images))
                 for index, (name, factors) in enumerate(replacements):
                     with replaced(self._network, name, factors):
-                        found = self._answers(replay.again(images, name))
-                    totals[index] += mean_divergence(expected, found) * len(images)
+                        changed = self._log_probabilities(replay.again(images, name))
+                    totals[index] += mean_divergence(expected, changed) * len(images)
                 count += len(images)
         return [total / count for total in totals]
 
-    def _pieces(self, replay: Replay) -> Iterator[Tensor]:
-        """The batches, cut into what may be recorded at once."""
-        most = None
+    def _recordable_batches(self, replay: Replay) -> Iterator[Tensor]:
+        """Yield the batches, split so that recorded outputs stay within the memory limit."""
+        batch_size = None
         for batch in self._images():
-            if most is None:
+            if batch_size is None:
                 replay.record(batch[:1])
-                most = max(_RECORDED_BYTES // max(replay.recorded_bytes, 1), 1)
-            yield from batch.split(most)
+                batch_size = max(_RECORDED_BYTES // max(replay.recorded_bytes, 1), 1)
+            yield from batch.split(batch_size)
 
-    def _answers(self, outputs: Tensor) -> Tensor:
+    def _log_probabilities(self, outputs: Tensor) -> Tensor:
         return functional.log_softmax(self._of_classes(outputs), 1)
 
 
-def mean_divergence(expected: Tensor, found: Tensor) -> float:
-    """The mean Kullback-Leibler divergence of answers, log-probabilities (N, classes), in nats."""
-    return float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))
+def mean_divergence(expected: Tensor, changed: Tensor) -> float:
+    """Return the mean Kullback-Leibler divergence in nats of log-probabilities (N, classes)."""
+    return float(functional.kl_div(changed, expected, reduction="batchmean", log_target=True))

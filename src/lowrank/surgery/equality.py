@@ -1,9 +1,9 @@
-"""Whether a network computes the same when its layers are replaced by lossless factors.
+"""Check that a network computes the same outputs with lossless factors in place of its layers.
 
-What a layer is replaced by is another module: no `nn.Conv2d`, and without a `weight`. A forward()
-that looks at such things computes something else afterwards, whatever the ranks. So each network
-runs on a few images with every layer replaced at full rank, where the factors themselves lose
-nothing, and layers that change its outputs are found by bisection.
+A replaced layer is another module: it is not an `nn.Conv2d` and has no `weight`. If forward()
+depends on such attributes, the outputs change at any rank. So each network runs on a few images
+with every layer replaced at full rank, where factors are exact. Bisection then finds the layers
+that change the outputs.
 """
 
 import math
@@ -25,9 +25,9 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the network with some layers replaced: how far its outputs moved, or why not.
+    """Result of running a network with replaced layers: the change of its outputs, or an error.
 
-    `change` is relative: the norm of the difference over that of the outputs.
+    `change` is relative: the norm of the difference divided by the norm of the original outputs.
     """
 
     change: float
@@ -42,32 +42,37 @@ def layers_that_must_stay(
     *,
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, str]:
-    """The layers that no factors can replace without changing the network's outputs.
+    """Find layers that factors cannot replace without changing the outputs of the network.
 
     Parameters
     ----------
     network
-        It is left as it was. It runs in evaluation mode.
+        Network to check, in evaluation mode. It is not changed.
     table
-        Its layers; those that are not factored anyway are left alone.
+        Layers of the network. Layers that cannot be factored are skipped.
     images
-        Real ones, (N, C, H, W), as the network takes them.
+        Real images, (N, C, H, W), as the network expects them.
     say
-        Is told of each layer that stays, and why.
+        Called with a message about each layer that must stay, with the reason.
 
     Returns
     -------
     dict
-        The reason by the layer's name. Raises UserError for a network that answers the same images
-        differently each time, for then nothing can be compared.
+        Reasons by layer name.
+
+    Raises
+    ------
+    UserError
+        If the outputs for the same images differ between two runs, because then outputs cannot be
+        compared.
     """
     layers = [layer for layer in table.layers if not layer.not_factored]
     check = _Check(network, images, table.network)
-    present = {layer.name: network.get_submodule(layer.name) for layer in layers}
+    originals = {layer.name: network.get_submodule(layer.name) for layer in layers}
     reasons: dict[str, str] = {}
 
-    def keep_equal(group: Sequence[Layer]) -> None:
-        """Replace the layers of a group, without those that change the outputs."""
+    def replace_group(group: Sequence[Layer]) -> None:
+        """Replace the layers of a group, except layers that change the outputs."""
         if not group:
             return
         for layer in group:
@@ -76,64 +81,64 @@ def layers_that_must_stay(
         if outcome.error is None and outcome.change <= check.tolerance:
             return
         for layer in group:
-            network.set_submodule(layer.name, present[layer.name])
+            network.set_submodule(layer.name, originals[layer.name])
         if len(group) == 1:
             reasons[group[0].name] = _reason(outcome)
             say(f"{group[0].name} stays as it is: {reasons[group[0].name]}")
             return
         middle = len(group) // 2
-        keep_equal(group[:middle])
-        keep_equal(group[middle:])
+        replace_group(group[:middle])
+        replace_group(group[middle:])
 
     try:
         with evaluation_mode(network):
             check.remember()
-            keep_equal(layers)
+            replace_group(layers)
     finally:
-        for name, module in present.items():
+        for name, module in originals.items():
             network.set_submodule(name, module)
     return reasons
 
 
 def _reason(outcome: Outcome) -> str:
     if outcome.error:
-        return f"with factors in its place the network fails: {outcome.error}"
+        return f"with factors in its place, the network fails: {outcome.error}"
     return (
-        f"factors that lose nothing change the network's outputs by {outcome.change:.1%}: "
-        "forward() looks at the layer's type, its parameters or its attributes"
+        f"exact factors change the network's outputs by {outcome.change:.1%}: forward() depends "
+        "on the type, the parameters or the attributes of the layer"
     )
 
 
 class _Check:
-    """Compares a network's outputs with those that it had before."""
+    """Comparison of the outputs of a network with its original outputs."""
 
     def __init__(self, network: nn.Module, images: Tensor, name: str) -> None:
         self._network, self._images, self._name = network, images, name
-        floats = [each.dtype for each in network.parameters() if each.is_floating_point()]
-        coarsest = max((torch.finfo(each).eps for each in floats), default=1e-7)
-        # Other kernels may compute the same in another order.
-        self.tolerance = math.sqrt(coarsest)
+        dtypes = [tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()]
+        largest_eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7)
+        # Other kernels may add in another order, so outputs differ by rounding.
+        self.tolerance = math.sqrt(largest_eps)
 
     def remember(self) -> None:
-        """Run the network as it is."""
+        """Run the network and store its original outputs."""
         self._expected = self._outputs()
-        again = self.outcome()
-        if again.error or again.change > self.tolerance:
+        second_run = self.outcome()
+        if second_run.error or second_run.change > self.tolerance:
             raise UserError(
-                f"network '{self._name}' answers the same images differently each time (its "
-                f"outputs differ by {again.change:.1%}), so that nothing can be compared. Its "
-                "forward() must not depend on chance or on earlier calls in evaluation mode."
+                f"network '{self._name}' returns different outputs for the same images (they "
+                f"differ by {second_run.change:.1%}), so outputs cannot be compared. In "
+                "evaluation mode, forward() must not depend on random numbers or earlier calls."
             )
 
     def outcome(self) -> Outcome:
-        """Run the network as it is now."""
+        """Run the network in its current state and compare the outputs."""
         try:
-            found = self._outputs()
+            outputs = self._outputs()
         except Exception as error:
             return Outcome(math.inf, reason_of(error))
-        if [each.shape for each in found] != [each.shape for each in self._expected]:
+        if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in self._expected]:
             return Outcome(math.inf, "its outputs have other shapes")
-        pairs = zip(found, self._expected, strict=True)
+        pairs = zip(outputs, self._expected, strict=True)
         return Outcome(max((_change(*pair) for pair in pairs), default=0.0))
 
     def _outputs(self) -> list[Tensor]:
@@ -141,23 +146,23 @@ class _Check:
             torch.manual_seed(0)
             outputs = self._network(self._images)
         return [
-            each.detach().double().nan_to_num()
-            for each in _pytree.tree_leaves(outputs)
-            if isinstance(each, Tensor) and each.is_floating_point()
+            leaf.detach().double().nan_to_num()
+            for leaf in _pytree.tree_leaves(outputs)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
 
 
-def _change(found: Tensor, expected: Tensor) -> float:
+def _change(outputs: Tensor, expected: Tensor) -> float:
     scale = float(expected.norm())
-    difference = float((found - expected).norm())
+    difference = float((outputs - expected).norm())
     return difference / scale if scale else (math.inf if difference else 0.0)
 
 
 def _replace_losslessly(network: nn.Module, layer: Layer) -> None:
-    """Put plain layers in the place of one, of which one has its kernel and others do nothing.
+    """Replace a layer by a sequence of plain layers: one with its kernel, the others identities.
 
-    Such is the shape that every factorization leaves; unlike the factors of some, these are exact.
-    They share the memory of the layer's weight.
+    Every factorization results in such a sequence, but only these factors are always exact. They
+    share memory with the weight of the layer.
     """
     module = network.get_submodule(layer.name)
     weight, bias = module.weight.detach(), module.bias
@@ -177,21 +182,21 @@ def _replace_losslessly(network: nn.Module, layer: Layer) -> None:
 def _lossless(
     layer: Layer, weight: Tensor, *, has_bias: bool
 ) -> tuple[list[PlainLayer], list[Tensor]]:
-    """Plain layers and their kernels, which together are the layer's."""
+    """Return plain layers and their kernels that together equal the layer."""
     kernel = weight.reshape(layer.weight_shape)
     inputs, outputs, groups = layer.in_channels, layer.out_channels, layer.groups
-    pass_on = PlainLayer(inputs, inputs, groups=groups)
-    whole = PlainLayer(
+    identity = PlainLayer(inputs, inputs, groups=groups)
+    full = PlainLayer(
         inputs, outputs, layer.kernel, layer.stride, layer.padding, layer.dilation, groups
     )
-    # A matrix next to it, on its smaller side; a window between two, or, on a map that a linear
-    # layer sees flattened, behind one.
-    before = layer.kernel != (1, 1) or inputs < outputs
-    after = not (before if layer.kernel == (1, 1) else layer.kind == "linear")
-    sequence, kernels = [whole], [kernel]
-    if before:
-        sequence, kernels = [pass_on, *sequence], [_identity(inputs, groups, kernel), *kernels]
-    if after:
+    # A 1 x 1 kernel gets one identity, on the side with fewer channels. A larger kernel gets one
+    # on each side; for a linear layer on a flattened map, only the one before it.
+    identity_before = layer.kernel != (1, 1) or inputs < outputs
+    identity_after = not (identity_before if layer.kernel == (1, 1) else layer.kind == "linear")
+    sequence, kernels = [full], [kernel]
+    if identity_before:
+        sequence, kernels = [identity, *sequence], [_identity(inputs, groups, kernel), *kernels]
+    if identity_after:
         sequence += [PlainLayer(outputs, outputs, groups=groups)]
         kernels += [_identity(outputs, groups, kernel)]
     sequence[-1] = replace(sequence[-1], bias=has_bias)
@@ -199,6 +204,6 @@ def _lossless(
 
 
 def _identity(channels: int, groups: int, like: Tensor) -> Tensor:
-    """The kernel of a 1 x 1 convolution that passes its channels on."""
+    """Return the kernel of a 1 x 1 convolution that outputs its input channels unchanged."""
     one_group = torch.eye(channels // groups, dtype=like.dtype, device=like.device)
     return one_group.repeat(groups, 1)[:, :, None, None]

@@ -1,4 +1,4 @@
-"""Finding the layers of a network that a factorization may replace."""
+"""Find the layers of a network that a factorization can replace."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import Layer, LayerTable, Pair
-from lowrank.surgery.watching import FlattenedMaps, Map, StandIn, standing_in
+from lowrank.surgery.watching import FlattenedMaps, Map, Proxy, proxies_in_place
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import output_for_zeros
 
@@ -20,49 +20,51 @@ _KINDS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 
 
 def layer_table(network: str | NetworkSource, name: str | None = None) -> LayerTable:
-    """The layers of a network that is built anew; `name` is the table's, the network's by default.
+    """Build a network and return its layer table.
 
-    Raises UserError as `lowrank.zoo.creation.create` does.
+    `name` is the network name in the table, by default the name in its specification. Raises
+    UserError in the same cases as `lowrank.zoo.creation.create`.
     """
     spec, module = create(NetworkSource.parse(network) if isinstance(network, str) else network)
     return find_layers(module, spec.input_shape, name or spec.name)
 
 
 def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> LayerTable:
-    """The convolutions and linear layers of a network, in forward order, no weights.
+    """Return a table of the convolutions and linear layers of a network, in forward order.
 
-    The order and the maps are those of one forward pass on a single image of `input_shape`
-    (channels, height, width), in evaluation mode. A layer whose forward() is not called then is
-    left out: an auxiliary head, or a projection of which attention takes the weight alone. A linear
-    layer whose input is a flattened map of more than one pixel is described as a convolution by
-    a kernel of that map's size. The network is left as it was.
+    The order and the map sizes come from one forward pass on a single image of `input_shape`
+    (channels, height, width), in evaluation mode. Layers whose forward() is not called are not
+    included: auxiliary heads, or projections whose weight attention reads without calling the
+    layer. A linear layer whose input is a flattened map of more than one pixel is described as a
+    convolution with a kernel of the size of that map. The network is not changed.
 
-    Raises UserError when the network cannot take such an image.
+    Raises UserError if the network does not accept such an image.
     """
     names = {module: path for path, module in network.named_modules() if path}
     maps = FlattenedMaps()
-    found: dict[StandIn, Layer] = {}
+    described: dict[Proxy, Layer] = {}
 
-    def note(stand_in: StandIn, inputs: Tensor) -> None:
-        layer = stand_in.layer
-        if stand_in not in found:
-            found[stand_in] = _described(names[layer], layer, inputs, maps.shape_before(inputs))
+    def describe_once(proxy: Proxy, inputs: Tensor) -> None:
+        layer = proxy.layer
+        if proxy not in described:
+            shape = maps.shape_before_flattening(inputs)
+            described[proxy] = _described(names[layer], layer, inputs, shape)
 
     layers = [module for module in names if isinstance(module, _KINDS)]
     hooked = {layer for layer in layers if _has_hooks(layer)}
-    with standing_in(network, [StandIn(layer, note) for layer in layers]), maps:
+    with proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]), maps:
         output_for_zeros(network, input_shape, name)
-    sharing = _Sharing(network)
+    usage = _Usage(network)
     return LayerTable(
         name,
         tuple(input_shape),
         tuple(
             replace(
                 layer,
-                not_factored=_obstacle(stand_in.layer, hooked=stand_in.layer in hooked)
-                or sharing.obstacle(stand_in),
+                not_factored=_obstacle(proxy.layer, hooked=proxy.layer in hooked)
+                or usage.obstacle(proxy),
             )
-            for stand_in, layer in found.items()
+            for proxy, layer in described.items()
         ),
     )
 
@@ -70,7 +72,7 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
 def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | None) -> Layer:
     if isinstance(module, nn.Linear):
         channels, *window = flattened or (module.in_features, 1, 1)
-        # For one image a linear layer is applied to each vector of its input, whatever its axes.
+        # For one image, a linear layer is applied to each vector of its input, over all axes.
         positions = (inputs.numel() // module.in_features, 1)
         return Layer(
             name=name,
@@ -92,62 +94,63 @@ def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | No
     size = tuple(inputs.shape[-len(module.kernel_size) :])
     before, after = _padding(module)
     if len(size) != 2:
-        return _laid_flat(layer, module, size)
-    # A layer that pads one side more takes no factors: its padding counts as part of the map.
-    uneven = [b - a for a, b in zip(before, after, strict=True)]
+        return _as_two_axes(layer, module, size)
+    # A layer with asymmetric padding is not factored. Its extra padding counts as part of the map.
+    extra_padding = [b - a for a, b in zip(before, after, strict=True)]
     return replace(
         layer,
         kernel=module.kernel_size,
         stride=module.stride,
         padding=before,
         dilation=module.dilation,
-        input_map=tuple(length + more for length, more in zip(size, uneven, strict=True)),
+        input_map=tuple(length + extra for length, extra in zip(size, extra_padding, strict=True)),
     )
 
 
-def _laid_flat(layer: Layer, module: nn.Module, size: tuple[int, ...]) -> Layer:
-    """A convolution over one or three axes, which no factorization takes, as one over two.
+def _as_two_axes(layer: Layer, module: nn.Module, size: tuple[int, ...]) -> Layer:
+    """Describe a convolution over one or three axes as a convolution over two axes.
 
-    All axes but the first become one; parameters and MACs are those of the module.
+    No factorization supports such layers. All axes except the first are merged into one, so that
+    parameters and MACs equal those of the module.
     """
-    kernel = _paired(module.kernel_size)
+    kernel = _merged(module.kernel_size)
     if layer.kind == "transposed_conv":
-        return replace(layer, kernel=kernel, input_map=_paired(size))
+        return replace(layer, kernel=kernel, input_map=_merged(size))
     geometry = zip(
         size, *_padding(module), module.dilation, module.kernel_size, module.stride, strict=True
     )
     outputs = [(n + a + b - d * (k - 1) - 1) // s + 1 for n, a, b, d, k, s in geometry]
-    # Without padding, the outputs of a map that is larger by one window less one.
-    map_ = tuple(o + k - 1 for o, k in zip(_paired(outputs), kernel, strict=True))
-    return replace(layer, kernel=kernel, input_map=map_)
+    # Choose the map that results in these outputs without padding.
+    input_map = tuple(o + k - 1 for o, k in zip(_merged(outputs), kernel, strict=True))
+    return replace(layer, kernel=kernel, input_map=input_map)
 
 
-def _paired(lengths: Iterable[int]) -> Pair:
+def _merged(lengths: Iterable[int]) -> Pair:
     first, *others = lengths
     return first, prod(others)
 
 
 def _padding(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Padding in pixels before and after the map, along each axis."""
+    """Return the padding in pixels before and after the map, along each axis."""
     if not isinstance(module.padding, str):
         return tuple(module.padding), tuple(module.padding)
     if module.padding == "valid":
-        nothing = (0,) * len(module.kernel_size)
-        return nothing, nothing
+        zeros = (0,) * len(module.kernel_size)
+        return zeros, zeros
     totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     before = tuple(total // 2 for total in totals)
     return before, tuple(t - b for t, b in zip(totals, before, strict=True))
 
 
 def _obstacle(module: nn.Module, *, hooked: bool) -> str | None:
-    """Why no factors can do what the layer does, from the layer alone."""
+    """Return why factors cannot replace a layer, judging by the layer itself, or None."""
     base = next(kind for kind in _KINDS if isinstance(module, kind))
     if not _computes_as(module, base):
         return f"its class {type(module).__name__} changes what {base.__name__} computes"
     if "weight" not in module._parameters:
-        return "its weight is computed from other tensors, as in weight normalisation"
+        return "its weight is computed from other tensors, as in weight normalization"
     if hooked:
-        return "it has hooks, which its factors would lose"
+        return "it has hooks, which its factors would not have"
     if base is nn.Linear:
         return None
     if base in _TRANSPOSED:
@@ -155,23 +158,23 @@ def _obstacle(module: nn.Module, *, hooked: bool) -> str | None:
     if base is not nn.Conv2d:
         return f"a convolution over {'one axis' if base is nn.Conv1d else 'three axes'}"
     if module.padding_mode != "zeros":
-        return f"pads with '{module.padding_mode}', factors would have to pad twice"
+        return f"padding mode '{module.padding_mode}': its factors would have to pad twice"
     before, after = _padding(module)
     if before != after:
-        return "pads one side more than the other"
+        return "asymmetric padding"
     if module.groups == module.in_channels and module.groups > 1:
-        return "depthwise: one input channel to a group leaves nothing to factor"
+        return "depthwise: with one input channel per group, there is nothing to factor"
     return None
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    # A lazy layer removes its own hooks once it has weights.
+    # A lazy layer removes its own hooks when its weights are created.
     hooks = (*module._forward_hooks, *module._forward_pre_hooks)
     return bool(hooks) and not isinstance(module, LazyModuleMixin)
 
 
 def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
-    """Whether nothing between a module and a class of PyTorch's overrides the computation."""
+    """Return whether a module computes exactly what its PyTorch base class computes."""
     names = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]
     return all(
         name not in vars(module) and getattr(type(module), name) is getattr(base, name)
@@ -179,26 +182,26 @@ def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
     )
 
 
-class _Sharing:
-    """Who else in a network has to do with a layer."""
+class _Usage:
+    """Use of layers by the network beyond one forward call: sharing, repeated calls, reads."""
 
     def __init__(self, network: nn.Module) -> None:
-        # More than one name for a module, more than one module for a weight.
+        # Number of names of each module, and number of modules that hold each parameter.
         self._names = Counter(module for _, module in network.named_modules(remove_duplicate=False))
         self._holders = Counter(
             id(tensor) for module in network.modules() for tensor in module._parameters.values()
         )
 
-    def obstacle(self, stand_in: StandIn) -> str | None:
-        """Why factors cannot take the place of a layer that has nothing against them itself."""
-        layer = stand_in.layer
+    def obstacle(self, proxy: Proxy) -> str | None:
+        """Return why factors cannot replace a layer, judging by its use in the network, or None."""
+        layer = proxy.layer
         if self._names[layer] > 1:
-            return f"it stands in {self._names[layer]} places of the network"
-        if stand_in.calls > 1:
-            return f"it is used {stand_in.calls} times in one forward pass"
+            return f"it occurs in {self._names[layer]} places in the network"
+        if proxy.calls > 1:
+            return f"it is called {proxy.calls} times in one forward pass"
         if self._holders[id(layer.weight)] > 1:
             return "another layer shares its weight"
-        if stand_in.asked_for:
-            asked_for = ", ".join(f"`{name}`" for name in sorted(stand_in.asked_for))
-            return f"the network reads its {asked_for}, which factors do not have"
+        if proxy.attributes_read:
+            attributes = ", ".join(f"`{name}`" for name in sorted(proxy.attributes_read))
+            return f"the network reads its {attributes}, which factors do not have"
         return None

@@ -1,4 +1,4 @@
-"""Mean and covariance of layers' inputs on real images."""
+"""Measure the mean and covariance of layer inputs on real images."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,11 +13,12 @@ from lowrank.errors import UserError
 from lowrank.factorize import Moments, Shift
 from lowrank.zoo.forward import evaluation_mode
 
-# Places of a map along each axis that an image adds to the moment: neighbours say nearly the same.
-_PLACES = 8
+# Maximum number of positions per axis that each image contributes. Neighboring positions are
+# highly correlated, so more positions add little information.
+_POSITIONS = 8
 
-# Larger patches are not followed: the moment of the channels alone takes their place. In float32,
-# one of this size takes 85 MB.
+# Largest patch size for which the covariance of patches is measured. For larger patches, the
+# covariance of the channels replaces it. At this size, a covariance takes 85 MB in float32.
 _LARGEST_PATCH = 4608
 
 
@@ -25,26 +26,26 @@ _LARGEST_PATCH = 4608
 def input_moments(
     network: nn.Module, layers: Iterable[Layer], batches: Iterable[Tensor]
 ) -> dict[str, Moments]:
-    """Mean and covariance of the inputs of each layer, by name.
+    """Return the mean and covariance of the inputs of each layer, by layer name.
 
     Parameters
     ----------
     network
-        Run in evaluation mode, and left in the mode it was in.
+        Network to run in evaluation mode. Its mode is restored afterwards.
     layers
-        Layers of its table that its forward pass calls.
+        Layers from its layer table that the forward pass calls.
     batches
-        Images as the network takes them, (N, C, H, W). Labels are not needed.
+        Images as the network expects them, (N, C, H, W). Labels are not needed.
 
     Raises
     ------
     UserError
-        Without a single image.
+        If there are no images.
     """
-    sums = {layer.name: _Sums(layer) for layer in layers}
+    sums_by_layer = {layer.name: _Sums(layer) for layer in layers}
     hooks = [
-        network.get_submodule(name).register_forward_pre_hook(each.add_call, with_kwargs=True)
-        for name, each in sums.items()
+        network.get_submodule(name).register_forward_pre_hook(sums.add_call, with_kwargs=True)
+        for name, sums in sums_by_layer.items()
     ]
     try:
         with evaluation_mode(network):
@@ -53,42 +54,52 @@ def input_moments(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: each.moments() for name, each in sums.items()}
+    return {name: sums.moments() for name, sums in sums_by_layer.items()}
 
 
 @torch.no_grad()
 def shifted_moments(
     original: nn.Module, network: nn.Module, layer: Layer, batches: Iterable[Tensor]
 ) -> tuple[Moments, Shift]:
-    """Moments of one layer's inputs in a network, and how they moved from those in the original.
+    """Return the input moments of one layer, and their shift relative to the original network.
+
+    Both networks run over the same images in evaluation mode.
 
     Parameters
     ----------
     original
-        Run over the same images as the network, both in evaluation mode.
+        Original network.
     network
-        The same with other layers replaced.
-    layer, batches
-        As for `input_moments`, and UserError likewise.
+        The same network with other layers replaced.
+    layer
+        Layer of the layer table that both networks call.
+    batches
+        Images as the network expects them, (N, C, H, W).
+
+    Raises
+    ------
+    UserError
+        If there are no images.
     """
-    sums, now, before = _Sums(layer), _Inputs(layer), _Inputs(layer)
+    sums, inputs_now, inputs_before = _Sums(layer), _Inputs(layer), _Inputs(layer)
     first, crossed = torch.zeros_like(sums.first), torch.zeros_like(sums.second)
     pilot = None
     hooks = [
-        each.get_submodule(layer.name).register_forward_pre_hook(keep, with_kwargs=True)
-        for each, keep in ((original, before.keep), (network, now.keep))
+        module.get_submodule(layer.name).register_forward_pre_hook(inputs.keep, with_kwargs=True)
+        for module, inputs in ((original, inputs_before), (network, inputs_now))
     ]
     try:
         with evaluation_mode(original), evaluation_mode(network):
             for images in batches:
-                for each in (original, network):
+                for module in (original, network):
                     with suppress(_Reached):
-                        each(images)
-                sums.add(now.samples)
-                pilot = before.samples.mean(1, keepdim=True) if pilot is None else pilot
-                shifted = before.samples - pilot
+                        module(images)
+                sums.add(inputs_now.samples)
+                if pilot is None:
+                    pilot = inputs_before.samples.mean(1, keepdim=True)
+                shifted = inputs_before.samples - pilot
                 first += shifted.sum(1).cpu()
-                crossed += (shifted.mT @ (now.samples - sums.pilot)).cpu()
+                crossed += (shifted.mT @ (inputs_now.samples - sums.pilot)).cpu()
     finally:
         for hook in hooks:
             hook.remove()
@@ -100,12 +111,12 @@ def shifted_moments(
     return moments, Shift(first.numpy(), crossed.numpy())
 
 
-class _Reached(Exception):  # noqa: N818  (no error)
-    """A pass has come to the layer in question; what follows is not needed."""
+class _Reached(Exception):  # noqa: N818  (not an error)
+    """Signal that a forward pass reached the layer, so the rest of the pass can be skipped."""
 
 
 class _Inputs:
-    """What a layer was last called with, at which a pass ends."""
+    """Inputs of the last call of a layer. Keeping them ends the forward pass."""
 
     samples: Tensor
 
@@ -115,20 +126,21 @@ class _Inputs:
     def keep(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
-        """What the layer is about to be called with. Raises _Reached."""
+        """Store the inputs of a call and raise _Reached."""
         self.samples = _samples(self._layer, arguments, keywords)
         raise _Reached
 
 
 class _Sums:
-    """The sums of one layer's input patches and of their products."""
+    """Sums of the input patches of one layer and of their products."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
         channels = layer.in_channels // layer.groups
         size = channels * prod(layer.kernel) if _has_patches(layer) else channels
         self._count = 0
-        # About the mean, so that products in float32 do not cancel where it is far from 0.
+        # Mean of the first batch. Subtracting it avoids cancellation in float32 products when the
+        # mean is far from 0.
         self.pilot: Tensor | None = None
         self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
         self.second = torch.zeros(layer.groups, size, size)
@@ -136,11 +148,11 @@ class _Sums:
     def add_call(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
-        """What the layer is about to be called with."""
+        """Add the inputs of a call."""
         self.add(_samples(self._layer, arguments, keywords))
 
     def add(self, samples: Tensor) -> None:
-        """Samples (g, places, n)."""
+        """Add samples (g, positions, n)."""
         if self.pilot is None:
             self.pilot = samples.mean(1, keepdim=True)
         samples = samples - self.pilot
@@ -149,44 +161,48 @@ class _Sums:
         self.second += _products(samples)
 
     def moments(self) -> Moments:
-        """Over all that was seen."""
+        """Return the moments of all samples."""
         if not self._count:
             raise UserError(
-                f"no image reached layer '{self._layer.name}': moments need at least one image."
+                f"no image reached layer '{self._layer.name}': measuring moments needs at least "
+                "one image."
             )
         mean, second = (sums.div_(self._count) for sums in (self.first, self.second))
-        # In place: of a wide layer there is no room for another one.
+        # Compute in place: for a wide layer, memory is too small for a second matrix.
         covariance = _minus_product(second, mean, mean)
         mean += self.pilot.squeeze(1).cpu()
         return Moments(mean.numpy(), covariance.numpy(), self._count)
 
 
 def _products(samples: Tensor) -> Tensor:
-    """Sums over the places of samples (g, places, n): (g, n, n), in main memory."""
+    """Return the sums over positions of products (g, n, n), in main memory.
+
+    Samples have the shape (g, positions, n).
+    """
     if samples.device.type != "cpu":
         return (samples.mT @ samples).cpu()
-    # NumPy sees that both matrices are one and works out half of the products (BLAS syrk).
+    # NumPy detects that both matrices are the same and computes half of the products (BLAS syrk).
     matrix = samples.numpy()
     return torch.from_numpy(matrix.swapaxes(1, 2) @ matrix)
 
 
 def _minus_product(products: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(g, n, n) in place less the product of two means (g, n)."""
+    """Subtract the outer product of two means (g, n) from `products` (g, n, n), in place."""
     return products.baddbmm_(left[:, :, None].float(), right[:, None].float(), alpha=-1)
 
 
 def _has_patches(layer: Layer) -> bool:
-    """Whether a layer's patches are followed, or its channels alone."""
+    """Return whether the covariance of patches is measured, rather than of channels only."""
     return layer.in_channels // layer.groups * prod(layer.kernel) <= _LARGEST_PATCH
 
 
 def _samples(layer: Layer, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
-    """What a layer is called with: (g, places, n), patches or channels alone."""
+    """Return the inputs of a call as samples (g, positions, n): patches, or channels only."""
     inputs = (arguments[0] if arguments else keywords["input"]).float()
     if layer.kind == "linear":
-        # Of a flattened map, the map is the patch. Tokens in front of the channels are samples.
+        # A flattened map is one patch. Axes before the channels, such as tokens, are samples.
         inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
-    # (N, g, S / g D^2, places), or D^2 places for each of the channels alone
+    # (N, g, S / g D^2, positions); for channels only, each patch counts as D^2 positions.
     patches = _patches(inputs, layer).unflatten(1, (layer.groups, -1))
     if not _has_patches(layer):
         patches = patches.unflatten(2, (-1, prod(layer.kernel))).flatten(3)
@@ -194,16 +210,16 @@ def _samples(layer: Layer, arguments: tuple[Tensor, ...], keywords: dict[str, Te
 
 
 def _patches(inputs: Tensor, layer: Layer) -> Tensor:
-    """What the window sees at places spread over the map: (N, S, H, W) -> (N, S D^2, places)."""
+    """Return patches at positions spread over the map: (N, S, H, W) -> (N, S D^2, positions)."""
     if layer.kind == "linear":
         return inputs.flatten(1)[:, :, None]
-    # Every q-th place along each axis, from the middle of the first q on: were it the first, the
-    # map's edges would count for more than they are.
-    every = [ceil(size / _PLACES) for size in layer.output_map(tuple(inputs.shape[2:]))]
+    # Use every q-th position along each axis, starting in the middle of the first q positions.
+    # Starting at the first position would give too much weight to the edges of the map.
+    steps = [ceil(size / _POSITIONS) for size in layer.output_map(tuple(inputs.shape[2:]))]
     vertical, horizontal = layer.padding
     inputs = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
-    strides = [stride * q for stride, q in zip(layer.stride, every, strict=True)]
-    top, left = (stride * (q // 2) for stride, q in zip(layer.stride, every, strict=True))
+    strides = [stride * q for stride, q in zip(layer.stride, steps, strict=True)]
+    top, left = (stride * (q // 2) for stride, q in zip(layer.stride, steps, strict=True))
     return functional.unfold(
         inputs[:, :, top:, left:], layer.kernel, layer.dilation, stride=strides
     )

@@ -1,4 +1,4 @@
-"""What a network keeps of its accuracy at chosen ranks, before any fine-tuning: by trying it."""
+"""Measure the accuracy of a network at chosen ranks, before fine-tuning."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ def with_factors(
     replacements: Iterable[tuple[str, Decomposition]],
     measure: Callable[[], float],
 ) -> float:
-    """What is measured of a network with all of these layers replaced; it is left as it was."""
+    """Return the result of `measure` with all these layers replaced, then restore the network."""
     with ExitStack() as stack:
         for name, factors in replacements:
             stack.enter_context(replaced(network, name, factors))
@@ -24,21 +24,21 @@ def with_factors(
 
 
 @torch.no_grad()
-def answers(network: nn.Module, images: Sequence[Tensor]) -> Tensor | None:
-    """The class that the network gives each image of some batches: (N,).
+def predicted_classes(network: nn.Module, images: Sequence[Tensor]) -> Tensor | None:
+    """Return the predicted class of each image in some batches, (N,).
 
-    None for a network whose outputs are not logits, (N, classes).
+    Returns None if the outputs of the network are not logits (N, classes), or without images.
     """
-    found = []
+    predictions = []
     with evaluation_mode(network):
         for batch in images:
             outputs = network(batch)
             if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
                 return None
-            found.append(outputs.argmax(1))
-    return torch.cat(found) if found else None
+            predictions.append(outputs.argmax(1))
+    return torch.cat(predictions) if predictions else None
 
 
-def percent_equal(found: Tensor, expected: Tensor) -> float:
+def percent_equal(classes: Tensor, expected: Tensor) -> float:
     """Return the share of positions at which two lists of classes agree, in percent."""
-    return 100.0 * float((found == expected).double().mean())
+    return 100.0 * float((classes == expected).double().mean())

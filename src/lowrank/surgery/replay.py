@@ -1,50 +1,52 @@
-"""Forward passes over the same images that differ from some layer on."""
+"""Repeat forward passes over the same images with a replaced layer, without repeated work."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-# What is not computed again: nearly all that a pass takes. All else is, also in a network whose
-# layers change their inputs in place.
-_PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
+# Layers whose outputs are reused. They take nearly all the time of a pass. Everything else is
+# computed again, so networks with in-place operations work too.
+_REUSED_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class Replay:
-    """Runs a network once, and again with a layer replaced, without the products before that layer.
+    """Context that records a forward pass and repeats it with a replaced layer.
 
-    A context, in which the network's convolutions and linear layers answer through it. The network
-    must be in evaluation mode and answer the same each time.
+    In repeated passes, convolutions and linear layers before the replaced layer return their
+    recorded outputs. The network must be in evaluation mode and deterministic.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._layers = [module for module in network.modules() if isinstance(module, _PRODUCTS)]
+        self._layers = [
+            module for module in network.modules() if isinstance(module, _REUSED_LAYERS)
+        ]
         self._outputs: list[Tensor] = []
         self._recording = False
-        # How many calls there were in this pass; None once it differs from the one recorded.
+        # Number of calls in this pass, or None after the replaced layer was reached.
         self._calls: int | None = None
 
     def __enter__(self) -> "Replay":
-        # Other libraries set it on a layer, too; else the class defines it.
-        self._before = [(layer, vars(layer).get("forward")) for layer in self._layers]
+        # Other libraries may have set `forward` on an instance; otherwise the class defines it.
+        self._forwards = [(layer, vars(layer).get("forward")) for layer in self._layers]
         for layer in self._layers:
-            layer.forward = self._answering(layer.forward)
+            layer.forward = self._recorded_or_computed(layer.forward)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for layer, forward in self._before:
+        for layer, forward in self._forwards:
             del layer.forward
             if forward is not None:
                 layer.forward = forward
 
     @property
     def recorded_bytes(self) -> int:
-        """What the recorded pass takes in memory."""
-        return sum(each.nbytes for each in self._outputs)
+        """Memory of the recorded outputs in bytes."""
+        return sum(tensor.nbytes for tensor in self._outputs)
 
     def record(self, images: Tensor) -> Tensor:
-        """The network's outputs for images (N, C, H, W); later passes start from these."""
+        """Run the network on images (N, C, H, W), record the pass, and return the outputs."""
         self._outputs.clear()
         self._calls, self._recording = 0, True
         try:
@@ -53,26 +55,26 @@ class Replay:
             self._recording = False
 
     def again(self, images: Tensor, replaced: str) -> Tensor:
-        """The outputs for the images recorded last, with another module at that layer's name."""
+        """Return the outputs for the recorded images after the layer `replaced` was replaced."""
         self._calls = 0
 
-        def differs(*_: object) -> None:
+        def stop_reusing(*_: object) -> None:
             self._calls = None
 
-        handle = self._network.get_submodule(replaced).register_forward_pre_hook(differs)
+        handle = self._network.get_submodule(replaced).register_forward_pre_hook(stop_reusing)
         try:
             return self._network(images)
         finally:
             handle.remove()
 
-    def _answering(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _recorded_or_computed(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             if self._calls is None:
                 return compute(*args, **kwargs)
             self._calls += 1
             if self._recording:
                 self._outputs.append(compute(*args, **kwargs))
-            # A copy: an activation may change it in place.
+            # Return a copy, because an activation may change it in place.
             return self._outputs[self._calls - 1].clone()
 
         return forward

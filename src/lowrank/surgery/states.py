@@ -1,4 +1,4 @@
-"""A network as it passes between steps: its source, its weights, and which layers are factored."""
+"""Store a network between steps: its source, its weights and its factored layers."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
 @dataclass
 class State:
-    """A network in the middle of its compression.
+    """Network during compression.
 
-    `factored` names the layers replaced so far. `source` says how the dense network is built; by
-    default it is the registered one that `spec` names.
+    `factored` holds the layers replaced so far, by name. `source` describes how to build the dense
+    network; by default it is the registered network that `spec` names.
     """
 
     spec: NetworkSpec
@@ -36,7 +36,7 @@ class State:
 
 
 def write_state(path: str | os.PathLike, state: State) -> None:
-    """Write a state as safetensors with a header, whole or not at all."""
+    """Write a state to a safetensors file with a header, atomically."""
     source = state.source or NetworkSource(network=state.spec.name)
     header = {
         "network": source.to_json(),
@@ -49,25 +49,25 @@ def write_state(path: str | os.PathLike, state: State) -> None:
 def read_state(path: str | os.PathLike, source: NetworkSource) -> State:
     """Build a network and load the weights and factors of a state file into it.
 
-    `source` says how the network is built, and comes from params.yaml. The file's own description
-    is only compared with it: files come from elsewhere, and opening one must not run code that it
-    names.
+    `source` comes from params.yaml and describes how to build the network. The description in the
+    file is only compared with it, because a file can come from anywhere and opening it must not
+    run code that it names.
 
-    Raises UserError when the file is missing or damaged, describes another network than `source`,
-    or does not fit it, or when the network cannot be built.
+    Raises UserError if the file is missing or damaged, describes another network than `source`,
+    or does not fit it, or if the network cannot be built.
     """
-    spec, factored = _read_header(path, source)
+    spec, factored_layers = _read_header(path, source)
     network = build(source, spec.input_shape)
-    for name, each in factored.items():
-        replace_layer(network, name, each.sequence)
+    for name, factored in factored_layers.items():
+        replace_layer(network, name, factored.sequence)
     load_weights(network, read_weights(path), source=str(path))
-    return State(spec, network, factored, source)
+    return State(spec, network, factored_layers, source)
 
 
 def read_spec(path: str | os.PathLike) -> NetworkSpec:
-    """What the network of a state file takes; its weights are not read.
+    """Read the specification of the network in a state file, without its weights.
 
-    Raises UserError when the file is missing, damaged or no state.
+    Raises UserError if the file is missing, damaged or not a state file.
     """
     return _read_header(path)[0]
 
@@ -75,35 +75,40 @@ def read_spec(path: str | os.PathLike) -> NetworkSpec:
 def _read_header(
     path: str | os.PathLike, expected: NetworkSource | None = None
 ) -> tuple[NetworkSpec, dict[str, Factored]]:
-    """The specification and the factored layers; raises UserError where it is not `expected`'s."""
+    """Read the specification and the factored layers.
+
+    Raises UserError if the file is not a state file or describes another network than `expected`.
+    """
     header = read_header(path)
     try:
         source = NetworkSource.parse(header["network"])
         spec = NetworkSpec.from_json(header["spec"])
-        factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
+        factored = {
+            name: Factored.from_json(document) for name, document in header["factored"].items()
+        }
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
-            f"{path}: not the state of a network, or one of an earlier version of lowrank. Delete "
-            "it and run the same command again."
+            f"{path}: not a state file, or one of an earlier version of lowrank. Delete it and run "
+            "the same command again."
         ) from error
     if expected is not None and source != expected:
         raise UserError(
             f"{path}: holds the network {json.dumps(source.to_json())}, but params.yaml describes "
-            f"{json.dumps(expected.to_json())} (`checkpoint`). Nothing that the file names was "
-            "run. Correct params.yaml, or delete the file and run the same command again."
+            f"{json.dumps(expected.to_json())} (`checkpoint`). No code named in the file was run. "
+            "Correct params.yaml, or delete the file and run the same command again."
         )
     return spec, factored
 
 
 class FactorsOnMap(nn.Sequential):
-    """Convolutions in the place of a linear layer, on the map that reaches it flattened.
+    """Convolutions that replace a linear layer on a flattened map.
 
     Parameters
     ----------
     layers
-        The convolutions; the map that the last one leaves is of one pixel.
+        Convolutions. The output map of the last one has one pixel.
     shape
-        Of the map: (C, H, W).
+        Shape of the map before flattening: (C, H, W).
     """
 
     def __init__(self, layers: Sequence[nn.Module], shape: tuple[int, int, int]) -> None:
@@ -115,23 +120,23 @@ class FactorsOnMap(nn.Sequential):
 
 
 def replace_layer(network: nn.Module, name: str, sequence: Sequence[PlainLayer]) -> None:
-    """Put a sequence of plain layers in the place of one layer, in place, with fresh weights.
+    """Replace one layer by a sequence of plain layers with fresh weights, in place.
 
-    The layer may be dense, or the factors of an earlier round. In the place of a linear layer
-    behind a flattened C x H x W map, plain layers of which the first has that map for its kernel
-    become linear layers, others work on the map. The tensors are named `0.weight`, `1.weight`, ...
-    in the order of the sequence in any case.
+    The layer may be dense or consist of factors of an earlier round. If it is a linear layer on a
+    flattened C x H x W map, there are two cases. If the kernel of the first plain layer covers the
+    map, the plain layers become linear layers. Otherwise they become convolutions on the map. In
+    all cases, tensors are named `0.weight`, `1.weight`, ... in the order of the sequence.
 
-    Raises UserError when the network has no such layer.
+    Raises UserError if the network has no such layer.
     """
     try:
-        present = network.get_submodule(name)
+        module = network.get_submodule(name)
     except AttributeError:
         raise UserError(
-            f"{type(network).__name__} has no layer '{name}' to put factors into. Make its layer "
-            "table anew: `lowrank inspect`."
+            f"{type(network).__name__} has no layer '{name}' to replace by factors. Update its "
+            "layer table: `lowrank inspect`."
         ) from None
-    network.set_submodule(name, _built(sequence, in_place_of_linear=_is_linear(present)))
+    network.set_submodule(name, _built(sequence, replaces_linear=_is_linear(module)))
 
 
 def put_factors(
@@ -144,44 +149,44 @@ def put_factors(
 ) -> None:
     """Replace one layer, or its factors of an earlier round, by factors, in place.
 
-    `tensors` are named as `decompose` writes them (`0.weight`, ..., the last one's bias), are the
-    plain layers' kernels, and come from `source`, the file to blame. Raises UserError where they
-    do not fit.
+    `tensors` are the kernels of the plain layers and the bias of the last one, named as `decompose`
+    writes them (`0.weight`, ...). `source` is the file that messages name. Raises UserError if the
+    tensors do not fit the sequence.
     """
     replace_layer(network, name, sequence)
     module = network.get_submodule(name)
     shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
-    fitting = {key: torch.as_tensor(tensor) for key, tensor in tensors.items()}
-    for key, tensor in fitting.items():
-        # A linear layer's factors are kernels in the file, matrices in the network.
+    weights = {key: torch.as_tensor(tensor) for key, tensor in tensors.items()}
+    for key, tensor in weights.items():
+        # Factors of a linear layer are kernels in the file, but matrices in the network.
         if key in shapes and tensor.numel() == shapes[key].numel():
-            fitting[key] = tensor.reshape(shapes[key])
-    load_weights(module, fitting, source=source)
+            weights[key] = tensor.reshape(shapes[key])
+    load_weights(module, weights, source=source)
 
 
 @contextmanager
 def replaced(network: nn.Module, name: str, factors: Decomposition) -> Iterator[None]:
-    """Put factors in the place of one layer, and afterwards the layer back."""
-    present = network.get_submodule(name)
+    """Replace one layer by factors, and restore the layer afterwards."""
+    original = network.get_submodule(name)
     put_factors(network, name, factors.sequence, factors.tensors, source=name)
-    network.get_submodule(name).to(next(present.parameters()))
+    network.get_submodule(name).to(next(original.parameters()))
     try:
         yield
     finally:
-        network.set_submodule(name, present)
+        network.set_submodule(name, original)
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a layer, dense or factored, takes vectors rather than maps."""
+    """Return whether a layer, dense or factored, has vectors as input rather than maps."""
     if isinstance(module, nn.Sequential) and not isinstance(module, FactorsOnMap):
         module = module[0]
     return isinstance(module, nn.Linear | FactorsOnMap)
 
 
-def _built(sequence: Sequence[PlainLayer], *, in_place_of_linear: bool) -> nn.Module:
-    if not in_place_of_linear:
+def _built(sequence: Sequence[PlainLayer], *, replaces_linear: bool) -> nn.Module:
+    if not replaces_linear:
         return nn.Sequential(*map(_conv, sequence))
-    # All windows together cover the map, without padding, and leave one pixel.
+    # Without padding, all kernels together cover the map exactly and output one pixel.
     height, width = (1 + sum(layer.kernel[axis] - 1 for layer in sequence) for axis in (0, 1))
     first, *others = sequence
     if first.kernel == (height, width):

@@ -1,4 +1,4 @@
-"""Reading one layer out of a network's state with NumPy alone."""
+"""Read one layer from a state file with NumPy only."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from lowrank.factorize import reconstruct
 
 
 def layer_factored(state: Path, name: str) -> Factored | None:
-    """What a layer has been replaced by; None where it is dense."""
+    """Return what a layer was replaced by, or None if it is dense."""
     document = read_header(state)["factored"].get(name)
     return document and Factored.from_json(document)
 
 
 def layer_weight(state: Path, name: str) -> NDArray:
-    """The kernel (T, S / groups, D_h, D_w) or matrix (T, S) of a layer.
+    """Return the kernel (T, S / groups, D_h, D_w) or matrix (T, S) of a layer.
 
-    Of a layer that has been replaced by factors, the kernel that they amount to.
+    If the layer was replaced by factors, return the kernel reconstructed from them.
     """
     factored = layer_factored(state, name)
     if not factored:
@@ -34,13 +34,15 @@ def layer_weight(state: Path, name: str) -> NDArray:
 
 
 def layer_bias(state: Path, name: str) -> NDArray | None:
-    """The bias (T,) of a layer, factored or not; None where it has none."""
+    """Return the bias (T,) of a dense or factored layer, or None if it has no bias."""
     factored = layer_factored(state, name)
-    holder = f"{name}.{len(factored.sequence) - 1}" if factored else name
-    return read_tensor(state, f"{holder}.bias")
+    module = f"{name}.{len(factored.sequence) - 1}" if factored else name
+    return read_tensor(state, f"{module}.bias")
 
 
 def _tensor(state: Path, name: str) -> NDArray:
     if (tensor := read_tensor(state, name)) is None:
-        raise UserError(f"{state}: holds no tensor '{name}'. Delete it and run the command again.")
+        raise UserError(
+            f"{state}: has no tensor '{name}'. Delete the file and run the same command again."
+        )
     return tensor

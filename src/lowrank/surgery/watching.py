@@ -1,4 +1,4 @@
-"""Watching what a forward pass does with the layers of a network."""
+"""Observe how a forward pass uses the layers of a network."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,52 +13,52 @@ from torch.utils import _pytree
 Map = tuple[int, int, int]
 
 
-class StandIn(nn.Module):
-    """Stands in a layer's place during a forward pass, as its factors would.
+class Proxy(nn.Module):
+    """Module that replaces a layer during a forward pass, like factors would.
 
     Parameters
     ----------
     layer
-        The layer that is called in the end.
-    called
-        Told of each call, after it: the stand-in and the layer's input.
+        Layer that computes the outputs.
+    after_call
+        Called after each call with the proxy and the input of the layer.
 
     Attributes
     ----------
-    asked_for
-        What the network read of the layer (`weight`, `stride`) apart from calling it: factors in
-        its place would have no such thing.
+    attributes_read
+        Attributes of the layer that the network read (`weight`, `stride`). Factors would not have
+        them.
     calls
-        How often it was called.
+        Number of calls.
     """
 
-    def __init__(self, layer: nn.Module, called: Callable[["StandIn", Tensor], None]) -> None:
+    def __init__(self, layer: nn.Module, after_call: Callable[["Proxy", Tensor], None]) -> None:
         super().__init__()
         self.layer = layer
-        self.asked_for: set[str] = set()
+        self.attributes_read: set[str] = set()
         self.calls = 0
-        self._called = called
+        self._after_call = after_call
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self.layer(*args, **kwargs)
         self.calls += 1
-        self._called(self, args[0] if args else kwargs["input"])
+        self._after_call(self, args[0] if args else kwargs["input"])
         return outputs
 
     def __getattr__(self, name: str) -> Any:
-        # Reached for what the stand-in itself has not.
+        # Python calls this only for attributes that the proxy itself does not have.
         if name == "layer":
             return super().__getattr__(name)
-        found = getattr(self.layer, name)
+        value = getattr(self.layer, name)
         if not name.startswith("_"):
-            self.asked_for.add(name)
-        return found
+            self.attributes_read.add(name)
+        return value
 
 
 @contextmanager
-def standing_in(network: nn.Module, stand_ins: Iterable[StandIn]) -> Iterator[None]:
-    """Put stand-ins in the places of their layers, and the layers back at the end."""
-    by_layer = {stand_in.layer: stand_in for stand_in in stand_ins}
+def proxies_in_place(network: nn.Module, proxies: Iterable[Proxy]) -> Iterator[None]:
+    """Replace layers by their proxies, and restore the layers at the end."""
+    by_layer = {proxy.layer: proxy for proxy in proxies}
     places = [
         (module, name, child)
         for module in network.modules()
@@ -75,18 +75,18 @@ def standing_in(network: nn.Module, stand_ins: Iterable[StandIn]) -> Iterator[No
 
 
 class FlattenedMaps(TorchFunctionMode):
-    """Notes, while it is active, which vectors are maps that were flattened."""
+    """Context that records which vectors are flattened maps."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By place in memory and shape: what passes a tensor on unchanged keeps both. The tensors
-        # are kept, so that no other gets their place.
+        # Keys are the memory address and the shape, because operations that return their input
+        # keep both. The tensors are kept alive, so that no other tensor gets their address.
         self._maps: dict[tuple[int, tuple[int, ...]], Map] = {}
-        self._kept: list[Tensor] = []
+        self._tensors: list[Tensor] = []
 
-    def shape_before(self, vectors: Tensor) -> Map | None:
-        """The map that was flattened into these vectors, of shape (N, C H W); None if none was."""
-        return self._maps.get(_place(vectors))
+    def shape_before_flattening(self, vectors: Tensor) -> Map | None:
+        """Return the shape of the map that was flattened into vectors (N, C H W), or None."""
+        return self._maps.get(_address(vectors))
 
     def __torch_function__(
         self,
@@ -96,23 +96,23 @@ class FlattenedMaps(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        tensors = [each for each in _pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if len(tensors) == 1 and isinstance(outputs, Tensor) and not is_lazy(tensors[0]):
             self._follow(tensors[0], outputs)
         return outputs
 
     def _follow(self, inputs: Tensor, outputs: Tensor) -> None:
         if inputs.ndim == 4 and outputs.shape == (len(inputs), inputs[0].numel()):
-            before = tuple(inputs.shape[1:])
+            map_shape = tuple(inputs.shape[1:])
         elif inputs.shape == outputs.shape:
-            # Dropout, an activation, another memory order: each value keeps its place.
-            before = self.shape_before(inputs)
+            # Dropout, activations and other memory formats keep the position of each value.
+            map_shape = self.shape_before_flattening(inputs)
         else:
             return
-        if before:
-            self._maps[_place(outputs)] = before
-            self._kept.append(outputs)
+        if map_shape:
+            self._maps[_address(outputs)] = map_shape
+            self._tensors.append(outputs)
 
 
-def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+def _address(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return tensor.data_ptr(), tuple(tensor.shape)

@@ -1,1 +1,1 @@
-"""What accuracy means for a network, and its evaluation in PyTorch and in ONNX Runtime."""
+"""Measure the accuracy and loss of networks in PyTorch and in ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""Accuracy and loss of a network on a split."""
+"""Measure the accuracy and loss of a network on a split."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,41 +14,46 @@ from lowrank.tasks.memory_format import memory_format_of
 from lowrank.zoo.forward import evaluation_mode
 from lowrank.zoo.registry import NetworkSpec
 
-# Among so few classes, the right one is nearly always one of the best five.
+# Top-5 accuracy is not reported for this number of classes or fewer: it is nearly always high.
 _CLASSES_WITHOUT_TOP5 = 10
 
 
 class Hits:
-    """Counts the images whose class is the best guess, and one of the best five."""
+    """Counter of images whose class is the top-1 prediction or among the top-5 predictions."""
 
     def __init__(self) -> None:
         self._images, self._hits = 0, {}
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (N, classes), labels (N,)."""
-        found = {"top1": logits.argmax(1, keepdim=True)}
+        predictions = {"top1": logits.argmax(1, keepdim=True)}
         if logits.shape[1] > _CLASSES_WITHOUT_TOP5:
-            found["top5"] = logits.topk(5).indices
+            predictions["top5"] = logits.topk(5).indices
         self._images += len(labels)
-        for name, classes in found.items():
+        for name, classes in predictions.items():
             hits = int((classes == labels[:, None]).sum())
             self._hits[name] = self._hits.get(name, 0) + hits
 
     def percent(self) -> dict[str, float]:
-        """`top1` and, where there are over ten classes, `top5`, in percent of the images."""
+        """Return `top1` and, for more than ten classes, `top5`, in percent of the images."""
         return {name: 100.0 * hits / self._images for name, hits in self._hits.items()}
 
 
 def topk_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> dict[str, float]:
-    """Accuracy in percent, in float32, on the device that holds the network.
+    """Return the accuracy in percent, in float32, on the device of the network.
 
-    The network is put into evaluation mode and left in the mode it was in. Batches are small
-    enough that memory is bounded, whatever the number and size of the images.
+    The network runs in evaluation mode, and its mode is restored. Batch sizes are limited, so
+    memory does not depend on the number and size of the images.
 
     Returns
     -------
     dict
-        `top1` and, where the split has over ten classes, `top5`.
+        `top1` and, for more than ten classes, `top5`.
+
+    Raises
+    ------
+    UserError
+        If the images have no labels.
     """
     split.require_labels("measuring accuracy")
     hits = Hits()
@@ -58,13 +63,13 @@ def topk_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> dict[st
 
 
 def top1_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
-    """Top-1 accuracy in percent; see `topk_percent`."""
+    """Return the top-1 accuracy in percent; see `topk_percent`."""
     return topk_percent(network, split, spec)["top1"]
 
 
 @torch.inference_mode()
 def mean_loss(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
-    """Mean cross-entropy of the images of a split, measured as `topk_percent` measures."""
+    """Return the mean cross-entropy over the images of a split, measured like `topk_percent`."""
     split.require_labels("measuring the loss")
     total = sum(
         float(functional.cross_entropy(split.of_classes(logits), labels, reduction="sum"))
@@ -79,23 +84,23 @@ def accuracy_percent(
     spec: NetworkSpec,
     splits: Sequence[str] = ("validation", "test"),
 ) -> dict[str, float]:
-    """Accuracy in percent on `validation` (for choices) and `test` (for reports).
+    """Return the accuracy in percent on `validation` (for choices) and `test` (for reports).
 
     Returns
     -------
     dict
-        Top-1 by the name of the split; where the dataset has over ten classes also top-5, as
+        Top-1 accuracy by split name. For more than ten classes also top-5 accuracy, as
         `validation_top5` and `test_top5`.
 
     Raises
     ------
     UserError
-        When the network cannot be measured on the dataset: see `require_match`.
+        If the network cannot be measured on the dataset: see `require_match`.
     """
     require_match(data, spec)
-    found = {name: topk_percent(network, getattr(data, name), spec) for name in splits}
-    return {name: each["top1"] for name, each in found.items()} | {
-        f"{name}_top5": each["top5"] for name, each in found.items() if "top5" in each
+    by_split = {name: topk_percent(network, getattr(data, name), spec) for name in splits}
+    return {name: percent["top1"] for name, percent in by_split.items()} | {
+        f"{name}_top5": percent["top5"] for name, percent in by_split.items() if "top5" in percent
     }
 
 
@@ -103,10 +108,10 @@ def accuracy_percent(
 def outputs_of(
     network: nn.Module, split: Split, spec: NetworkSpec, *, mirrored: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (N, outputs) and labels (N,) of each batch, on the network's device.
+    """Yield the logits (N, outputs) and labels (N,) of each batch, on the device of the network.
 
-    In evaluation mode, and in the precision of the autocast that it is used under. With `mirrored`,
-    images are flipped from left to right.
+    The network runs in evaluation mode, and in the precision of an enclosing autocast. With
+    `mirrored`, images are flipped horizontally.
     """
     with evaluation_mode(network):
         for inputs, labels in inputs_of(network, split, spec):
@@ -114,9 +119,10 @@ def outputs_of(
 
 
 def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:
-    """Images (N, C, H, W) and labels (N,) of each batch, as and where the network takes them.
+    """Yield the images (N, C, H, W) and labels (N,) of each batch, ready for the network.
 
-    Reports progress: a batch counts as done when the next one is asked for.
+    Batches have the device and memory format of the network. Progress is reported: a batch counts
+    as done when the next one is requested.
     """
     device, memory_format = next(network.parameters()).device, memory_format_of(network, spec)
     batches, progress = EvaluationBatches(split, spec), Progress(len(split))

@@ -1,4 +1,4 @@
-"""What an ONNX file computes: the same as the network in PyTorch, and how accurately."""
+"""Compare an ONNX file with the network in PyTorch, and measure its accuracy."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from lowrank.onnx_files.export import inference_copy
 from lowrank.tasks.classification import Hits
 from lowrank.zoo.registry import NetworkSpec
 
-# Rounding alone stays well below these on trained networks. The error is relative to the range of
-# the logits, which differs between networks by orders of magnitude.
+# Limits for the comparison. For trained networks, rounding errors are far below them. The error is
+# relative to the range of the logits, which differs between networks by orders of magnitude.
 LARGEST_RELATIVE_ERROR = 1e-3
 SMALLEST_AGREEMENT_PERCENT = 99.9
 
@@ -27,36 +27,37 @@ SMALLEST_AGREEMENT_PERCENT = 99.9
 def compare_with_pytorch(
     path: str | os.PathLike, network: nn.Module, split: Split, spec: NetworkSpec, *, threads: int
 ) -> dict[str, float | int]:
-    """Run an ONNX file and the network it came from over the same images, in float32 on the CPU.
+    """Run an ONNX file and its PyTorch network on the same images, in float32 on the CPU.
 
     Returns
     -------
     dict
-        `max_abs_error` of the logits, `relative_error` (the same over the range of PyTorch's
-        logits, from the smallest to the largest of all images), `same_top1_percent` (images for
-        which both name the same class), `images` (how many there were).
+        `max_abs_error`, the largest absolute error of the logits; `relative_error`, this error
+        divided by the range of PyTorch's logits over all images (largest minus smallest);
+        `same_top1_percent`, the share of images with the same top-1 prediction; `images`, the
+        number of images.
 
     Raises
     ------
     UserError
-        When the relative error is above 1e-3 or fewer than 99.9 % of the images get the same
-        class.
+        If the relative error is above 1e-3, or fewer than 99.9 % of the images have the same
+        top-1 prediction.
     """
     frozen = inference_copy(network)
     errors, lowest, highest, same = [], [], [], 0
-    threads_before = torch.get_num_threads()
+    previous_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for inputs, _, found in _outputs(path, split, spec, threads):
+        for inputs, _, logits in _outputs(path, split, spec, threads):
             with torch.inference_mode():
                 expected = frozen(inputs).numpy()
-            errors.append(_largest_difference(found, expected))
+            errors.append(_largest_difference(logits, expected))
             lowest.append(expected.min())
             highest.append(expected.max())
-            classes = (split.of_classes(logits).argmax(1) for logits in (found, expected))
+            classes = (split.of_classes(values).argmax(1) for values in (logits, expected))
             same += int(np.equal(*classes).sum())
     finally:
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(previous_threads)
     result = {
         "max_abs_error": float(np.max(errors)),
         "relative_error": _relative(np.max(errors), np.max(highest) - np.min(lowest)),
@@ -75,20 +76,20 @@ def exported_percent(
     threads: int,
     float_kernels: bool = False,
 ) -> dict[str, float]:
-    """Accuracy of an ONNX file in percent, in ONNX Runtime on the CPU.
+    """Return the accuracy of an ONNX file in percent, in ONNX Runtime on the CPU.
 
-    With `float_kernels` an int8 file is computed in float between its conversions: what another
-    processor, whose integer kernels this one has not, should answer.
+    With `float_kernels`, an int8 file runs with float kernels between its conversions. This gives
+    the expected outputs on another processor whose integer kernels this processor does not have.
 
     Returns
     -------
     dict
-        `top1` and, where the split has over ten classes, `top5`.
+        `top1` and, for more than ten classes, `top5`.
     """
     split.require_labels("measuring accuracy")
     hits = Hits()
-    for _, labels, found in _outputs(path, split, spec, threads, float_kernels):
-        hits.add(torch.from_numpy(split.of_classes(found)), labels)
+    for _, labels, logits in _outputs(path, split, spec, threads, float_kernels):
+        hits.add(torch.from_numpy(split.of_classes(logits)), labels)
     return hits.percent()
 
 
@@ -100,15 +101,15 @@ def are_right(
     threads: int,
     float_kernels: bool = False,
 ) -> NDArray[np.bool_]:
-    """For which images the best guess of an ONNX file is their class, (N,).
+    """Return for each image whether the top-1 prediction of an ONNX file is correct, (N,).
 
-    `float_kernels` as for `exported_percent`.
+    `float_kernels` has the same meaning as in `exported_percent`.
     """
     split.require_labels("measuring accuracy")
     return np.concatenate(
         [
-            split.of_classes(found).argmax(1) == labels.numpy()
-            for _, labels, found in _outputs(path, split, spec, threads, float_kernels)
+            split.of_classes(logits).argmax(1) == labels.numpy()
+            for _, labels, logits in _outputs(path, split, spec, threads, float_kernels)
         ]
     )
 
@@ -121,15 +122,15 @@ def log_probabilities(
     threads: int,
     float_kernels: bool = False,
 ) -> Tensor:
-    """The answers of an ONNX file, (N, classes), in ONNX Runtime on the CPU.
+    """Return the log-probabilities of an ONNX file, (N, classes), in ONNX Runtime on the CPU.
 
-    `float_kernels` as for `exported_percent`.
+    `float_kernels` has the same meaning as in `exported_percent`.
     """
-    logits = [
-        torch.from_numpy(split.of_classes(found))
-        for _, _, found in _outputs(path, split, spec, threads, float_kernels)
+    batches = [
+        torch.from_numpy(split.of_classes(logits))
+        for _, _, logits in _outputs(path, split, spec, threads, float_kernels)
     ]
-    return torch.cat(logits).log_softmax(1)
+    return torch.cat(batches).log_softmax(1)
 
 
 def _outputs(
@@ -139,7 +140,7 @@ def _outputs(
     threads: int,
     float_kernels: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.float32]]]:
-    """Images (N, C, H, W), labels (N,) and the file's logits (N, outputs) of each batch."""
+    """Yield the images (N, C, H, W), labels (N,) and logits (N, outputs) of each batch."""
     session, batches = _open(path, threads, float_kernels), EvaluationBatches(split, spec)
     progress = Progress(len(split))
     for images, labels in in_background(batches.__getitem__, range(len(batches)), threads):
@@ -156,32 +157,32 @@ def _open(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors: what it warns about are its own choices
+    options.log_severity_level = 3  # errors only: warnings are about internal optimizations
     return onnxruntime.InferenceSession(
         os.fspath(path), options, providers=["CPUExecutionProvider"]
     )
 
 
-def _largest_difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> np.float32:
-    """Find the largest absolute one; infinite, not NaN, where a side is not a number."""
-    return np.nan_to_num(np.abs(found - expected), nan=np.inf, posinf=np.inf).max()
+def _largest_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> np.float32:
+    """Return the largest absolute difference, with infinity instead of NaN."""
+    return np.nan_to_num(np.abs(logits - expected), nan=np.inf, posinf=np.inf).max()
 
 
-def _relative(error: np.float32, of: np.float32) -> float:
-    """Zero where there is no error at all, even over a range of zero."""
+def _relative(error: np.float32, logit_range: np.float32) -> float:
+    """Return the error divided by the range; 0 without an error, even if the range is 0."""
     if error == 0:
         return 0.0
-    return float(error / of) if of > 0 else float("inf")
+    return float(error / logit_range) if logit_range > 0 else float("inf")
 
 
 def _require_agreement(path: str | os.PathLike, result: dict[str, float | int]) -> None:
     error, same = result["relative_error"], result["same_top1_percent"]
     if error > LARGEST_RELATIVE_ERROR or same < SMALLEST_AGREEMENT_PERCENT:
         raise UserError(
-            f"{path}: does not compute what the network in PyTorch does: over {result['images']} "
-            f"images its logits differ by up to {result['max_abs_error']:.3g}, {error:.3g} of "
-            f"their range (at most {LARGEST_RELATIVE_ERROR:g} expected), and {same:.2f} % get the "
-            f"same class (at least {SMALLEST_AGREEMENT_PERCENT:g} % expected). Delete the file and "
-            "export it again; if it stays so, the network uses an operator that ONNX Runtime "
-            "computes differently."
+            f"{path}: the outputs differ from those of the network in PyTorch. On "
+            f"{result['images']} images, logits differ by up to {result['max_abs_error']:.3g}, "
+            f"which is {error:.3g} of their range (expected at most {LARGEST_RELATIVE_ERROR:g}), "
+            f"and {same:.2f} % of the images have the same top-1 prediction (expected at least "
+            f"{SMALLEST_AGREEMENT_PERCENT:g} %). Delete the file and export it again. If the error "
+            "remains, the network uses an operator that ONNX Runtime computes differently."
         )

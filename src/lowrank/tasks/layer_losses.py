@@ -1,4 +1,4 @@
-"""How much a network loses by the decomposition of one layer alone."""
+"""Measure the loss of a network with a single layer decomposed."""
 
 from collections.abc import Callable, Iterable
 
@@ -19,14 +19,14 @@ def losses_by_layer(
     *,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Mean cross-entropy with one layer at a time replaced, by the name of that layer.
+    """Return the mean cross-entropy with a single layer replaced, by the name of that layer.
 
-    The network is left as it was. `replacements` are a layer's name and its factors; an iterator
-    that makes them one after the other saves memory.
+    `replacements` holds the name and the factors of each layer. An iterator that creates them one
+    by one saves memory. The network is not changed.
     """
     losses = {}
     for name, factors in replacements:
         with replaced(network, name, factors):
             losses[name] = mean_loss(network, images, spec)
-        say(f"{name} alone: loss {losses[name]:.4f}")
+        say(f"only {name} replaced: loss {losses[name]:.4f}")
     return losses

@@ -1,4 +1,4 @@
-"""The order in memory that a network's images are given in."""
+"""Choose the memory format of the images for a network."""
 
 import torch
 from torch import nn
@@ -8,9 +8,10 @@ from lowrank.zoo.registry import NetworkSpec
 
 
 def memory_format_of(network: nn.Module, spec: NetworkSpec) -> torch.memory_format:
-    """Channels last, which is faster (`benchmarks/training_speed.py`), where the network takes it.
+    """Return channels-last, or contiguous if the network does not support channels-last.
 
-    A `forward()` that flattens a map by `view` needs PyTorch's own order; one image tells.
+    Channels-last is faster (`benchmarks/training_speed.py`). A `forward()` that flattens a map with
+    `view` needs the contiguous format. One forward pass on a single image detects this.
     """
     image = image_of_zeros(network, spec.input_shape).to(memory_format=torch.channels_last)
     with evaluation_mode(network), torch.inference_mode():

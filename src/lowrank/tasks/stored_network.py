@@ -1,4 +1,4 @@
-"""The network before a round, read from stored files, with images to measure it on."""
+"""Measure the network before a round, read from stored files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuringImages:
-    """Which validation images a network is measured on.
+    """Validation images for the measurement of a network.
 
     Parameters
     ----------
     source
-        How the network is built.
+        Description of how to build the network.
     dataset, splits
-        Folders that the steps of these names wrote.
+        Folders that the steps with these names wrote.
     count
-        How many images losses are measured on.
+        Number of images for measuring losses.
     threads
-        CPU threads of PyTorch.
+        Number of CPU threads of PyTorch.
     """
 
     source: NetworkSource
@@ -50,40 +50,40 @@ class MeasuringImages:
 
 
 class StoredNetwork:
-    """A `MeasuredNetwork` of stored files. PyTorch is imported when something is measured.
+    """`MeasuredNetwork` that is read from files. PyTorch is only imported for measurements.
 
     Parameters
     ----------
     state
-        The network, safetensors.
+        State file of the network (safetensors).
     moments
-        Moments of its layers' inputs; None where the factors keep its weights.
+        File with input moments of its layers, or None if factors approximate the weights.
     images
-        What it is measured on; None: nothing is measured.
+        Images for measurements, or None without measurements.
     say
-        Receives lines of progress.
+        Called with lines of progress.
     """
 
     def __init__(
         self, state: Path, moments: Path | None, images: MeasuringImages | None, say: Say
     ) -> None:
-        self._path, self._moments, self._asked, self._say = state, moments, images, say
-        self._before: float | None = None
+        self._path, self._moments, self._measuring, self._say = state, moments, images, say
+        self._accuracy_before: float | None = None
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the kernel of a layer, or of its factors together, and its bias."""
+        """Return the kernel of a layer, reconstructed if it is factored, and the bias."""
         return layer_weight(self._path, name), layer_bias(self._path, name)
 
     def factored(self, name: str) -> Factored | None:
-        """Return what a layer has been replaced by; None for a dense layer."""
+        """Return what a layer was replaced by, or None for a dense layer."""
         return layer_factored(self._path, name)
 
     def moments(self, name: str) -> Moments | None:
-        """Return the moments of a layer's inputs; None without a file of moments."""
+        """Return the input moments of a layer, or None without a file of moments."""
         return layer_moments(self._moments, name) if self._moments else None
 
     def losses(self, replacements: Replacements) -> dict[str, float]:
-        """Measure the loss by labels with one layer at a time replaced."""
+        """Measure the cross-entropy with a single layer replaced, for each layer."""
         from lowrank.tasks.layer_losses import losses_by_layer
 
         state, validation = self._measured
@@ -91,7 +91,7 @@ class StoredNetwork:
         return losses_by_layer(state.network, state.spec, sample, replacements, say=self._say)
 
     def divergence(self) -> Divergence:
-        """Return a measure of how far replaced layers move the network's answers."""
+        """Return a function that measures how much replaced layers change the outputs."""
         from lowrank.core.progress import counted
         from lowrank.surgery.divergence import Divergence
         from lowrank.tasks.classification import inputs_of
@@ -106,28 +106,28 @@ class StoredNetwork:
         return Divergence(network, images, split.of_classes)
 
     def expected(self, replacements: Replacements) -> Expected | None:
-        """Measure the accuracy before, and with all of these layers replaced."""
+        """Measure the accuracy before and after all these layers are replaced."""
         from lowrank.surgery.prediction import with_factors
         from lowrank.tasks.trying import Trying
 
-        if self._asked is None:
+        if self._measuring is None:
             return None
         state, validation = self._measured
         trying = Trying(validation, state.spec)
-        if self._before is None:
-            self._before = trying.accuracy(state.network)
+        if self._accuracy_before is None:
+            self._accuracy_before = trying.accuracy(state.network)
         after = with_factors(state.network, replacements, lambda: trying.accuracy(state.network))
-        return trying.expected(self._before, after)
+        return trying.expected(self._accuracy_before, after)
 
     @property
     def _images(self) -> MeasuringImages:
-        if self._asked is None:
+        if self._measuring is None:
             raise UserError("this rank rule measures losses on images. Pass --dataset.")
-        return self._asked
+        return self._measuring
 
     @functools.cached_property
     def _measured(self) -> tuple[State, Split]:
-        """The network in PyTorch, and the validation images."""
+        """Network in PyTorch, and its validation images."""
         import torch
 
         from lowrank.data.datasets import open_dataset

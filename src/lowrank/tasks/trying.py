@@ -1,4 +1,4 @@
-"""The accuracy of a network before and after its layers are decomposed, on some images."""
+"""Measure the accuracy of a network before and after decomposition on a sample of images."""
 
 import numpy as np
 from torch import nn
@@ -8,22 +8,22 @@ from lowrank.data.datasets import Split
 from lowrank.tasks.classification import top1_percent
 from lowrank.zoo.registry import NetworkSpec
 
-# Validation images on which ranks are tried: seconds for VGG-16.
+# Number of validation images. Measuring VGG-16 on them takes seconds.
 IMAGES = 1000
 
 
 class Trying:
-    """Measures a network on the same validation images again and again."""
+    """Measurement of networks on the same sample of validation images."""
 
     def __init__(self, validation: Split, spec: NetworkSpec) -> None:
         self._images, self._spec = validation.sample(IMAGES), spec
 
     def accuracy(self, network: nn.Module) -> float:
-        """Top-1 accuracy in percent."""
+        """Return the top-1 accuracy in percent."""
         return top1_percent(network, self._images, self._spec)
 
     def expected(self, before: float, after: float) -> Expected:
-        """Both accuracies, beside what always answering the most frequent class would reach."""
+        """Return both accuracies, and the accuracy of always predicting the most frequent class."""
         most_frequent = np.bincount(self._images.labels[self._images.rows]).max()
         chance = 100.0 * float(most_frequent) / len(self._images)
         return Expected(len(self._images), before, after, chance)

@@ -1,4 +1,4 @@
-"""The training curve: means of loss and accuracy over some steps."""
+"""Training curve: mean loss and accuracy over groups of steps."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One row of the training curve: means since the row before it.
+    """One row of the training curve: means since the previous row.
 
-    Accuracies are those of the weights as they are at that step, before any averaging.
+    Accuracies are measured with the weights of that step, not with averaged weights.
     """
 
     step: int
@@ -21,7 +21,7 @@ class CurvePoint:
 
 
 class Window:
-    """Sums of loss and hits, kept on the device so that no step waits for it."""
+    """Sums of loss and hits, kept on the device so that steps do not wait for it."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Window:
         self._steps += 1
 
     def sums(self) -> tuple[float, int, int, int]:
-        """Return the sums of losses and hits, and how many images and steps they are of."""
+        """Return the sums of losses and hits, and the numbers of images and steps."""
         return float(self._loss), int(self._hits), self._images, self._steps
 
     def means(self) -> tuple[float, float]:
-        """Mean loss, and accuracy in percent."""
+        """Return the mean loss and the accuracy in percent."""
         loss, hits, images, steps = self.sums()
         return loss / steps, 100.0 * hits / images

@@ -1,4 +1,4 @@
-"""Learning from the original network's outputs."""
+"""Distillation: train the compressed network on the outputs of the original network."""
 
 import os
 from abc import ABC, abstractmethod
@@ -22,17 +22,20 @@ from lowrank.zoo.registry import NetworkSpec
 
 _LOGITS = "logits"
 
+# Largest finite value of float16, in which feature maps are stored.
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
 
 @dataclass(frozen=True)
 class Answers:
-    """What the original network computes for some images.
+    """Outputs and feature maps of the original network for some images.
 
     Attributes
     ----------
     logits
-        (N, outputs).
+        Logits (N, outputs).
     maps
-        Feature maps (N, C, H, W) by the layer whose input they are.
+        Feature maps (N, C, H, W) by layer name; each map is the input of that layer.
     """
 
     logits: Tensor
@@ -40,14 +43,14 @@ class Answers:
 
 
 class Teacher(ABC):
-    """The original network, from whose outputs and feature maps the compressed one learns.
+    """Original network whose outputs and feature maps the compressed network is trained on.
 
     Parameters
     ----------
     settings
-        The share of the outputs in the loss, their temperature, and the weight of the maps.
+        Share of the outputs in the loss, temperature, and weight of the feature maps.
     layers
-        Layers of both networks whose inputs are the feature maps that are compared; see
+        Layers of both networks whose inputs are compared as feature maps; see
         `lowrank.training.maps`.
     """
 
@@ -57,45 +60,47 @@ class Teacher(ABC):
 
     @property
     def needs_labels(self) -> bool:
-        """Whether labels have a share of the loss beside the teacher's outputs."""
+        """Whether the loss depends on labels, in addition to the outputs of the teacher."""
         return self._settings.weight < 1.0
 
     @abstractmethod
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        """Move to the images' device, and accept images in this memory format."""
+        """Move the teacher to the device of the images and set their memory format."""
 
     @abstractmethod
     def answers(
         self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
     ) -> Answers:
-        """Return logits and maps for a batch.
+        """Return the logits and feature maps for a batch.
 
         Parameters
         ----------
         images
-            (N, C, H, W), as the compressed network sees them.
+            Input of the compressed network, (N, C, H, W).
         rows
-            (N,), positions of these images in the training split.
+            Positions of these images in the training split, (N,).
         flipped
-            (N,), whether an image is mirrored.
+            Whether each image is flipped, (N,).
         """
 
-    def mixed(self, loss: Tensor, logits: Tensor, maps: Maps, answers: Answers) -> Tensor:
-        """Combine the loss by labels with the losses by the teacher's logits and maps.
+    def combined_loss(self, loss: Tensor, logits: Tensor, maps: Maps, answers: Answers) -> Tensor:
+        """Combine the loss for labels with the losses for the teacher's logits and feature maps.
 
-        The loss by logits is the Kullback-Leibler divergence of the softmax at temperature T,
-        times T^2, so that its gradient does not depend on the size of T (Hinton et al. 2015,
-        section 2). The loss by a map is its squared error over the squared norm of the teacher's
-        map (Romero et al. 2015, equation 3, made relative).
+        The loss for logits is the Kullback-Leibler divergence of the softmax at temperature T,
+        times T^2, so that the scale of its gradient does not depend on T (Hinton et al. 2015,
+        section 2). The loss for a feature map is the squared error divided by the squared norm of
+        the teacher's map (Romero et al. 2015, equation 3, made relative).
 
         Parameters
         ----------
         loss
-            By labels, a scalar.
+            Loss for labels, a scalar.
         logits
-            Of the compressed network, (N, classes), in float32.
+            Logits of the compressed network, (N, classes), in float32.
         maps
-            Of the compressed network, by layer.
+            Feature maps of the compressed network, by layer.
+        answers
+            Logits and feature maps of the teacher.
         """
         temperature, weight = self._settings.temperature, self._settings.weight
         divergence = functional.kl_div(
@@ -104,22 +109,22 @@ class Teacher(ABC):
             reduction="batchmean",
             log_target=True,
         )
-        by_teacher = temperature**2 * divergence
+        teacher_loss = temperature**2 * divergence
         for layer in self.layers:
-            right = answers.maps[layer].float()
-            error = functional.mse_loss(maps[layer].float(), right)
-            # The bound keeps the loss finite where the teacher's map is all zeros.
-            by_teacher = by_teacher + (
-                self._settings.maps * error / right.square().mean().clamp(min=1e-12)
+            expected = answers.maps[layer].float()
+            error = functional.mse_loss(maps[layer].float(), expected)
+            # The lower bound keeps the loss finite if the teacher's map is all zeros.
+            teacher_loss = teacher_loss + (
+                self._settings.maps * error / expected.square().mean().clamp(min=1e-12)
             )
-        return (1.0 - weight) * loss + weight * by_teacher
+        return (1.0 - weight) * loss + weight * teacher_loss
 
 
 class AugmentedTeacher(Teacher):
-    """The original network, run on each augmented batch: one more forward pass in each step.
+    """Teacher that runs the original network on each augmented batch.
 
-    The network is put into evaluation mode and its weights are never changed. Dropout is off and
-    batch normalization uses its running statistics, whatever the compressed network does.
+    This costs one more forward pass per step. The network is in evaluation mode, so dropout is off
+    and batch normalization uses running statistics. Its weights are never changed.
     """
 
     def __init__(
@@ -140,36 +145,39 @@ class AugmentedTeacher(Teacher):
 
 
 class PlainTeacher(Teacher):
-    """Stored logits and maps of the original network, for the images as they are and mirrored.
+    """Teacher that uses stored logits and feature maps for plain images and flipped images.
 
-    A slightly moved image has nearly the logits of the plain one. Its feature maps differ more:
-    they are for images that are at most mirrored.
+    A slightly shifted image has nearly the same logits as the plain image. Its feature maps differ
+    more, so they are only valid for plain or flipped images.
 
     Parameters
     ----------
     stored
-        For every image of the training split, in its order; then, or not, for every one mirrored.
+        Outputs for all images of the training split, in its order, optionally followed by the
+        outputs for all flipped images.
+    settings
+        Share of the outputs in the loss, temperature, and weight of the feature maps.
     images
-        Size of the training split.
+        Number of images of the training split.
     """
 
     def __init__(self, stored: Answers, settings: Distillation, images: int) -> None:
         super().__init__(settings, tuple(stored.maps))
         self._stored = stored
-        self._mirrored_from = images if len(stored.logits) == 2 * images else 0
+        self._first_flipped = images if len(stored.logits) == 2 * images else 0
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        # Maps of all images need not fit a GPU: each batch takes its own there.
+        # Maps of all images may not fit on a GPU, so the maps of each batch are moved there.
         self._stored = Answers(self._stored.logits.to(device), self._stored.maps)
 
     def answers(
         self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
     ) -> Answers:
-        places = torch.from_numpy(rows + self._mirrored_from * flipped)
+        indices = torch.from_numpy(rows + self._first_flipped * flipped)
         logits = self._stored.logits
         return Answers(
-            logits[places.to(logits.device)],
-            {layer: self._stored.maps[layer][places].to(images.device) for layer in self.layers},
+            logits[indices.to(logits.device)],
+            {layer: self._stored.maps[layer][indices].to(images.device) for layer in self.layers},
         )
 
 
@@ -182,35 +190,55 @@ def write_outputs(
     layers: Sequence[str] = (),
     mirrored: bool = False,
 ) -> None:
-    """Store a network's logits and maps for every image of a split, in the split's order.
+    """Write the logits and feature maps of a network for all images of a split, in its order.
 
-    Logits (images, outputs) are stored in float32, the inputs of `layers` (see `WatchedMaps`) in
-    float16. With `mirrored`, those of the mirrored images follow, in the same order.
+    Logits (images, outputs) are stored in float32, and the inputs of `layers` (see `WatchedMaps`)
+    in float16. With `mirrored`, the outputs for the flipped images follow, in the same order.
+
+    Raises
+    ------
+    UserError
+        If a feature map has values outside the range of float16. Nothing is written then.
     """
     stored: dict[str, list[NDArray]] = {name: [] for name in (_LOGITS, *layers)}
     with WatchedMaps(network, layers) as watched:
         for flip in (False, True) if mirrored else (False,):
             for logits, _ in outputs_of(network, split, spec, mirrored=flip):
                 stored[_LOGITS].append(logits.float().cpu().numpy())
-                for layer, map_ in watched.take().items():
-                    stored[layer].append(map_.float().cpu().numpy().astype(np.float16))
+                for layer, feature_map in watched.take().items():
+                    stored[layer].append(_in_float16(feature_map, layer, path))
     write_tensors(path, {name: np.concatenate(parts) for name, parts in stored.items()})
 
 
+def _in_float16(feature_map: Tensor, layer: str, path: str | os.PathLike) -> NDArray[np.float16]:
+    """Convert a feature map to float16. Raises UserError for values that would be infinite."""
+    values = feature_map.float().cpu().numpy()
+    largest = float(np.abs(values).max())
+    if largest > _FLOAT16_MAX:
+        raise UserError(
+            f"{path}: the feature map at the input of layer '{layer}' has absolute values up to "
+            f"{largest:,.0f}, but feature maps are stored in float16, whose largest value is "
+            f"{_FLOAT16_MAX:,.0f}. Nothing was written. In params.yaml, set `teacher_outputs.maps: "
+            "0` to store no feature maps, with `distill.maps: 0` (train without feature maps) or "
+            "`distill.images: augmented` (compute them in each step)."
+        )
+    return values.astype(np.float16)
+
+
 def read_outputs(path: str | os.PathLike, split: Split) -> Answers:
-    """Read what `write_outputs` stored.
+    """Read the file that `write_outputs` wrote.
 
     Raises
     ------
     UserError
-        Where the file does not hold the outputs of this split's images.
+        If the file does not hold the outputs for the images of this split.
     """
     stored = read_tensors(Path(path), framework="pt")
     logits = stored.pop(_LOGITS, None)
     if logits is None or len(logits) not in (len(split), 2 * len(split)):
-        found = "no logits" if logits is None else f"logits of {len(logits)} images"
+        content = "no logits" if logits is None else f"logits of {len(logits)} images"
         raise UserError(
-            f"{path}: holds {found}, where those of {len(split)} training images, or of these and "
-            "the same mirrored, were expected. Delete it and run the same command again."
+            f"{path}: holds {content}, expected logits of {len(split)} training images, or of "
+            f"{2 * len(split)} with flipped images. Delete the file and run the same command again."
         )
     return Answers(logits, stored)

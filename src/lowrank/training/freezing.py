@@ -1,4 +1,4 @@
-"""Leaving the first layers of a network as they are, so that a step is spared their gradients."""
+"""Freeze the first layers of a network, so that steps do not compute their gradients."""
 
 from torch import nn
 
@@ -7,23 +7,27 @@ from lowrank.zoo.registry import NetworkSpec
 
 
 def freeze_first(network: nn.Module, spec: NetworkSpec, share: float) -> list[nn.Parameter]:
-    """Freeze the first layers to run, and what runs between them (Brock et al. 2017, FreezeOut).
+    """Freeze the first layers in forward order (Brock et al. 2017, FreezeOut).
 
-    Early layers settle first and have the largest feature maps. Frozen batch normalisation uses
-    its running statistics.
+    The modules between these layers are frozen too. Early layers converge first and have the
+    largest feature maps. Frozen batch normalization uses its running statistics.
 
     Parameters
     ----------
+    network
+        Network to change, in place.
+    spec
+        Specification of its input.
     share
-        Of the layers with matrices or kernels (each factor is one), rounded to whole layers; the
-        last always stays trained.
+        Share of the layers with matrices or kernels to freeze, rounded to a number of layers. Each
+        factor counts as one layer. The last layer is never frozen.
 
     Returns
     -------
     list
-        The parameters that no longer ask for gradients and did before.
+        Parameters that required gradients before and do not any more.
     """
-    order = _in_order_of_running(network, spec)
+    order = _in_forward_order(network, spec)
     layers = [m for m in order if any(p.ndim > 1 for p in m.parameters(recurse=False))]
     first_trained = layers[min(round(share * len(layers)), len(layers) - 1)]
     frozen = []
@@ -36,8 +40,8 @@ def freeze_first(network: nn.Module, spec: NetworkSpec, share: float) -> list[nn
     return frozen
 
 
-def _in_order_of_running(network: nn.Module, spec: NetworkSpec) -> list[nn.Module]:
-    """The modules that have parameters of their own, as a forward pass first comes to them."""
+def _in_forward_order(network: nn.Module, spec: NetworkSpec) -> list[nn.Module]:
+    """Return the modules with parameters of their own, in the order of their first call."""
     order: dict[nn.Module, None] = {}
     hooks = [
         module.register_forward_pre_hook(lambda module, _: order.setdefault(module))

@@ -1,4 +1,4 @@
-"""Where a network is trained or run, and in which precision."""
+"""Choose the device and the precision for training or running a network."""
 
 import torch
 
@@ -6,22 +6,23 @@ from lowrank.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU when PyTorch sees one. Raises UserError for a device that is absent."""
+    """Return the device with this name; `auto` is the GPU if PyTorch finds one, else the CPU.
+
+    Raises UserError if the device is not available.
+    """
     available = torch.accelerator.is_available()
     if name == "auto":
         name = torch.accelerator.current_accelerator().type if available else "cpu"
     elif name != "cpu" and not (available and torch.accelerator.current_accelerator().type == name):
-        raise UserError(
-            f"device: '{name}' was asked for, but PyTorch sees none here. Use 'auto' or 'cpu'."
-        )
+        raise UserError(f"device: PyTorch finds no '{name}' on this machine. Use 'auto' or 'cpu'.")
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere.
+    """Return the precision with this name; `auto` is bfloat16 if the hardware supports it natively.
 
-    A capability, not a timing, decides: a stopwatch would make runs irreproducible.
-    `benchmarks/training_speed.py` measures what either costs.
+    Otherwise `auto` is float32. The choice depends on a capability and not on measured time, so
+    that runs are reproducible. `benchmarks/training_speed.py` measures both.
     """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
@@ -33,5 +34,5 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """The context in which the network multiplies in `precision`; none is needed for float32."""
+    """Return an autocast context for `precision`; it is disabled for float32."""
     return torch.autocast(device.type, precision, enabled=precision is not torch.float32)

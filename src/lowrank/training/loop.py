@@ -1,4 +1,4 @@
-"""The training loop that pre-training and fine-tuning share."""
+"""Training loop for pre-training and fine-tuning."""
 
 import contextlib
 import hashlib
@@ -33,15 +33,16 @@ from lowrank.training.optimization import create_optimizer, learning_rate_factor
 from lowrank.zoo.registry import NetworkSpec
 
 _SAVE_EVERY_SECONDS = 30.0
-# For the running statistics of batch normalisation under averaged weights; no more than steps.
+# Number of batches for the running statistics of batch normalization with averaged weights. It is
+# limited to the number of steps.
 _BATCHES_OF_STATISTICS = 64
-# Above so many passes, training on the same images again and again says so.
+# For more epochs than this, training without augmentation prints a note.
 _EPOCHS_WITHOUT_AUGMENTATION = 10
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run of the loop did. `seconds` counts the loop alone, over all resumed parts."""
+    """Result of a training run. `seconds` is the time in the loop, over all resumed parts."""
 
     steps: int
     seconds: float
@@ -59,22 +60,33 @@ def train(
     fingerprint: str = "",
     say: Callable[[str], None] = print,
 ) -> TrainingReport:
-    """Train `network` in place by `settings`.
+    """Train `network` in place with `settings`.
 
     Parameters
     ----------
+    network
+        Network to train.
+    spec
+        Specification of its input.
+    data
+        Training and validation images.
+    settings
+        Settings of the run.
     teacher
-        A network whose outputs are learnt as well as the labels, or instead of them.
+        Network whose outputs are used in addition to labels, or instead of them.
     state_path
-        Where the state is kept every half minute; a run that finds the state of the same
-        `fingerprint` there goes on from it, to the same final weights. Removed at the end.
+        File in which the state of the run is saved every 30 s. A run that finds a state with the
+        same `fingerprint` there resumes from it, and reaches the same final weights. The file is
+        removed at the end.
+    fingerprint
+        Hash of everything that determines the result of the run: see `fingerprint_of`.
     say
-        Takes a line of progress about every five seconds.
+        Called with a line of progress about every 5 s.
 
     Raises
     ------
     UserError
-        When the loss is not finite, the network cannot be trained on the dataset (see
+        If the loss is not finite, the network cannot be trained on the dataset (see
         `require_match`), or labels are needed and the training images have none.
     """
     require_match(data, spec)
@@ -93,39 +105,39 @@ def train(
 
 
 class _StateFile:
-    """Where the state of an unfinished run is kept; without a path it is kept nowhere."""
+    """File with the state of an unfinished run; without a path, nothing is stored."""
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self.path, self._fingerprint = path, fingerprint
 
     def read(self) -> dict[str, Any] | None:
-        """Return the state of a run with the same inputs; None where there is none of use."""
+        """Return the state of a run with the same inputs, or None if there is none."""
         if self.path is None or not self.path.exists():
             return None
-        with contextlib.suppress(Exception):  # A damaged state costs time, not correctness.
+        with contextlib.suppress(Exception):  # Ignore a damaged state and start from step 0.
             state = torch.load(self.path, weights_only=True)
             if state["fingerprint"] == self._fingerprint:
                 return state
         return None
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the file. Raises UserError where it cannot be written."""
+        """Replace the file. Raises UserError if it cannot be written."""
         if self.path is None:
             return
-        # By way of memory: torch.save itself reports a full disk as a RuntimeError.
+        # Save to memory first, because torch.save reports a full disk as a RuntimeError.
         buffer = io.BytesIO()
         torch.save({"fingerprint": self._fingerprint} | state, buffer)
         with written_whole(self.path) as partial:
             partial.write_bytes(buffer.getbuffer())
 
     def remove(self) -> None:
-        """Remove the file: the run has ended."""
+        """Remove the file at the end of the run."""
         if self.path:
             self.path.unlink(missing_ok=True)
 
 
 class _Training:
-    """A run of the loop: the network, what it learns from, and how far it has come."""
+    """One run of the loop: the network, its training data and its progress."""
 
     def __init__(
         self,
@@ -174,10 +186,10 @@ class _Training:
         self.first, self.seconds_before = 0, 0.0
 
     def run(self) -> TrainingReport:
-        """Train to the last step, from a saved state where there is one."""
+        """Train up to the last step, starting from a saved state if there is one."""
         self._resume()
         self._announce()
-        self.started = self.said = self.saved = time.monotonic()
+        self.started = self.last_line = self.last_save = time.monotonic()
         remaining = range(self.first, self.steps)
         loaded = in_background(self.batches.__getitem__, remaining, torch.get_num_threads())
         for step, batch in zip(remaining, loaded, strict=True):
@@ -210,17 +222,17 @@ class _Training:
         )
         if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not self.settings.augment.changes:
             self.say(
-                f"note: {epochs:.0f} passes over {len(self.data.train)} images that are never "
-                "augmented. A network learns more from `augment: {pad_pixels: 4, flip: true}`, "
-                "with `distill.maps: 0` or `distill.images: augmented`."
+                f"note: {epochs:.0f} epochs over {len(self.data.train)} images without "
+                "augmentation. Accuracy is usually higher with `augment: {pad_pixels: 4, flip: "
+                "true}`, together with `distill.maps: 0` or `distill.images: augmented`."
             )
 
     def _step(self, step: int, batch: Batch) -> float:
-        """Take one step, from 0; return its learning rate."""
+        """Run step `step` (from 0) and return its learning rate."""
         settings = self.settings
         if step == max(self.first, self.freeze_at):
             self.frozen = freeze_first(self.network, self.spec, settings.freeze.layers)
-        # Dropout and its like, too, depend on seed and step alone: a resumed run repeats them.
+        # Dropout and other random layers depend only on seed and step, so resumed runs are equal.
         torch.manual_seed(settings.seed + step)
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         images = images.contiguous(memory_format=self.memory_format)
@@ -239,7 +251,7 @@ class _Training:
         return learning_rate
 
     def _loss(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a batch, its logits (N, classes), and the labels that count."""
+        """Return the loss of a batch, its logits (N, classes), and the labels for accuracy."""
         of_classes = self.data.train.of_classes
         logits = of_classes(_logits(self.network, images))
         answers = None
@@ -248,42 +260,44 @@ class _Training:
             answers = self.teacher.answers(images, rows, flipped)
             answers = replace(answers, logits=of_classes(answers.logits))
             if self.data.train.unlabelled:
-                # The accuracy of the curve is then the agreement with the teacher.
+                # The accuracy in the training curve is then the agreement with the teacher.
                 labels = answers.logits.argmax(1)
         loss = functional.cross_entropy(
             logits.float(), labels, label_smoothing=self.settings.label_smoothing
         )
         if self.teacher:
-            loss = self.teacher.mixed(loss, logits.float(), self.watched.take(), answers)
+            maps = self.watched.take()
+            loss = self.teacher.combined_loss(loss, logits.float(), maps, answers)
         return loss, logits, labels
 
     def _report(self, done: int, learning_rate: float) -> None:
-        """Add a point to the curve, and print a line of progress, where they are due."""
+        """Add a point to the curve and print a line of progress, if they are due."""
         settings, steps, now = self.settings, self.steps, time.monotonic()
         on_curve = done % settings.curve_every_steps == 0 or done == steps
-        due = now - self.said > SECONDS_BETWEEN_LINES
-        if not (on_curve or due):
+        line_due = now - self.last_line > SECONDS_BETWEEN_LINES
+        if not (on_curve or line_due):
             return
         loss, train_percent = _finite(self.window.means(), done, learning_rate)
         if on_curve:
-            validation, every = None, settings.validate_every_steps
-            if every and done % every == 0 and done < steps:
+            validation, interval = None, settings.validate_every_steps
+            if interval and done % interval == 0 and done < steps:
                 validation = top1_percent(self.network, self.data.validation, self.spec)
                 self.say(f"step {done}/{steps}  validation {validation:.2f} %")
             self.curve.append(CurvePoint(done, learning_rate, loss, train_percent, validation))
             self.window = Window(self.device)
-        if due or done == steps:
-            left = (now - self.started) / (done - self.first) * (steps - done)
+        if line_due or done == steps:
+            seconds_left = (now - self.started) / (done - self.first) * (steps - done)
             self.say(
                 f"step {done}/{steps}  loss {loss:.4f}  accuracy {train_percent:.1f} %  "
-                f"learning rate {learning_rate:.2g}  {clock_time(left)} left"
+                f"learning rate {learning_rate:.2g}  {clock_time(seconds_left)} left"
             )
-            self.said = now
+            self.last_line = now
 
     def _save(self, done: int) -> None:
-        """Keep the state of the run every half minute."""
+        """Save the state of the run every 30 s."""
         now = time.monotonic()
-        if not self.state.path or now - self.saved <= _SAVE_EVERY_SECONDS or done >= self.steps:
+        due = now - self.last_save > _SAVE_EVERY_SECONDS
+        if not self.state.path or not due or done >= self.steps:
             return
         self.state.write(
             {
@@ -297,10 +311,10 @@ class _Training:
                 "curve": [asdict(point) for point in self.curve],
             }
         )
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
 
     def _finish(self) -> None:
-        """Leave the network with the weights that count, in evaluation mode."""
+        """Load the final weights into the network and put it into evaluation mode."""
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         if self.averaged and self.steps:
@@ -312,7 +326,10 @@ class _Training:
         self.state.remove()
 
     def _update_statistics(self) -> None:
-        """Other weights need other statistics (Izmailov et al. 2018, section 3.2)."""
+        """Measure batch normalization statistics again (Izmailov et al. 2018, section 3.2).
+
+        Averaged weights need their own statistics.
+        """
         numbers = range(self.steps, self.steps + min(self.steps, _BATCHES_OF_STATISTICS))
         progress = Progress(len(numbers), "batches for the statistics of batch normalization")
         loaded = in_background(self.batches.__getitem__, numbers, torch.get_num_threads())
@@ -333,15 +350,18 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
     output = network(images)
     if not isinstance(output, Tensor):
         raise UserError(
-            f"{type(network).__name__} returns {type(output).__name__} in training mode, where "
-            "logits (images, classes) were expected. Build it without its auxiliary heads "
-            "(`arguments: {aux_logits: false}`, for instance)."
+            f"{type(network).__name__} returns {type(output).__name__} in training mode, expected "
+            "a tensor of logits (images, classes). Build the network without its auxiliary heads "
+            "(for example `arguments: {aux_logits: false}`)."
         )
     return output
 
 
 def fingerprint_of(*inputs: object) -> str:
-    """A hash of all that decides a run's outcome; a saved state is used only under the same one."""
+    """Return a hash of everything that determines the result of a run.
+
+    A saved state is only used by a run with the same hash.
+    """
     text = "\n".join(
         item.model_dump_json() if isinstance(item, TrainingSettings) else str(item)
         for item in inputs
@@ -355,9 +375,9 @@ def _finite(means: tuple[float, float], step: int, learning_rate: float) -> tupl
     return means
 
 
-def _diverged(what: str, step: int, learning_rate: float) -> UserError:
+def _diverged(quantity: str, step: int, learning_rate: float) -> UserError:
     return UserError(
-        f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}): training "
-        "diverged. Lower `learning_rate`, lengthen `warmup_fraction`, or set `clip_norm` (1.0 "
-        "is a usual value). Nothing was written."
+        f"{quantity} is not finite at step {step} (learning rate {learning_rate:.3g}): training "
+        "diverged. Lower `learning_rate`, increase `warmup_fraction`, or set `clip_norm` (a common "
+        "value is 1.0). Nothing was written."
     )

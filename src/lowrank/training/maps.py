@@ -1,4 +1,4 @@
-"""Feature maps inside a network, for a compressed network to learn from as well as from logits."""
+"""Feature maps inside a network, which distillation compares in addition to logits."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,24 @@ from torch.nn import functional
 from lowrank.zoo.forward import output_for_zeros
 from lowrank.zoo.registry import NetworkSpec
 
-# (N, C, H, W) by the layer whose input it is.
+# Feature maps (N, C, H, W) by layer name; each map is the input of that layer.
 Maps = dict[str, Tensor]
 
-# A larger map is averaged down to this height and width: what is stored for an image stays small
-# whatever the size of the input.
+# Larger maps are averaged down to this height and width, so that the stored size per image does not
+# depend on the input size.
 _LARGEST_SIDE = 4
 
 
 class WatchedMaps:
-    """Keeps the inputs of some layers, averaged down to at most 4 x 4, from each forward pass.
+    """Recorder of the inputs of some layers, averaged down to at most 4 x 4, in each forward pass.
 
-    A decomposed layer has the name of the layer that it replaces, so the same names work for the
-    original and for the compressed network.
+    A decomposed layer keeps the name of the layer that it replaces, so the same names work for the
+    original and the compressed network.
 
     Parameters
     ----------
+    network
+        Network to record.
     layers
         Names of modules of `network`.
     """
@@ -34,18 +36,18 @@ class WatchedMaps:
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         self._maps: Maps = {}
         self._hooks = [
-            network.get_submodule(layer).register_forward_pre_hook(self._keep(layer))
+            network.get_submodule(layer).register_forward_pre_hook(self._recorder(layer))
             for layer in layers
         ]
 
-    def _keep(self, layer: str) -> Any:
-        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _recorder(self, layer: str) -> Any:
+        def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._maps[layer] = _pooled(inputs[0])
 
-        return keep
+        return record
 
     def take(self) -> Maps:
-        """Return the maps of the last forward pass, and forget them."""
+        """Return the maps of the last forward pass and delete them here."""
         maps, self._maps = self._maps, {}
         return maps
 
@@ -65,26 +67,32 @@ def layers_to_watch(
     images: int = 0,
     largest_bytes: int = 0,
 ) -> list[str]:
-    """Name the convolutions whose inputs are compared: the first of each resolution to run.
+    """Return the names of convolutions whose inputs are compared: the first of each resolution.
 
-    Their inputs are what a whole stage of the network computes. Maps of one pixel are left out,
-    because the logits show as much, and so are those of the image's own size.
+    The input of such a convolution is the output of a complete stage of the network. Maps of one
+    pixel are excluded, because the logits contain the same information. Maps of the image size are
+    excluded too.
 
     Parameters
     ----------
+    network
+        Network to search.
+    spec
+        Specification of its input.
     count
-        How many layers, those with the smallest maps first.
+        Number of layers; layers with the smallest maps come first.
     images, largest_bytes
-        Fewer layers where the maps of so many images, in float16, need more bytes.
+        Limit on storage: fewer layers are returned if the maps of `images` images in float16 need
+        more than `largest_bytes`.
     """
     shapes: dict[str, torch.Size] = {}
 
-    def note(name: str, inputs: tuple[Any, ...]) -> None:
+    def record_shape(name: str, inputs: tuple[Any, ...]) -> None:
         if inputs:
             shapes.setdefault(name, inputs[0].shape)
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
+        module.register_forward_pre_hook(lambda _, inputs, name=name: record_shape(name, inputs))
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
@@ -94,23 +102,24 @@ def layers_to_watch(
         for hook in hooks:
             hook.remove()
     _, height, width = spec.input_shape
-    first_of: dict[tuple[int, int], str] = {}
+    first_layers: dict[tuple[int, int], str] = {}
     for layer, shape in shapes.items():
         if len(shape) == 4 and 1 < shape[2] * shape[3] < height * width:
-            first_of.setdefault((shape[2], shape[3]), layer)
+            first_layers.setdefault((shape[2], shape[3]), layer)
     chosen: list[str] = []
-    free = largest_bytes
-    for size in sorted(first_of, key=math.prod)[:count]:
-        layer = first_of[size]
-        free -= 2 * images * shapes[layer][1] * math.prod(min(n, _LARGEST_SIDE) for n in size)
-        if free < 0:
+    free_bytes = largest_bytes
+    for size in sorted(first_layers, key=math.prod)[:count]:
+        layer = first_layers[size]
+        stored_pixels = math.prod(min(side, _LARGEST_SIDE) for side in size)
+        free_bytes -= 2 * images * shapes[layer][1] * stored_pixels
+        if free_bytes < 0:
             break
         chosen.append(layer)
     return chosen
 
 
-def _pooled(map_: Tensor) -> Tensor:
-    height, width = (min(size, _LARGEST_SIDE) for size in map_.shape[2:])
-    if (height, width) == tuple(map_.shape[2:]):
-        return map_
-    return functional.adaptive_avg_pool2d(map_, (height, width))
+def _pooled(feature_map: Tensor) -> Tensor:
+    height, width = (min(size, _LARGEST_SIDE) for size in feature_map.shape[2:])
+    if (height, width) == tuple(feature_map.shape[2:]):
+        return feature_map
+    return functional.adaptive_avg_pool2d(feature_map, (height, width))

@@ -1,4 +1,4 @@
-"""The optimizer of a training run, and its learning rate by step."""
+"""Create the optimizer of a training run, and compute its learning rate."""
 
 import math
 
@@ -9,9 +9,9 @@ from lowrank.config.training import TrainingSettings
 
 
 def create_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Create the optimizer for the parameters of a network that are trained."""
-    # Weight decay on matrices and kernels alone: on biases and batch normalisation it only
-    # shrinks what has no scale to lose.
+    """Create the optimizer for the trained parameters of a network."""
+    # Apply weight decay only to matrices and kernels. For biases and batch normalization it has no
+    # benefit.
     parameters = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {
@@ -31,7 +31,10 @@ def create_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.op
 
 
 def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Learning rate at `step` (from 0) over its peak: linear warm-up, then the schedule."""
+    """Return the learning rate at `step` (from 0) divided by its peak.
+
+    The learning rate first increases linearly (warm-up), then follows the schedule.
+    """
     warmup = round(settings.warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -45,5 +48,5 @@ def learning_rate_factor(step: int, steps: int, settings: TrainingSettings) -> f
             return 0.5 * (1.0 + math.cos(math.pi * progress))
         case "step":
             return settings.step_factor ** sum(
-                step / max(1, steps) >= at for at in settings.step_at
+                step / max(1, steps) >= fraction for fraction in settings.step_at
             )

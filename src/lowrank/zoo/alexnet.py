@@ -15,11 +15,11 @@ from lowrank.zoo.registry import register
 
 
 class AlexNet(nn.Sequential):
-    """Five convolutions, three of them in two groups, and three linear layers.
+    """Five convolutions, three of them with two groups, and three linear layers.
 
-    61.0 M parameters and 724 M multiply-accumulates at 227 x 227: the network that Kim et al.
-    2016 and Astrid & Lee 2018 compress, unlike torchvision's of the same name. Layers bear Caffe's
-    names. (N, 3, 227, 227) -> (N, classes).
+    61.0 M parameters and 724 M multiply-accumulates at 227 x 227. This is the network that Kim et
+    al. 2016 and Astrid & Lee 2018 compress; torchvision's `alexnet` differs from it. Layers have
+    Caffe's names. (N, 3, 227, 227) -> (N, classes).
     """
 
     def __init__(self, num_classes: int = 1000) -> None:
@@ -45,5 +45,5 @@ class AlexNet(nn.Sequential):
 
 @register(imagenet_spec("alexnet", 227, BVLC_MEAN))
 def alexnet(num_classes: int = 1000) -> nn.Module:
-    """AlexNet with two groups, as Caffe trains it."""
+    """Build AlexNet with two groups, as Caffe trains it."""
     return with_fresh_weights(AlexNet(num_classes))

@@ -1,4 +1,4 @@
-"""Trained weights in Caffe's `.caffemodel` files."""
+"""Read trained weights from Caffe's `.caffemodel` files."""
 
 import math
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from lowrank.errors import UserError
 
 
 def caffe_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a `.caffemodel` by the names that the network has for them.
+    """Return the tensors of a `.caffemodel` under the names that the network uses.
 
-    A layer is looked for under Caffe's name for it, with a dot for each slash: the weight of
-    `inception_3a/1x1` is `inception_3a.1x1.weight`. Layers that serve training alone are left out:
-    the network names them in an attribute `training_only`, by the part before the slash.
+    Slashes in Caffe's layer names become dots: the weight of `inception_3a/1x1` is
+    `inception_3a.1x1.weight`. Layers that are only used in training are skipped. The network lists
+    them in an attribute `training_only`, by the part of the name before the slash.
 
     Raises
     ------
     UserError
-        As `read_caffemodel`, and when the file lacks a layer of the network, holds one that the
-        network has not, or holds one of another shape.
+        In the same cases as `read_caffemodel`; also if a layer of the network is missing from the
+        file, the file holds a layer that the network does not have, or a layer has another shape.
     """
     layers = read_caffemodel(path)
     network_name = type(network).__name__
@@ -35,39 +35,42 @@ def caffe_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
         for name, module in network.named_modules()
         if any(True for _ in module.parameters(recurse=False))
     }
-    found = {
+    blobs_by_name = {
         layer.replace("/", "."): (layer, blobs)
         for layer, blobs in layers.items()
         if layer.partition("/")[0] not in getattr(network, "training_only", ())
     }
-    if missing := [name for name in expected if name not in found]:
+    if missing := [name for name in expected if name not in blobs_by_name]:
         raise UserError(
-            f"{path}: holds no layer for '{missing[0]}' of {network_name} ({len(missing)} of its "
-            f"{len(expected)} layers are missing; the file's are {_some(layers)}). It was cut off, "
-            "or holds the weights of another network: fetch it again, or name another file."
+            f"{path}: has no layer '{missing[0]}' of {network_name} ({len(missing)} of "
+            f"{len(expected)} layers are missing; the file has {_first_names(layers)}). The file "
+            "is truncated or holds the weights of another network. Download it again, or use "
+            "another file."
         )
-    if surplus := [layer for name, (layer, _) in found.items() if name not in expected]:
+    if surplus := [layer for name, (layer, _) in blobs_by_name.items() if name not in expected]:
         raise UserError(
-            f"{path}: holds a layer '{surplus[0]}' that {network_name} has not ({len(surplus)} in "
-            "all): these are the weights of another network. Name another file."
+            f"{path}: has a layer '{surplus[0]}' that {network_name} does not have "
+            f"({len(surplus)} such layers in total). The file holds the weights of another "
+            "network. Use another file."
         )
     return {
         f"{name}.{part}": tensor
         for name, module in expected.items()
-        for part, tensor in _tensors(path, *found[name], module)
+        for part, tensor in _tensors(path, *blobs_by_name[name], module)
     }
 
 
 def read_caffemodel(path: Path) -> dict[str, list[NDArray]]:
-    """The blobs of each layer that has any, by Caffe's name for the layer, in the file's order.
+    """Return the blobs of each layer that has blobs, by Caffe's layer name, in file order.
 
-    Both of Caffe's forms are read: `layer`, and `layers` of before 2015, whose blobs have four
-    dimensions, a bias of T being 1 x 1 x 1 x T.
+    Both of Caffe's formats are supported: the current `layer` and the older `layers` (before
+    2015). In the older format every blob has four dimensions: a bias of length T has the shape
+    1 x 1 x 1 x T.
 
     Raises
     ------
     UserError
-        When the file is no `.caffemodel`, or was cut off.
+        If the file is not a `.caffemodel` or is truncated.
     """
     model = _net_parameter()()
     try:
@@ -79,19 +82,19 @@ def read_caffemodel(path: Path) -> dict[str, list[NDArray]]:
         }
     except (DecodeError, ValueError) as error:
         raise UserError(
-            f"{path}: not a whole .caffemodel ({path.stat().st_size} bytes). It is of another "
-            "kind, or was cut off while it was copied: fetch it again."
+            f"{path}: not a complete .caffemodel file ({path.stat().st_size} bytes). The file has "
+            "another format or is truncated. Download it again."
         ) from error
     if not layers:
         raise UserError(
-            f"{path}: holds no layers with weights ({path.stat().st_size} bytes), where a "
-            ".caffemodel was expected. Name the file of weights, not the .prototxt beside it."
+            f"{path}: has no layers with weights ({path.stat().st_size} bytes); expected a "
+            ".caffemodel file. Use the file with the weights, not the .prototxt next to it."
         )
     return layers
 
 
 def _array(path: Path, layer: str, blob: Message) -> NDArray:
-    # A bytearray, because a tensor must be able to write to its memory.
+    # Use a bytearray: a tensor needs memory that it can write to.
     if blob.double_data:
         data = np.frombuffer(bytearray().join(blob.double_data), "<f8")
     else:
@@ -99,8 +102,8 @@ def _array(path: Path, layer: str, blob: Message) -> NDArray:
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
     if min(shape) < 0 or math.prod(shape) != data.size:
         raise UserError(
-            f"{path}: a blob of layer '{layer}' holds {data.size} numbers, where its shape "
-            f"{shape} asks for {math.prod(shape)}. The file is damaged: fetch it again."
+            f"{path}: a blob of layer '{layer}' holds {data.size} values, but its shape {shape} "
+            f"needs {math.prod(shape)}. The file is damaged. Download it again."
         )
     return data.reshape(shape)
 
@@ -108,7 +111,7 @@ def _array(path: Path, layer: str, blob: Message) -> NDArray:
 def _tensors(
     path: Path, layer: str, blobs: list[NDArray], module: nn.Module
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weight and the bias of one layer, in the module's own shapes, by their names in it."""
+    """Yield the weight and the bias of one layer with the names and shapes of the module."""
     parameters = {
         part: tuple(tensor.shape) for part, tensor in module.named_parameters(recurse=False)
     }
@@ -116,15 +119,16 @@ def _tensors(
     expected = list(parameters.values())
     if [_without_ones(shape) for shape in shapes] != [_without_ones(shape) for shape in expected]:
         raise UserError(
-            f"{path}: layer '{layer}' holds {_listed(shapes)}, where {_listed(expected)} were "
-            "expected: these are the weights of another network. Name another file."
+            f"{path}: layer '{layer}' has blobs of shape {_listed(shapes)}, expected "
+            f"{_listed(expected)}. The file holds the weights of another network. Use another "
+            "file."
         )
     for (part, shape), blob in zip(parameters.items(), blobs, strict=True):
         yield part, torch.from_numpy(blob.reshape(shape))
 
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:
-    """A shape in which those agree that Caffe gave four dimensions and those that it did not."""
+    """Drop dimensions of size 1, so that shapes of both file formats can be compared."""
     return [size for size in shape if size != 1]
 
 
@@ -132,16 +136,16 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
     return " and ".join(" x ".join(map(str, shape)) for shape in shapes)
 
 
-def _some(names: dict[str, list[NDArray]]) -> str:
-    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
-    return shown + (", ..." if len(names) > 3 else "")
+def _first_names(layers: dict[str, list[NDArray]]) -> str:
+    shown = ", ".join(f"'{name}'" for name in list(layers)[:3])
+    return shown + (", ..." if len(layers) > 3 else "")
 
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
-# The fields of Caffe's caffe.proto that lead to weights, by message: name, number, label, type (or
-# the message that it is). A reader skips all others. Packed numbers are bytes in the file:
-# declared as bytes, a hundred million of them need not become Python's floats.
+# The fields of Caffe's caffe.proto that are needed to reach the weights, by message: name, number,
+# label, type (or the name of a nested message). The parser skips all other fields. Packed numbers
+# are declared as bytes, so that 100 million values are not converted to Python floats.
 _FIELDS = {
     "NetParameter": (
         ("layers", 2, _Field.LABEL_REPEATED, "V1LayerParameter"),
@@ -170,7 +174,7 @@ _FIELDS = {
 
 @cache
 def _net_parameter() -> type[Message]:
-    """The class of Caffe's message NetParameter: a whole `.caffemodel`."""
+    """Build the class of Caffe's message NetParameter, which is a complete `.caffemodel`."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
     for message, fields in _FIELDS.items():
         declared = file.message_type.add(name=message)
@@ -180,7 +184,7 @@ def _net_parameter() -> type[Message]:
                 field.type, field.type_name = _Field.TYPE_MESSAGE, f".caffe.{kind}"
             else:
                 field.type = kind
-    # A pool of its own: other packages declare messages of these names in the common one.
+    # Use a separate pool: other packages declare messages with these names in the default pool.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))

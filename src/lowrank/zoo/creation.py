@@ -1,4 +1,4 @@
-"""Building the network that a `NetworkSource` describes."""
+"""Build the network that a `NetworkSource` describes."""
 
 import difflib
 import importlib
@@ -26,19 +26,19 @@ _OVERRIDES = ("input_shape", "mean", "std", "resize", "interpolation", "channel_
 
 
 def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, nn.Module]:
-    """Build a network with fresh weights, and say what it expects of an image.
+    """Build a network with fresh weights and return it with its specification.
 
-    The number of classes is that of the logits for one image of zeros. The network is in float32,
-    without wrappers, and with `folded` its computed weights (`weight_norm`, pruning masks) are
-    plain ones: see `lowrank.zoo.plain`.
+    The number of classes is read from the logits for one image of zeros. The network is in float32
+    and without wrappers. With `folded`, its computed weights (`weight_norm`, pruning masks) become
+    plain weights: see `lowrank.zoo.plain`.
 
     Raises
     ------
     UserError
-        For an unknown name; a factory that cannot be imported, has no such function, wants other
-        arguments, raises, or returns no `torch.nn.Module`; an `input_shape` that the network
-        cannot take; an output that is not logits of shape (images, classes); a mean or standard
-        deviation for another number of channels.
+        If the name is unknown; if the factory cannot be imported, does not exist, does not accept
+        the arguments, raises, or does not return a `torch.nn.Module`; if the network does not
+        accept `input_shape`; if the output is not logits of shape (images, classes); or if the
+        mean or standard deviation has another number of channels.
     """
     spec, network = _built(source)
     known = spec.num_classes and not source.arguments and not source.input_shape
@@ -51,7 +51,10 @@ def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, 
 
 
 def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module:
-    """Build a network whose specification is known, with fresh weights; raises as `create`."""
+    """Build a network with a known specification and fresh weights.
+
+    Raises UserError in the same cases as `create`.
+    """
     network = _built(source)[1]
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         output_for_zeros(network, input_shape, source.network or source.factory)
@@ -74,32 +77,32 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     known = torchvision_names()
     if (bare := name.removeprefix(_TORCHVISION)) in known:
         return torchvision_network(bare, source.arguments, source.torchvision_weights)
-    # Eighty more names would hide the one that was mistyped.
-    own = network_names()
-    alike = difflib.get_close_matches(name, own, n=1)
-    raise unknown_name("network", name, own if alike else {*own, *known})
+    # If a shipped network is similar, list only shipped ones: eighty more names would hide it.
+    shipped = network_names()
+    similar = difflib.get_close_matches(name, shipped, n=1)
+    raise unknown_name("network", name, shipped if similar else {*shipped, *known})
 
 
 def _imported(factory: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names."""
+    """Import and return the function named by `package.module:function`."""
     module_name, _, function_name = factory.partition(":")
     if (folder := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
         sys.path.insert(0, folder)
     try:
-        with _without_arguments():
+        with _hidden_command_line():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
             raise UserError(
-                f"factory '{factory}': there is no module '{error.name}' in the current folder "
-                f"({folder}) nor among the installed packages. Run from the folder that holds it, "
-                "install its package, or correct `factory`."
+                f"factory '{factory}': no module '{error.name}' in the current folder ({folder}) "
+                "or in the installed packages. Run from the folder that contains it, install its "
+                "package, or correct `factory`."
             ) from error
         raise _import_failed(factory, error) from error
     except SystemExit as error:
         raise UserError(
-            f"factory '{factory}': importing its module ends the program (exit status "
-            f"{error.code}). Put what the module does as a program under "
+            f"factory '{factory}': importing its module exits the program (exit status "
+            f"{error.code}). Move the code that runs as a program under "
             '`if __name__ == "__main__":`.'
         ) from error
     except Exception as error:
@@ -113,61 +116,61 @@ def _imported(factory: str) -> Callable[..., Any]:
         ) from error
     if not callable(function):
         raise UserError(
-            f"factory '{factory}': '{function_name}' is {_article(function)}, expected a function "
-            "that returns a torch.nn.Module."
+            f"factory '{factory}': '{function_name}' is {_described(function)}, expected a "
+            "function that returns a torch.nn.Module."
         )
     return function
 
 
 @contextmanager
-def _without_arguments() -> Iterator[None]:
-    """Hide this program's command line from code of the user's that parses arguments."""
-    present = sys.argv
-    sys.argv = present[:1]
+def _hidden_command_line() -> Iterator[None]:
+    """Hide this program's command line from user code that parses arguments."""
+    command_line = sys.argv
+    sys.argv = command_line[:1]
     try:
         yield
     finally:
-        sys.argv = present
+        sys.argv = command_line
 
 
 def _import_failed(factory: str, error: Exception) -> UserError:
     return UserError(
-        f"factory '{factory}': its module cannot be imported: {reason_of(error)}. Correct it; "
-        f"`python -c 'import {factory.partition(':')[0]}'` shows the whole error."
+        f"factory '{factory}': its module cannot be imported: {reason_of(error)}. Correct the "
+        f"module; `python -c 'import {factory.partition(':')[0]}'` shows the full error."
     )
 
 
 def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) -> nn.Module:
     try:
         signature = inspect.signature(function)
-    except ValueError:  # Some functions written in C have none.
+    except ValueError:  # Some functions written in C have no signature.
         signature = None
     try:
         if signature:
             signature.bind(**arguments)
     except TypeError as error:
         raise UserError(
-            f"network '{name}': its function takes {signature}, and `arguments` are {arguments} "
+            f"network '{name}': its function accepts {signature}, but `arguments` is {arguments} "
             f"({error}). Correct `arguments` in params.yaml."
         ) from error
     try:
-        with _without_arguments():
+        with _hidden_command_line():
             network = function(**arguments)
     except SystemExit as error:
         raise UserError(
-            f"network '{name}': its function ends the program (exit status {error.code}) with "
-            f"`arguments` {arguments}. Let it return the network."
+            f"network '{name}': its function exits the program (exit status {error.code}) with "
+            f"`arguments` {arguments}. Change the function so that it returns the network."
         ) from error
     except Exception as error:
         raise UserError(
             f"network '{name}': its function fails with `arguments` {arguments}: "
-            f"{reason_of(error)}. Correct `arguments` in params.yaml, or the function."
+            f"{reason_of(error)}. Correct `arguments` in params.yaml or the function."
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
-            f"network '{name}': its function returns {_article(network)}, expected a "
-            "torch.nn.Module. Let it return the network itself, with the layers that the "
-            "checkpoint has."
+            f"network '{name}': its function returns {_described(network)}, expected a "
+            "torch.nn.Module. Change the function so that it returns the network, with the same "
+            "layers as the checkpoint."
         )
     network = unwrapped(network)
     require_eager(network, name)
@@ -175,25 +178,28 @@ def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) 
 
 
 def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:
-    """The specification with the source's own entries in place of the network's."""
-    given = {key: getattr(source, key) for key in _OVERRIDES if getattr(source, key) is not None}
+    """Return the specification with the settings of the source, where it has any."""
+    overrides = {
+        key: getattr(source, key) for key in _OVERRIDES if getattr(source, key) is not None
+    }
     if source.input_shape is not None:
-        # A resizing for another size would leave too little, or too much, around the middle.
-        given.setdefault("resize", None)
-    if not given:
+        # Do not keep a resize for another input size: it would crop too much or too little.
+        overrides.setdefault("resize", None)
+    if not overrides:
         return spec
-    spec = replace(spec, **given)
+    spec = replace(spec, **overrides)
     channels, *size = spec.input_shape
     for name in ("mean", "std"):
-        if len(found := getattr(spec, name)) != channels:
+        if len(values := getattr(spec, name)) != channels:
             raise UserError(
-                f"network '{spec.name}': `{name}` has {len(found)} values {found}, its images have "
-                f"{channels} channels. Give a value for each channel."
+                f"network '{spec.name}': `{name}` has {len(values)} values {values}, but its "
+                f"images have {channels} channels. Set one value for each channel."
             )
     if spec.resize and spec.resize < min(size):
         raise UserError(
             f"network '{spec.name}': `resize` is {spec.resize} pixels, expected at least the "
-            f"shorter side of `input_shape`, {min(size)}: nothing larger can be cut out."
+            f"shorter side of `input_shape` ({min(size)}). The crop cannot be larger than the "
+            "resized image."
         )
     return spec
 
@@ -203,21 +209,21 @@ def _classes(network: nn.Module, spec: NetworkSpec) -> int:
     if not isinstance(logits, Tensor):
         raise UserError(
             f"network '{spec.name}': in evaluation mode its forward() returns "
-            f"{_article(logits)}, expected the logits alone, a tensor of shape (images, classes). "
-            "Let it return auxiliary outputs in training mode only, or wrap it in a module that "
-            "picks out the logits."
+            f"{_described(logits)}, expected only the logits, a tensor of shape (images, classes). "
+            "Return auxiliary outputs only in training mode, or wrap the network in a module that "
+            "returns the logits."
         )
     if logits.ndim != 2 or len(logits) != 1:
         raise UserError(
             f"network '{spec.name}': for one image its output has the shape "
             f"{tuple(logits.shape)}, expected logits of shape (1, classes). Only classifiers can "
-            "be compressed here: end it with one number for each class, and keep the axis of the "
-            "images (flatten(1), not squeeze())."
+            "be compressed. Make the network return one value for each class, and keep the batch "
+            "axis (flatten(1), not squeeze())."
         )
     return logits.shape[1]
 
 
-def _article(value: Any) -> str:
+def _described(value: Any) -> str:
     name = type(value).__name__
     if value is None or isinstance(value, type):
         return "nothing" if value is None else f"the class {value.__name__}"

@@ -12,14 +12,14 @@ from lowrank.zoo.registry import register
 
 
 class Inception(nn.ModuleDict):
-    """Four branches side by side: 1 x 1; 3 x 3 and 5 x 5, each after a 1 x 1; a pool and a 1 x 1.
+    """Four parallel branches: 1 x 1; 1 x 1 then 3 x 3; 1 x 1 then 5 x 5; max-pool then 1 x 1.
 
     Parameters
     ----------
     in_channels
         Channels of the input.
     ones, threes_reduce, threes, fives_reduce, fives, projection
-        Output channels of the six convolutions, in the order of the paper's table 1.
+        Output channels of the six convolutions, in the order of table 1 of the paper.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Inception(nn.ModuleDict):
 
 
 class GoogLeNet(nn.Sequential):
-    """Three convolutions, nine inception modules and one linear layer; no batch normalisation.
+    """Three convolutions, nine inception modules and one linear layer; no batch normalization.
 
-    6.99 M parameters and 1.58 G multiply-accumulates at 224 x 224: the network that Kim et al.
-    2016 compress, unlike torchvision's of the same name. Layers bear Caffe's names, with a dot for
-    each slash: `conv2.3x3_reduce`, `inception_3a.5x5`, `loss3.classifier`.
+    6.99 M parameters and 1.58 G multiply-accumulates at 224 x 224. This is the network that Kim et
+    al. 2016 compress; torchvision's `googlenet` differs from it. Layers have Caffe's names, with
+    dots instead of slashes: `conv2.3x3_reduce`, `inception_3a.5x5`, `loss3.classifier`.
     (N, 3, 224, 224) -> (N, classes).
     """
 
-    # The two classifiers that Caffe's file holds beside the last one.
+    # The two auxiliary classifiers in Caffe's file.
     training_only: ClassVar[tuple[str, ...]] = ("loss1", "loss2")
 
     def __init__(self, num_classes: int = 1000) -> None:
@@ -112,5 +112,5 @@ def _halving_pool() -> nn.Module:
 
 @register(imagenet_spec("googlenet", 224, BVLC_MEAN))
 def googlenet(num_classes: int = 1000) -> nn.Module:
-    """GoogLeNet with 5 x 5 branches and without auxiliary classifiers, as Caffe runs it."""
+    """Build GoogLeNet with 5 x 5 branches and without auxiliary classifiers, as Caffe runs it."""
     return with_fresh_weights(GoogLeNet(num_classes))

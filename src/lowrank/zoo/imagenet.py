@@ -1,4 +1,4 @@
-"""What Caffe's networks for ImageNet have in common: their input, and layers."""
+"""Input and layers that Caffe's networks for ImageNet share."""
 
 from collections import OrderedDict
 
@@ -7,16 +7,17 @@ from torch.nn import functional
 
 from lowrank.zoo.registry import NetworkSpec
 
-# Mean of ImageNet's training images, 0 to 255, in the order blue, green, red.
+# Mean of the ImageNet training images, 0 to 255, in the order blue, green, red.
 BVLC_MEAN = (104.0, 117.0, 123.0)
 VGG_MEAN = (103.939, 116.779, 123.68)
 
 
 def imagenet_spec(name: str, side: int, mean: tuple[float, float, float]) -> NetworkSpec:
-    """The input of a network that Caffe trained on ImageNet's thousand classes.
+    """Return the specification of a network that Caffe trained on the 1,000 ImageNet classes.
 
-    Images of `side` x `side` pixels from the middle of one whose shorter side is 256, blue first,
-    0 to 255 less `mean` (blue, green, red).
+    Images are resized so that the shorter side is 256 pixels, and the center `side` x `side`
+    pixels are cropped. Channels are in the order blue, green, red. Values range from 0 to 255, and
+    `mean` (blue, green, red) is subtracted.
     """
     return NetworkSpec(
         name=name,
@@ -30,10 +31,11 @@ def imagenet_spec(name: str, side: int, mean: tuple[float, float, float]) -> Net
 
 
 class ResponseNorm(nn.LocalResponseNorm):
-    """Caffe's LRN over five channels with beta = 3/4, by square roots.
+    """Caffe's local response normalization over five channels with beta = 3/4, with square roots.
 
-    x / (k + alpha / 5 sum of x^2)^(3/4), as `nn.LocalResponseNorm`. ONNX Runtime spends more than
-    half the time of that one on the power alone.
+    Computes x / (k + alpha / 5 sum of x^2)^(3/4), like `nn.LocalResponseNorm`. Square roots replace
+    the power, because ONNX Runtime spends more than half of the time of `nn.LocalResponseNorm` in
+    the power.
     """
 
     def __init__(self, *, alpha: float, k: float) -> None:
@@ -48,7 +50,10 @@ class ResponseNorm(nn.LocalResponseNorm):
 
 
 def linear_layers(features: int, num_classes: int) -> OrderedDict[str, nn.Module]:
-    """The end that AlexNet and the VGG networks have in common, from a map of that many numbers."""
+    """Return the linear layers that AlexNet and the VGG networks end with.
+
+    `features` is the number of values in the feature map before them.
+    """
     return OrderedDict(
         flatten=nn.Flatten(),
         fc6=nn.Linear(features, 4096),
@@ -62,9 +67,10 @@ def linear_layers(features: int, num_classes: int) -> OrderedDict[str, nn.Module
 
 
 def with_fresh_weights(network: nn.Module) -> nn.Module:
-    """The network, its weights drawn anew so that signals keep their size (He et al. 2015).
+    """Initialize the weights so that activations keep their scale (He et al. 2015).
 
-    PyTorch's own draw lets them fade from layer to layer, and here no normalisation restores them.
+    With PyTorch's default initialization, activations shrink from layer to layer, and these
+    networks have no normalization that restores them.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,8 +1,8 @@
-"""Networks as plain modules: wrappers taken off, computed weights made into weights, in float32.
+"""Turn networks into plain modules: without wrappers and computed weights, in float32.
 
-Layers are found by their class and replaced by their name, and their weights are read from files
-by name: so a layer's weight must be a parameter, not something that a hook computes before each
-forward pass.
+Layers are found by class and replaced by name, and weights are read from files by name. The weight
+of a layer must therefore be a parameter, not a tensor that a hook computes before each forward
+pass.
 """
 
 import copy
@@ -20,12 +20,12 @@ from lowrank.errors import UserError
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside of what torch.compile, DataParallel and their like put around it."""
+    """Return the network without the wrappers of torch.compile, DataParallel and similar tools."""
     while True:
         if isinstance(network, DataParallel | DistributedDataParallel):
             network = network.module
-        elif isinstance(inside := getattr(network, "_orig_mod", None), nn.Module):
-            network = inside
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
         else:
             return network
 
@@ -36,34 +36,37 @@ def require_eager(network: nn.Module, name: str) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             part = f"its part '{place}'" if place else "it"
             raise UserError(
-                f"network '{name}': {part} is TorchScript, whose layers cannot be replaced. Give "
-                "the network from before torch.jit.script or torch.jit.trace."
+                f"network '{name}': {part} is TorchScript, and its layers cannot be replaced. Use "
+                "the network as it was before torch.jit.script or torch.jit.trace."
             )
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """A copy of a network, also of one that keeps tensors from an earlier forward pass.
+    """Return a deep copy of a network, even if it keeps tensors of an earlier forward pass.
 
-    PyTorch refuses to copy a tensor that belongs to a graph of gradients; the copy has its values.
+    PyTorch refuses to copy a tensor that belongs to an autograd graph. The copy holds its values
+    without the graph.
     """
-    known: dict[int, Any] = {}
+    copies: dict[int, Any] = {}
     for module in network.modules():
         for tensor in _tensors_in(vars(module)):
             if not tensor.is_leaf:
-                known[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(network, known)
+                copies[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(network, copies)
 
 
 def fold(network: nn.Module) -> list[str]:
-    """Make computed weights into plain ones, in place; the tensors that were computed, by name.
+    """Replace computed weights by plain weights, in place, and return the names of these tensors.
 
-    Weight and spectral norm, old and new, pruning masks, and every other parametrization.
+    Covers weight norm and spectral norm (old and new implementations), pruning masks and all other
+    parametrizations.
     """
     folded = []
     for place, module in list(network.named_modules()):
         for name in _computed(module):
             if parametrize.is_parametrized(module, name):
-                # PyTorch takes the computed tensor out of the module's class, which copies share.
+                # PyTorch deletes the computed tensor from the class of the module, and copies of
+                # the module share that class. So give this module a class of its own.
                 kind = type(module)
                 module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
@@ -79,21 +82,23 @@ def fold(network: nn.Module) -> list[str]:
 
 
 def has_computed_weights(network: nn.Module) -> bool:
-    """Whether `fold` would change a network."""
+    """Return whether `fold` would change a network."""
     return any(_computed(module) for module in network.modules())
 
 
 def in_float32(network: nn.Module) -> nn.Module:
-    """The network with all its floating-point tensors in float32, in place."""
+    """Convert all floating-point tensors of a network to float32, in place, and return it."""
     tensors = (*network.parameters(), *network.buffers())
-    if any(each.is_floating_point() and each.dtype != torch.float32 for each in tensors):
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
         network.float()
     return network
 
 
 def _computed(module: nn.Module) -> list[str]:
-    """The tensors of one module that are computed before each forward pass."""
-    names = list(getattr(module, "parametrizations", ())) if _is_parametrized(module) else []
+    """Return the names of a module's tensors that are computed before each forward pass."""
+    # The containers of parametrizations are modules too, and have none of their own.
+    parametrized = parametrize.is_parametrized(module)
+    names = list(getattr(module, "parametrizations", ())) if parametrized else []
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm | SpectralNorm):
             names.append(hook.name)
@@ -102,18 +107,13 @@ def _computed(module: nn.Module) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _is_parametrized(module: nn.Module) -> bool:
-    # A module of the parametrizations themselves has none of its own.
-    return parametrize.is_parametrized(module)
-
-
 def _tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
-    """The tensors in attributes, and in lists, tuples and dictionaries in them."""
+    """Yield the tensors in a value and in its nested lists, tuples, sets and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif depth < 4 and isinstance(value, dict):
-        for each in value.values():
-            yield from _tensors_in(each, depth + 1)
+        for element in value.values():
+            yield from _tensors_in(element, depth + 1)
     elif depth < 4 and isinstance(value, list | tuple | set):
-        for each in value:
-            yield from _tensors_in(each, depth + 1)
+        for element in value:
+            yield from _tensors_in(element, depth + 1)

@@ -1,4 +1,4 @@
-"""Networks by name: one decorator beside a definition, one entry point to create it."""
+"""Register networks by name and create them."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,19 +8,19 @@ from torch import nn
 
 from lowrank.errors import unknown_name
 
-# Channel means and standard deviations of CIFAR-10's training images, scaled to [0, 1].
+# Channel means and standard deviations of the CIFAR-10 training images, scaled to [0, 1].
 _CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What a network's weights expect of their input, and so travels with them.
+    """Input that the weights of a network expect; it is stored with the weights.
 
-    `input_shape` is (channels, height, width). `mean` and `std` are per channel, in the order that
-    `channel_order` says, for pixels scaled to [0, 1]. `resize` is the length in pixels of an
-    image's shorter side before its middle is cut out at `input_shape`; None: images come at
-    `input_shape`.
+    `input_shape` is (channels, height, width). `mean` and `std` have one value per channel, in the
+    order of `channel_order`, for pixels scaled to [0, 1]. `resize` is the length in pixels of the
+    shorter side of an image before the center is cropped to `input_shape`; None means that images
+    already have `input_shape`.
     """
 
     name: str
@@ -33,14 +33,14 @@ class NetworkSpec:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def to_json(self) -> dict[str, Any]:
-        """The document that stands in the header of a state file."""
+        """Return the JSON document for the header of a state file."""
         return asdict(self) | {
             name: list(getattr(self, name)) for name in ("input_shape", "mean", "std")
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "NetworkSpec":
-        """The inverse of `to_json`."""
+        """Create a specification from a document that `to_json` returned."""
         lists = {name: tuple(document[name]) for name in ("input_shape", "mean", "std")}
         return cls(**(document | lists))
 
@@ -49,7 +49,10 @@ _REGISTRY: dict[str, tuple[NetworkSpec, Callable[..., nn.Module]]] = {}
 
 
 def register(spec: NetworkSpec) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorate a function that builds the network named in `spec`; every argument has a default."""
+    """Register the decorated function as the builder of the network that `spec` names.
+
+    Every argument of the function must have a default.
+    """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         _REGISTRY[spec.name] = (spec, build)
@@ -59,12 +62,12 @@ def register(spec: NetworkSpec) -> Callable[[Callable[..., nn.Module]], Callable
 
 
 def network_names() -> list[str]:
-    """The names of the networks that are registered here."""
+    """Return the names of all registered networks."""
     return sorted(_REGISTRY)
 
 
 def network_spec(name: str) -> NetworkSpec:
-    """The input and classes of a registered network. Raises UserError for an unknown name."""
+    """Return the specification of a registered network. Raises UserError for an unknown name."""
     return registered(name)[0]
 
 
@@ -74,7 +77,10 @@ def create_network(name: str) -> nn.Module:
 
 
 def registered(name: str) -> tuple[NetworkSpec, Callable[..., nn.Module]]:
-    """A network's specification and its function. Raises UserError for an unknown name."""
+    """Return the specification and the builder of a network.
+
+    Raises UserError for an unknown name.
+    """
     try:
         return _REGISTRY[name]
     except KeyError:

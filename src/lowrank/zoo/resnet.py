@@ -7,7 +7,7 @@ from lowrank.zoo.registry import NetworkSpec, register
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut that subsamples and pads with zeros (option A)."""
+    """Two 3 x 3 convolutions and a shortcut that subsamples and zero-pads (option A)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -30,7 +30,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """One convolution, three stages of `blocks` basic blocks at 16, 32 and 64 channels, a mean."""
+    """One convolution, three stages of `blocks` basic blocks, a global mean and a linear layer.
+
+    The stages have 16, 32 and 64 channels.
+    """
 
     def __init__(self, blocks: int, num_classes: int = 10) -> None:
         super().__init__()
@@ -59,5 +62,5 @@ class ResNet(nn.Module):
 
 @register(NetworkSpec(name="resnet20", input_shape=(3, 32, 32), num_classes=10))
 def resnet20() -> nn.Module:
-    """ResNet-20 for CIFAR-10: 0.27 M parameters."""
+    """Build ResNet-20 for CIFAR-10: 0.27 M parameters."""
     return ResNet(blocks=3)

@@ -11,7 +11,10 @@ from lowrank.zoo.registry import register
 
 
 class Fire(nn.ModuleDict):
-    """A 1 x 1 convolution to few channels, then 1 x 1 and 3 x 3 side by side to `expand` each."""
+    """A 1 x 1 convolution to `squeeze` channels, then parallel 1 x 1 and 3 x 3 convolutions.
+
+    Each of the two parallel convolutions has `expand` output channels.
+    """
 
     def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
         super().__init__(
@@ -32,10 +35,10 @@ class Fire(nn.ModuleDict):
 
 
 class SqueezeNet(nn.Sequential):
-    """A convolution, eight fire modules and a last 1 x 1 convolution, averaged over its map.
+    """A convolution, eight fire modules, a 1 x 1 convolution and a global average pool.
 
-    1.24 M parameters and 388 M multiply-accumulates at 227 x 227. Layers bear Caffe's names, with
-    a dot for each slash: `fire2.squeeze1x1`. (N, 3, 227, 227) -> (N, classes).
+    1.24 M parameters and 388 M multiply-accumulates at 227 x 227. Layers have Caffe's names, with
+    dots instead of slashes: `fire2.squeeze1x1`. (N, 3, 227, 227) -> (N, classes).
     """
 
     def __init__(self, num_classes: int = 1000) -> None:
@@ -65,5 +68,5 @@ class SqueezeNet(nn.Sequential):
 
 @register(imagenet_spec("squeezenet", 227, BVLC_MEAN))
 def squeezenet(num_classes: int = 1000) -> nn.Module:
-    """SqueezeNet 1.1, as Caffe trains it."""
+    """Build SqueezeNet 1.1, as Caffe trains it."""
     return with_fresh_weights(SqueezeNet(num_classes))

@@ -1,7 +1,7 @@
-"""Finding a network's weights in what a training program saved, and saying which were taken.
+"""Find the weights of a network in a checkpoint of a training program.
 
-Programs wrap the weights (`{"model": ..., "optimizer": ...}`), keep averaged ones beside them, and
-put a prefix before each name (`module.`, `_orig_mod.`, Lightning's `model.`).
+Training programs wrap the weights (`{"model": ..., "optimizer": ...}`), store averaged weights next
+to them, and add a prefix to each name (`module.`, `_orig_mod.`, Lightning's `model.`).
 """
 
 import re
@@ -15,7 +15,7 @@ from lowrank.errors import UserError, unknown_name
 
 Say = Callable[[str], None]
 
-# What programs call the weights, best first.
+# Keys under which training programs store the weights, most preferred first.
 _WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -29,78 +29,94 @@ _WRAPPERS = (
     "backbone",
 )
 
-# Weights that were averaged over the steps of training.
+# Keys of weights that were averaged over training steps.
 _AVERAGED = re.compile(r"(^|_|\.)(ema|swa|averaged)(_|\.|$)|ema$", re.IGNORECASE)
 
-# Of the rest of a training program's state.
+# Keys of the other state of a training program.
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|loss|criterion|callbacks|loops", re.IGNORECASE)
 
-# How deep wrappers are looked into.
+# Maximum depth of nested wrappers.
 _DEPTH = 4
 
 
 def find_state_dict(content: Any, path: Path, key: str | None, say: Say) -> dict[str, Tensor]:
-    """The tensors by name in what a file holds.
+    """Find the state dictionary in the content of a checkpoint file.
 
     Parameters
     ----------
     content
-        What the file holds: the tensors, or dictionaries around them.
+        Content of the file: tensors by name, or dictionaries around them.
     path
-        The file to blame.
+        File to name in messages.
     key
-        Which of several, as `checkpoint.<model>.state_key` in params.yaml; None: the weights as
-        trained, rather than averaged ones.
+        State dictionary to use if the file holds several, as `checkpoint.<model>.state_key` in
+        params.yaml. None selects the trained weights rather than averaged weights.
     say
-        Told what was taken where the file holds more.
+        Called with a message that says which weights are used.
 
-    Raises UserError where there are none, none of that name, or several without a usual name.
+    Returns
+    -------
+    dict
+        The tensors by name.
+
+    Raises
+    ------
+    UserError
+        If there is no state dictionary, none with the name `key`, or several without a common
+        name.
     """
-    found = dict(_state_dicts(content))
-    if not found:
+    state_dicts = dict(_state_dicts(content))
+    if not state_dicts:
         raise UserError(
             f"{path}: holds {_kind(content)}, not a dictionary of tensors. Save "
             "`network.state_dict()`."
         )
     if key is None:
-        taken = _usual(found, path)
-    elif key in found:
-        taken = key
+        chosen = _default_key(state_dicts, path)
+    elif key in state_dicts:
+        chosen = key
     else:
         raise unknown_name(
-            "weights", key, filter(None, found), where=f"{path}: `state_key` of its checkpoint"
+            "weights",
+            key,
+            filter(None, state_dicts),
+            where=f"{path}: `state_key` of its checkpoint",
         )
-    others = sorted(name for name in found if name != taken)
-    if taken or others:
-        line = f"{path}: weights taken from '{taken}'" if taken else f"{path}: weights taken"
+    others = sorted(name for name in state_dicts if name != chosen)
+    if chosen or others:
+        message = f"{path}: using the weights"
+        if chosen:
+            message += f" in '{chosen}'"
         if others:
-            line += f"; it holds {', '.join(map(repr, others))} as well, which `state_key` takes"
-        say(line)
-    return found[taken]
+            message += (
+                f"; the file also holds {', '.join(map(repr, others))}, which `state_key` can "
+                "select"
+            )
+        say(message)
+    return state_dicts[chosen]
 
 
 def without_prefix(
     weights: Mapping[str, Tensor], expected: Collection[str], source: str, say: Say
 ) -> dict[str, Tensor] | None:
-    """The weights under the network's names, where they have one prefix or torch.compile's marks.
+    """Return the weights without a common prefix and without the prefixes of torch.compile.
 
-    Tensors under another prefix belong to other modules of the training program and are left out;
-    `say` is told. None where no prefix leads to all the names that are expected.
+    Tensors with another prefix belong to other modules of the training program. They are skipped,
+    and `say` is called with a message. Returns None if no prefix leads to all `expected` names.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
-    first = max(expected, key=len, default="")
-    ends = (name for name in plain if name.endswith(f".{first}"))
-    prefixes = {name.removesuffix(first) for name in ends} | {""}
-    fitting = [p for p in prefixes if all(p + name in plain for name in expected)]
-    if not fitting or len(plain) < len(weights):
+    longest = max(expected, key=len, default="")
+    matches = (name for name in plain if name.endswith(f".{longest}"))
+    prefixes = {name.removesuffix(longest) for name in matches} | {""}
+    candidates = [p for p in prefixes if all(p + name in plain for name in expected)]
+    if not candidates or len(plain) < len(weights):
         return None
-    # Rather the weights as trained than averaged ones, and rather few wrappers than many.
-    prefix = min(fitting, key=lambda each: (bool(_AVERAGED.search(each)), len(each), each))
-    left = [name for name in plain if not name.startswith(prefix)]
-    if prefix or len(fitting) > 1:
-        line = f"{source}: the prefix '{prefix}' was taken off the names"
-        others = {name.partition(".")[0] for name in left}
-        say(line + (f"; not taken: {', '.join(sorted(others))}" if others else ""))
+    # Prefer trained weights to averaged weights, and short prefixes to long ones.
+    prefix = min(candidates, key=lambda p: (bool(_AVERAGED.search(p)), len(p), p))
+    skipped = {name.partition(".")[0] for name in plain if not name.startswith(prefix)}
+    if prefix or len(candidates) > 1:
+        message = f"{source}: removed the prefix '{prefix}' from the names"
+        say(message + (f"; skipped: {', '.join(sorted(skipped))}" if skipped else ""))
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in plain.items()
@@ -109,17 +125,17 @@ def without_prefix(
 
 
 def require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise UserError for the first tensor that has no dense values of its own."""
+    """Raise UserError for the first tensor that does not hold dense real values."""
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            problem = "has a shape and no values (device 'meta'). Save the network after loading it"
+            problem = "has no values (device 'meta'). Save the network after loading its weights"
         elif tensor.is_quantized:
-            problem = "is quantized. Take the checkpoint from before quantization"
+            problem = "is quantized. Use the checkpoint from before quantization"
         elif tensor.is_nested or str(tensor.layout) != "torch.strided":
             layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
             problem = f"is {layout}, expected dense values. Save `tensor.to_dense()`"
         elif tensor.is_complex():
-            problem = f"is complex ({tensor.dtype}), and only real weights can be compressed"
+            problem = f"is complex ({tensor.dtype}); only real weights can be compressed"
         else:
             continue
         raise UserError(f"{path}: tensor '{name}' {problem}.")
@@ -128,26 +144,26 @@ def require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _state_dicts(
     content: Any, place: str = "", depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Each dictionary of tensors in nested dictionaries, by its keys with dots between."""
+    """Yield each dictionary of tensors in nested dictionaries, with its keys joined by dots."""
     if not isinstance(content, Mapping) or depth > _DEPTH:
         return
     if not all(isinstance(name, str) for name in content):
         return
-    # Modules may keep state that is no tensor, and PyTorch's marks of versions.
-    rest = {name: each for name, each in content.items() if not name.endswith("_extra_state")}
-    if rest and all(isinstance(each, Tensor) for each in rest.values()):
-        yield place, rest
+    # Modules can store extra state that is not a tensor.
+    entries = {name: value for name, value in content.items() if not name.endswith("_extra_state")}
+    if entries and all(isinstance(value, Tensor) for value in entries.values()):
+        yield place, entries
         return
-    for name, each in rest.items():
+    for name, value in entries.items():
         if not _NOT_WEIGHTS.search(name):
-            yield from _state_dicts(each, f"{place}.{name}" if place else name, depth + 1)
+            yield from _state_dicts(value, f"{place}.{name}" if place else name, depth + 1)
 
 
-def _usual(found: Mapping[str, Any], path: Path) -> str:
-    """The name of the weights as trained."""
-    if len(found) == 1:
-        return next(iter(found))
-    trained = [name for name in found if not _AVERAGED.search(name)] or list(found)
+def _default_key(state_dicts: Mapping[str, Any], path: Path) -> str:
+    """Return the key of the trained weights."""
+    if len(state_dicts) == 1:
+        return next(iter(state_dicts))
+    trained = [name for name in state_dicts if not _AVERAGED.search(name)] or list(state_dicts)
     for wrapper in _WRAPPERS:
         for name in trained:
             if name.partition(".")[0] == wrapper:
@@ -155,8 +171,9 @@ def _usual(found: Mapping[str, Any], path: Path) -> str:
     if len(trained) == 1:
         return trained[0]
     raise UserError(
-        f"{path}: holds several dictionaries of tensors: {', '.join(map(repr, sorted(found)))}. "
-        "Name one as `state_key` of its entry under `checkpoint` in params.yaml."
+        f"{path}: holds several dictionaries of tensors: "
+        f"{', '.join(map(repr, sorted(state_dicts)))}. Set `state_key` to one of them in its entry "
+        "under `checkpoint` in params.yaml."
     )
 
 

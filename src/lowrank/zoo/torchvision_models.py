@@ -1,6 +1,6 @@
-"""torchvision's classifiers: their names, how they are built, and what their weights expect.
+"""torchvision's classifiers: their names, how to build them, and the input that weights expect.
 
-torchvision takes a second and a half to import: it is imported where it is needed.
+Importing torchvision takes 1.5 s, so it is imported only where it is needed.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from lowrank.files import written_whole
 from lowrank.temporary import temporary_folder
 from lowrank.zoo.registry import NetworkSpec
 
-# Their weights come from TensorFlow, whose normalisation their forward() restores; their auxiliary
-# heads serve to train from scratch.
+# The weights of these networks come from TensorFlow. `transform_input` converts images to the
+# normalization of TensorFlow. The auxiliary heads are only used for training from scratch.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": True},
     "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": True},
@@ -31,7 +31,7 @@ _CONNECTION_SECONDS = 60.0
 
 
 def torchvision_names() -> list[str]:
-    """Every classification architecture that torchvision lists."""
+    """Return the names of all classification architectures in torchvision."""
     import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)
@@ -40,23 +40,24 @@ def torchvision_names() -> list[str]:
 def torchvision_network(
     name: str, arguments: dict[str, Any], weights_name: str | None = None
 ) -> tuple[NetworkSpec, nn.Module]:
-    """Build a classifier of torchvision's with random weights.
+    """Build a torchvision classifier with random weights.
 
     Parameters
     ----------
     name
-        As torchvision lists it.
+        Name of the network in torchvision.
     arguments
-        Of torchvision's function of that name.
+        Arguments of the torchvision function with that name.
     weights_name
-        The weights that the network is for, such as `IMAGENET1K_V2`; the preprocessing is theirs,
-        and a vision transformer is built for the size of their images. By default it is built as
-        torchvision does, for the best weights that fit.
+        Weights that will be loaded into the network, such as `IMAGENET1K_V2`. They define the
+        preprocessing, and the image size of a vision transformer. By default, the network is built
+        with torchvision's defaults, and the preprocessing is that of the best weights that fit.
 
     Raises
     ------
     UserError
-        For an unknown name of the network or of the weights, or arguments that torchvision refuses.
+        If the name of the network or of the weights is unknown, or torchvision rejects the
+        arguments.
     """
     import torchvision
 
@@ -74,22 +75,22 @@ def torchvision_network(
 
 
 def fetch_torchvision_weights(name: str, weights_name: str, path: Path) -> None:
-    """Download weights of a torchvision classifier and write them, whole or not at all.
+    """Download the weights of a torchvision classifier and write them atomically.
 
     Parameters
     ----------
     name
-        The network, as torchvision lists it, with or without `torchvision/` before it.
+        Name of the network in torchvision, with or without the prefix `torchvision/`.
     weights_name
-        As torchvision lists it: `IMAGENET1K_V1`, or `DEFAULT` for those that it calls best.
+        Name of the weights in torchvision: `IMAGENET1K_V1`, or `DEFAULT` for the best weights.
     path
-        Where to write: torchvision's own file for `.pth`, or its tensors as `.safetensors`.
+        File to write: a copy of torchvision's file for `.pth`, or its tensors for `.safetensors`.
 
     Raises
     ------
     UserError
-        For an unknown name, or when the file cannot be reached or is not the one that torchvision
-        lists; it says from where it was tried and where to put the file.
+        If a name is unknown, the download fails, or the file does not have the hash that
+        torchvision lists. The message names the URL and where to put the file.
     """
     weights = _weights(name.removeprefix("torchvision/"), weights_name)
     path = Path(path)
@@ -99,9 +100,9 @@ def fetch_torchvision_weights(name: str, weights_name: str, path: Path) -> None:
             tensors = _download(weights.url, folder)
         except (OSError, HTTPException, RuntimeError) as error:
             raise UserError(
-                f"{path}: the weights {weights_name} of {name} cannot be fetched from "
-                f"{weights.url} ({str(error).strip()}). Fetch that file elsewhere and put it at "
-                f"{path.with_suffix('.pth')}, which `weights` in params.yaml then names."
+                f"{path}: cannot download the weights {weights_name} of {name} from {weights.url} "
+                f"({str(error).strip()}). Download that file on another machine, put it at "
+                f"{path.with_suffix('.pth')}, and set `weights` in params.yaml to that path."
             ) from error
         if path.suffix == ".safetensors":
             write_tensors(path, {key: tensor.numpy() for key, tensor in tensors.items()})
@@ -111,8 +112,8 @@ def fetch_torchvision_weights(name: str, weights_name: str, path: Path) -> None:
 
 
 def _download(url: str, folder: Path) -> dict[str, torch.Tensor]:
-    # torch.hub sets no time limit of its own, and prints.
-    before = socket.getdefaulttimeout()
+    # torch.hub has no timeout, and it prints to stdout.
+    previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECTION_SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -125,11 +126,11 @@ def _download(url: str, folder: Path) -> dict[str, torch.Tensor]:
                 weights_only=True,
             )
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous_timeout)
 
 
 def _weights(name: str, weights_name: str) -> Any:
-    """The entry of torchvision's table of weights."""
+    """Return the entry for these weights in torchvision."""
     import torchvision
 
     if name not in (known := torchvision_names()):
@@ -154,10 +155,10 @@ def _spec(name: str, network: nn.Module, weights_name: str | None) -> NetworkSpe
     else:
         entries = torchvision.models.get_model_weights(name)
         candidates = [entries.DEFAULT, *entries]
-        # Vision transformers are built for one size of images.
-        built_for = getattr(network, "image_size", None)
-        fitting = [each for each in candidates if built_for in (None, _crop(each))]
-        weights = (fitting or candidates)[0]
+        # Vision transformers accept only one image size.
+        image_size = getattr(network, "image_size", None)
+        compatible = [entry for entry in candidates if image_size in (None, _crop(entry))]
+        weights = (compatible or candidates)[0]
     transforms = weights.transforms()
     size, resize = getattr(network, "image_size", _crop(weights)), transforms.resize_size[0]
     return NetworkSpec(

@@ -1,6 +1,7 @@
 """VGG-16 for 32 x 32 images and for ImageNet (Simonyan & Zisserman 2015), and VGG-S.
 
-The small one has batch normalisation and one linear layer; the two for ImageNet are Caffe's.
+The network for 32 x 32 images has batch normalization and one linear layer. The two networks for
+ImageNet have the form of Caffe's.
 """
 
 from collections import OrderedDict
@@ -22,25 +23,25 @@ _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 def _convolutions(*, batch_norm: bool) -> OrderedDict[str, nn.Module]:
-    """VGG-16 up to its last max-pool, which leaves 512 channels."""
+    """Return the layers of VGG-16 up to the last max-pool, which outputs 512 channels."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = 3
     for block, widths in enumerate(_BLOCKS, start=1):
         for position, width in enumerate(widths, start=1):
-            at = f"{block}_{position}"
-            layers[f"conv{at}"] = nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm)
+            suffix = f"{block}_{position}"
+            layers[f"conv{suffix}"] = nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm)
             if batch_norm:
-                layers[f"norm{at}"] = nn.BatchNorm2d(width)
-            layers[f"relu{at}"] = nn.ReLU(inplace=True)
+                layers[f"norm{suffix}"] = nn.BatchNorm2d(width)
+            layers[f"relu{suffix}"] = nn.ReLU(inplace=True)
             channels = width
         layers[f"pool{block}"] = nn.MaxPool2d(2)
     return layers
 
 
 class VGG16(nn.Module):
-    """Thirteen 3 x 3 convolutions, each with batch normalisation and ReLU, and one linear layer.
+    """Thirteen 3 x 3 convolutions, each with batch normalization and ReLU, and one linear layer.
 
-    14.7 M parameters and 313 M multiply-accumulates at 32 x 32. Layers bear the papers' names:
+    14.7 M parameters and 313 M multiply-accumulates at 32 x 32. Layers have the papers' names:
     `features.conv1_1` ... `features.conv5_3`, `classifier`.
     """
 
@@ -57,10 +58,10 @@ class VGG16(nn.Module):
 
 
 class VGG16ImageNet(nn.Sequential):
-    """Thirteen 3 x 3 convolutions and three linear layers, without batch normalisation.
+    """Thirteen 3 x 3 convolutions and three linear layers, without batch normalization.
 
     138.4 M parameters and 15.47 G multiply-accumulates at 224 x 224 (configuration D of the
-    paper). Layers bear Caffe's names: `conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8`.
+    paper). Layers have Caffe's names: `conv1_1` ... `conv5_3`, `fc6`, `fc7`, `fc8`.
     (N, 3, 224, 224) -> (N, classes).
     """
 
@@ -72,7 +73,7 @@ class VGG16ImageNet(nn.Sequential):
 class VGGS(nn.Sequential):
     """Five convolutions and three linear layers (Chatfield et al. 2014, CNN-S).
 
-    102.9 M parameters and 2.64 G multiply-accumulates at 224 x 224. Layers bear Caffe's names.
+    102.9 M parameters and 2.64 G multiply-accumulates at 224 x 224. Layers have Caffe's names.
     (N, 3, 224, 224) -> (N, classes).
     """
 
@@ -98,17 +99,17 @@ class VGGS(nn.Sequential):
 
 @register(NetworkSpec(name="vgg16", input_shape=(3, 32, 32), num_classes=10))
 def vgg16(num_classes: int = 10) -> nn.Module:
-    """VGG-16 with batch normalisation for CIFAR-10."""
+    """Build VGG-16 with batch normalization for CIFAR-10."""
     return VGG16(num_classes)
 
 
 @register(imagenet_spec("vgg16_imagenet", 224, VGG_MEAN))
 def vgg16_imagenet(num_classes: int = 1000) -> nn.Module:
-    """VGG-16 for ImageNet, as Caffe runs it."""
+    """Build VGG-16 for ImageNet, as Caffe runs it."""
     return with_fresh_weights(VGG16ImageNet(num_classes))
 
 
 @register(imagenet_spec("vgg_s", 224, VGG_MEAN))
 def vgg_s(num_classes: int = 1000) -> nn.Module:
-    """VGG-S for ImageNet, as Caffe runs it."""
+    """Build VGG-S for ImageNet, as Caffe runs it."""
     return with_fresh_weights(VGGS(num_classes))

@@ -1,4 +1,4 @@
-"""Reading and writing trained weights, whatever they were stored as."""
+"""Read and write files of trained weights in all supported formats."""
 
 import argparse
 import os
@@ -18,15 +18,15 @@ from lowrank.errors import UserError
 from lowrank.zoo.plain import fold, has_computed_weights
 from lowrank.zoo.state_dicts import find_state_dict, require_plain, without_prefix
 
-# Written by torch for every batch normalisation, and of no use outside training from scratch.
+# Torch stores this for every batch normalization; it is only needed for training from scratch.
 _IGNORED = "num_batches_tracked"
 
-# How PyTorch files are called; `.bin` as the Hugging Face hub does, `.ckpt` as Lightning does.
+# Suffixes of PyTorch files; `.bin` is used by the Hugging Face Hub, `.ckpt` by Lightning.
 _PICKLES = (".pth", ".pt", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
 _SUFFIXES = (".safetensors", *_PICKLES, ".caffemodel")
 
-# Classes that hold values alone, and that training programs save beside the weights.
-_HARMLESS = (
+# Classes that only hold values, and that training programs often save with the weights.
+_SAFE_CLASSES = (
     argparse.Namespace,
     np.dtype,
     np.ndarray,
@@ -35,12 +35,12 @@ _HARMLESS = (
     *(type(np.dtype(kind)) for kind in (bool, "i4", "i8", "u1", "f2", "f4", "f8")),
 )
 
-# Heads that GoogLeNet and Inception v3 of torchvision have for training from scratch.
+# Heads of torchvision's GoogLeNet and Inception v3 that are only used for training from scratch.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def _ignore(line: str) -> None:
-    """Say nothing."""
+    """Do nothing with a message."""
 
 
 def read_weights(
@@ -50,35 +50,35 @@ def read_weights(
     key: str | None = None,
     say: Callable[[str], None] = _ignore,
 ) -> dict[str, Tensor]:
-    """Read a file of trained weights into float32 tensors by name.
+    """Read a file of trained weights and return float32 tensors by name.
 
-    `.safetensors`; a PyTorch file, also of a whole training run with the weights inside; or
-    `.caffemodel`. Pickles are read with `weights_only=True`: one that holds code is refused, not
-    run.
+    Supported are `.safetensors`, PyTorch files (also checkpoints of a training run that contain
+    the weights) and `.caffemodel`. Pickles are read with `weights_only=True`: a pickle that
+    contains code is rejected and its code does not run.
 
     Parameters
     ----------
     path
-        The file.
+        File to read.
     network
-        The network that the weights are for; only a `.caffemodel` needs it, to name the tensors.
+        Network that the weights belong to. Only a `.caffemodel` needs it, for the tensor names.
     key
-        Which weights of a PyTorch file that holds several: see `find_state_dict`.
+        State dictionary to use in a PyTorch file that holds several: see `find_state_dict`.
     say
-        Told which were taken, where the file holds more.
+        Called with a message that says which weights are used, if the file holds several.
 
     Raises
     ------
     UserError
-        When the file is missing, truncated, of an unknown kind, holds code, no weights of that
-        `key`, a tensor without dense values, or a value that is not finite; for a
-        `.caffemodel`, also when it is for another network.
+        If the file is missing, truncated or of an unknown format; if it contains code, no weights
+        with the name `key`, a tensor without dense values, or a value that is not finite; or if a
+        `.caffemodel` belongs to another network.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such checkpoint. Put the trained weights there, or name another file as "
-            "`checkpoint` of the network in params.yaml."
+            f"{path}: no such checkpoint. Put the trained weights there, or set `checkpoint` of "
+            "the network in params.yaml to another file."
         )
     if path.suffix == ".safetensors":
         tensors = read_tensors(path, framework="pt")
@@ -90,12 +90,13 @@ def read_weights(
         tensors = caffe_weights(path, network)
     else:
         raise UserError(
-            f"{path}: a checkpoint ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}, not in "
-            f"'{path.suffix}'."
+            f"{path}: unknown checkpoint format '{path.suffix}'. Expected a file name that ends "
+            f"in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}."
         )
     if key and not path.name.endswith(_PICKLES):
         raise UserError(
-            f"{path}: `state_key` is for PyTorch files, which may hold several weights."
+            f"{path}: `state_key` only applies to PyTorch files, which can hold several sets of "
+            "weights. Remove it."
         )
     require_plain(tensors, path)
     tensors = {
@@ -105,11 +106,11 @@ def read_weights(
     }
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
+            not_finite = int((~torch.isfinite(tensor)).sum())
             raise UserError(
-                f"{path}: tensor '{name}' holds {bad} values that are not finite (NaN or "
-                "infinity). These weights cannot be compressed; use a checkpoint from before "
-                "the training diverged."
+                f"{path}: tensor '{name}' has {not_finite} values that are not finite (NaN or "
+                "infinity). These weights cannot be compressed. Use a checkpoint from before the "
+                "training diverged."
             )
     return tensors
 
@@ -121,14 +122,14 @@ def load_weights(
     source: str,
     say: Callable[[str], None] = _ignore,
 ) -> None:
-    """Put weights into a network of the same architecture, in place.
+    """Load weights into a network of the same architecture, in place.
 
-    Prefixes that training programs put before the names are taken off, and `say` is told; the
-    names that torchvision's DenseNet files have kept from before 2018 are understood; auxiliary
-    heads are left out where the network is without them.
+    Prefixes that training programs add to the names are removed, and `say` is called with a
+    message. The old names in torchvision's DenseNet files (before 2018) are accepted. Auxiliary
+    heads are skipped if the network has none.
 
-    Raises UserError that names the first tensor that differs and both shapes; `source` is the
-    file to blame.
+    Raises UserError with the name of the first tensor that differs and both shapes. `source` is
+    the file that messages name.
     """
     expected = dict(_tensors(network))
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(_IGNORED)}
@@ -138,30 +139,31 @@ def load_weights(
     for name, tensor in expected.items():
         if name not in weights:
             raise UserError(
-                f"{source}: holds no tensor '{name}' of shape {tuple(tensor.shape)}, which "
-                f"{type(network).__name__} has (the names in the file are like "
-                f"'{next(iter(weights), '')}'); these are the weights of another architecture."
+                f"{source}: has no tensor '{name}' of shape {tuple(tensor.shape)}, which "
+                f"{type(network).__name__} needs (the first name in the file is "
+                f"'{next(iter(weights), '')}'). The file holds the weights of another architecture."
             )
         if weights[name].shape != tensor.shape:
             raise UserError(
-                f"{source}: tensor '{name}' has shape {tuple(weights[name].shape)}, "
-                f"{type(network).__name__} expects {tuple(tensor.shape)}; these are the weights "
-                "of another architecture."
+                f"{source}: tensor '{name}' has shape {tuple(weights[name].shape)}, but "
+                f"{type(network).__name__} expects {tuple(tensor.shape)}. The file holds the "
+                "weights of another architecture."
             )
         if tensor.is_floating_point() and not weights[name].is_floating_point():
             raise UserError(
-                f"{source}: tensor '{name}' is of {weights[name].dtype}, "
-                f"{type(network).__name__} expects {tensor.dtype}; integers are the weights of a "
-                "quantized network. Take the checkpoint from before quantization."
+                f"{source}: tensor '{name}' has type {weights[name].dtype}, but "
+                f"{type(network).__name__} expects {tensor.dtype}. Integers are the weights of a "
+                "quantized network. Use the checkpoint from before quantization."
             )
     if surplus := sorted(weights.keys() - expected.keys()):
         raise UserError(
-            f"{source}: holds a tensor '{surplus[0]}' of shape "
-            f"{tuple(weights[surplus[0]].shape)} that {type(network).__name__} has not "
-            f"({len(surplus)} in all); these are the weights of another architecture."
+            f"{source}: has a tensor '{surplus[0]}' of shape "
+            f"{tuple(weights[surplus[0]].shape)} that {type(network).__name__} does not have "
+            f"({len(surplus)} such tensors in total). The file holds the weights of another "
+            "architecture."
         )
-    # Not load_state_dict: some of torchvision's networks want the version that a file of theirs
-    # notes beside the tensors.
+    # Do not use load_state_dict: some torchvision networks require the version that their files
+    # store next to the tensors.
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(weights[name])
@@ -174,9 +176,10 @@ def load_trained(
     source: str,
     say: Callable[[str], None] = _ignore,
 ) -> None:
-    """Put trained weights into a network and make its computed weights plain ones, in place.
+    """Load trained weights into a network and fold its computed weights, in place.
 
-    The file may hold either; `say` is told. Raises UserError as `load_weights`.
+    The file may hold the weights before or after folding (see `lowrank.zoo.plain.fold`). `say` is
+    called with a message. Raises UserError in the same cases as `load_weights`.
     """
     if not has_computed_weights(network):
         load_weights(network, weights, source=source, say=say)
@@ -188,8 +191,8 @@ def load_trained(
         folded = fold(network)
         load_weights(network, weights, source=source, say=say)
     say(
-        f"{len(folded)} tensors that the network computes before each pass are plain weights now: "
-        f"{', '.join(folded[:3])}{', ...' if len(folded) > 3 else ''}"
+        f"folded {len(folded)} tensors that the network computes before each forward pass into "
+        f"plain weights: {', '.join(folded[:3])}{', ...' if len(folded) > 3 else ''}"
     )
 
 
@@ -200,17 +203,20 @@ def write_weights(
     dtype: torch.dtype = torch.float32,
     header: dict[str, Any] | None = None,
 ) -> None:
-    """Write a network's tensors as safetensors, whole or not at all; equal weights, equal bytes."""
+    """Write the tensors of a network to a safetensors file, atomically.
+
+    Equal weights give equal bytes.
+    """
     tensors = {}
     for name, tensor in _tensors(network):
-        # A table of indices stays one.
+        # Integer tensors, such as index tables, keep their type.
         stored = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
         tensors[name] = stored.contiguous().numpy()
     write_tensors(path, tensors, header)
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers that are stored, by name, detached."""
+    """Yield the names and detached values of the parameters and buffers that are stored."""
     for name, value in network.state_dict().items():
         if isinstance(value, Tensor) and not name.endswith(_IGNORED):
             yield name, value
@@ -222,52 +228,52 @@ def _renamed(
     source: str,
     say: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """The weights under the network's names, where a known way of renaming leads there."""
+    """Return the weights under the names of the network, if a known renaming leads to them."""
     if expected.keys() <= weights.keys():
         return weights
     for renamed in (weights, {_densenet(name): tensor for name, tensor in weights.items()}):
-        if (found := without_prefix(renamed, expected, source, say)) is not None:
-            return found
+        if (matched := without_prefix(renamed, expected, source, say)) is not None:
+            return matched
     return weights
 
 
 def _densenet(name: str) -> str:
-    """`denselayer1.norm.1.weight` is `denselayer1.norm1.weight` (torchvision's densenet.py)."""
+    """Turn `denselayer1.norm.1.weight` into `denselayer1.norm1.weight`, like torchvision does."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", name)
 
 
 def _read_pickle(path: Path) -> Any:
-    """What a PyTorch file holds, as far as that can be read without running code."""
+    """Return the content of a PyTorch file without running code."""
     if _is_torchscript(path):
         raise UserError(
-            f"{path}: a TorchScript archive, which is a program, not weights. Save the weights: "
-            "torch.save(torch.jit.load('" + path.name + "').state_dict(), 'weights.pth')."
+            f"{path}: a TorchScript archive, which is a program, not weights. Save only the "
+            "weights: torch.save(torch.jit.load('" + path.name + "').state_dict(), 'weights.pth')."
         )
     try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(list(_SAFE_CLASSES)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = (
-            f"it holds an object of {named[1]}: a whole network or another part of a program, and "
-            "reading that could run code"
-            if named
-            else "it is damaged, or a pickle that holds more than tensors, and reading that could "
-            "run code"
+        class_name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"it contains an object of class {class_name[1]} (a complete network or another part "
+            "of a program), and loading it could run code"
+            if class_name
+            else "it is damaged, or it is a pickle that contains more than tensors, and loading it "
+            "could run code"
         )
         raise UserError(
-            f"{path}: refused: {what}. Save the weights alone, in the program that made them: "
-            "torch.save(network.state_dict(), 'weights.pth'), or as safetensors."
+            f"{path}: rejected: {reason}. In the program that created it, save only the weights: "
+            "torch.save(network.state_dict(), 'weights.pth'), or use safetensors."
         ) from error
-    except Exception as error:  # Damaged bytes make the unpickler fail in many ways.
+    except Exception as error:  # Damaged bytes can make the unpickler fail in many ways.
         raise UserError(
-            f"{path}: not a whole PyTorch file of {path.stat().st_size} bytes "
-            f"({_first_line(error)}). It was probably cut off while it was copied; fetch it again."
+            f"{path}: not a complete PyTorch file ({path.stat().st_size} bytes; "
+            f"{_first_line(error)}). It is probably truncated. Copy or download it again."
         ) from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a file is an archive with code, which torch.jit.save writes."""
+    """Return whether a file is an archive with code, as torch.jit.save writes it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -276,5 +282,5 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    # PyTorch's messages go on with how to read a file without any check.
+    # Keep only the first line: PyTorch's messages continue with how to disable the safety check.
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
