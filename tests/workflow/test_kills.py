@@ -56,12 +56,12 @@ def test_a_question_is_answered_while_a_run_has_the_folder(project: Project, tmp
 
 TOLD = """
 import os, signal, subprocess, sys, time
-from lowrank.graph.snakemake_run import end_steps_when_told
+from lowrank.graph.snakemake_run import end_steps_on_signal
 def snakemakes_own(*_):
     print("own handler", flush=True)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, snakemakes_own)
-end_steps_when_told(lambda line: print(line, flush=True))
+end_steps_on_signal(lambda line: print(line, flush=True))
 step = subprocess.Popen(["bash", "-c", "set -e; ./lowrank; true"])
 while not os.path.exists("started"):
     time.sleep(0.05)

@@ -12,7 +12,7 @@ from lowrank.graph.recording import record_run
 from lowrank.graph.snakemake_run import (
     begin_run,
     builds_outputs,
-    end_steps_when_told,
+    end_steps_on_signal,
     refuse_moved_files,
 )
 from lowrank.graph.names import LAYER_NAME
@@ -50,7 +50,7 @@ except UserError as error:
 
 
 onstart:
-    end_steps_when_told(logger.warning)
+    end_steps_on_signal(logger.warning)
 
 
 # So that a `dvc repro` after this run keeps what it built and builds nothing twice.
@@ -61,11 +61,11 @@ onsuccess:
 
 wildcard_constraints:
     # Alternations of the known names, so that `mobilenet_v2_tucker` splits in one way only.
-    model=GRAPH.one_of("checkpoint"),
-    method=GRAPH.one_of("methods"),
-    dataset=GRAPH.one_of("dataset"),
-    device=GRAPH.one_of("benchmark"),
-    study=GRAPH.one_of("studies") or "none",
+    model=GRAPH.names_pattern("checkpoint"),
+    method=GRAPH.names_pattern("methods"),
+    dataset=GRAPH.names_pattern("dataset"),
+    device=GRAPH.names_pattern("benchmark"),
+    study=GRAPH.names_pattern("studies") or "none",
     # A layer's name in its network: `features.conv1_1`.
     layer=LAYER_NAME,
     # Rounds and trials count from 1.

@@ -8,7 +8,7 @@ rule select_ranks:
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
         # To measure what each layer is worth, and to try what was chosen.
-        dataset=GRAPH.compress.measured_on,
+        dataset=GRAPH.compress.measured_dataset,
         splits=GRAPH.compress.measured_splits,
         moments=GRAPH.compress.measured_moments,
         latencies=GRAPH.compress.latencies,
@@ -47,7 +47,7 @@ use rule select_ranks as draft_ranks with:
         state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
-        dataset=GRAPH.compress.measured_on,
+        dataset=GRAPH.compress.measured_dataset,
         splits=GRAPH.compress.measured_splits,
         moments=GRAPH.compress.measured_moments,
         latencies=GRAPH.compress.latencies_of_layers,
@@ -135,12 +135,12 @@ rule decompose:
         state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         plan="build/{model}/{method}/{at}/ranks.json",
-        moments=GRAPH.compress.moments_beside,
+        moments=GRAPH.compress.layer_moments,
         # For `sequential`.
-        original=GRAPH.compress.original_beside,
+        original=GRAPH.compress.sequential_original,
         before=GRAPH.compress.factors_before,
-        dataset=GRAPH.compress.images_beside,
-        splits=GRAPH.compress.splits_beside,
+        dataset=GRAPH.compress.sequential_dataset,
+        splits=GRAPH.compress.sequential_splits,
     output:
         factors="build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
@@ -150,7 +150,7 @@ rule decompose:
         network=GRAPH.network_json,
         code=GRAPH.code("decompose", "calibrate"),
         threads=GRAPH.compress.threads_of_decompose,
-        images=GRAPH.compress.number_of_images_beside,
+        images=GRAPH.compress.sequential_images,
         calibration=GRAPH.compress.calibration_json,
     shell:
         command("decompose")

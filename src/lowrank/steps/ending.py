@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lowrank.graph.run_lock import current_run, is_there
+from lowrank.graph.run_lock import current_run, process_exists
 from lowrank.temporary import temporary_folder
 
 # For the step's own tidying up, before it is ended without.
@@ -83,7 +83,7 @@ def _wait_for_end_of(pid: int) -> None:
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # Not Linux.
-        while is_there(pid):
+        while process_exists(pid):
             time.sleep(1)
         return
     select.select([descriptor], [], [])
