@@ -1,9 +1,9 @@
-"""Parameters and multiply-accumulates of the papers' four networks, from their ONNX files.
+"""Count the parameters and multiply-accumulates of the papers' four networks in their ONNX files.
 
     python benchmarks/paper_counts.py
 
-Each network is exported with random weights, counted in the graph, and compared with the sum over
-its own layers and with Kim et al. 2016. It needs about 5 GB of memory and 1 GB of disk.
+Each network is exported with random weights and counted in the graph. The counts are compared with
+the sum over its layers and with Kim et al. 2016. This needs about 5 GB of memory and 1 GB of disk.
 """
 
 import json
@@ -23,7 +23,7 @@ from lowrank.zoo import create_network, network_spec
 
 RESULTS = Path(__file__).parent / "results" / "paper_counts.json"
 
-# Millions of weights and of multiply-accumulates, as the paper gives them.
+# Millions of weights and of multiply-accumulates, according to the paper.
 PAPER = {
     "alexnet": (61, 725),
     "vgg_s": (103, 2640),
@@ -51,9 +51,9 @@ def main() -> None:
 
 
 def measured(name: str) -> dict[str, float]:
-    """Counts of the exported graph, and how far ONNX Runtime is from PyTorch on a random image.
+    """Return the counts of the exported graph, and the difference to PyTorch for a random image.
 
-    The difference is the largest of the logits, over their range.
+    The difference is the largest difference of the logits, relative to their range.
     """
     torch.manual_seed(0)
     network, spec = create_network(name).eval(), network_spec(name)
