@@ -1,5 +1,3 @@
-"""The error for an unknown name."""
-
 from lowrank.errors import unknown_name
 
 
@@ -10,7 +8,7 @@ def test_unknown_name_suggests_the_nearest():
     )
 
 
-def test_a_name_without_similar_names_gets_no_suggestion():
+def test_a_name_like_no_other_gets_no_suggestion():
     assert str(unknown_name("network", "zzz", ["vgg16"])) == (
         "unknown network 'zzz'. Known: vgg16."
     )

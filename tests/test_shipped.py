@@ -1,4 +1,4 @@
-"""The shipped checkpoints agree with their provenance and with params.yaml."""
+"""The shipped checkpoints are what their provenance and params.yaml say."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lowrank.zoo import create_network
 from lowrank.zoo.weight_files import load_weights, read_weights
 
 FOLDER = ROOT / "data/checkpoints"
-SHIPPED = {"vgg16": 93.0, "resnet20": 91.0}  # Minimum top-1 accuracy on the test images, percent.
+SHIPPED = {"vgg16": 93.0, "resnet20": 91.0}  # top-1 on the test images, at least, in percent
 MEBIBYTE = 2**20
 
 
@@ -31,7 +31,7 @@ def test_weights_are_half_precision_and_fit_the_network(name: str):
 def test_provenance_states_the_recipe_of_params_yaml(name: str):
     provenance = read_json(FOLDER / f"{name}.json")
     recipe = load_params(ROOT / "params.yaml").pretrain[name]
-    # The version that wrote these files also recorded settings of other schedules.
+    # The files were written when settings of other schedules were accepted, and recorded.
     recorded = provenance["recipe"]
     unused = set() if recorded["schedule"] == "step" else {"step_at", "step_factor"}
     used = {key: value for key, value in recorded.items() if key not in unused}
@@ -39,14 +39,14 @@ def test_provenance_states_the_recipe_of_params_yaml(name: str):
     assert set(provenance["accuracy"]) == {"validation", "test"}
     assert provenance["accuracy"]["test"] >= SHIPPED[name]
     assert provenance["seconds"] > 0
-    assert len(provenance["commit"]) == 40  # Without `-dirty`: a clean working tree.
+    assert len(provenance["commit"]) == 40  # a clean working tree
 
 
-def test_checkpoints_are_small_enough_for_git():
+def test_checkpoints_stay_small_enough_for_git():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 30 * MEBIBYTE
 
 
-def test_the_default_matrix_is_the_one_in_the_readme():
+def test_the_default_matrix_is_what_the_readme_says():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert params["matrix"]["models"] == ["vgg16", "resnet20"]
     assert params["matrix"]["methods"] == ["tucker", "cpsvd", "spatial_svd"]

@@ -1,4 +1,4 @@
-"""Only temporary folders of dead processes are removed."""
+"""Temporary folders of dead processes are removed, and nobody else's."""
 
 import os
 import subprocess
@@ -19,16 +19,16 @@ with written_whole("build/deep/factors.safetensors") as partial:
 """
 
 
-def test_files_of_a_killed_process_are_removed(tmp_path: Path):
+def test_what_a_killed_writer_left_is_known_and_removed(tmp_path: Path):
     subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
-    leftovers = list((tmp_path / "build/deep").iterdir())
-    # The folder also contains a temporary file of a library.
-    assert [len(list(path.iterdir())) for path in leftovers] == [2]
-    assert remove_leftovers([tmp_path / "build"]) == leftovers
+    left = list((tmp_path / "build/deep").iterdir())
+    # With what a library put beside the file.
+    assert [len(list(path.iterdir())) for path in left] == [2]
+    assert remove_leftovers([tmp_path / "build"]) == left
     assert list((tmp_path / "build/deep").iterdir()) == []
 
 
-def test_files_of_a_living_process_are_kept(tmp_path: Path):
+def test_what_a_living_process_writes_stays(tmp_path: Path):
     with written_whole(tmp_path / "a.txt") as partial:
         partial.write_text("half")
         assert remove_leftovers([tmp_path]) == remove_leftovers_in(tmp_path) == []
@@ -36,14 +36,14 @@ def test_files_of_a_living_process_are_kept(tmp_path: Path):
     assert (tmp_path / "a.txt").read_text() == "half"
 
 
-def test_a_folder_is_removed_if_a_later_process_reuses_its_number(tmp_path: Path):
+def test_a_number_that_a_younger_process_has_does_not_protect(tmp_path: Path):
     with temporary_folder(tmp_path) as folder:
         long_ago = time.time() - 10 * 24 * 3600
         os.utime(folder, (long_ago, long_ago))
         assert remove_leftovers_in(tmp_path) == [folder]
 
 
-def test_folders_of_another_machine_are_kept_for_a_day(tmp_path: Path):
+def test_what_another_machine_made_stays_for_a_day(tmp_path: Path):
     foreign = tmp_path / ".lowrank-otherhost-1234567-abcd"
     foreign.mkdir()
     assert remove_leftovers([tmp_path]) == []
@@ -52,7 +52,7 @@ def test_folders_of_another_machine_are_kept_for_a_day(tmp_path: Path):
     assert remove_leftovers([tmp_path]) == [foreign]
 
 
-def test_folders_with_other_names_are_kept(tmp_path: Path):
+def test_names_that_are_not_ours_stay(tmp_path: Path):
     for name in (".lowrank-", ".lowrank-mine", "lowrank-vm-999999999-x", ".a-1234.partial"):
         (tmp_path / name).mkdir()
     assert remove_leftovers([tmp_path]) == []
