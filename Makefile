@@ -16,12 +16,15 @@ all: $(INSTALLED)
 results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
+# Each test file runs in one process. tests/conftest.py puts the longest files first.
+TESTS := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(TESTS) -m "not slow"
 
 # Tests that take minutes, such as runs that are killed at random moments.
 slow: $(INSTALLED)
-	python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
+	$(TESTS) -m slow
 
 env: $(INSTALLED)
 

@@ -49,6 +49,8 @@ def main() -> None:
         if not shutil.which(tool):
             sys.exit(f"{tool} was not found; install gcc, binutils and util-linux")
     with tempfile.TemporaryDirectory() as folder:
+        # Processes of other users also load the library.
+        Path(folder).chmod(0o755)
         sys.exit(run(command, Path(folder)))
 
 
@@ -57,18 +59,31 @@ def run(command: list[str], folder: Path) -> int:
     handler = folder / "older_cpu.so"
     source = Path(__file__).with_suffix(".c")
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", handler, "-ldl"], check=True)
-    mounts = {Path("/proc/cpuinfo"): older_cpuinfo(folder)}
+    mounts = {
+        Path("/proc/cpuinfo"): older_cpuinfo(folder),
+        Path("/etc"): preloading(handler, folder),
+    }
     mounts |= {library: trapping_copy(library, folder) for library in runtime_libraries()}
     script = [
         f"mount --bind {shlex.quote(str(b))} {shlex.quote(str(a))}" for a, b in mounts.items()
     ]
-    script.append(f"export LD_PRELOAD={shlex.quote(str(handler))}")
     script.append(f"exec {shlex.join(command)}")
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", " && ".join(script)],
         env=os.environ | ENVIRONMENT,
         check=False,
     ).returncode
+
+
+def preloading(handler: Path, folder: Path) -> Path:
+    """Copy /etc and add a list of preloaded libraries.
+
+    An environment variable would not be passed to processes that are started over SSH.
+    """
+    copy = folder / "etc"
+    shutil.copytree("/etc", copy, symlinks=True)
+    (copy / "ld.so.preload").write_text(f"{handler}\n")
+    return copy
 
 
 def older_cpuinfo(folder: Path) -> Path:

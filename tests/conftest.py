@@ -37,6 +37,11 @@ class Clock:
         return self.now
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the workflow tests first, because their files take the longest time."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 class Lines(logging.Handler):
     """A handler that keeps the messages of a logger."""
 

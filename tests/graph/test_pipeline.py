@@ -448,6 +448,7 @@ def test_a_method_of_int8_alone_keeps_the_original(graph):
     assert graph.rounds("net", "int8") == []
     assert graph.last_state(variant) == "build/net/original/model.safetensors"
     assert graph.deliver.round_metrics(variant) == []
+    assert graph.deliver.round_timings(variant) == []
     assert graph.deliver.plans(variant) == ["build/net/int8/first/ranks.json"]
     assert graph.layers_json(wildcards(model="net", method="int8", at="first")) == "{}"
     # A method with fine-tuning is a control with one round.

@@ -227,7 +227,9 @@ def resnet56(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the peak of a process")
-@pytest.mark.parametrize("calibration", ["minmax", "percentile"])
+@pytest.mark.parametrize(
+    "calibration", ["minmax", pytest.param("percentile", marks=pytest.mark.slow)]
+)
 def test_quantizing_a_deep_network_takes_little_memory(resnet56, tmp_path, calibration):
     """A ResNet-56 and 500 images in two batches: 3.4 GiB where whole batches are run."""
     done = subprocess.run(

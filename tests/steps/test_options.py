@@ -95,7 +95,7 @@ def test_documents_are_checked():
 
 def test_the_command_of_a_rule_follows_from_the_options():
     assert command("next_trial") == (
-        "lowrank next_trial --log={log:q} --label='{rule} {wildcards}'"
+        "lowrank next_trial --log={log:q} --label='next_trial {wildcards}'"
         " --settings={params.settings:q} --trials='{input.trials}' --output={output.output:q}"
     )
     assert " --resume=build/resume/{wildcards.model}/" in command("finetune")

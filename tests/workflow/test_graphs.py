@@ -188,14 +188,19 @@ SUMMARY = "results/summary.csv"
 LATER = {"export_onnx", "quantize", "benchmark", "summarize", "overview"}
 
 
+def slow_case(*values: object) -> object:
+    """Mark a case for `make slow`, because each case needs a dry run and a `dvc status`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"finetune__learning_rate": 0.001}, {"finetune"} | LATER),
-        ({"finetune__seed": 7}, {"finetune"} | LATER),
-        ({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
+        slow_case({"finetune__seed": 7}, {"finetune"} | LATER),
+        slow_case({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
         ({"benchmark__local__repeats": 6}, {"benchmark", "summarize", "overview"}),
-        (
+        slow_case(
             {"quantize__images": 30},
             {"quantize_original", "quantize", "benchmark", "summarize", "overview"},
         ),
@@ -203,16 +208,16 @@ LATER = {"export_onnx", "quantize", "benchmark", "summarize", "overview"}
             {"methods__tucker__ranks__weaken": 0.5},
             {"select_ranks", "decompose", "finetune"} | LATER,
         ),
-        ({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
-        ({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
-        ({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
+        slow_case({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
+        slow_case({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
+        slow_case({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
         (
             {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
             {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
             | {"export_original", "quantize_original"}
             | LATER,
         ),
-        ({"pretrain__resnet20__epochs": 3}, set()),
+        slow_case({"pretrain__resnet20__epochs": 3}, set()),
     ],
 )
 def test_a_changed_parameter_reruns_the_same_jobs_in_both_engines(

@@ -136,6 +136,7 @@ def test_a_target_on_an_unknown_device_is_refused(with_method):
     assert "unknown device 'lokal'. Did you mean 'local'?" in done.stdout
 
 
+@pytest.mark.slow
 def test_each_stage_decomposes_the_same_layers_at_lower_ranks(with_method):
     project = with_method(
         ranks=ALL | {"select": "ratio", "ratio": 3.0},
@@ -153,6 +154,7 @@ def test_each_stage_decomposes_the_same_layers_at_lower_ranks(with_method):
         assert after["macs"][1] < before["macs"][1] < before["macs"][0]
 
 
+@pytest.mark.slow
 def test_a_control_is_trained_without_factorizations(with_method):
     project = with_method(factorize={}, finetune={"steps": 2})
     assert rounds_of(project) == {"1": {}}

@@ -90,6 +90,7 @@ def test_a_truncated_checkpoint_is_an_error_that_leaves_no_files(project: Projec
     assert not list((project.folder / BUILD).glob("**/.*partial*"))
 
 
+@pytest.mark.slow
 def test_diverging_training_is_an_error(project: Project):
     project.change_params(
         finetune__learning_rate=90.0, finetune__warmup_fraction=0, finetune__precision="float32",

@@ -53,6 +53,7 @@ def own(project: Project) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_the_network_is_compressed_and_measured(own: Project):
     own.snakemake("results/mynet_tucker.json")
     result = json.loads((own.folder / "results/mynet_tucker.json").read_text())

@@ -158,11 +158,10 @@ def test_each_round_starts_from_the_previous_one(project: Project):
 @pytest.mark.parametrize(
     "rule",
     [
-        "finetune",
         "summarize",
         *(
             pytest.param(rule, marks=pytest.mark.slow)
-            for rule in ("checkpoint", "decompose", "export_onnx")
+            for rule in ("checkpoint", "decompose", "finetune", "export_onnx")
         ),
     ],
 )

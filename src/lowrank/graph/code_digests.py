@@ -32,6 +32,7 @@ LEFT_OUT = frozenset(
         "lowrank.report.provenance",
         "lowrank.steps.common",
         "lowrank.steps.ending",
+        "lowrank.steps.options",
         "lowrank.temporary",
     }
 )

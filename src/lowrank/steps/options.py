@@ -157,4 +157,4 @@ def command(step: str) -> str:
         for option in options
         if isinstance(option, StepOption)
     ]
-    return " ".join([f"lowrank {step}", "--log={log:q}", "--label='{rule} {wildcards}'", *words])
+    return " ".join([f"lowrank {step}", "--log={log:q}", f"--label='{step} {{wildcards}}'", *words])
