@@ -199,7 +199,9 @@ class Comparison:
             choose_ranks(layer, self.weight(layer.name), method, settings)
             for layer, method, _ in self.taken
         ]
-        return {each.name: each.ranks for each in planned if not each.is_dense}
+        return {
+            layer_plan.name: layer_plan.ranks for layer_plan in planned if not layer_plan.is_dense
+        }
 
     def share_of_macs(self, ranks: Ranks) -> float:
         total = sum(layer.dense_macs for layer in self.table.layers)
@@ -227,9 +229,9 @@ class Comparison:
             return {
                 name: tuple(
                     min(max(round(scale * rank), 1), largest)
-                    for rank, largest in zip(each, full[name], strict=True)
+                    for rank, largest in zip(layer_ranks, full[name], strict=True)
                 )
-                for name, each in ranks.items()
+                for name, layer_ranks in ranks.items()
             }
 
         return self.searched(at, 0.02, 8.0)
@@ -256,7 +258,7 @@ class Comparison:
             candidate = Candidate(layer, self.weight(layer.name), method, full)
             return Trial(candidate, None, self.moments_of(layer.name, norm))
 
-        return [partial(read, *each) for each in self.taken]
+        return [partial(read, *entry) for entry in self.taken]
 
     def divergence(self) -> Divergence:
         return Divergence(self.network, lambda: inputs(self.validation, self.spec))
@@ -268,7 +270,7 @@ class Comparison:
             trial = read()
             if curve := curve_of(trial.candidate, self.settings, self.bounds, trial.moments):
                 ranks = curve.trials(self.bounds[0], self.bounds[0].share)
-                losses = measured(trial.at(each) for each in ranks)
+                losses = measured(trial.at(trial_ranks) for trial_ranks in ranks)
                 yield curve, curve.losses(dict(zip(ranks, losses, strict=True)))
 
     def correlation(self, norm: str) -> float:

@@ -115,7 +115,7 @@ def cover(source: NetworkSource, seed: int = 0) -> Coverage:
         del small.network
         macs_of_file = count(path).macs
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = session.run(["logits"], {"images": images.numpy()})[0]
+        logits = session.run(["logits"], {"images": images.numpy()})[0]
     planned = {layer.name: layer for layer in small.layers}
     changed = {name: layer for name, layer in planned.items() if not layer.is_dense}
     dense = [layer for layer in table.layers if layer.name not in changed]
@@ -130,7 +130,7 @@ def cover(source: NetworkSource, seed: int = 0) -> Coverage:
         dense=dict(Counter(layer.not_factored or "factors cost more" for layer in dense)),
         macs=(before, after),
         macs_of_file=macs_of_file,
-        relative_error=float(np.abs(found - expected).max() / range_),
+        relative_error=float(np.abs(logits - expected).max() / range_),
         difference=float(np.abs(expected[0] - expected[1]).max() / range_),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -170,7 +170,7 @@ def _enliven(network: nn.Module) -> None:
 
 def _calibrate(network: nn.Module, images: Tensor) -> None:
     """Set the statistics of batch normalizations, so that outputs do not vanish or explode."""
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     with evaluation_mode(network), torch.no_grad():
         for norm in norms:

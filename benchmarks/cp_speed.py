@@ -52,7 +52,7 @@ def main() -> int:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if all(_passes(each) for each in comparisons.values()) else 1
+    return 0 if all(_passes(comparison) for comparison in comparisons.values()) else 1
 
 
 def kernel_of_name(name: str, package: Path | None) -> Any:
@@ -117,19 +117,19 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def _passes(found: dict[str, float]) -> bool:
+def _passes(comparison: dict[str, float]) -> bool:
     return (
-        found["ratio"] >= LEAST_RATIO
-        and found["lowrank_error"] <= SAME_ERROR * found["tensorly_error"]
+        comparison["ratio"] >= LEAST_RATIO
+        and comparison["lowrank_error"] <= SAME_ERROR * comparison["tensorly_error"]
     )
 
 
-def _print(name: str, found: dict[str, float]) -> None:
+def _print(name: str, comparison: dict[str, float]) -> None:
     print(
-        f"{name:10} lowrank {found['lowrank_cpu_seconds']:7.2f} s, "
-        f"TensorLy {found['tensorly_cpu_seconds']:7.2f} s: {found['ratio']:.1f}x; "
-        f"errors {found['lowrank_error']:.5f}, {found['tensorly_error']:.5f}: "
-        f"{'passed' if _passes(found) else 'FAILED'}",
+        f"{name:10} lowrank {comparison['lowrank_cpu_seconds']:7.2f} s, "
+        f"TensorLy {comparison['tensorly_cpu_seconds']:7.2f} s: {comparison['ratio']:.1f}x; "
+        f"errors {comparison['lowrank_error']:.5f}, {comparison['tensorly_error']:.5f}: "
+        f"{'passed' if _passes(comparison) else 'FAILED'}",
         flush=True,
     )
 

@@ -154,11 +154,11 @@ def trained_kernels(path: Path, network: str) -> dict[str, Any]:
 
 def _child(kind: str, **details: Any) -> dict[str, Any]:
     """Run a measurement in this process. `kind` is ranks, whole or large."""
-    found = {"ranks": _ranks, "whole": _whole, "large": _large}[kind](**details)
+    measurement = {"ranks": _ranks, "whole": _whole, "large": _large}[kind](**details)
     # Imported after the work, so that the import does not count.
     from lowrank.devices.peak_memory import peak_bytes
 
-    return found | {"peak_gib": round(peak_bytes() / 2**30, 2)}
+    return measurement | {"peak_gib": round(peak_bytes() / 2**30, 2)}
 
 
 def _ranks(network: str, weights: str) -> dict[str, Any]:
@@ -212,11 +212,11 @@ def _large(case: list[Any]) -> dict[str, Any]:
     layer = PlainLayer(inputs, outputs, kernel=tuple(window))
     weight = _stand_in(outputs, inputs * window[0] * window[1])
     start = time.perf_counter()
-    found = {"case": case}
+    record = {"case": case}
     if name in UNFOLDED:
-        found["evbmf_ranks"] = _evbmf(name, weight.reshape(layer.weight_shape))
+        record["evbmf_ranks"] = _evbmf(name, weight.reshape(layer.weight_shape))
     error = decompose(factorization, layer, weight, None, ranks).relative_error
-    return found | {
+    return record | {
         "relative_error": round(error, 4),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -251,10 +251,10 @@ def _run(threads: int, **task: Any) -> dict[str, Any]:
     run = subprocess.run(
         command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True
     )
-    found = json.loads(run.stdout)
+    measurement = json.loads(run.stdout)
     print(f"  {task.get('network') or task.get('case') or 'vgg16, all layers'}: ", end="")
-    print(f"{found.get('seconds', '-')} s, {found['peak_gib']} GiB", flush=True)
-    return found | {"threads": threads}
+    print(f"{measurement.get('seconds', '-')} s, {measurement['peak_gib']} GiB", flush=True)
+    return measurement | {"threads": threads}
 
 
 def _print(report: dict[str, Any]) -> int:

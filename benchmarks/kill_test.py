@@ -88,12 +88,12 @@ def run_pairs(project: Project, pairs: int) -> None:
             raise SystemExit(f"pair {number + 1} ended with {statuses}: {logs(project)}")
 
 
-def differences(expected: Project, found: Project) -> list[str]:
-    """Complete both commands in `found`, and return its differences to an undisturbed run."""
+def differences(expected: Project, actual: Project) -> list[str]:
+    """Complete both commands in `actual`, and return its differences to an undisturbed run."""
     for engine in COMMANDS:
-        if start(found, engine).wait(timeout=2400):
-            return [f"the last {engine} failed: {logs(found)}"]
-    undisturbed, disturbed = expected.files(), found.files()
+        if start(actual, engine).wait(timeout=2400):
+            return [f"the last {engine} failed: {logs(actual)}"]
+    undisturbed, disturbed = expected.files(), actual.files()
     problems = [f"{name}: missing" for name in undisturbed.keys() - disturbed.keys()]
     problems += [f"{name}: left over" for name in disturbed.keys() - undisturbed.keys()]
     problems += [
@@ -101,10 +101,10 @@ def differences(expected: Project, found: Project) -> list[str]:
         for name in undisturbed.keys() & disturbed.keys()
         if undisturbed[name] != disturbed[name]
     ]
-    for path in found.folder.rglob("*"):
+    for path in actual.folder.rglob("*"):
         if path.name.startswith(FOREIGN) and ".dvc" not in path.parts:
             problems.append(f"{path}: a temporary file")
-    return sorted(problems) + foreign_in_cache(found)
+    return sorted(problems) + foreign_in_cache(actual)
 
 
 def foreign_in_cache(project: Project) -> list[str]:

@@ -80,9 +80,11 @@ def main() -> None:
             "pillow": PIL.__version__,
         },
         "processor": platform.machine(),
-        "images_per_second": {name: round(1 / each, 1) for name, each in rates.items()},
+        "images_per_second": {
+            name: round(1 / seconds_each, 1) for name, seconds_each in rates.items()
+        },
         "resnet20_milliseconds_per_step": {
-            name: round(1e3 * each, 2) for name, each in seconds.items()
+            name: round(1e3 * seconds_each, 2) for name, seconds_each in seconds.items()
         },
     }
     for table in ("images_per_second", "resnet20_milliseconds_per_step"):
@@ -162,9 +164,9 @@ def trainer(ahead: bool) -> Callable[[], int]:
     batches = AugmentedBatches(split, spec, batch_size=128, augment=Augmentation(), seed=0)
 
     def run() -> int:
-        made = (batches[step] for step in range(STEPS))
+        on_demand = (batches[step] for step in range(STEPS))
         for inputs, labels in (
-            in_background(batches.__getitem__, range(STEPS), WORKERS) if ahead else made
+            in_background(batches.__getitem__, range(STEPS), WORKERS) if ahead else on_demand
         ):
             functional.cross_entropy(network(inputs), labels).backward()
             optimizer.step()
@@ -185,7 +187,7 @@ def alternate(
             count = measure(run)
             times[name].append((time.perf_counter() - started) / count)
     # The first round fills caches and starts processes.
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
+    return {name: statistics.median(times_of_run[1:]) for name, times_of_run in times.items()}
 
 
 if __name__ == "__main__":

@@ -65,32 +65,32 @@ def look_at_report(page: Page) -> list[str]:
     page.screenshot(path=PICTURES / "report.png")
     problems = []
     matrix = load_params().matrix
-    places = [(("All variants",), what) for what in ALL_VARIANTS]
+    places = [(("All variants",), title) for title in ALL_VARIANTS]
     places += [
-        ((model, method), what)
+        ((model, method), title)
         for model in matrix.models
         for method in matrix.methods
-        for what in VARIANT_FIGURES
+        for title in VARIANT_FIGURES
     ]
-    for path, what in places:
+    for path, title in places:
         page.reload()
         page.wait_for_timeout(300)
         for text in path:
             page.get_by_text(text, exact=True).first.click()
             page.wait_for_timeout(200)
-        row = page.locator("tr").filter(has=page.get_by_text(what, exact=True)).first
+        row = page.locator("tr").filter(has=page.get_by_text(title, exact=True)).first
         if not row.count():
-            problems.append(f"report: {'/'.join(path)}: no '{what}'")
+            problems.append(f"report: {'/'.join(path)}: no '{title}'")
             continue
         # Count the images before and after, because the page's logo is an image, too.
         shown = page.locator("img[src^='data:image'], iframe")
         before = shown.count()
         row.locator("[iconname=eye]").click()
         page.wait_for_timeout(500)
-        name = "_".join([*path, what]).replace(" ", "_").lower()
+        name = "_".join([*path, title]).replace(" ", "_").lower()
         page.screenshot(path=PICTURES / f"report_{name}.png")
         if shown.count() == before:
-            problems.append(f"report: {'/'.join(path)}: '{what}' shows nothing")
+            problems.append(f"report: {'/'.join(path)}: '{title}' shows nothing")
     return problems
 
 

@@ -36,13 +36,13 @@ def main() -> None:
     networks = {}
     print(f"{'network':16} {'parameters':>12} {'paper':>8} {'MACs':>15} {'paper':>8} {'ORT':>9}")
     for name, (paper_parameters, paper_macs) in PAPER.items():
-        found = networks[name] = measured(name)
-        found["parameters_over_paper"] = round(found["parameters"] / paper_parameters / 1e6, 4)
-        found["macs_over_paper"] = round(found["macs"] / paper_macs / 1e6, 4)
+        counts = networks[name] = measure(name)
+        counts["parameters_over_paper"] = round(counts["parameters"] / paper_parameters / 1e6, 4)
+        counts["macs_over_paper"] = round(counts["macs"] / paper_macs / 1e6, 4)
         print(
-            f"{name:16} {found['parameters']:12,} {found['parameters_over_paper']:8.4f} "
-            f"{found['macs']:15,} {found['macs_over_paper']:8.4f} "
-            f"{found['onnx_runtime_difference']:9.1e}"
+            f"{name:16} {counts['parameters']:12,} {counts['parameters_over_paper']:8.4f} "
+            f"{counts['macs']:15,} {counts['macs_over_paper']:8.4f} "
+            f"{counts['onnx_runtime_difference']:9.1e}"
         )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
@@ -50,7 +50,7 @@ def main() -> None:
     )
 
 
-def measured(name: str) -> dict[str, float]:
+def measure(name: str) -> dict[str, float]:
     """Return the counts of the exported graph, and the difference to PyTorch for a random image.
 
     The difference is the largest difference of the logits, relative to their range.

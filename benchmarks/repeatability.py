@@ -33,9 +33,11 @@ def main() -> None:
     settings = main_settings(device.model_dump(exclude_none=True)) | {"energy_seconds": 0}
     rows = []
     for _ in range(options.runs):
-        found = create_device("local", settings).measure(*options.models, settings)
-        row = {name: round(found[name], 3) for name in ("speedup", "speedup_low", "speedup_high")}
-        row["warning"] = found["conditions"]["warning"]
+        measurement = create_device("local", settings).measure(*options.models, settings)
+        row = {
+            name: round(measurement[name], 3) for name in ("speedup", "speedup_low", "speedup_high")
+        }
+        row["warning"] = measurement["conditions"]["warning"]
         print(row, flush=True)
         rows.append(row)
     speedups = [row["speedup"] for row in rows]

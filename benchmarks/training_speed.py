@@ -56,9 +56,9 @@ def main() -> None:
         "processor": platform.machine(),
         "milliseconds_per_image": times,
     }
-    for name, each in times.items():
-        for combination, milliseconds in each.items():
-            ratio = each["float32, contiguous"] / milliseconds
+    for name, network_times in times.items():
+        for combination, milliseconds in network_times.items():
+            ratio = network_times["float32, contiguous"] / milliseconds
             print(f"{name:20} {combination:28} {milliseconds:7.3f} ms {ratio:6.2f}x")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
@@ -79,7 +79,7 @@ def prepare(threads: int, reuse: bool) -> None:
 def measure(
     reusing: ProcessPoolExecutor, returning: ProcessPoolExecutor, network: str, repeats: int
 ) -> dict[str, float]:
-    """Median milliseconds an image of each combination."""
+    """Return the median milliseconds per image of each combination."""
     ways = itertools.product(("float32", "bfloat16"), ("contiguous", "channels_last"))
     runs = {", ".join(way): (reusing, way) for way in ways}
     runs["the same, memory not reused"] = (returning, ("bfloat16", "channels_last"))
@@ -88,7 +88,7 @@ def measure(
         for name, (process, way) in runs.items():
             times[name].append(process.submit(milliseconds_an_image, network, *way).result())
     # The first round fills caches.
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
+    return {name: statistics.median(run_times[1:]) for name, run_times in times.items()}
 
 
 def milliseconds_an_image(network: str, precision: str, order: str) -> float:

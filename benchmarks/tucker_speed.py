@@ -117,7 +117,9 @@ def vgg16_rank_seconds() -> float:
     ]
     tucker2 = get_factorization("tucker2")
     return _timed(
-        lambda: [evbmf_rank(each) for kernel in all_kernels for each in tucker2.spectra(kernel)]
+        lambda: [
+            evbmf_rank(spectrum) for kernel in all_kernels for spectrum in tucker2.spectra(kernel)
+        ]
     )[0]
 
 
@@ -138,10 +140,11 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     print(f"{'kernel':24} {'lowrank s':>10} {'TensorLy s':>10} {'ratio':>6} {'errors':>18}")
-    for name, found in report["comparisons"].items():
+    for name, comparison in report["comparisons"].items():
         print(
-            f"{name:24} {found['lowrank_cpu_seconds']:10.2f} {found['tensorly_cpu_seconds']:10.2f} "
-            f"{found['ratio']:6.1f} {found['lowrank_error']:9.5f}{found['tensorly_error']:9.5f}"
+            f"{name:24} {comparison['lowrank_cpu_seconds']:10.2f} "
+            f"{comparison['tensorly_cpu_seconds']:10.2f} {comparison['ratio']:6.1f} "
+            f"{comparison['lowrank_error']:9.5f}{comparison['tensorly_error']:9.5f}"
         )
     print(f"EVBMF ranks of VGG-16's convolutions: {report['vgg16_ranks_cpu_seconds']:.2f} CPU s")
     print(f"Start-up of lowrank.factorize: {report['start_up_cpu_seconds']:.2f} CPU s")

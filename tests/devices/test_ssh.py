@@ -82,7 +82,7 @@ def test_the_other_machine_is_measured(board, models, remote_folder, tmp_path):
     assert device.lacks_int8(models[0], {}) is None
     assert device.outputs(models[0], {}) == local.outputs(models[0], {})
     assert device.environment({}) == local.environment({})
-    # The other machine ran what was sent to it.
+    # The other machine has received the code.
     (room,) = (remote_folder / "room").iterdir()
     assert {path.name for path in (room / "lowrank").rglob("*.py")} >= {"local.py", "remote.py"}
     assert not list(tmp_path.glob("*.part"))

@@ -148,7 +148,7 @@ def test_a_step_ends_with_the_run_that_started_it_and_tidies_up(start, tmp_path)
         _, scratch = run.stdout.readline().split()
         assert list(tmp_path.glob(".lowrank-*"))
         run.kill()
-        assert f"is gone (process {run.pid})" in run.stdout.readline()
+        assert f"has ended (process {run.pid})" in run.stdout.readline()
         assert run.stdout.readline() == "ended\n"
     finally:
         run.kill()

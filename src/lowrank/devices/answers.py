@@ -57,13 +57,13 @@ def expected_answers(model: Path, images: Path, settings: MeasureSettings) -> li
 
 
 def agreement(
-    found: list[list[float]], expected: list[list[float]], *, in_int8: bool
+    outputs: list[list[float]], expected: list[list[float]], *, in_int8: bool
 ) -> dict[str, Any]:
     """Compare a device's outputs with the expected outputs.
 
     Parameters
     ----------
-    found, expected : list of list of float, (images, outputs)
+    outputs, expected : list of list of float, (images, outputs)
         The outputs of the device, and the reference outputs.
     in_int8 : bool
         Whether the model is an int8 model, for which the limits are wider.
@@ -76,7 +76,7 @@ def agreement(
         predicted class changed; `warning`, a text for the user, or None if the difference is only
         rounding.
     """
-    actual, reference = np.array(found, np.float64), np.array(expected, np.float64)
+    actual, reference = np.array(outputs, np.float64), np.array(expected, np.float64)
     actual, reference = actual[: len(reference)], reference[: len(actual)]
     difference, norm = np.linalg.norm(actual - reference), np.linalg.norm(reference)
     # Comparisons with NaN are false, so an error that is not finite becomes a very large one.

@@ -75,7 +75,7 @@ def without_profiling(profiled: np.ndarray, model_time: float) -> np.ndarray:
     ----------
     profiled : array, (nodes,)
         Time of each node according to the profile.
-    whole : float
+    model_time : float
         Time of the model when no profile is written.
     """
     return np.maximum(

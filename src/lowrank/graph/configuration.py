@@ -22,6 +22,8 @@ def configuration_of(
         The configuration with all overrides applied, as the engine read it.
     params
         The same configuration, checked.
+    model, method
+        The names of the network and of the method of the variant.
     """
     network = params.checkpoint[model]
     trial = params.trial_of(method)
