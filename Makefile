@@ -1,5 +1,5 @@
-# The two commands of a newcomer (`make results/vgg16_tucker.json`, `make test`), the two handovers
-# between Snakemake and DVC, and a developer's shortcuts. Each makes the environment first.
+# Commands to start with (`make results/vgg16_tucker.json`, `make test`), the two handovers between
+# Snakemake and DVC, and shortcuts for developers. Each command makes the environment first.
 
 PYTHON ?= python3
 CORES ?= all
@@ -16,13 +16,13 @@ all: $(INSTALLED)
 results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
-# A file of tests to a process, in the order of tests/conftest.py: the longest files first.
+# Each test file runs in one process. tests/conftest.py puts the longest files first.
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(TESTS) -m "not slow"
 
-# Runs that are killed at random moments, and what else takes minutes.
+# Tests that take minutes, such as runs that are killed at random moments.
 slow: $(INSTALLED)
 	$(TESTS) -m slow
 
@@ -39,31 +39,31 @@ $(INSTALLED): pyproject.toml constraints.txt
 report: all
 	snakemake --report report.html
 
-# DVC's plots as one page that needs no network: dvc_plots/index.html.
+# DVC's plots as one page that works offline: dvc_plots/index.html.
 plots: $(INSTALLED)
 	lowrank plots
 
-# The comparisons under `studies` in params.yaml; about five hours on two cores.
+# The comparisons under `studies` in params.yaml. They take about five hours on two cores.
 study: $(INSTALLED)
 	snakemake --cores $(CORES) studies
 
-# What a target gains over the papers' ranks at the same MACs, and what training alone gains.
+# The gain of a target over the papers' ranks at the same MACs, and the gain of training alone.
 compare: $(INSTALLED)
 	snakemake --cores $(CORES) results/studies/compare.svg
 
-# Every classifier of torchvision through the whole line; writes docs/coverage.md.
+# Run all classifiers of torchvision through the whole pipeline. Writes docs/coverage.md.
 coverage: $(INSTALLED)
 	python benchmarks/coverage.py
 
-# Snakemake built it: record it in dvc.lock.
+# Record in dvc.lock what Snakemake has built.
 record: $(INSTALLED)
 	lowrank record
 
-# DVC put it there (pull, checkout, exp apply): tell Snakemake that it is current.
+# Mark files that DVC has restored (pull, checkout, exp apply) as current for Snakemake.
 adopt: $(INSTALLED)
 	lowrank adopt
 
-# tests/workflow/test_lint.py runs `snakemake --lint` and states what is let pass.
+# tests/workflow/test_lint.py runs `snakemake --lint` and lists the accepted warnings.
 lint: $(INSTALLED)
 	ruff check
 	ruff format --check
@@ -75,10 +75,10 @@ format: $(INSTALLED)
 	ruff format
 	snakefmt Snakefile workflow
 
-# What runs made, by name, except what Git tracks.
+# Remove the files that runs have made, except those that Git tracks.
 clean: $(INSTALLED)
 	lowrank clean
 
-# The picture in the README; needs graphviz.
+# The picture in the README. Needs graphviz.
 docs/rulegraph.svg: Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)
 	snakemake --rulegraph dot | dot -Tsvg -o $@

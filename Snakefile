@@ -1,8 +1,8 @@
-# A trained network in, a smaller and faster ONNX file out, measured.
+# Turn a trained network into a smaller and faster ONNX file, and measure both.
 #
 #   snakemake --cores 8 results/vgg16_tucker.json
 #
-# Every choice is in params.yaml. Helpers and names are in workflow/rules/common.smk.
+# All parameters are in params.yaml. Helpers and wildcards are in workflow/rules/common.smk.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +13,7 @@ from lowrank.errors import UserError
 
 min_version("9.0")
 
-# Before Snakemake reads it, whose own message names no line.
+# Check params.yaml before Snakemake reads it, because Snakemake's own message has no line number.
 try:
     if Path("params.yaml").exists():
         read_document("params.yaml")
@@ -41,7 +41,7 @@ rule all:
     input:
         GRAPH.report.matrix_results,
         rules.overview.output,
-        # Not `rules.draw.output.ranks`, which a storage provider has as its own path by then.
+        # Not `rules.draw.output.ranks`, which a storage provider may have changed to another path.
         expand(
             "results/pictures/{model}_{method}/ranks.svg",
             model=PARAMS.matrix.models,

@@ -1,13 +1,13 @@
-"""What is sent to another machine, on an ARM64 Linux: emulated, so its timing means nothing.
+"""Test the code for other machines on an emulated ARM64 Linux. The latencies are meaningless.
 
     python benchmarks/arm64.py [--models ORIGINAL COMPRESSED]
 
-An ARM64 Python, NumPy and ONNX Runtime from their ordinary packages run under user-mode emulation
-(Debian's qemu-user-static), as a device behind SSH, of which a shell takes the place: all that is
-sent is sent, and both models are measured and answer there as here. The exit status is 1 where an
-answer differs by more than 1e-4. By default the models are the shipped VGG-16 and its `tucker`,
-as `snakemake build/vgg16/tucker/model.onnx` leaves them; needs apt-get and pip. What was downloaded
-stays in build/arm64/.
+Python, NumPy and ONNX Runtime for ARM64, from their ordinary packages, run under user-mode
+emulation (Debian's qemu-user-static). They are used like a device behind SSH, with a shell instead
+of the SSH client. All files are sent, both models are measured, and their outputs are compared with
+those on this machine. The exit status is 1 if an output differs by more than 1e-4. The default
+models are the shipped VGG-16 and its `tucker`, from `snakemake build/vgg16/tucker/model.onnx`.
+Needs apt-get and pip. Downloads are kept in build/arm64/.
 """
 
 import argparse
@@ -26,10 +26,10 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build/arm64"
 RESULTS = Path(__file__).parent / "results" / "arm64.json"
 MODELS = ["build/vgg16/original/model.onnx", "build/vgg16/tucker/model.onnx"]
-MOST = 1e-4
+MAX_DIFFERENCE = 1e-4
 
-# The emulator shows the host's /proc/cpuinfo, which ONNX Runtime takes for an ARM processor's and
-# falls over; what lies in the emulated system goes first. The one that is emulated: a Cortex-A72.
+# The emulator shows the host's /proc/cpuinfo, with which ONNX Runtime for ARM fails. A file in the
+# emulated system has precedence. The emulated processor is a Cortex-A72.
 PROCESSOR = """processor\t: {}
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
@@ -41,48 +41,50 @@ CPU revision\t: 3
 
 """
 
-# What the platform tags of wheels for ARM64 Linux are, of glibc up to Debian's.
+# Platform tags of wheels for ARM64 Linux, for versions of glibc up to Debian's.
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
 SETTINGS = {"sittings": 1, "repeats": 2, "seconds": 0.0, "warmup_seconds": 0.0, "energy_seconds": 0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / each for each in MODELS])
+    parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / path for path in MODELS])
     models = parser.parse_args().models
     python = emulated_python()
     shell = script(FOLDER / "shell", 'for line; do :; done\nexec sh -c "$line"')
-    there = create_device(
+    arm64_device = create_device(
         "arm64",
         {"kind": "ssh", "host": "arm64", "command": str(shell), "python": str(python)}
         | {"folder": str(FOLDER / "there")},
     )
-    here = create_device("local", {})
-    environment = there.environment(SETTINGS)
+    local_device = create_device("local", {})
+    environment = arm64_device.environment(SETTINGS)
     print(environment)
-    # That it runs, and how; not how fast.
-    there.measure(*models, SETTINGS)
+    # Only tests that a measurement works. The latencies are not used.
+    arm64_device.measure(*models, SETTINGS)
     rows, missed = [], environment["machine"] != "aarch64"
     for name, model in zip(("original", "compressed"), models, strict=True):
-        found, expected = (np.array(d.outputs(model, SETTINGS)) for d in (there, here))
+        actual, expected = (
+            np.array(d.outputs(model, SETTINGS)) for d in (arm64_device, local_device)
+        )
         row = {
             "model": name,
             "largest": float(np.abs(expected).max()),
-            "largest_difference": float(np.abs(found - expected).max()),
+            "largest_difference": float(np.abs(actual - expected).max()),
         }
         print(row, flush=True)
         rows.append(row)
-        missed |= not row["largest_difference"] <= MOST
+        missed |= not row["largest_difference"] <= MAX_DIFFERENCE
     write_json(RESULTS, {"environment": environment, "rows": rows})
     sys.exit(missed)
 
 
 def emulated_python() -> Path:
-    """A command that is Python on ARM64, with NumPy and ONNX Runtime."""
+    """Create a command that runs Python for ARM64 with NumPy and ONNX Runtime."""
     system, packages = FOLDER / "system", FOLDER / "packages"
     python = system / "usr/bin/python3.11"
     if not python.exists():
-        # Into a system of its own: nothing here is changed.
+        # Unpacked into a separate folder, so that this system is not changed.
         unpack(FOLDER / "apt-arm64", "arm64", ["python3", "libstdc++6"], system)
     cpuinfo = system / "proc/cpuinfo"
     cpuinfo.parent.mkdir(exist_ok=True)
@@ -100,7 +102,7 @@ def emulated_python() -> Path:
             *("numpy", f"onnxruntime=={version}"),
         )
     command = FOLDER / "python"
-    # Its own name stands for the program, so that it starts itself again under emulation.
+    # `-0` sets the name of the program to this command, so that Python starts itself by emulation.
     return script(
         command,
         f'PYTHONPATH={packages} exec {emulator} -0 {command} -L {system} {python} "$@"',
@@ -108,9 +110,9 @@ def emulated_python() -> Path:
 
 
 def unpack(apt: Path, architecture: str, packages: list[str], folder: Path) -> None:
-    """Unpack Debian packages of an architecture, and what they need, into a folder."""
-    for each in ("state/lists/partial", "cache/archives/partial"):
-        (apt / each).mkdir(parents=True, exist_ok=True)
+    """Unpack Debian packages of an architecture and their dependencies into a folder."""
+    for subfolder in ("state/lists/partial", "cache/archives/partial"):
+        (apt / subfolder).mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()
     options = {
         "APT::Architecture": architecture,

@@ -1,16 +1,18 @@
-"""Ranks from a target, against the other rules at the same multiply-accumulates.
+"""Compare ranks from a target with the other rank rules at the same multiply-accumulates.
 
     python benchmarks/budget.py [--networks resnet20 vgg16] [--images 1000] [--threads 2]
         [--finetune]
 
-VGG-16 at a tenth of its multiply-accumulates and ResNet-20 at half of them, by Tucker-2, top-1 on
-the 10,000 test images: without fine-tuning, and with `--finetune` also after that of params.yaml,
-of what keeps the layers' outputs: half an hour for each network. What other networks of the results
-are keeps standing. The rules that have no target are given the one number
-with which they meet it: `energy`, `ratio`, the ratio of `sensitivity`; the ranks of `vbmf` are
-scaled. Then, how well losses are predicted: for networks with random ranks in all layers, the rank
-correlation of what is expected and what is measured. Needs the data:
-`snakemake data/datasets/cifar10`.
+VGG-16 is decomposed by Tucker-2 at a tenth of its multiply-accumulates, and ResNet-20 at half of
+them. The top-1 accuracy on the 10,000 test images is measured without fine-tuning. With
+`--finetune`, networks whose factors minimize the error of outputs are also measured after the
+fine-tuning of params.yaml, which takes half an hour for each network. Earlier results of other
+networks are kept.
+
+Rank rules without a target get the value with which they meet the target: `energy`, `ratio`, or the
+ratio of `sensitivity`. The ranks of `vbmf` are scaled. The prediction of losses is evaluated on
+networks with random ranks in all layers, by the rank correlation of expected and measured losses.
+Needs the data: `snakemake data/datasets/cifar10`.
 """
 
 import argparse
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 class Comparison:
-    """One network at one target."""
+    """Comparison of the rank rules for one network at one target."""
 
     def __init__(self, name: str, target: float, data: Dataset, options: Any) -> None:
         self.network, self.spec = shipped(name)
@@ -98,7 +100,7 @@ class Comparison:
         self.validation = data.validation.sample(options.images)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Each rule by both norms."""
+        """Yield a row for each rank rule and norm."""
         rules = {
             "vbmf": self.scaled(self.by_rule(select="vbmf", negligible=0)),
             "energy": self.searched(lambda x: self.by_rule(select="energy", energy=x), 0.05, 1.0),
@@ -121,14 +123,16 @@ class Comparison:
             yield row
 
     def row(self, rule: str, norm: str, ranks: Ranks) -> dict[str, Any]:
-        # As in the pipeline, layers that their factors would make dearer stay.
-        dearer = {
+        # As in the pipeline, layers stay dense if their factors would be more expensive.
+        more_expensive = {
             layer.name
             for layer, method, _ in self.taken
             if layer.name in ranks
             and cost_of(layer, method, ranks[layer.name], "macs") >= layer.dense_macs
         }
-        ranks = {name: each for name, each in ranks.items() if name not in dearer}
+        ranks = {
+            name: layer_ranks for name, layer_ranks in ranks.items() if name not in more_expensive
+        }
         small = self.compressed(ranks, norm)
         row = {
             "rule": rule,
@@ -140,10 +144,10 @@ class Comparison:
             self.finetune(small)
             row["finetuned_percent"] = round(top1_percent(small, self.data.test, self.spec), 2)
         print(row, flush=True)
-        return row | {"ranks": {name: list(each) for name, each in ranks.items()}}
+        return row | {"ranks": {name: list(layer_ranks) for name, layer_ranks in ranks.items()}}
 
     def finetune(self, small: nn.Module) -> None:
-        """By the recipe of params.yaml."""
+        """Fine-tune with the recipe of params.yaml."""
         recipe = load_params(ROOT / "params.yaml").finetune_of(self.spec.name, "macs_budget")
         teacher = (
             PlainTeacher(Answers(self.answers), recipe.distill, len(self.data.train))
@@ -156,7 +160,7 @@ class Comparison:
 
     @cached_property
     def answers(self) -> Tensor:
-        """Of the original, for the training images as they are: logits (images, outputs)."""
+        """Logits of the original for unaugmented training images, (images, outputs)."""
         outputs = outputs_of(self.network, self.data.train, self.spec)
         return torch.cat([batch.float() for batch, _ in outputs])
 
@@ -166,7 +170,7 @@ class Comparison:
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """Of the layers' inputs, over training images."""
+        """Moments of the layers' inputs, over training images."""
         images = inputs(self.data.train.sample(self.options.images), self.spec)
         return input_moments(self.network, [layer for layer, _, _ in self.taken], images)
 
@@ -195,7 +199,9 @@ class Comparison:
             choose_ranks(layer, self.weight(layer.name), method, settings)
             for layer, method, _ in self.taken
         ]
-        return {each.name: each.ranks for each in planned if not each.is_dense}
+        return {
+            layer_plan.name: layer_plan.ranks for layer_plan in planned if not layer_plan.is_dense
+        }
 
     def share_of_macs(self, ranks: Ranks) -> float:
         total = sum(layer.dense_macs for layer in self.table.layers)
@@ -207,7 +213,7 @@ class Comparison:
         return 1 - saved / total
 
     def searched(self, ranks_at: Callable[[float], Ranks], low: float, high: float) -> Ranks:
-        """The ranks at the largest number that meets the target; more is more costly."""
+        """Return the ranks at the largest value that meets the target. Larger values cost more."""
         for _ in range(14):
             middle = (low + high) / 2
             if self.share_of_macs(ranks_at(middle)) <= self.target:
@@ -223,9 +229,9 @@ class Comparison:
             return {
                 name: tuple(
                     min(max(round(scale * rank), 1), largest)
-                    for rank, largest in zip(each, full[name], strict=True)
+                    for rank, largest in zip(layer_ranks, full[name], strict=True)
                 )
-                for name, each in ranks.items()
+                for name, layer_ranks in ranks.items()
             }
 
         return self.searched(at, 0.02, 8.0)
@@ -252,35 +258,35 @@ class Comparison:
             candidate = Candidate(layer, self.weight(layer.name), method, full)
             return Trial(candidate, None, self.moments_of(layer.name, norm))
 
-        return [partial(read, *each) for each in self.taken]
+        return [partial(read, *entry) for entry in self.taken]
 
     def divergence(self) -> Divergence:
         return Divergence(self.network, lambda: inputs(self.validation, self.spec))
 
     def curves(self, norm: str) -> Iterator[tuple[Curve, np.ndarray]]:
-        """What each choice of ranks is expected to lose."""
+        """Yield the curve of each layer and the expected loss of each of its choices of ranks."""
         measured = self.divergence()
         for read in self.trials(norm):
             trial = read()
             if curve := curve_of(trial.candidate, self.settings, self.bounds, trial.moments):
                 ranks = curve.trials(self.bounds[0], self.bounds[0].share)
-                losses = measured(trial.at(each) for each in ranks)
+                losses = measured(trial.at(trial_ranks) for trial_ranks in ranks)
                 yield curve, curve.losses(dict(zip(ranks, losses, strict=True)))
 
     def correlation(self, norm: str) -> float:
-        """Of what networks with random ranks are expected to lose and what they lose."""
+        """Return the rank correlation of expected and measured losses for random ranks."""
         generator = np.random.default_rng(0)
-        curves, expected, found = list(self.curves(norm)), [], []
+        curves, expected, measured = list(self.curves(norm)), [], []
         with torch.no_grad():
             before = torch.cat([b for b, _ in outputs_of(self.network, self.validation, self.spec)])
             before = before.log_softmax(1)
             for _ in range(self.options.held_out):
-                # Of one network the layers lie around one saving, from twice to half of it.
-                middle = self.target * 4 ** generator.uniform(-0.5, 0.5)
+                # The savings of the layers of a network are between half and twice a mean saving.
+                mean_share = self.target * 4 ** generator.uniform(-0.5, 0.5)
                 ranks, loss = {}, 0.0
                 for curve, losses in curves:
-                    wanted = curve.layer.dense_macs * middle * 4 ** generator.uniform(-0.5, 0.5)
-                    index = int(np.abs(np.log(curve.costs[:, 0] / wanted)).argmin())
+                    macs = curve.layer.dense_macs * mean_share * 4 ** generator.uniform(-0.5, 0.5)
+                    index = int(np.abs(np.log(curve.costs[:, 0] / macs)).argmin())
                     ranks[curve.layer.name] = curve.ranks[index]
                     loss += losses[index]
                 small = self.compressed(ranks, norm)
@@ -288,12 +294,12 @@ class Comparison:
                     [b for b, _ in outputs_of(small, self.validation, self.spec)]
                 ).log_softmax(1)
                 expected.append(loss)
-                found.append(
+                measured.append(
                     float(
                         nn.functional.kl_div(after, before, reduction="batchmean", log_target=True)
                     )
                 )
-        return float(spearmanr(expected, found).statistic)
+        return float(spearmanr(expected, measured).statistic)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What ranks from a target cost: seconds and memory of the moments and of the choice.
+"""Measure the time and memory for choosing ranks from a target: the moments and the choice.
 
     python benchmarks/budget_cost.py [--networks vgg16 vgg16_imagenet]
 
-`vgg16`           The shipped network by `macs_budget` on two threads: under 2 minutes together.
-`vgg16_imagenet`  The network of ImageNet's size, at a quarter of its multiply-accumulates: under
-                  4 GiB. Its trained weights are not to be had; random ones stand in, and noise for
-                  the images, of which few are taken: they cost time and no memory.
+`vgg16`           The shipped network with `macs_budget` on two threads. Limit: 2 minutes in total.
+`vgg16_imagenet`  The network for ImageNet, at a quarter of its multiply-accumulates. Its trained
+                  weights are not available, so weights are random and images are noise. Only a few
+                  images are used, because more need time but no memory. Limit: 4 GiB.
 
-Each step is a process of its own, whose peak is that of the whole process. The exit status is 1
-where a bound is missed. Needs the data: `snakemake data/datasets/cifar10`.
+Each step runs in a separate process, whose peak memory is measured. The exit status is 1 if a limit
+is exceeded. Needs the data: `snakemake data/datasets/cifar10`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measured(name: str, folder: Path) -> dict[str, Any]:
-    """Both steps for one network."""
+    """Run both steps for one network and return their costs."""
     network, spec = create_network(name), network_spec(name)
     dataset = ROOT / "data/datasets/cifar10"
     if name == "vgg16":
@@ -117,13 +117,13 @@ def store_noise(folder: Path, shape: tuple[int, int, int], classes: int) -> None
 
 
 def step(*arguments: Any) -> dict[str, float]:
-    """Seconds and peak memory of one step in a process of its own."""
+    """Run one step in a separate process and return its time and peak memory."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "lowrank.cli", *map(str, arguments)])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"lowrank {arguments[0]} failed")
-    # Kilobytes, on Linux.
+    # `ru_maxrss` is in KiB on Linux.
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "gib": round(usage.ru_maxrss / 2**20, 2),

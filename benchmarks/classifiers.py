@@ -1,4 +1,4 @@
-"""The whole way of a network without training: layers, half ranks, ONNX, ONNX Runtime."""
+"""Run a network through the whole pipeline without training, up to ONNX Runtime."""
 
 import tempfile
 import time
@@ -24,44 +24,45 @@ from lowrank.surgery.finding import find_layers
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import evaluation_mode
 
-# Largest error of the logits, and least difference between those of two images, as shares of the
-# logits' range. Without the second, a network that ignores its input would pass.
+# Largest error of the logits, and smallest difference between the logits of two images, as shares
+# of the logits' range. Without the second limit, a network that ignores its input would pass.
 LARGEST_ERROR = 1e-3
 LEAST_DIFFERENCE = 1e-2
 
-# Not the exporter's own two: the file must serve any number of images.
+# Differs from the two images that the exporter uses, because the batch size must be free.
 _IMAGES = 3
 
-# As the method `tucker`; a truncated SVD also behind a flattened map.
+# The same as the method `tucker`, but with a truncated SVD also after a flattened map.
 FACTORIZE = TUCKER | {"flattened_linear": "svd"}
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a network.
+    """The outcome for one network.
 
     Parameters
     ----------
     network
-        Its name.
+        Name of the network.
     input_shape
         Channels, height and width.
     layers
-        Layers that its forward pass calls.
+        Number of layers that the forward pass calls.
     factored
-        Those that were replaced at half of their full ranks.
+        Number of layers that were replaced at half of their full ranks.
     dense
-        How many stayed as they are, by reason.
+        Number of layers that stayed dense, by reason.
     macs
-        Of all these layers, before and after.
+        Multiply-accumulates of all these layers, before and after.
     macs_of_file
-        Multiply-accumulates of the ONNX file, those of attention included.
+        Multiply-accumulates of the ONNX file, including those of attention.
     relative_error
-        Largest difference between the logits of ONNX Runtime and of PyTorch, by their range.
+        Largest difference between the logits of ONNX Runtime and of PyTorch, relative to their
+        range.
     difference
-        Largest difference between the logits of two images, by the same range.
+        Largest difference between the logits of two images, relative to the same range.
     seconds
-        For all of it.
+        Total time.
     """
 
     network: str
@@ -77,7 +78,7 @@ class Coverage:
 
     @property
     def failure(self) -> str | None:
-        """What is wrong; None where nothing is."""
+        """Reason why the network fails, or None."""
         if not self.relative_error <= LARGEST_ERROR:
             return f"error {self.relative_error:.2g} of the logits' range"
         if not self.difference >= LEAST_DIFFERENCE:
@@ -87,14 +88,14 @@ class Coverage:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The document; pairs are (before, after)."""
+        """Return the record as JSON. Pairs are (before, after)."""
         return asdict(self)
 
 
 def cover(source: NetworkSource, seed: int = 0) -> Coverage:
-    """Take a network with random weights the whole way, and compare the logits in the end.
+    """Run a network with random weights through the whole pipeline and compare the logits.
 
-    Raises UserError where a step does.
+    Raises UserError if a step does.
     """
     started = time.monotonic()
     torch.manual_seed(seed)
@@ -114,7 +115,7 @@ def cover(source: NetworkSource, seed: int = 0) -> Coverage:
         del small.network
         macs_of_file = count(path).macs
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = session.run(["logits"], {"images": images.numpy()})[0]
+        logits = session.run(["logits"], {"images": images.numpy()})[0]
     planned = {layer.name: layer for layer in small.layers}
     changed = {name: layer for name, layer in planned.items() if not layer.is_dense}
     dense = [layer for layer in table.layers if layer.name not in changed]
@@ -129,14 +130,14 @@ def cover(source: NetworkSource, seed: int = 0) -> Coverage:
         dense=dict(Counter(layer.not_factored or "factors cost more" for layer in dense)),
         macs=(before, after),
         macs_of_file=macs_of_file,
-        relative_error=float(np.abs(found - expected).max() / range_),
+        relative_error=float(np.abs(logits - expected).max() / range_),
         difference=float(np.abs(expected[0] - expected[1]).max() / range_),
         seconds=round(time.monotonic() - started, 1),
     )
 
 
 def half_ranks(table: LayerTable) -> dict[str, tuple[int, ...]]:
-    """Half of the full ranks of one group, rounded down but not to 0, of each layer taken."""
+    """Return half of the full ranks of one group for each layer, rounded down but at least 1."""
     assigned = assign_factorizations(table, FACTORIZE)
     return {name: _half(table[name], factorization) for name, factorization in assigned.items()}
 
@@ -147,17 +148,17 @@ def _half(layer: Layer, factorization: str) -> tuple[int, ...]:
 
 
 def _images(shape: tuple[int, int, int]) -> Tensor:
-    """Random images, smooth enough that pooling does not average them away: (N, C, H, W)."""
+    """Return random images, (N, C, H, W), so smooth that pooling does not average them out."""
     channels, *size = shape
     coarse = torch.randn(_IMAGES, channels, 6, 6) + torch.randn(_IMAGES, channels, 1, 1)
     return functional.interpolate(coarse, size, mode="bicubic")
 
 
 def _enliven(network: nn.Module) -> None:
-    """Give weights to parameters that start at nothing, as training would.
+    """Initialize parameters that start near zero, as training would.
 
-    Some heads start at zero and some residual branches at a millionth: an error in them would not
-    be seen.
+    Some heads start at zero and some residual branches at 1e-6. Errors in them would not affect
+    the outputs.
     """
     for name, parameter in network.named_parameters():
         faint = parameter.detach().abs().max() < 1e-4
@@ -168,8 +169,8 @@ def _enliven(network: nn.Module) -> None:
 
 
 def _calibrate(network: nn.Module, images: Tensor) -> None:
-    """Let batch normalisations normalise, as after training: random weights alone fade or grow."""
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    """Set the statistics of batch normalizations, so that outputs do not vanish or explode."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     with evaluation_mode(network), torch.no_grad():
         for norm in norms:

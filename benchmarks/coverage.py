@@ -1,10 +1,10 @@
-"""Every classification architecture of torchvision: decomposed at half ranks, exported, compared.
+"""Decompose all classifiers of torchvision at half ranks, export them and compare the outputs.
 
     python benchmarks/coverage.py [--again] [architecture ...]
 
-Each runs in a process of its own, for memory, and goes the way of `classifiers.cover` with
-random weights. An interrupted sweep goes on where it stopped: architectures that passed are not
-tried again, unless --again. Ends with status 1 if any fails.
+Each architecture runs `classifiers.cover` with random weights in a separate process, because of
+its memory. An interrupted run can be continued: architectures that have passed are not repeated
+unless --again is given. The exit status is 1 if any architecture fails.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def record_of(name: str) -> dict[str, Any]:
 
 
 def outcome_of(name: str) -> dict[str, Any]:
-    """The record of an architecture that runs in another process, whatever becomes of that."""
+    """Run an architecture in another process and return its record, even if the process dies."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
         command = [sys.executable, __file__, name, "--one", str(path)]

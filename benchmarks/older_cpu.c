@@ -1,8 +1,8 @@
-/* Answer CPUID for patched libraries as a processor without AVX-512, VNNI, bf16 and AMX does.
+/* Answer CPUID for patched libraries like a processor without AVX-512, VNNI, bf16 and AMX.
 
-   `older_cpu.py` replaces each CPUID instruction of ONNX Runtime by 0F 0A, which no processor
-   knows, and preloads this library. The handler of the resulting SIGILL runs the real CPUID and
-   clears the bits of the newer instructions. */
+   `older_cpu.py` replaces each CPUID instruction of ONNX Runtime by the invalid instruction 0F 0A,
+   and preloads this library. The handler of the resulting SIGILL runs the real CPUID and clears
+   the bits of the newer instructions. */
 
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -28,7 +28,7 @@ static void answer(int number, siginfo_t *info, void *context)
         c &= ~(1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14);
         d &= ~(1u << 2 | 1u << 3 | 1u << 8 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25);
     } else if (leaf == 7) {
-        a = b = c = d = 0; /* AVX-VNNI, AVX512-BF16 and what came later */
+        a = b = c = d = 0; /* AVX-VNNI, AVX512-BF16 and later instructions */
     }
     registers[REG_RAX] = a;
     registers[REG_RBX] = b;
@@ -37,7 +37,7 @@ static void answer(int number, siginfo_t *info, void *context)
     registers[REG_RIP] += 2;
 }
 
-/* Python's faulthandler would otherwise take SIGILL over. */
+/* Prevents Python's faulthandler from replacing the handler of SIGILL. */
 int sigaction(int number, const struct sigaction *action, struct sigaction *former)
 {
     if (!real_sigaction)

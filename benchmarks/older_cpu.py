@@ -1,18 +1,18 @@
-"""Run a command as on an older x86 processor: AVX2, but no AVX-512, VNNI, bf16 or AMX.
+"""Run a command as on an older x86 processor, with AVX2 but without AVX-512, VNNI, bf16 and AMX.
 
     python benchmarks/older_cpu.py python benchmarks/int8.py --output int8_older_cpu.json
     python benchmarks/older_cpu.py make test
 
 The command runs at the speed of this processor, restricted to the older instructions:
 
-- ONNX Runtime has no option for this. It sees copies of its libraries in which every CPUID
-  instruction traps, and `older_cpu.c` answers without the newer instructions.
+- ONNX Runtime has no option for this. The command uses copies of its libraries in which every CPUID
+  instruction traps. `older_cpu.c` handles the trap and hides the newer instructions.
 - PyTorch, oneDNN and MKL are restricted by their environment variables.
-- /proc/cpuinfo lists the remaining flags and says "restricted to AVX2" behind the model name.
+- /proc/cpuinfo lists the remaining flags, with "restricted to AVX2" after the model name.
 
-Copies and /proc/cpuinfo are mounted in a namespace of the command alone; nothing outside it
-changes. Needs Linux on x86-64, root, gcc and objdump. Latencies are those of this processor's
-AVX2 units, not of an old machine: its clock, caches and memory stay.
+The copies and /proc/cpuinfo are mounted in a namespace of the command, so nothing outside it
+changes. Needs Linux on x86-64, root, gcc and objdump. Latencies are those of this processor's AVX2
+units, not of an old machine, because its clock rate, caches and memory are unchanged.
 """
 
 import argparse
@@ -44,18 +44,18 @@ def main() -> None:
     if not command:
         parser.error("name a command")
     if sys.platform != "linux" or platform.machine() != "x86_64" or os.getuid() != 0:
-        sys.exit("older_cpu.py needs Linux on x86-64 and root, for private mounts")
+        sys.exit("older_cpu.py needs Linux on x86-64, and root for private mounts")
     for tool in ("gcc", "objdump", "unshare"):
         if not shutil.which(tool):
-            sys.exit(f"there is no {tool}; install gcc, binutils and util-linux")
+            sys.exit(f"{tool} was not found; install gcc, binutils and util-linux")
     with tempfile.TemporaryDirectory() as folder:
-        # Processes of other users load the library, too.
+        # Processes of other users also load the library.
         Path(folder).chmod(0o755)
         sys.exit(run(command, Path(folder)))
 
 
 def run(command: list[str], folder: Path) -> int:
-    """Run `command` with replaced libraries and flags; return its exit status."""
+    """Run `command` with replaced libraries and flags, and return its exit status."""
     handler = folder / "older_cpu.so"
     source = Path(__file__).with_suffix(".c")
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", handler, "-ldl"], check=True)
@@ -76,9 +76,9 @@ def run(command: list[str], folder: Path) -> int:
 
 
 def preloading(handler: Path, folder: Path) -> Path:
-    """Copy /etc with a list of preloaded libraries.
+    """Copy /etc and add a list of preloaded libraries.
 
-    A variable of the environment would not reach processes that are started over SSH.
+    An environment variable would not be passed to processes that are started over SSH.
     """
     copy = folder / "etc"
     shutil.copytree("/etc", copy, symlinks=True)
@@ -103,7 +103,7 @@ def older_cpuinfo(folder: Path) -> Path:
 
 
 def runtime_libraries() -> list[Path]:
-    """List the libraries of ONNX Runtime that ask the processor what it can do."""
+    """List the libraries of ONNX Runtime that contain CPUID instructions."""
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         sys.exit("onnxruntime is not installed for this Python")
@@ -114,14 +114,14 @@ def runtime_libraries() -> list[Path]:
 def trapping_copy(library: Path, folder: Path) -> Path:
     """Copy a library with a trap in place of every CPUID instruction.
 
-    objdump finds the instructions: the same two bytes also occur inside others. Its addresses are
-    offsets in the file here, because .text is loaded where it lies in the file.
+    objdump finds the instructions, because the same two bytes also occur inside others. Its
+    addresses are offsets in the file, because .text is loaded at its offset in the file.
     """
     code = bytearray(library.read_bytes())
     for match in LINE.finditer(output("objdump", "-d", "--no-show-raw-insn", str(library))):
         place = int(match[1], 16)
         if code[place : place + 2] != CPUID:
-            sys.exit(f"{library}: no CPUID at {place:#x}; objdump's addresses are no file offsets")
+            sys.exit(f"{library}: no CPUID at {place:#x}: objdump's addresses are not file offsets")
         code[place : place + 2] = TRAP
     copy = folder / library.name
     copy.write_bytes(code)

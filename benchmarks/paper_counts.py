@@ -1,9 +1,9 @@
-"""Parameters and multiply-accumulates of the papers' four networks, from their ONNX files.
+"""Count the parameters and multiply-accumulates of the papers' four networks in their ONNX files.
 
     python benchmarks/paper_counts.py
 
-Each network is exported with random weights, counted in the graph, and compared with the sum over
-its own layers and with Kim et al. 2016. It needs about 5 GB of memory and 1 GB of disk.
+Each network is exported with random weights and counted in the graph. The counts are compared with
+the sum over its layers and with Kim et al. 2016. This needs about 5 GB of memory and 1 GB of disk.
 """
 
 import json
@@ -23,7 +23,7 @@ from lowrank.zoo import create_network, network_spec
 
 RESULTS = Path(__file__).parent / "results" / "paper_counts.json"
 
-# Millions of weights and of multiply-accumulates, as the paper gives them.
+# Millions of weights and of multiply-accumulates, according to the paper.
 PAPER = {
     "alexnet": (61, 725),
     "vgg_s": (103, 2640),
@@ -36,13 +36,13 @@ def main() -> None:
     networks = {}
     print(f"{'network':16} {'parameters':>12} {'paper':>8} {'MACs':>15} {'paper':>8} {'ORT':>9}")
     for name, (paper_parameters, paper_macs) in PAPER.items():
-        found = networks[name] = measured(name)
-        found["parameters_over_paper"] = round(found["parameters"] / paper_parameters / 1e6, 4)
-        found["macs_over_paper"] = round(found["macs"] / paper_macs / 1e6, 4)
+        counts = networks[name] = measure(name)
+        counts["parameters_over_paper"] = round(counts["parameters"] / paper_parameters / 1e6, 4)
+        counts["macs_over_paper"] = round(counts["macs"] / paper_macs / 1e6, 4)
         print(
-            f"{name:16} {found['parameters']:12,} {found['parameters_over_paper']:8.4f} "
-            f"{found['macs']:15,} {found['macs_over_paper']:8.4f} "
-            f"{found['onnx_runtime_difference']:9.1e}"
+            f"{name:16} {counts['parameters']:12,} {counts['parameters_over_paper']:8.4f} "
+            f"{counts['macs']:15,} {counts['macs_over_paper']:8.4f} "
+            f"{counts['onnx_runtime_difference']:9.1e}"
         )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
@@ -50,10 +50,10 @@ def main() -> None:
     )
 
 
-def measured(name: str) -> dict[str, float]:
-    """Counts of the exported graph, and how far ONNX Runtime is from PyTorch on a random image.
+def measure(name: str) -> dict[str, float]:
+    """Return the counts of the exported graph, and the difference to PyTorch for a random image.
 
-    The difference is the largest of the logits, over their range.
+    The difference is the largest difference of the logits, relative to their range.
     """
     torch.manual_seed(0)
     network, spec = create_network(name).eval(), network_spec(name)

@@ -1,10 +1,10 @@
-"""The tables of results in README.md and docs/benchmarks.md: no figure is typed by hand.
+"""Generate the tables of results in README.md and docs/benchmarks.md.
 
     python benchmarks/readme_table.py [--write]
 
-Prints the Markdown of both tables, from `results/*.json`. Run it after the matrix was built. With
-`--write` it puts each table between the two comments that mark its place in the page;
-`tests/test_docs.py` fails where a page holds other figures.
+Prints the Markdown of both tables, from `results/*.json`. Run it after building the matrix. With
+`--write`, each table is written between the two comments that mark its place in the page.
+`tests/test_docs.py` fails if a page contains other figures.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from lowrank.report.headline import at
 
 Result = dict[str, Any]
 
-# How networks are called in their papers.
+# Names of networks in their papers.
 _TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20"}
-# Beside the matrix, where its result is there.
+# Methods outside the matrix that are included if their results exist.
 _BESIDE_THE_MATRIX = ("accuracy_budget",)
 
 _SHORT = (
@@ -39,7 +39,7 @@ _LONG = (
 def main() -> None:
     """Print the tables, or write them into the pages."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--write", action="store_true", help="put them into the pages")
+    parser.add_argument("--write", action="store_true", help="write them into the pages")
     write = parser.parse_args().write
     for name, (page, lines) in tables().items():
         if write:
@@ -49,7 +49,10 @@ def main() -> None:
 
 
 def tables(root: Path = Path()) -> dict[str, tuple[str, list[str]]]:
-    """The page and the lines of each table, by its name; `root` is the folder of the project."""
+    """Return the page and the lines of each table by its name.
+
+    `root` is the folder of the project.
+    """
     params = load_params(root / "params.yaml")
     results = results_of(params, root)
     return {
@@ -59,42 +62,45 @@ def tables(root: Path = Path()) -> dict[str, tuple[str, list[str]]]:
 
 
 def replaced(text: str, name: str, lines: Sequence[str]) -> str:
-    """The text of a page with the lines between the two comments that name the table."""
+    """Return the text of a page with the lines between the two comments that name the table."""
     pattern = re.compile(rf"(<!-- results {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    found = pattern.search(text)
-    if not found:
-        raise SystemExit(f"no place for a table: `<!-- results {name} -->` and `<!-- end -->`")
+    match = pattern.search(text)
+    if not match:
+        raise SystemExit(
+            f"the comments `<!-- results {name} -->` and `<!-- end -->` are missing in the page"
+        )
     body = "\n".join(["", *lines, "", ""])
-    return text[: found.end(1)] + body + text[found.start(2) :]
+    return text[: match.end(1)] + body + text[match.start(2) :]
 
 
 def results_of(params: Params, root: Path = Path()) -> dict[str, dict[str, Result]]:
-    """The results of the matrix by network and method, and those beside it that are there."""
-    found: dict[str, dict[str, Result]] = {}
+    """Return the results of the matrix, and existing ones outside it, by network and method."""
+    results: dict[str, dict[str, Result]] = {}
     for model in params.matrix.models:
         paths = {
             method: root / f"results/{model}_{method}.json"
             for method in (*params.matrix.methods, *_BESIDE_THE_MATRIX)
         }
-        found[model] = {
+        results[model] = {
             method: read_json(path)
             for method, path in paths.items()
             if method in params.matrix.methods or path.exists()
         }
-    return found
+    return results
 
 
 def short_rows(results: Mapping[str, Mapping[str, Result]], params: Params) -> list[list[str]]:
-    """The original in float32 and in int8, then each method in int8; the fastest one is bold.
+    """Return rows for the original in float32 and int8, and for each method in int8.
 
-    What was measured of the original beside each method is brought together by its median.
+    The fastest method is bold. The original is measured with each method, and its row has the
+    medians of these measurements.
     """
     device, rows = params.matrix.devices[0], []
-    for model, of_methods in results.items():
-        first = next(iter(of_methods.values()))
+    for model, by_method in results.items():
+        first = next(iter(by_method.values()))
 
-        def middle(place: str, of_methods: Mapping[str, Result] = of_methods) -> float:
-            return median(at(each, place) for each in of_methods.values())
+        def median_of(place: str, by_method: Mapping[str, Result] = by_method) -> float:
+            return median(at(result, place) for result in by_method.values())
 
         control = f"control.int8.latency_ms.{device}"
         macs = f"{first['macs']['original'] / 1e6:.1f} M"
@@ -102,34 +108,35 @@ def short_rows(results: Mapping[str, Mapping[str, Result]], params: Params) -> l
             f"{first['accuracy']['original']:.2f}",
             macs,
             _megabytes(first["size_bytes"]["original"]),
-            f"{middle(f'latency_ms.{device}.original.p50'):.2f}",
+            f"{median_of(f'latency_ms.{device}.original.p50'):.2f}",
         ]
         int8 = [
             f"{at(first, 'control.int8.accuracy.exported'):.2f}",
             macs,
             _megabytes(at(first, "control.int8.size_bytes.compressed")),
-            f"{middle(f'{control}.original.p50'):.2f} -> {middle(f'{control}.compressed.p50'):.2f}",
-            f"{middle(f'{control}.speedup'):.2f}x",
+            f"{median_of(f'{control}.original.p50'):.2f} -> "
+            f"{median_of(f'{control}.compressed.p50'):.2f}",
+            f"{median_of(f'{control}.speedup'):.2f}x",
         ]
         title = _TITLES.get(model, model)
         rows += [
             [title, "original, float32", *float32, "1.00x", "", ""],
             ["", "original, int8 (control)", *int8, "1.00x", "in every result"],
         ]
-        over = {
-            method: at(each, f"int8.latency_ms.{device}.speedup_over_control") or 0.0
-            for method, each in of_methods.items()
+        over_control = {
+            method: at(result, f"int8.latency_ms.{device}.speedup_over_control") or 0.0
+            for method, result in by_method.items()
         }
-        best = max(over, key=over.__getitem__)
-        for method, each in of_methods.items():
-            row = _int8_row(each, device, command=f"`make results/{model}_{method}.json`")
-            bold = method == best and over[method] > 1
+        best = max(over_control, key=over_control.__getitem__)
+        for method, result in by_method.items():
+            row = _int8_row(result, device, command=f"`make results/{model}_{method}.json`")
+            bold = method == best and over_control[method] > 1
             rows.append(["", f"**`{method}`, int8**" if bold else f"`{method}`, int8", *row])
     return rows
 
 
 def _int8_row(result: Result, device: str, command: str) -> list[str]:
-    """The figures of a method's network in int8."""
+    """Return the figures of a method's network in int8."""
     quantized = result["int8"]
     latency = at(quantized, f"latency_ms.{device}") or {}
     medians = [at(latency, f"{which}.p50") for which in ("original", "compressed")]
@@ -144,19 +151,19 @@ def _int8_row(result: Result, device: str, command: str) -> list[str]:
 
 
 def caption(results: Mapping[str, Mapping[str, Result]]) -> str:
-    """Where the figures come from: processor, runtime, threads and images."""
-    found = [each for of_methods in results.values() for each in of_methods.values()]
-    machines = {_machine(environment) for each in found for environment in [_main(each)]}
-    images = {each["reported"]["images"] for each in found}
+    """Return the caption: processor, runtime, threads and number of images."""
+    all_results = [result for by_method in results.values() for result in by_method.values()]
+    machines = {_machine(_main(result)) for result in all_results}
+    images = {result["reported"]["images"] for result in all_results}
+    counts = " or ".join(f"{count:,}" for count in sorted(images))
     return (
         f"Measured on {'; '.join(sorted(machines))}. "
-        f"Top-1 is that of the ONNX file, on {' or '.join(f'{each:,}' for each in sorted(images))} "
-        "test images."
+        f"Top-1 is that of the ONNX file, on {counts} test images."
     )
 
 
 def _main(result: Result) -> dict[str, Any]:
-    """The environment of the main device, the first one."""
+    """Return the environment of the main device, which is the first one."""
     return next(iter(result["environment"].values()))
 
 
@@ -171,17 +178,17 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def long_rows(results: Mapping[str, Mapping[str, Result]], params: Params) -> list[list[str]]:
-    """A row for each result of the matrix: float32, int8 and the control side by side."""
+    """Return a row for each result of the matrix: float32, int8 and the control."""
     device, rows = params.matrix.devices[0], []
-    for model, of_methods in results.items():
-        for number, (method, each) in enumerate(of_methods.items()):
+    for model, by_method in results.items():
+        for number, (method, result) in enumerate(by_method.items()):
             title = _TITLES.get(model, model) if number == 0 else ""
-            rows.append([title, f"`{method}`", *cells(each, device)])
+            rows.append([title, f"`{method}`", *cells(result, device)])
     return rows
 
 
 def cells(result: Result, device: str) -> list[str]:
-    """Return what a row says of one result; a cell is empty where something was not measured."""
+    """Return the cells of one result. Cells are empty if not measured."""
     accuracy, macs, size = (result[key] for key in ("accuracy", "macs", "size_bytes"))
     latency = result["latency_ms"].get(device, {})
     times = ""
@@ -203,14 +210,14 @@ def cells(result: Result, device: str) -> list[str]:
 
 
 def in_int8(document: dict[str, Any] | None, device: str) -> str:
-    """Return what a row says of a network in int8."""
+    """Return the cell of a network in int8."""
     if not document:
         return ""
-    found = (
+    text = (
         f"{document['accuracy']['exported']:.2f} %, {document['size_bytes']['ratio']:.1f}x smaller"
     )
     speedup = at(document, f"latency_ms.{device}.speedup")
-    return found if speedup is None else f"{found}, {speedup:.2f}x faster"
+    return text if speedup is None else f"{text}, {speedup:.2f}x faster"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,11 +1,11 @@
-"""How far five measurements in a row lie apart, and whether their intervals tell so.
+"""Measure how much five consecutive measurements differ, and whether their intervals cover it.
 
     python benchmarks/repeatability.py [--models ORIGINAL COMPRESSED] [--runs 5]
 
-By the settings of `benchmark.local` in params.yaml. The exit status is 1 where the largest speed-up
-is more than 1.10 times the smallest, or an interval does not hold the median of all. By default
-the models are the shipped VGG-16 and its `tucker`, as `snakemake build/vgg16/tucker/model.onnx`
-leaves them.
+Uses the settings of `benchmark.local` in params.yaml. The exit status is 1 if the largest speedup
+is more than 1.10 times the smallest, or if an interval does not contain the median of all. The
+default models are the shipped VGG-16 and its `tucker`, from `snakemake
+build/vgg16/tucker/model.onnx`.
 """
 
 import argparse
@@ -21,29 +21,31 @@ from lowrank.files import write_json
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "repeatability.json"
 MODELS = ["build/vgg16/original/model.onnx", "build/vgg16/tucker/model.onnx"]
-MOST = 1.10
+MAX_SPREAD = 1.10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / each for each in MODELS])
+    parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / path for path in MODELS])
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     device = load_params(ROOT / "params.yaml").benchmark["local"]
     settings = main_settings(device.model_dump(exclude_none=True)) | {"energy_seconds": 0}
     rows = []
     for _ in range(options.runs):
-        found = create_device("local", settings).measure(*options.models, settings)
-        row = {name: round(found[name], 3) for name in ("speedup", "speedup_low", "speedup_high")}
-        row["warning"] = found["conditions"]["warning"]
+        measurement = create_device("local", settings).measure(*options.models, settings)
+        row = {
+            name: round(measurement[name], 3) for name in ("speedup", "speedup_low", "speedup_high")
+        }
+        row["warning"] = measurement["conditions"]["warning"]
         print(row, flush=True)
         rows.append(row)
     speedups = [row["speedup"] for row in rows]
-    middle, spread = float(np.median(speedups)), max(speedups) / min(speedups)
-    held = all(row["speedup_low"] <= middle <= row["speedup_high"] for row in rows)
-    print(f"{max(speedups)} / {min(speedups)} = {spread:.3f}; each interval holds {middle}: {held}")
+    median, spread = float(np.median(speedups)), max(speedups) / min(speedups)
+    covered = all(row["speedup_low"] <= median <= row["speedup_high"] for row in rows)
+    print(f"{max(speedups)} / {min(speedups)} = {spread:.3f}; intervals cover {median}: {covered}")
     write_json(RESULTS, {"spread": round(spread, 4), "rows": rows})
-    sys.exit(not (spread <= MOST and held))
+    sys.exit(not (spread <= MAX_SPREAD and covered))
 
 
 if __name__ == "__main__":

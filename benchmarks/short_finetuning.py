@@ -1,11 +1,11 @@
-"""What each change to the start and to the recipe is worth in a short fine-tuning of VGG-16.
+"""Measure the gain of each change to the start and the recipe of a short fine-tuning of VGG-16.
 
     python benchmarks/short_finetuning.py [NAME ...] [--precision float32] [--seed 0] [--threads 1]
 
-VGG-16 at the ranks of EVBMF (multiples of 16), fine-tuned by each recipe in `VARIANTS`: accuracy
-before and after, and the processor's seconds in the training loop. Rows are added to the results,
-and a row of the same variant, precision and seed is replaced. Needs the data and the original's
-outputs: `snakemake build/vgg16/original/outputs.safetensors`.
+VGG-16 at the ranks of EVBMF (multiples of 16) is fine-tuned with each recipe in `VARIANTS`. The
+accuracy before and after, and the CPU time of the training loop are measured. Rows are added to the
+results. A row with the same variant, precision and seed is replaced. Needs the data and the
+original's outputs: `snakemake build/vgg16/original/outputs.safetensors`.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from lowrank.steps.common import reuse_memory, use_threads
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "short_finetuning.json"
 
-# Images as they are; mirrored; moved by a little as well.
+# Augmentations: none; mirrored images; mirrored and slightly translated images.
 AS_THEY_ARE = {"augment": {"pad_pixels": 0, "flip": False}}
 MIRRORED = {"augment": {"pad_pixels": 0, "flip": True}}
 MOVED = {"augment": {"pad_pixels": 2, "flip": True}}
-# The original's outputs alone; computed in each step for the image as it was augmented.
+# Only the original's outputs; the same, but computed in each step for the augmented images.
 OUTPUTS = {"distill": {"weight": 1.0, "temperature": 4.0}}
 FRESH_OUTPUTS = {"distill": {"weight": 1.0, "temperature": 4.0, "images": "augmented"}}
-# With the feature maps that `teacher_outputs` stored.
+# The original's outputs and the feature maps that `teacher_outputs` stored.
 MAPS = {"distill": {"weight": 1.0, "temperature": 4.0, "maps": 3.0}}
 LABELS = {"distill": {"weight": 0.0}}
 LINEAR = {"schedule": "linear", "average_last": 0.0, "freeze": {"layers": 0.125, "after": 0.0}}
@@ -40,7 +40,7 @@ BASE = {
     "freeze": {"layers": 0.125, "after": 0.3},
 }
 
-# Beside `select: vbmf` and `multiple_of: 16`.
+# Settings in addition to `select: vbmf` and `multiple_of: 16`.
 RANKS = {
     "nearest": {"rounding": "nearest"},
     "up": {"rounding": "up"},
@@ -48,7 +48,7 @@ RANKS = {
     "up, weakened": {"rounding": "up", "weaken": 0.1},
 }
 
-# The ranks, how the factors are made, on how many images, and what differs from BASE.
+# The ranks, how the factors are made, the number of images for it, and the changes to BASE.
 VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "averaged_600": ("nearest", "activation", 1000, {"steps": 600}),
     "linear_400": ("nearest", "weight", 0, LINEAR | {"steps": 400}),
@@ -111,13 +111,13 @@ def main() -> None:
         row = measure(name, options)
         print(row, flush=True)
         key = ("name", "precision", "seed")
-        rows = [each for each in rows if any(each[part] != row[part] for part in key)]
+        rows = [other for other in rows if any(other[part] != row[part] for part in key)]
         write_json(RESULTS, {"rows": [*rows, row]})
         rows.append(row)
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy before and after one recipe, and its processor time."""
+    """Return the accuracy before and after one recipe, and its CPU time."""
     import torch
 
     import lowrank

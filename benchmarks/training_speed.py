@@ -1,11 +1,11 @@
-"""What precision, memory order and the C library's allocator cost in training.
+"""Measure how precision, memory format and the C library's allocator affect training speed.
 
-The reason for `precision: auto`, for channels last, and for `reuse_memory`.
+The results are the reason for `precision: auto`, for channels last and for `reuse_memory`.
 
     python benchmarks/training_speed.py [--threads 2] [--repeats 5]
 
-Every combination trains the same network for a few steps, turn about, on random images; the table
-shows medians in milliseconds an image and the ratio to float32 in PyTorch's own memory order.
+All combinations alternate. Each trains the same network for a few steps on random images. The table
+shows the median in milliseconds per image, and the ratio to float32 in PyTorch's own memory format.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     networks = ["vgg16", "resnet20", *(["vgg16, compressed"] if COMPRESSED.exists() else [])]
     load = round(os.getloadavg()[0], 2)
-    # An allocator that has once kept memory does not forget it: a process for either way.
+    # Separate processes, because the setting of an allocator cannot be undone.
     with (
         worker(options.threads, reuse=True) as reusing,
         worker(options.threads, reuse=False) as returning,
@@ -56,16 +56,16 @@ def main() -> None:
         "processor": platform.machine(),
         "milliseconds_per_image": times,
     }
-    for name, each in times.items():
-        for combination, milliseconds in each.items():
-            ratio = each["float32, contiguous"] / milliseconds
+    for name, network_times in times.items():
+        for combination, milliseconds in network_times.items():
+            ratio = network_times["float32, contiguous"] / milliseconds
             print(f"{name:20} {combination:28} {milliseconds:7.3f} ms {ratio:6.2f}x")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def worker(threads: int, *, reuse: bool) -> ProcessPoolExecutor:
-    """A process to train in."""
+    """Start a process for training."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(threads, reuse))
 
@@ -79,7 +79,7 @@ def prepare(threads: int, reuse: bool) -> None:
 def measure(
     reusing: ProcessPoolExecutor, returning: ProcessPoolExecutor, network: str, repeats: int
 ) -> dict[str, float]:
-    """Median milliseconds an image of each combination."""
+    """Return the median milliseconds per image of each combination."""
     ways = itertools.product(("float32", "bfloat16"), ("contiguous", "channels_last"))
     runs = {", ".join(way): (reusing, way) for way in ways}
     runs["the same, memory not reused"] = (returning, ("bfloat16", "channels_last"))
@@ -88,7 +88,7 @@ def measure(
         for name, (process, way) in runs.items():
             times[name].append(process.submit(milliseconds_an_image, network, *way).result())
     # The first round fills caches.
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
+    return {name: statistics.median(run_times[1:]) for name, run_times in times.items()}
 
 
 def milliseconds_an_image(network: str, precision: str, order: str) -> float:
@@ -104,7 +104,7 @@ def _compressed() -> torch.nn.Module:
 
 @functools.cache
 def trainer(name: str, precision: str, order: str):
-    """A function that trains a few steps."""
+    """Return a function that trains a few steps."""
     network = _compressed() if "compressed" in name else create_network(name)
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -1,10 +1,10 @@
-"""Tucker-2 here and in TensorLy, turn about in one process; and the time that ranks take.
+"""Compare the speed of Tucker-2 with TensorLy, alternating in one process, and measure ranks.
 
     python benchmarks/tucker_speed.py [--kernel checkpoint.safetensors tensor-name]
 
 TensorLy's `partial_tucker` runs with its defaults (SVD start, 100 sweeps at most, tolerance 1e-4).
-Times are CPU seconds: with one thread they are what the clock shows on an idle machine, and a busy
-machine disturbs them little.
+The time for choosing EVBMF ranks is measured as well. Times are CPU seconds. With one thread, they
+equal the elapsed time on an idle machine, and a busy machine affects them little.
 """
 
 import argparse
@@ -29,7 +29,7 @@ VGG16 = [
 
 def main() -> None:
     options = _options()
-    # Read by the linear algebra when NumPy is imported, which is why no import stands above.
+    # The linear algebra reads these variables when NumPy is imported, so NumPy is imported later.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(options.threads)
     comparisons = {
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def kernels(checkpoint: list[str] | None) -> dict[str, Any]:
-    """The kernels to decompose, float64, shape (T, S, D_h, D_w), by a name for the table."""
+    """Return the kernels to decompose, float64, (T, S, D_h, D_w), by a name for the table."""
     import numpy as np
 
     if checkpoint:
@@ -61,7 +61,7 @@ def kernels(checkpoint: list[str] | None) -> dict[str, Any]:
         path, name = checkpoint
         return {name: load_file(path)[name].astype(np.float64)}
     noise = np.random.default_rng(0).standard_normal((512, 512, 3, 3)).astype(np.float32)
-    # Singular values that fall as k^-0.7 in each channel mode, as they do in trained kernels.
+    # Singular values decrease as k^-0.7 in each channel mode, like those of trained kernels.
     decay = np.arange(1, 513) ** -0.7
     left, right = (
         np.linalg.qr(np.random.default_rng(seed).standard_normal((512, 512)))[0] * decay
@@ -73,7 +73,7 @@ def kernels(checkpoint: list[str] | None) -> dict[str, Any]:
 
 
 def compare(kernel: Any, ranks: tuple[int, int], repeats: int) -> dict[str, float]:
-    """Median CPU seconds and relative errors of both, at (input rank, output rank)."""
+    """Return median CPU seconds and relative errors of both, at (input rank, output rank)."""
     import numpy as np
     from tensorly.decomposition import partial_tucker
 
@@ -83,7 +83,7 @@ def compare(kernel: Any, ranks: tuple[int, int], repeats: int) -> dict[str, floa
     norm = np.linalg.norm(kernel)
 
     def relative_error(core: Any) -> float:
-        # The other factors are orthonormal: what the core does not hold is the error.
+        # The other factors are orthonormal, so the error follows from the norm of the core.
         return float(np.sqrt(max(norm**2 - np.linalg.norm(core) ** 2, 0.0)) / norm)
 
     ours, theirs = [], []
@@ -104,7 +104,7 @@ def compare(kernel: Any, ranks: tuple[int, int], repeats: int) -> dict[str, floa
 
 
 def vgg16_rank_seconds() -> float:
-    """CPU seconds to find both EVBMF ranks of thirteen random kernels of VGG-16's shapes."""
+    """Return the CPU time for the EVBMF ranks of 13 random kernels with VGG-16's shapes, in s."""
     import numpy as np
 
     from lowrank.factorize import evbmf_rank, get_factorization
@@ -117,12 +117,14 @@ def vgg16_rank_seconds() -> float:
     ]
     tucker2 = get_factorization("tucker2")
     return _timed(
-        lambda: [evbmf_rank(each) for kernel in all_kernels for each in tucker2.spectra(kernel)]
+        lambda: [
+            evbmf_rank(spectrum) for kernel in all_kernels for spectrum in tucker2.spectra(kernel)
+        ]
     )[0]
 
 
 def start_up_seconds() -> float:
-    """Median CPU seconds of a process that imports `lowrank.factorize` and ends."""
+    """Return the median CPU time of a process that only imports `lowrank.factorize`, in s."""
     command = [sys.executable, "-c", "import lowrank.factorize"]
     return statistics.median(
         _timed(lambda: subprocess.run(command, check=True))[0] for _ in range(5)
@@ -130,7 +132,7 @@ def start_up_seconds() -> float:
 
 
 def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process and its children, and what the action returns."""
+    """Run an action; return the CPU seconds of this process and its children, and the result."""
     start = sum(os.times()[:4])
     result = action()
     return sum(os.times()[:4]) - start, result
@@ -138,10 +140,11 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     print(f"{'kernel':24} {'lowrank s':>10} {'TensorLy s':>10} {'ratio':>6} {'errors':>18}")
-    for name, found in report["comparisons"].items():
+    for name, comparison in report["comparisons"].items():
         print(
-            f"{name:24} {found['lowrank_cpu_seconds']:10.2f} {found['tensorly_cpu_seconds']:10.2f} "
-            f"{found['ratio']:6.1f} {found['lowrank_error']:9.5f}{found['tensorly_error']:9.5f}"
+            f"{name:24} {comparison['lowrank_cpu_seconds']:10.2f} "
+            f"{comparison['tensorly_cpu_seconds']:10.2f} {comparison['ratio']:6.1f} "
+            f"{comparison['lowrank_error']:9.5f}{comparison['tensorly_error']:9.5f}"
         )
     print(f"EVBMF ranks of VGG-16's convolutions: {report['vgg16_ranks_cpu_seconds']:.2f} CPU s")
     print(f"Start-up of lowrank.factorize: {report['start_up_cpu_seconds']:.2f} CPU s")

@@ -1,3 +1,5 @@
+"""Fixtures for all tests."""
+
 import logging
 from collections.abc import Callable
 
@@ -5,7 +7,7 @@ import hypothesis
 import pytest
 from tiny import write_tiny_dataset
 
-# The same examples everywhere, and no verdict that hangs on how busy the machine is.
+# Reproducible examples, and no time limits that depend on the load of the machine.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("steady")
 
@@ -25,7 +27,7 @@ def tiny_data(tiny_folder):
 
 
 class Clock:
-    """A clock that goes on by a fixed time whenever it is read."""
+    """A clock that advances by a fixed time whenever it is read."""
 
     def __init__(self, tick: float) -> None:
         self.now, self._tick = 0.0, tick
@@ -36,12 +38,12 @@ class Clock:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the workflow tests first: their files take longest, and must not be left to the end."""
+    """Put the workflow tests first, because their files take the longest time."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
 class Lines(logging.Handler):
-    """Keeps the messages that a logger gets."""
+    """A handler that keeps the messages of a logger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def progress_lines(monkeypatch):
-    """Runs work under a clock of a given tick, and gives the lines that it reports."""
+    """Return a function that runs work with a simulated clock and returns its progress lines."""
 
     def run(work, tick):
         from lowrank.core import progress
@@ -61,7 +63,7 @@ def progress_lines(monkeypatch):
         lines = Lines()
         logger = logging.getLogger("lowrank.core.progress")
         monkeypatch.setattr(progress, "time", Clock(tick))
-        # A handler of its own: other tests leave the handlers of steps behind.
+        # Use a separate handler, because other tests may have left handlers of steps.
         monkeypatch.setattr(logger, "handlers", [lines])
         monkeypatch.setattr(logger, "level", logging.INFO)
         work()
@@ -72,7 +74,7 @@ def progress_lines(monkeypatch):
 
 @pytest.fixture
 def register_network(monkeypatch):
-    """Registers a network for one test."""
+    """Return a function that registers a network for the duration of a test."""
     from lowrank.zoo import NetworkSpec, registry
 
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
@@ -87,7 +89,7 @@ def register_network(monkeypatch):
 
 @pytest.fixture
 def restored_torch():
-    """Undoes what a step sets for its whole process."""
+    """Restore the settings of PyTorch that steps change for the whole process."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What committed results say of the figures in the documentation's tables and sentences."""
+"""Read the figures in the documentation's tables and sentences from committed results."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from markdown_pages import ROOT, Figures
 
 TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20"}
 
-# The columns that name a row, and what each row should hold.
+# The columns that identify a row, and the expected figures of each row.
 Expected = tuple[tuple[str, ...], Figures]
 Rows = dict[tuple[str, ...], dict[str, list[float]]]
 
@@ -24,12 +24,12 @@ def benchmark(name: str) -> Any:
 def against_tensorly(name: str, titles: Mapping[str, str]) -> Expected:
     return ("kernel",), {
         (titles.get(kernel, kernel),): {
-            "lowrank, s": [each["lowrank_cpu_seconds"]],
-            "TensorLy, s": [each["tensorly_cpu_seconds"]],
-            "ratio": [each["ratio"]],
-            "relative errors": [each["lowrank_error"], each["tensorly_error"]],
+            "lowrank, s": [comparison["lowrank_cpu_seconds"]],
+            "TensorLy, s": [comparison["tensorly_cpu_seconds"]],
+            "ratio": [comparison["ratio"]],
+            "relative errors": [comparison["lowrank_error"], comparison["tensorly_error"]],
         }
-        for kernel, each in benchmark(name)["comparisons"].items()
+        for kernel, comparison in benchmark(name)["comparisons"].items()
     }
 
 
@@ -62,25 +62,25 @@ def data_aware() -> Expected:
 
 
 def budget(network: str) -> Expected:
-    found: Rows = {}
+    rows: Rows = {}
     for row in benchmark("budget")["rows"]:
         if row["network"] == network:
-            figures = found.setdefault((row["rule"],), {"MACs": [row["macs_ratio"]]})
+            figures = rows.setdefault((row["rule"],), {"MACs": [row["macs_ratio"]]})
             norm = {"weight": "weights", "activation": "outputs"}[row["norm"]]
             figures[f"{norm}, %"] = [row["top1_percent"]]
             if "finetuned_percent" in row:
                 figures["outputs, fine-tuned, %"] = [row["finetuned_percent"]]
-    return ("rule",), found
+    return ("rule",), rows
 
 
 def budget_prediction() -> Expected:
-    found: Rows = {}
+    rows: Rows = {}
     for row in benchmark("budget")["rows"]:
         if "rank_correlation" in row:
             norm = {"weight": "weights", "activation": "outputs"}[row["norm"]]
-            network = found.setdefault((TITLES[row["network"]],), {})
+            network = rows.setdefault((TITLES[row["network"]],), {})
             network[norm] = [row["rank_correlation"]]
-    return ("network",), found
+    return ("network",), rows
 
 
 def budget_cost() -> Expected:
@@ -101,13 +101,13 @@ def paper_counts() -> Expected:
     columns = {"parameters": "parameters", "MACs": "macs"}
     return ("network",), {
         (titles[name],): {
-            **{column: [each[key]] for column, key in columns.items()},
+            **{column: [counts[key]] for column, key in columns.items()},
             **{
-                f"{column}, over the paper": [each[f"{key}_over_paper"]]
+                f"{column}, over the paper": [counts[f"{key}_over_paper"]]
                 for column, key in columns.items()
             },
         }
-        for name, each in benchmark("paper_counts")["networks"].items()
+        for name, counts in benchmark("paper_counts")["networks"].items()
     }
 
 
@@ -130,41 +130,41 @@ def arm64() -> Expected:
 
 
 def int8_types(name: str = "int8") -> Expected:
-    found: Rows = {}
+    rows: Rows = {}
     for row in benchmark(name)["rows"]:
         key = (TITLES[row["model"]], row["types"].removesuffix(" (old default)"))
-        found[key] = {"top-1, %": [row["top1"]]}
+        rows[key] = {"top-1, %": [row["top1"]]}
         if "speedup" in row:
-            found[key] |= {
+            rows[key] |= {
                 "faster than float32": [row["speedup"]],
                 "95 % interval": [row["speedup_low"], row["speedup_high"]],
                 "integer kernels": [row["integer_nodes"], row["nodes"]],
                 "share of the MACs, %": [100 * row["macs_share"]],
             }
-    return ("network", "types"), found
+    return ("network", "types"), rows
 
 
 def training_speed() -> Expected:
     titles = TITLES | {"vgg16, compressed": "VGG-16, compressed"}
-    found = {}
-    for network, each in benchmark("training_speed")["milliseconds_per_image"].items():
-        before, after = each["float32, contiguous"], each["bfloat16, channels_last"]
-        without = each["the same, memory not reused"]
-        found[titles[network],] = {
+    rows = {}
+    for network, times in benchmark("training_speed")["milliseconds_per_image"].items():
+        before, after = times["float32, contiguous"], times["bfloat16, channels_last"]
+        without = times["the same, memory not reused"]
+        rows[titles[network],] = {
             "float32, ms": [before],
             "bfloat16, ms": [after],
             "gain": [before / after],
             "without reuse, ms": [without],
             "gain of reuse": [without / after],
         }
-    return ("network",), found
+    return ("network",), rows
 
 
 def loading_speed() -> Expected:
     titles = {name: f"lowrank, {name}" for name in ("decoded images stored", "from the files")}
     return ("source",), {
-        (titles.get(name, name),): {"images a second": [each]}
-        for name, each in benchmark("loading_speed")["images_per_second"].items()
+        (titles.get(name, name),): {"images a second": [speed]}
+        for name, speed in benchmark("loading_speed")["images_per_second"].items()
     }
 
 
@@ -181,34 +181,34 @@ def short_finetuning() -> Expected:
 
 
 def shipped_checkpoints() -> Expected:
-    found = {}
+    rows = {}
     for network, title in TITLES.items():
         runs, record = [], document(f"data/checkpoints/{network}.json")
         while record:
             runs.insert(0, record)
             record = record.get("start", {}).get("provenance")
         for number, run in enumerate(runs, 1):
-            found[title, str(number), run["commit"][:7]] = {
+            rows[title, str(number), run["commit"][:7]] = {
                 "epochs": [run["recipe"]["epochs"]],
                 "minutes": [run["seconds"] / 60],
             }
-    return ("checkpoint", "run", "commit"), found
+    return ("checkpoint", "run", "commit"), rows
 
 
 def study(name: str) -> Expected:
     fields = {"%": "test_percent", "faster": "speedup"}
     fields |= {"fewer MACs": "macs_ratio", "fewer parameters": "parameters_ratio"}
-    found: Rows = {}
+    rows: Rows = {}
     for record in document(f"results/studies/{name}.json"):
-        row = found.setdefault((record["variant"],), {})
+        row = rows.setdefault((record["variant"],), {})
         row |= {
             f"{TITLES[record['model']]}, {column}": [record[key]] for column, key in fields.items()
         }
-    return ("variant",), found
+    return ("variant",), rows
 
 
 BENCHMARKS, STUDIES = "docs/benchmarks.md", "docs/studies.md"
-# Page, heading, which table under it; the file that it comes from; and what that file holds.
+# Page, heading, number of the table under it, its source file, and a function that reads the file.
 TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
     (BENCHMARKS, "speed-of-tucker-2", 0, "benchmarks/results/tucker_speed.json", tucker_speed),
     (BENCHMARKS, "speed-of-cp", 0, "benchmarks/results/cp_speed.json", cp_speed),
@@ -259,30 +259,30 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
 def _in_pointwise() -> list[float]:
     rows = document("results/plots/vgg16_tucker/times.json")
     spent, pointwise = (
-        sum(row[f"{each}_ms"] for row in rows) for each in ("compressed", "pointwise")
+        sum(row[f"{name}_ms"] for row in rows) for name in ("compressed", "pointwise")
     )
     return [100 * pointwise / spent]
 
 
 def _direct_and_by_float() -> list[float]:
     result = document("results/resnet20_tucker.json")
-    found, control = (
-        each["latency_ms"]["local"] for each in (result["int8"], result["control"]["int8"])
+    compressed, control = (
+        network["latency_ms"]["local"] for network in (result["int8"], result["control"]["int8"])
     )
-    return [found["speedup"], control["speedup"], found["speedup_over_control"]]
+    return [compressed["speedup"], control["speedup"], compressed["speedup_over_control"]]
 
 
 def _recipes(*names: str) -> list[float]:
-    found = {row["name"]: row["after"]["test"] for row in benchmark("short_finetuning")["rows"]}
-    return [found[name] for name in names]
+    percents = {row["name"]: row["after"]["test"] for row in benchmark("short_finetuning")["rows"]}
+    return [percents[name] for name in names]
 
 
 def _before_finetuning(name: str, *variants: tuple[str, str]) -> list[float]:
-    found = {
+    percents = {
         (record["model"], record["variant"]): record["decomposed_validation_percent"]
         for record in document(f"results/studies/{name}.json")
     }
-    return [found[each] for each in variants]
+    return [percents[variant] for variant in variants]
 
 
 def _data_aware(ranks: str) -> list[float]:
@@ -296,15 +296,16 @@ def _loading() -> list[float]:
 
 
 def _imagenet() -> list[float]:
-    whole = benchmark("imagenet_vgg16")["whole"]
-    return [whole["seconds"], whole["peak_gib"]]
+    record = benchmark("imagenet_vgg16")["whole"]
+    return [record["seconds"], record["peak_gib"]]
 
 
 def _covered() -> list[float]:
-    return [sum(not each["failure"] for each in benchmark("coverage")["architectures"].values())]
+    records = benchmark("coverage")["architectures"].values()
+    return [sum(not record["failure"] for record in records)]
 
 
-# Page, a sentence with the form of each figure, and the figures.
+# Page, a sentence with the format of each figure, and a function that returns the figures.
 SENTENCES: list[tuple[str, str, Callable[[], Sequence[float]]]] = [
     ("README.md", "the {:.0f} classifiers of torchvision", _covered),
     ("docs/own-network.md", "All {:.0f} pass", _covered),

@@ -1,4 +1,4 @@
-"""The documentation as a program reads it: links, anchors, tables, code, and commands."""
+"""Parse the documentation: links, anchors, tables, code and commands."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,46 +20,46 @@ def name_of(page: Path) -> str:
 
 
 def without_code(text: str) -> str:
-    """The text with code left out, in lines as they were."""
-    text = _FENCED.sub(lambda found: "\n" * found[0].count("\n"), text)
+    """Return the text without code, with the same number of lines."""
+    text = _FENCED.sub(lambda match: "\n" * match[0].count("\n"), text)
     return _CODE.sub("", text)
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The code blocks of a language."""
-    return [code for _, found, code in _FENCED.findall(text) if found == language]
+    """Return the code blocks of a language."""
+    return [code for _, block_language, code in _FENCED.findall(text) if block_language == language]
 
 
 def slug(heading: str) -> str:
-    """The anchor that a heading gets."""
+    """Return the anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def anchors(text: str) -> set[str]:
-    """All anchors of a page; a heading that is there twice gets a number."""
-    found: dict[str, int] = {}
+    """Return all anchors of a page. Repeated headings get numbers."""
+    counts: dict[str, int] = {}
     for heading in _HEADING.findall(_FENCED.sub("", text)):
-        found[slug(heading)] = found.get(slug(heading), 0) + 1
-    numbered = {f"{each}-{n}" for each, count in found.items() for n in range(1, count)}
-    return numbered | found.keys()
+        counts[slug(heading)] = counts.get(slug(heading), 0) + 1
+    numbered = {f"{anchor}-{n}" for anchor, count in counts.items() for n in range(1, count)}
+    return numbered | counts.keys()
 
 
 def broken_links(page: Path) -> Iterator[str]:
-    """A sentence for each relative link or image that leads nowhere."""
+    """Yield a message for each relative link or image without a target."""
     for link in _LINK.findall(without_code(page.read_text())):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         if not target.exists():
-            yield f"{name_of(page)}: '{link}' leads to no file"
+            yield f"{name_of(page)}: there is no file for the link '{link}'"
         elif anchor and anchor not in anchors(target.read_text()):
             yield f"{name_of(page)}: {name_of(target)} has no heading for '#{anchor}'"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page: the anchor of the heading above, column names, and rows by column."""
+    """A table of a page: the anchor of its heading, the names of columns, and its rows."""
 
     page: str
     heading: str
@@ -68,53 +68,57 @@ class Table:
 
 
 def tables(page: Path) -> list[Table]:
-    """The tables of a page. An empty first cell stands for the one above it."""
-    found, heading, lines = [], "", page.read_text().splitlines()
+    """Return the tables of a page. An empty first cell repeats the cell above it."""
+    page_tables, heading, lines = [], "", page.read_text().splitlines()
     for number, line in enumerate(lines):
         if match := _HEADING.match(line):
             heading = slug(match[1])
         if not re.fullmatch(r"\|[-|: ]+\|", line):
             continue
         columns, rows = _cells(lines[number - 1]), []
-        for each in lines[number + 1 :]:
-            if not each.startswith("|"):
+        for row_line in lines[number + 1 :]:
+            if not row_line.startswith("|"):
                 break
-            row = dict(zip(columns, _cells(each), strict=True))
+            row = dict(zip(columns, _cells(row_line), strict=True))
             if rows and not row[columns[0]]:
                 row[columns[0]] = rows[-1][columns[0]]
             rows.append(row)
-        found.append(Table(name_of(page), heading, tuple(columns), tuple(rows)))
-    return found
+        page_tables.append(Table(name_of(page), heading, tuple(columns), tuple(rows)))
+    return page_tables
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a line, without bold type and the marks of code."""
+    """Return the cells of a line, without the marks of bold type and code."""
     cells = line.strip().removeprefix("|").removesuffix("|").split("|")
     return [re.sub(r"[*`]", "", cell).strip() for cell in cells]
 
 
-# A row's cells in the key columns, then by column the figures that it should hold, in their order.
+# The expected figures by column, for each row. The key is the row's cells in the key columns.
 Figures = Mapping[tuple[str, ...], Mapping[str, Sequence[float]]]
 
 
 def disagreements(table: Table, keys: Sequence[str], expected: Figures, source: str) -> list[str]:
-    """A sentence for each figure of a table that is not the one of its source, as it is printed.
+    """Return a message for each figure of a table that differs from its source.
+
+    Figures are compared with the precision in which they are printed.
 
     Parameters
     ----------
+    table
+        The table of a page.
     keys
-        The columns that name a row.
+        The columns that identify a row.
     expected
-        What the source holds.
+        The figures of the source.
     source
-        The file to name.
+        The name of the source, for messages.
     """
-    where, sentences, seen = f"{table.page}, table under #{table.heading}", [], set()
+    where, messages, table_keys = f"{table.page}, table under #{table.heading}", [], set()
     for row in table.rows:
         key = tuple(row[column] for column in keys)
-        seen.add(key)
+        table_keys.add(key)
         if key not in expected:
-            sentences.append(f"{where}: row {key} is not in {source}")
+            messages.append(f"{where}: row {key} is not in {source}")
             continue
         for column, values in expected[key].items():
             printed = _NUMBER.findall(row[column])
@@ -123,16 +127,17 @@ def disagreements(table: Table, keys: Sequence[str], expected: Figures, source: 
                 for value, like in zip(values, printed or [""] * len(values), strict=False)
             ]
             if printed != wanted or len(printed) != len(values):
-                sentences.append(
+                messages.append(
                     f"{where}, row {key}, column '{column}': found '{row[column]}', expected "
                     f"{', '.join(wanted)} ({source})"
                 )
-    sentences += [f"{where}: no row {key}, which is in {source}" for key in expected.keys() - seen]
-    return sentences
+    missing = expected.keys() - table_keys
+    messages += [f"{where}: no row {key}, which is in {source}" for key in missing]
+    return messages
 
 
 def as_printed(value: float, like: str) -> str:
-    """A number with as many decimals, and in the form, of another one that was printed."""
+    """Format a number with the same form and the same number of decimals as a printed one."""
     mantissa, exponent, _ = like.partition("e")
     decimals = len(mantissa.partition(".")[2])
     if exponent:
@@ -141,11 +146,12 @@ def as_printed(value: float, like: str) -> str:
 
 
 def commands(page: Path) -> list[str]:
-    """The commands that a page quotes, in lines of shell code and in inline code."""
+    """Return the commands that a page quotes, in blocks of shell code and in inline code."""
     text = page.read_text()
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     lines += _CODE.findall(_FENCED.sub("", text))
     parts = [part for line in lines for part in re.split(r"&&|;|\|", line.partition("#")[0])]
     starts = ("snakemake", "dvc", "lowrank", "make", "python benchmarks/", "time snakemake")
     stripped = [part.strip().removeprefix("time ") for part in parts]
-    return [each for each in stripped if re.match(rf"(?:{'|'.join(starts)})(?:\s|$|\w*\.py)", each)]
+    pattern = rf"(?:{'|'.join(starts)})(?:\s|$|\w*\.py)"
+    return [command for command in stripped if re.match(pattern, command)]

@@ -1,11 +1,11 @@
-"""A network as a user would write it, in a module of the user's own, for a `factory`."""
+"""A network in a module of the user, built by a `factory`."""
 
 import torch
 from torch import nn
 
 
 class Block(nn.Module):
-    """A dilated and a grouped convolution, both without bias, and a residual."""
+    """A residual block of a dilated and a grouped convolution, both without bias."""
 
     def __init__(self, channels):
         super().__init__()
@@ -41,5 +41,5 @@ class MyNet(nn.Module):
 
 
 def build(num_classes=10, width=16):
-    """For images of 3 x 32 x 32."""
+    """Build a network for images of 3 x 32 x 32."""
     return MyNet(num_classes, width)

@@ -1,4 +1,4 @@
-"""Small folders of image files of many sizes, for tests that need some."""
+"""Create small folders of image files of different sizes for tests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
 
 def photo(height: int, width: int, seed: int = 0, colour=(128, 128, 128)) -> np.ndarray:
-    """Smooth noise about a colour, (H, W, 3): something that a resize changes and keeps alike."""
+    """Return smooth noise around a colour, (H, W, 3), which remains similar after a resize."""
     random = np.random.default_rng(seed)
     coarse = random.normal(0, 40, (5, 6, 3)) + colour
     small = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
@@ -20,7 +20,7 @@ def photo(height: int, width: int, seed: int = 0, colour=(128, 128, 128)) -> np.
 def write_photos(
     root: Path, counts: Mapping[str, int], *, seed: int = 0, largest: int = 60, suffix: str = ".png"
 ) -> Path:
-    """A sub-folder for each class, with so many images of its colour, shapes at random."""
+    """Write a subfolder for each class, with images of its colour in random sizes."""
     random = np.random.default_rng(seed)
     for name, count in counts.items():
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A small project in a folder of its own, on which both engines really run."""
+"""Create a small project in its own folder, in which both engines run."""
 
 import os
 import re
@@ -22,7 +22,7 @@ RESULT = f"results/{VARIANT}.json"
 METRICS = f"results/metrics/{VARIANT}.json"
 BUILD = Path("build/resnet20")
 
-# What a run makes that two runs may not share: clocks.
+# Outputs that contain measured times, and so differ between runs.
 TIMED = ("timing.json", "times.json", "local.json", f"{VARIANT}.json")
 TIMED += ("summary.csv", "summary.md", "summary.html", "times_local.svg", "accuracy_by_latency.svg")
 
@@ -34,7 +34,7 @@ class Project:
     folder: Path
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command here; standard output and error come back as one text."""
+        """Run a command in the project. Standard output and error are returned as one text."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -52,7 +52,7 @@ class Project:
         return self.run("snakemake", "--cores", str(cores), *arguments).stdout
 
     def change_params(self, **changes: Any) -> None:
-        """Replace parameters, given by their place with `__` for dots."""
+        """Replace parameters. Their names are places in params.yaml with `__` instead of dots."""
         path = self.folder / "params.yaml"
         document = yaml.safe_load(path.read_text())
         for place, value in changes.items():
@@ -64,22 +64,22 @@ class Project:
         path.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def files(self) -> dict[str, bytes]:
-        """What the steps made, less what holds times."""
-        made = [*self.folder.glob("build/resnet20/**/*"), *self.folder.glob("results/**/*")]
+        """Return the outputs of the steps, except those that contain measured times."""
+        outputs = [*self.folder.glob("build/resnet20/**/*"), *self.folder.glob("results/**/*")]
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
-            for path in sorted(made)
+            for path in sorted(outputs)
             if path.is_file() and path.name not in TIMED
         }
 
     def copy_to(self, folder: Path) -> "Project":
-        """A copy with the same file times, as if it had been built there."""
+        """Copy the project with the same file times, as if it had been built there."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
 
 def job_counts(dry_run: str) -> dict[str, int]:
-    """Jobs of each rule, from the table that a dry run prints."""
+    """Return the number of jobs of each rule, from the table that a dry run prints."""
     if "Nothing to be done" in dry_run:
         return {}
     table = dry_run[dry_run.index("Job stats:") :].split("total")[0]
@@ -95,7 +95,7 @@ def environment() -> dict[str, str]:
         "GIT_AUTHOR_EMAIL": "test@example.org",
         "GIT_COMMITTER_NAME": "test",
         "GIT_COMMITTER_EMAIL": "test@example.org",
-        # Results and pictures name their commit, which is then the same for the same files.
+        # Results and pictures name their commit. With fixed dates, equal files give equal commits.
         "GIT_AUTHOR_DATE": "1767225600 +0000",
         "GIT_COMMITTER_DATE": "1767225600 +0000",
     }
@@ -106,19 +106,20 @@ def make_project(folder: Path) -> Project:
     for name in copied:
         folder.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder)
-    # With the sources, which are dependencies, and which the project's commands run.
+    # The sources are dependencies of the stages, and the project's commands run them.
     for name in ("workflow", "profiles", "data/networks", "src/lowrank"):
         shutil.copytree(ROOT / name, folder / name)
     project = Project(folder)
     project.change_params(
         matrix={"models": ["resnet20"], "methods": ["tucker"], "devices": ["local"]},
-        # Two layers of twenty, so that a run takes seconds.
+        # Only two of twenty layers, so that a run takes seconds.
         methods__tucker__factorize={"first_conv": "tucker1", "linear": "svd"},
-        # Random weights are noise, which EVBMF leaves alone; and a small classifier stays dense.
+        # Without these settings all layers would stay dense: EVBMF finds no structure in random
+        # weights, and the classifier is negligible.
         methods__tucker__ranks={"weaken": 0.2, "negligible": 0},
         methods__tucker__finetune={},
         methods__tucker__quantize="int8",
-        # No clock decides about bytes.
+        # The int8 files must not depend on measured times.
         quantize={"images": 20, "tolerance": 100, "threads": 1, "by_time": False},
         finetune__steps=4,
         finetune__batch_size=16,
@@ -130,7 +131,7 @@ def make_project(folder: Path) -> Project:
         benchmark__local={"sittings": 1, "repeats": 4, "seconds": 0.01, "warmup_seconds": 0},
         studies={},
     )
-    # DVC follows every entry of `checkpoint`.
+    # DVC has stages for every entry of `checkpoint`.
     params = yaml.safe_load((folder / "params.yaml").read_text())
     project.change_params(checkpoint={"resnet20": params["checkpoint"]["resnet20"]})
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A network of a few layers, some of them as factors leave them, for tests that export one."""
+"""A network of a few layers, some of them sequences of factors, for tests of exports."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SPEC = NetworkSpec(name="small", input_shape=(3, 8, 8), num_classes=5)
 
 
 def with_used_statistics(network: nn.Module) -> nn.Module:
-    """Batch normalisations as after training; fresh ones are the identity."""
+    """Give batch normalizations random statistics, as new ones are the identity."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -24,7 +24,7 @@ def with_used_statistics(network: nn.Module) -> nn.Module:
 
 
 def small_network(seed: int = 0) -> nn.Module:
-    """Layers replaced by two and by three convolutions, with batch normalisation after each."""
+    """Build a network with layers replaced by two and three convolutions, then normalized."""
     torch.manual_seed(seed)
     replaced_by_three = nn.Sequential(
         nn.Conv2d(3, 2, 1, bias=False),

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on the loopback address, for one test."""
+"""Run a real OpenSSH server on the loopback address for a test."""
 
 import shutil
 import socket
@@ -10,18 +10,18 @@ from getpass import getuser
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin:/bin")
-# Why tests that need one are left out; None: they are not.
-MISSING = None if SSHD and shutil.which("ssh") else "no OpenSSH server (openssh-server) here"
+# Reason for skipping tests that need a server, or None.
+MISSING = None if SSHD and shutil.which("ssh") else "no OpenSSH server (openssh-server) installed"
 
 
 class Server:
-    """Its host is called `board` in the client's configuration."""
+    """An SSH server. Its host is called `board` in the client's configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.cable = Cable(self.port)
         for name in ("host_key", "user_key"):
             self.make_key(name)
@@ -44,11 +44,11 @@ class Server:
 
     @property
     def command(self) -> str:
-        """The client, with that configuration."""
+        """Command of the SSH client with the configuration of this server."""
         return f"ssh -F {self.client}"
 
     def make_key(self, name: str) -> None:
-        """Make a key, or another one in the place of one that is there."""
+        """Create a key. An existing key is replaced."""
         for path in (self.folder / name, self.folder / f"{name}.pub"):
             path.unlink(missing_ok=True)
         subprocess.run(
@@ -56,13 +56,13 @@ class Server:
         )
 
     def trust_host_key(self) -> None:
-        """Make the server's host key the one that is known."""
+        """Add the server's host key to the known hosts of the client."""
         kind, key, *_ = (self.folder / "host_key.pub").read_text().split()
         (self.folder / "known").write_text(f"[127.0.0.1]:{self.cable.port} {kind} {key}\n")
 
     def start(self) -> None:
-        """Answer connections."""
-        # As root it gives up its privileges into this folder; as another user it needs none.
+        """Start the server, and wait until it answers."""
+        # As root, the server needs this folder for privilege separation. Other users do not.
         with suppress(OSError):
             Path("/run/sshd").mkdir(exist_ok=True)
         self._process = subprocess.Popen(
@@ -77,7 +77,7 @@ class Server:
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """Answer none any more; those that are there stay."""
+        """Stop accepting connections. Open connections are kept."""
         if self._process:
             self._process.terminate()
             self._process.wait()
@@ -85,19 +85,19 @@ class Server:
 
 
 class Cable:
-    """Between a client and the server: what goes through it may be cut.
+    """A proxy between a client and the server, which can cut connections.
 
     Attributes
     ----------
     cut_after
-        Bytes from the client after which a connection is cut, for each connection in turn; None:
-        never. Connections beyond the list are left alone.
+        For each connection in order, the number of bytes from the client after which it is cut, or
+        None for no limit. Later connections have no limit.
     connections
-        How many there were.
+        The number of connections so far.
     """
 
     def __init__(self, port: int) -> None:
-        self._to = port
+        self._server_port = port
         self.cut_after: list[int | None] = []
         self.connections = 0
         self._open: list[socket.socket] = []
@@ -106,14 +106,14 @@ class Cable:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Cut every connection that is there."""
-        for each in self._open:
+        """Cut all open connections."""
+        for connection in self._open:
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         self._open.clear()
 
     def close(self) -> None:
-        """Let none through any more."""
+        """Accept no more connections, and cut all open ones."""
         self._listening.close()
         self.cut()
 
@@ -121,32 +121,32 @@ class Cable:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                server = socket.create_connection(("127.0.0.1", self._to))
+                server = socket.create_connection(("127.0.0.1", self._server_port))
                 limits = dict(enumerate(self.cut_after))
                 limit = limits.get(self.connections)
                 self.connections += 1
                 self._open += [client, server]
-                for source, target, most in ((client, server, limit), (server, client, None)):
-                    arguments = (source, target, most)
-                    threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
+                for source, sink, maximum in ((client, server, limit), (server, client, None)):
+                    arguments = (source, sink, maximum)
+                    threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
     @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket, most: int | None) -> None:
-        passed = 0
-        with suppress(OSError), source, target:
+    def _forward(source: socket.socket, sink: socket.socket, maximum: int | None) -> None:
+        forwarded = 0
+        with suppress(OSError), source, sink:
             while chunk := source.recv(65536):
-                target.sendall(chunk)
-                passed += len(chunk)
-                if most is not None and passed > most:
+                sink.sendall(chunk)
+                forwarded += len(chunk)
+                if maximum is not None and forwarded > maximum:
                     break
-            for each in (source, target):
+            for connection in (source, sink):
                 with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def running(folder: Path):
-    """A server that is there as long as the block lasts."""
+    """Run a server inside the block."""
     server = Server(folder)
     server.start()
     try:

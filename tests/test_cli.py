@@ -1,3 +1,5 @@
+"""The console command `lowrank`."""
+
 import subprocess
 import sys
 from importlib.metadata import version
@@ -32,13 +34,13 @@ def test_the_version_is_that_of_the_package():
     assert result.stdout.strip().endswith(f"version {version('lowrank')}")
 
 
-def test_an_unknown_step():
+def test_an_unknown_step_is_an_error():
     result = CliRunner().invoke(main, ["finetun"])
     assert result.exit_code == 2
     assert "No such command 'finetun'" in result.stderr
 
 
-def test_help_does_not_wait_for_pytorch():
+def test_help_does_not_import_pytorch():
     code = (
         "import sys; from click.testing import CliRunner; from lowrank.cli import main\n"
         "for step in ('finetune', 'decompose', 'select_ranks', 'benchmark'):\n"
@@ -48,6 +50,6 @@ def test_help_does_not_wait_for_pytorch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_graph_does_not_wait_for_pytorch():
+def test_the_graph_does_not_import_pytorch():
     code = "import sys, lowrank.graph.pipeline; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The documentation says what the code does and what the results hold."""
+"""The documentation agrees with the code and with the results."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_and_images_lead_somewhere(page):
+def test_links_and_images_have_targets(page):
     assert not list(pages.broken_links(page))
 
 
@@ -36,7 +36,7 @@ def test_every_page_is_in_the_index():
 
 
 @pytest.mark.parametrize("name", ["int8", "all"])
-def test_tables_of_the_matrix_are_those_of_the_results(name):
+def test_tables_of_the_matrix_agree_with_the_results(name):
     page, lines = readme_table.tables(ROOT)[name]
     text = (ROOT / page).read_text()
     wanted = readme_table.replaced(text, name, lines)
@@ -49,12 +49,12 @@ def test_tables_of_the_matrix_are_those_of_the_results(name):
         )
 
 
-def test_the_verdicts_of_the_readme_hold():
+def test_the_conclusions_of_the_readme_agree_with_the_results():
     text = " ".join(README.read_text().split())
     device, over = PARAMS.matrix.devices[0], {}
-    for model, of_methods in readme_table.results_of(PARAMS, ROOT).items():
-        latencies = [each["int8"]["latency_ms"][device] for each in of_methods.values()]
-        over[model] = [each["speedup_over_control"] for each in latencies]
+    for model, results in readme_table.results_of(PARAMS, ROOT).items():
+        latencies = [result["int8"]["latency_ms"][device] for result in results.values()]
+        over[model] = [latency["speedup_over_control"] for latency in latencies]
     assert "ResNet-20: none is faster than int8 of the original." in text
     assert max(over["resnet20"]) < 1, f"README.md: on ResNet-20 one is faster: {over}"
     assert "two to nearly four times faster than int8 of the original." in text
@@ -85,7 +85,7 @@ def test_sentences_agree_with_their_sources(page, sentence, figures):
     assert sentence.format(*figures()) in text, f"{page} does not say so"
 
 
-def test_a_changed_result_is_a_sentence():
+def test_a_changed_result_gives_a_message():
     table = pages.Table(
         "page.md", "here", ("rule", "top-1, %"), ({"rule": "a", "top-1, %": "1.20"},)
     )
@@ -96,7 +96,7 @@ def test_a_changed_result_is_a_sentence():
     ]
 
 
-# Commands: options of Snakemake that take a value, and what DVC can do.
+# Options of Snakemake that take a value, and commands of DVC.
 WITH_VALUE = {"--cores", "--report", "--config", "--configfile", "--directory"}
 WITH_RULE = {"--until", "--forcerun", "--omit-from"}
 DVC = {"repro", "metrics", "params", "plots", "exp", "status", "pull", "push", "checkout"}
@@ -115,7 +115,7 @@ def is_placeholder(word: str) -> bool:
 
 
 def wrong_target(target: str) -> str:
-    """Why Snakemake could not make a target; empty where it could."""
+    """Return the reason why Snakemake cannot make a target; empty if it can."""
     if target in RULE_NAMES:
         return ""
     if not any(re.fullmatch(pattern, target) for pattern in OUTPUTS):
@@ -156,7 +156,7 @@ def problems_of_make(words: list[str]) -> Iterator[str]:
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([\w./%-]+):(?!=)", text, re.MULTILINE)
     for word in words:
-        if not any(re.fullmatch(each.replace("%", r"\w+"), word) for each in targets):
+        if not any(re.fullmatch(target.replace("%", r"\w+"), word) for target in targets):
             yield f"Makefile has no target '{word}'"
 
 
@@ -176,7 +176,7 @@ def problems_of(command: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_name_what_is_there(page):
+def test_commands_name_existing_targets(page):
     wrong = [
         f"{name_of(page)}: `{command}`: {problem}"
         for command in pages.commands(page)
@@ -186,10 +186,10 @@ def test_commands_name_what_is_there(page):
 
 
 def test_commands_are_found():
-    found = pages.commands(README)
-    assert "dvc repro" in found
-    assert "make results/vgg16_tucker.json" in found
-    assert "snakemake --cores 8 results/vgg16_tucker.json" in found
+    commands = pages.commands(README)
+    assert "dvc repro" in commands
+    assert "make results/vgg16_tucker.json" in commands
+    assert "snakemake --cores 8 results/vgg16_tucker.json" in commands
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def test_commands_are_found():
         *("python benchmarks/int9.py", "snakemake results/studies/schedule.svg"),
     ],
 )
-def test_a_wrong_command_is_a_sentence(command):
+def test_a_wrong_command_gives_a_message(command):
     assert list(problems_of(command))
 
 
 def test_parameters_in_the_pages_are_valid():
-    """All of them together, in params.yaml."""
+    """All parameters of all pages are merged into params.yaml and checked together."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     for page in PAGES:
         for block in pages.blocks(page.read_text(), "yaml"):

@@ -1,4 +1,4 @@
-"""A layer table follows the code of a user's network, as the graph is read."""
+"""A layer table is updated when the code of a user's network changes."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ def convolution(size):
 
 
 def forget() -> None:
-    """Forget what a new process would not know."""
+    """Clear the caches, as in a new process."""
     for cached in (_tree, _imports, _significant):
         cached.cache_clear()
 
@@ -61,12 +61,14 @@ def table(params: Params) -> dict:
     return json.loads(Path(path).read_text())
 
 
-def test_the_table_follows_an_edited_factory_and_what_it_imports(folder: Path, params: Params):
+def test_the_table_is_updated_after_changes_of_a_factory_and_its_imports(
+    folder: Path, params: Params
+):
     before = table(params)
     assert before["layers"][0]["dilation"] == [1, 1]
     written = Path("data/networks/ournet.json").stat().st_mtime_ns
     assert table(params) == before
-    # A comment is no change.
+    # A new comment is not a change.
     Path("blocks.py").write_text("# Ours.\n" + BLOCKS)
     assert table(params) == before
     assert Path("data/networks/ournet.json").stat().st_mtime_ns == written
@@ -78,8 +80,10 @@ def test_the_table_follows_an_edited_factory_and_what_it_imports(folder: Path, p
     assert [layer["name"] for layer in table(params)["layers"]] == ["0", "2", "4"]
 
 
-def test_the_code_of_a_network_is_a_dependency_by_itself(folder: Path, params: Params):
-    # A forward() that changes leaves the layers as they are.
+def test_the_code_of_a_network_is_a_dependency_even_if_its_layers_do_not_change(
+    folder: Path, params: Params
+):
+    # A changed activation does not affect the layers.
     before = table(params)
     Path("ournet.py").write_text(NETWORK.replace("nn.ReLU()", "nn.Tanh()"))
     after = table(params)
@@ -88,7 +92,9 @@ def test_the_code_of_a_network_is_a_dependency_by_itself(folder: Path, params: P
 
 
 @pytest.mark.parametrize(("name", "fits"), [("a-b", True), ("größe", True), ("a b", False)])
-def test_names_of_layers_work_or_are_refused(folder: Path, params: Params, name: str, fits: bool):
+def test_layer_names_that_cannot_be_file_names_are_refused(
+    folder: Path, params: Params, name: str, fits: bool
+):
     table = {"network": "ournet", "input_shape": [3, 8, 8], "layers": []}
     shipped = json.loads((ROOT / "data/networks/resnet20.json").read_text())
     layer = shipped["layers"][1] | {"name": name}

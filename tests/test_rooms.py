@@ -1,4 +1,4 @@
-"""The order of the rooms: a module imports its own room and the rooms above it, never below."""
+"""The order of the rooms: a module imports only its own room and the rooms above it."""
 
 import ast
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from lowrank.graph.step_names import STEPS
 
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = SOURCE / "lowrank"
-# From the top down. `devices` stands high: it imports no other room, because it is what
-# `lowrank` sends to another machine.
+# From top to bottom. `devices` is near the top, because it imports no other room: `lowrank` sends
+# it to other machines.
 ROOMS = (
     *("errors", "temporary", "files", "core", "devices", "config", "factorize", "ranks", "zoo"),
     *("surgery", "onnx_files", "data", "tasks", "training", "report", "graph", "api", "steps"),
@@ -34,7 +34,7 @@ def room_of(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """The line and the name of every import, those inside functions too."""
+    """Yield the line and the name of every import, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "lowrank":
             yield from ((node.lineno, f"lowrank.{name.name}") for name in node.names)
@@ -45,19 +45,19 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def violations(path: Path) -> list[str]:
-    """A sentence for each import that the order of the rooms does not allow."""
-    room, sentences = room_of(path), []
+    """Return a message for each import that the order of the rooms does not allow."""
+    room, messages = room_of(path), []
     for line, name in imported(path):
         parts = name.split(".")
-        what = f"{path.relative_to(SOURCE)}:{line}: {room} may not import {name}"
+        place = f"{path.relative_to(SOURCE)}:{line}: {room} may not import {name}"
         if parts[0] == "torch" and room in WITHOUT_TORCH:
-            sentences.append(f"{what}: {room} works without PyTorch")
+            messages.append(f"{place}: {room} works without PyTorch")
         elif parts[0] == "lowrank" and len(parts) > 1 and parts[1] in ROOMS:
             if ROOMS.index(parts[1]) > ROOMS.index(room):
-                sentences.append(f"{what}: {parts[1]} stands below {room}")
+                messages.append(f"{place}: {parts[1]} is below {room}")
             elif room == "devices" and parts[1] != "devices":
-                sentences.append(f"{what}: devices is sent to other machines alone")
-    return sentences
+                messages.append(f"{place}: devices is sent to other machines without other rooms")
+    return messages
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -66,7 +66,7 @@ def test_a_module_imports_only_rooms_above_its_own(path):
     assert not violations(path), "\n".join(violations(path))
 
 
-def test_an_import_from_below_is_a_sentence(tmp_path, monkeypatch):
+def test_an_import_from_below_gives_a_message(tmp_path, monkeypatch):
     path = tmp_path / "src/lowrank/ranks/new.py"
     path.parent.mkdir(parents=True)
     path.write_text("import torch\n\ndef f():\n    from lowrank.steps import study\n")
@@ -74,12 +74,12 @@ def test_an_import_from_below_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "src/lowrank")
     assert violations(path) == [
         "lowrank/ranks/new.py:1: ranks may not import torch: ranks works without PyTorch",
-        "lowrank/ranks/new.py:4: ranks may not import lowrank.steps: steps stands below ranks",
+        "lowrank/ranks/new.py:4: ranks may not import lowrank.steps: steps is below ranks",
     ]
 
 
-def test_no_two_modules_have_one_name():
-    """Modules of several rooms share a name where they belong to one rule or section."""
+def test_modules_have_different_names():
+    """Modules of several rooms may share a name only if they belong to the same rule or section."""
     mirrored = {*STEPS, *Params.model_fields, *MethodSettings.model_fields}
     mirrored |= {path.stem for path in (SOURCE.parent / "workflow/rules").glob("*.smk")}
     names: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The commands of dvc.yaml, which a shell runs before `lowrank` sees them."""
+"""The commands of dvc.yaml, which a shell runs before `lowrank` checks anything."""
 
 import re
 from pathlib import Path
@@ -11,18 +11,18 @@ from lowrank.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-COMMANDS = {name: each.get("do", each)["cmd"] for name, each in DOCUMENT["stages"].items()}
+COMMANDS = {name: stage.get("do", stage)["cmd"] for name, stage in DOCUMENT["stages"].items()}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_command_holds_what_params_yaml_says(name):
-    # `dataset_name` stands in dvc.yaml itself.
+def test_no_command_contains_text_from_params_yaml(name):
+    # `dataset_name` is defined in dvc.yaml itself.
     assert set(re.findall(r"\${(.*?)}", COMMANDS[name])) <= {"dataset_name"}
 
 
 @pytest.fixture
 def run(monkeypatch):
-    """What the command of a stage would start."""
+    """Return a function that runs the command of a stage and records what it would start."""
     monkeypatch.chdir(ROOT)
     started = []
 
@@ -41,7 +41,7 @@ def run(monkeypatch):
     return invoke
 
 
-def test_the_names_come_from_the_stage(run):
+def test_the_names_come_from_the_name_of_the_stage(run):
     target = "build/{model}/{method}/benchmark/{device}.json"
     _, started = run("benchmark@vgg16-tucker-local", target, "--", "--forcerun", "benchmark")
     before = ["snakemake", "--workflow-profile", "profiles/dvc", "--forcerun", "benchmark"]
@@ -57,14 +57,14 @@ def test_the_names_come_from_the_stage(run):
         "finetune",
     ],
 )
-def test_names_that_params_yaml_does_not_have(run, stage):
+def test_names_that_are_not_in_params_yaml_are_an_error(run, stage):
     done, started = run(stage, "build/{model}/{method}/model.onnx")
     assert done.exit_code == 1
-    assert f"the stage `{stage}` names what params.yaml does not have" in done.output
+    assert f"the stage `{stage}` has a name that is not in params.yaml" in done.output
     assert started == []
 
 
-def test_outside_of_dvc(run):
+def test_the_command_fails_outside_dvc(run):
     done, started = run("", "build/{model}/original/model.onnx")
     assert "Run `dvc repro`" in done.output
     assert started == []

@@ -1,4 +1,4 @@
-"""A small dataset in the format of the `dataset` step, for tests that need one."""
+"""Create a small dataset in the format of the `dataset` step for tests."""
 
 import colorsys
 from pathlib import Path
@@ -11,9 +11,9 @@ CLASSES = 10
 
 
 def write_tiny_dataset(folder: Path, train: int = 400, test: int = 100, seed: int = 0) -> None:
-    """Store noisy images of one hue a class: a network learns them in a few steps.
+    """Store noisy images with one hue per class, which a network learns in a few steps.
 
-    Classes are balanced and in random order; the same arguments give the same bytes.
+    Classes are balanced and in random order. The same arguments give the same bytes.
     """
     random = np.random.default_rng(seed)
     hues = [colorsys.hsv_to_rgb(hue / CLASSES, 1, 1) for hue in range(CLASSES)]

@@ -1,4 +1,4 @@
-"""A network small enough to train in a test."""
+"""A network that is small enough to train in a test."""
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,8 @@ def toy(seed: int = 0, dropout: float = 0.0) -> Toy:
 
 
 def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
-    """Bit for bit."""
-    one, other = first.state_dict(), second.state_dict()
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
+    """Check that two networks have identical weights, bit for bit."""
+    first_state, second_state = first.state_dict(), second.state_dict()
+    assert first_state.keys() == second_state.keys()
+    for name, tensor in first_state.items():
+        assert torch.equal(tensor, second_state[name]), name

@@ -1,4 +1,4 @@
-"""The console command: `lowrank <step> ...`, each step importing no more than it needs."""
+"""The console command `lowrank <step> ...`. Each step imports only what it needs."""
 
 import importlib
 from typing import Any
@@ -9,7 +9,7 @@ from lowrank.graph.step_names import STEPS
 
 
 class _Steps(click.Group):
-    """Loads a step's module when the step is called."""
+    """A group of commands that imports the module of a step when the step is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(STEPS)
@@ -23,9 +23,9 @@ class _Steps(click.Group):
 @click.group(cls=_Steps)
 @click.version_option(package_name="lowrank")
 def main() -> None:
-    """Make trained convolutional networks small and fast by low-rank decomposition.
+    """Make trained convolutional networks smaller and faster by low-rank decomposition.
 
-    The workflow runs these steps in order; each also runs alone.
+    The workflow runs these steps in order. Each step can also be run on its own.
     """
 
 

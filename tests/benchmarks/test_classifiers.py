@@ -1,4 +1,4 @@
-"""A small part of `python benchmarks/coverage.py`, which takes all of torchvision."""
+"""A small part of `python benchmarks/coverage.py`, which runs all classifiers of torchvision."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ PASSED = Coverage(
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1"])
-def test_architectures_of_torchvision(name):
+def test_some_architectures_of_torchvision_pass(name):
     coverage = cover(NetworkSource(network=f"torchvision/{name}", input_shape=(3, 64, 64)))
     assert coverage.failure is None
     assert coverage.factored + sum(coverage.dense.values()) == coverage.layers
@@ -33,7 +33,7 @@ def test_architectures_of_torchvision(name):
     assert coverage.macs_of_file == after
 
 
-def test_a_network_that_ends_in_zeros_is_given_weights(register_network):
+def test_zero_weights_of_a_network_are_replaced(register_network):
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -51,13 +51,13 @@ def test_a_network_that_ends_in_zeros_is_given_weights(register_network):
     assert coverage.difference > 0.1
 
 
-def test_what_passes():
+def test_a_network_passes():
     assert PASSED.failure is None
     assert PASSED.to_json()["macs"] == (200, 100)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"relative_error": 2 * LARGEST_ERROR}, "error 0.002 of the logits' range"),
         ({"relative_error": float("nan")}, "error nan"),
@@ -66,5 +66,5 @@ def test_what_passes():
         ({"factored": 0}, "no layer was factored"),
     ],
 )
-def test_what_fails(change, told):
-    assert told in replace(PASSED, **change).failure
+def test_a_network_fails(change, message):
+    assert message in replace(PASSED, **change).failure

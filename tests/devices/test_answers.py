@@ -1,4 +1,4 @@
-"""What models answer on a device, and when that is more than rounding off."""
+"""The outputs of models on a device, and the limits of rounding differences."""
 
 import numpy as np
 import onnx
@@ -12,8 +12,8 @@ from lowrank.onnx_files.single_layers import side_by_side
 EXPECTED = np.random.default_rng(0).standard_normal((40, 10)).tolist()
 
 
-def moved(by: float, images: int = 40) -> list[list[float]]:
-    """The expected answers, some images moved by a share of all their norm."""
+def with_noise(by: float, images: int = 40) -> list[list[float]]:
+    """Return the expected outputs with noise in some images, `by` times the norm of them all."""
     noise = np.zeros((40, 10))
     noise[:images] = np.random.default_rng(1).standard_normal((images, 10))
     scale = by * np.linalg.norm(EXPECTED) / max(np.linalg.norm(noise), 1e-9)
@@ -30,25 +30,27 @@ def moved(by: float, images: int = 40) -> list[list[float]]:
         (0.2, True, True),
     ],
 )
-def test_rounding_is_no_fault(by, in_int8, warns):
-    found = agreement(moved(by), EXPECTED, in_int8=in_int8)
-    assert found["images"] == 40
-    assert found["relative_error"] == pytest.approx(by)
-    assert (found["warning"] is not None) == warns
+def test_differences_within_rounding_cause_no_warning(by, in_int8, warns):
+    comparison = agreement(with_noise(by), EXPECTED, in_int8=in_int8)
+    assert comparison["images"] == 40
+    assert comparison["relative_error"] == pytest.approx(by)
+    assert (comparison["warning"] is not None) == warns
 
 
-def test_few_images_with_another_class_are_seen():
+def test_a_few_images_with_another_class_cause_a_warning():
     other = np.array(EXPECTED)
     other[:3] = np.roll(other[:3], 1, axis=1)
-    found = agreement((0.01 * other).tolist(), (0.01 * np.array(EXPECTED)).tolist(), in_int8=True)
-    assert found["changed_percent"] == 7.5
-    assert "7.5 % of 40 images get another class" in found["warning"]
+    comparison = agreement(
+        (0.01 * other).tolist(), (0.01 * np.array(EXPECTED)).tolist(), in_int8=True
+    )
+    assert comparison["changed_percent"] == 7.5
+    assert "7.5 % of 40 images get another class" in comparison["warning"]
 
 
-def test_what_is_no_number_is_a_fault():
-    found = agreement(np.full((40, 10), np.nan).tolist(), EXPECTED, in_int8=True)
-    assert found["warning"]
-    assert np.isfinite(found["relative_error"])
+def test_outputs_that_are_not_numbers_cause_a_warning():
+    comparison = agreement(np.full((40, 10), np.nan).tolist(), EXPECTED, in_int8=True)
+    assert comparison["warning"]
+    assert np.isfinite(comparison["relative_error"])
 
 
 @pytest.fixture
@@ -58,16 +60,16 @@ def model(tmp_path):
     return tmp_path / "float.onnx"
 
 
-def test_a_device_answers_to_real_images(model, tmp_path):
+def test_a_device_computes_outputs_for_real_images(model, tmp_path):
     images = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
-    found = create_device("local", {}).answers(model, tmp_path / "images.npy", {})
+    outputs = create_device("local", {}).answers(model, tmp_path / "images.npy", {})
     expected = expected_answers(model, tmp_path / "images.npy", MeasureSettings())
-    assert np.shape(found) == np.shape(expected) == (5, 8)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.shape(outputs) == np.shape(expected) == (5, 8)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
-def test_images_of_another_size_are_told(model, tmp_path):
+def test_images_of_another_size_are_an_error(model, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((2, 3, 9, 9), np.float32))
     with pytest.raises(DeviceError, match="takes images of shape"):
         answers(model, tmp_path / "images.npy", MeasureSettings())

@@ -1,4 +1,4 @@
-"""What a machine does while it measures."""
+"""The state of a machine during a measurement."""
 
 import subprocess
 import sys
@@ -23,33 +23,33 @@ def stat(user: int, stolen: int) -> str:
     return f"cpu  {user} 5 10 1000 7 3 2 {stolen} 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
 
 
-def test_what_others_and_the_host_took(tmp_path):
+def test_time_taken_by_other_processes_and_the_host(tmp_path):
     before = replace(Snapshot.now(write(tmp_path, proc__stat=stat(100, 0))), wall=0.0, own=1.0)
     after = replace(Snapshot.now(write(tmp_path, proc__stat=stat(500, 50))), wall=2.0, own=3.0)
-    found = before.until(after)
-    # Ticks are hundredths of a second: 4 s of work, 2 of them its own, in 2 s.
-    assert found["other_cpu"] == pytest.approx(1.0)
-    assert found["stolen_cpu"] == pytest.approx(0.25)
-    assert found["throttled"] is None
+    conditions = before.until(after)
+    # A tick is 10 ms: 4 s of work in a wall time of 2 s, of which 2 s belong to this process.
+    assert conditions["other_cpu"] == pytest.approx(1.0)
+    assert conditions["stolen_cpu"] == pytest.approx(0.25)
+    assert conditions["throttled"] is None
 
 
-def test_heat_is_counted_over_all_cores(tmp_path):
-    place = "sys__devices__system__cpu__{}__thermal_throttle__core_throttle_count"
-    before = Snapshot.now(write(tmp_path, **{place.format("cpu0"): "3", place.format("cpu1"): "1"}))
-    after = Snapshot.now(write(tmp_path, **{place.format("cpu1"): "4"}))
+def test_throttling_is_summed_over_all_cores(tmp_path):
+    name = "sys__devices__system__cpu__{}__thermal_throttle__core_throttle_count"
+    before = Snapshot.now(write(tmp_path, **{name.format("cpu0"): "3", name.format("cpu1"): "1"}))
+    after = Snapshot.now(write(tmp_path, **{name.format("cpu1"): "4"}))
     assert before.until(after)["throttled"] == 3
 
 
-def test_a_system_that_tells_nothing(tmp_path):
-    found = Snapshot.now(tmp_path).until(Snapshot.now(tmp_path))
-    assert found == {"other_cpu": None, "stolen_cpu": None, "throttled": None}
+def test_a_system_without_counters(tmp_path):
+    conditions = Snapshot.now(tmp_path).until(Snapshot.now(tmp_path))
+    assert conditions == {"other_cpu": None, "stolen_cpu": None, "throttled": None}
     state = state_of_machine(tmp_path)
     assert state["governor"] is None
     assert state["temperature_c"] is None
-    assert warnings_of(found | {"settled": True}) == []
+    assert warnings_of(conditions | {"settled": True}) == []
 
 
-def test_governor_and_the_hottest_sensor(tmp_path):
+def test_the_governor_and_the_hottest_sensor(tmp_path):
     write(
         tmp_path,
         sys__devices__system__cpu__cpu0__cpufreq__scaling_governor="powersave\n",
@@ -57,22 +57,23 @@ def test_governor_and_the_hottest_sensor(tmp_path):
         sys__class__thermal__thermal_zone1__temp="67500\n",
         sys__class__thermal__thermal_zone2__temp="-1\n",
     )
-    found = state_of_machine(tmp_path)
-    assert found["governor"] == "powersave"
-    assert found["temperature_c"] == 67.5
+    state = state_of_machine(tmp_path)
+    assert state["governor"] == "powersave"
+    assert state["temperature_c"] == 67.5
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat here")
-def test_a_process_that_takes_a_core_is_seen():
+def test_a_process_that_takes_a_core_causes_a_warning():
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
         before = Snapshot.now()
         time.sleep(1.0)
-        found = before.until(Snapshot.now())
+        conditions = before.until(Snapshot.now())
     finally:
         busy.kill()
         busy.wait()
-    assert found["other_cpu"] > 0.3
-    (told,) = [each for each in warnings_of(found | {"settled": True}) if "other" in each]
-    assert told.endswith("of a core")
+    assert conditions["other_cpu"] > 0.3
+    warnings = warnings_of(conditions | {"settled": True})
+    (warning,) = [text for text in warnings if "other" in text]
+    assert warning.endswith("of a core")

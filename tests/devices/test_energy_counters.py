@@ -1,4 +1,4 @@
-"""What a run takes, from counters in a made-up file system and by a made-up clock."""
+"""Energy of a run, from counters in a simulated file system and with a simulated clock."""
 
 import json
 import subprocess
@@ -31,20 +31,20 @@ def battery(root, **files):
 
 
 def laptop(root, package, platform):
-    """One processor, a part of it, and the platform that contains both, in microjoules."""
+    """Write the counters of a processor, a part of it, and the platform that contains both."""
     zone(root, "intel-rapl:0", package, "package-0")
     zone(root, "intel-rapl:0:0", package // 2, "core")
     zone(root, "intel-rapl:1", platform, "psys")
 
 
-def test_the_platform_contains_the_processors_and_is_not_added(tmp_path):
+def test_the_platform_is_not_added_to_the_processors_that_it_contains(tmp_path):
     laptop(tmp_path, 1_000_000, 3_000_000)
     counter = Rapl(tmp_path)
     laptop(tmp_path, 2_000_000, 4_400_000)
     assert counter.joules() == pytest.approx(1.0)
 
 
-def test_processors_are_added_up_and_their_parts_left_out(tmp_path):
+def test_processors_are_summed_without_their_parts(tmp_path):
     def server(first, second):
         zone(tmp_path, "intel-rapl:0", first, "package-0")
         zone(tmp_path, "intel-rapl:0:0", first // 3, "dram")
@@ -56,14 +56,14 @@ def test_processors_are_added_up_and_their_parts_left_out(tmp_path):
     assert counter.joules() == pytest.approx(0.75)
 
 
-def test_the_platform_alone_is_counted(tmp_path):
+def test_the_platform_is_counted_if_it_is_the_only_counter(tmp_path):
     zone(tmp_path, "intel-rapl:0", 1_000_000, "psys")
     counter = Rapl(tmp_path)
     zone(tmp_path, "intel-rapl:0", 1_400_000, "psys")
     assert counter.joules() == pytest.approx(0.4)
 
 
-def test_a_counter_that_starts_again_goes_on(tmp_path):
+def test_a_counter_may_wrap_around(tmp_path):
     zone(tmp_path, "intel-rapl:0", 9_500_000)
     counter = Rapl(tmp_path)
     zone(tmp_path, "intel-rapl:0", 500_000)
@@ -81,11 +81,11 @@ def test_a_battery_is_sampled(tmp_path, files):
     counter = Battery(tmp_path)
     start, before = time.perf_counter(), counter.joules()
     time.sleep(0.3)
-    spent, passed = counter.joules() - before, time.perf_counter() - start
-    assert spent == pytest.approx(2.0 * passed, rel=0.1)
+    joules, elapsed = counter.joules() - before, time.perf_counter() - start
+    assert joules == pytest.approx(2.0 * elapsed, rel=0.1)
 
 
-def test_which_counter_tells(tmp_path):
+def test_the_best_counter_is_chosen(tmp_path):
     assert find_counter(CPU, tmp_path) == "no RAPL counter, no battery"
     battery(tmp_path, status="Charging", power_now=1)
     assert "the battery is charging: unplug the device" in find_counter(CPU, tmp_path)
@@ -95,21 +95,22 @@ def test_which_counter_tells(tmp_path):
     assert find_counter(CPU, tmp_path).name == "RAPL"
 
 
-def test_a_counter_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+def test_a_counter_without_read_permission_is_reported(tmp_path, monkeypatch):
     folder = zone(tmp_path, "intel-rapl:0", 1)
 
     def refuse(_):
         raise PermissionError(13, "Permission denied", str(folder / "energy_uj"))
 
     monkeypatch.setattr(Rapl, "_read", refuse)
-    told = find_counter(CPU, tmp_path)
-    assert f"energy_uj may not be read (`sudo chmod a+r {folder}/energy_uj`)" in told
+    reason = find_counter(CPU, tmp_path)
+    path = folder / "energy_uj"
+    assert f"no permission to read {path}; run `sudo chmod a+r {path}`" in reason
 
 
-def test_a_gpu_is_asked_through_its_library(tmp_path, monkeypatch):
+def test_the_counter_of_a_gpu_is_read_through_its_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    told = find_counter("CUDAExecutionProvider", tmp_path)
-    assert told.startswith("NVML does not tell")
+    reason = find_counter("CUDAExecutionProvider", tmp_path)
+    assert reason.startswith("NVML cannot be read")
     library = SimpleNamespace(
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByIndex=lambda index: index,
@@ -121,7 +122,7 @@ def test_a_gpu_is_asked_through_its_library(tmp_path, monkeypatch):
 
 
 class FakeMachine:
-    """Takes 2 W, and 10 W more while a model runs."""
+    """A machine that consumes 2 W, and 10 W more while a model runs."""
 
     name = "fake"
 
@@ -146,21 +147,21 @@ class FakeMachine:
         return run
 
 
-def test_what_the_idle_machine_takes_is_left_out():
+def test_the_idle_consumption_is_subtracted():
     machine = FakeMachine()
-    found = millijoules_of_a_run(
+    energies = millijoules_of_a_run(
         {"original": machine.model(0.25), "compressed": machine.model(0.125)},
         machine,
         seconds=2.0,
         clock=machine.clock,
         sleep=machine.sleep,
     )
-    assert found["idle_watts"] == pytest.approx(2.0)
-    assert found["original"] == pytest.approx(2500.0)
-    assert found["compressed"] == pytest.approx(1250.0)
+    assert energies["idle_watts"] == pytest.approx(2.0)
+    assert energies["original"] == pytest.approx(2500.0)
+    assert energies["compressed"] == pytest.approx(1250.0)
 
 
-def test_where_nothing_counts_the_reason_is_told():
+def test_the_reason_is_reported_if_energy_is_not_measured():
     done = subprocess.run(
         [
             sys.executable,
@@ -174,5 +175,6 @@ def test_where_nothing_counts_the_reason_is_told():
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)
-    assert told == {"original": None, "compressed": None, "not_measured": "`energy_seconds` is 0"}
+    answer = json.loads(done.stdout)
+    reason = "`energy_seconds` is 0"
+    assert answer == {"original": None, "compressed": None, "not_measured": reason}

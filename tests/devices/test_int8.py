@@ -1,4 +1,4 @@
-"""Whether a device computes int8 models in 8 bits."""
+"""The check that a device computes int8 models with integer kernels."""
 
 import onnx
 import pytest
@@ -23,20 +23,20 @@ def device():
     return create_device("local", {"threads": 1})
 
 
-def test_integer_kernels_are_seen(model, device, tmp_path):
+def test_integer_kernels_are_detected(model, device, tmp_path):
     (tmp_path / "work").mkdir()
     quantizer = Quantizer(model, [noise_for(model)], QuantizeSettings(), tmp_path / "work")
     quantizer.write(tmp_path / "int8.onnx")
     assert device.lacks_int8(tmp_path / "int8.onnx", {}) is None
-    # Some nodes may have stayed in float, or all of them.
+    # Models in which some nodes, or all of them, stayed in float.
     quantizer.write(tmp_path / "half.onnx", but=["layer0"])
     assert device.lacks_int8(tmp_path / "half.onnx", {}) is None
     quantizer.write(tmp_path / "all.onnx", but=["layer0", "layer1"])
     assert device.lacks_int8(tmp_path / "all.onnx", {}) is None
 
 
-def test_a_runtime_that_computes_in_float_is_told(device, tmp_path):
-    """As one without int8 kernels runs a quantised layer: in float, between both conversions."""
+def test_a_runtime_that_computes_in_float_is_detected(device, tmp_path):
+    """A runtime without int8 kernels runs a quantized layer in float, between two conversions."""
     scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1])
     zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
     weight = helper.make_tensor("weight", TensorProto.FLOAT, [1, 1, 1, 1], [2.0])
@@ -53,12 +53,12 @@ def test_a_runtime_that_computes_in_float_is_told(device, tmp_path):
     model = tmp_path / "model.onnx"
     opset = helper.make_opsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), model)
-    because = device.lacks_int8(model, {})
-    assert "CPUExecutionProvider of ONNX Runtime" in because
-    assert "has no int8 kernels" in because
-    assert "Conv in float" in because
+    reason = device.lacks_int8(model, {})
+    assert "CPUExecutionProvider of ONNX Runtime" in reason
+    assert "has no int8 kernels" in reason
+    assert "Conv in float" in reason
 
 
-def test_a_missing_model_is_told(tmp_path, device):
+def test_a_missing_model_is_an_error(tmp_path, device):
     with pytest.raises(DeviceError, match=r"none\.onnx: no such model"):
         device.lacks_int8(tmp_path / "none.onnx", {})

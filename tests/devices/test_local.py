@@ -1,3 +1,5 @@
+"""Measurements on this machine."""
+
 import json
 import platform
 import subprocess
@@ -40,7 +42,7 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model.onnx")
 
 
-def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path):
+def test_a_measurement_contains_all_figures_and_no_paths(tmp_path: Path, model: Path):
     smaller = save_model(tmp_path / "smaller.onnx", features=3)
     result = create_device("local", {"threads": 1}).measure(model, smaller, QUICK)
     for name in ("original", "compressed"):
@@ -64,20 +66,20 @@ def test_a_measurement_has_every_figure_and_no_path(tmp_path: Path, model: Path)
     assert ".onnx" not in written
 
 
-def test_latencies_and_speedup_follow_from_the_turns(monkeypatch, model: Path):
+def test_latencies_and_speedup_are_computed_from_the_turns(monkeypatch, model: Path):
     turns = [[[4, 4], [1, 1]], [[6, 6], [2, 2]], [[8, 8], [3, 5]], [[20, 40], [10, 10]]]
     sitting = {"nanoseconds": (np.array(turns) * 1_000_000).tolist(), "settled": True}
     sitting["conditions"] = {"other_cpu": 0.0, "stolen_cpu": None, "throttled": None}
     monkeypatch.setattr("lowrank.devices.local._sitting", lambda *_: sitting)
     result = create_device("local", {}).measure(model, model, QUICK | {"sittings": 2})
     assert result["original"] == pytest.approx({"p50": 7.0, "p90": 30.0, "p99": 40.0, "mean": 12.0})
-    assert result["speedup"] == 3.0  # of 4, 3, 2 and 3; the ratio of the medians would be 2.8
+    assert result["speedup"] == 3.0  # Median of 4, 3, 2 and 3. The ratio of medians would be 2.8.
     assert 2 <= result["speedup_low"] <= 3 <= result["speedup_high"] <= 4
     assert result["repeats"] == 16
     assert result["conditions"]["warning"] is None
 
 
-def test_the_worst_sitting_counts(monkeypatch, model: Path):
+def test_conditions_are_those_of_the_worst_sitting(monkeypatch, model: Path):
     quiet = {"other_cpu": 0.0, "stolen_cpu": None, "throttled": None}
     loud = {"other_cpu": 0.9, "stolen_cpu": None, "throttled": 2}
     sittings = iter(
@@ -85,24 +87,24 @@ def test_the_worst_sitting_counts(monkeypatch, model: Path):
         for settled, conditions in ((True, quiet), (False, quiet), (True, loud))
     )
     monkeypatch.setattr("lowrank.devices.local._sitting", lambda *_: next(sittings))
-    found = create_device("local", {}).measure(model, model, QUICK | {"sittings": 3})
-    assert found["conditions"]["other_cpu"] == 0.9
-    assert found["conditions"]["throttled"] == 2
-    assert found["conditions"]["stolen_cpu"] is None
-    assert found["conditions"]["settled"] is False
-    assert found["conditions"]["warning"] == (
-        "other processes took 0.90 of a core; heat slowed the processor 2 times; the models never "
-        "ran evenly while they warmed up"
+    result = create_device("local", {}).measure(model, model, QUICK | {"sittings": 3})
+    assert result["conditions"]["other_cpu"] == 0.9
+    assert result["conditions"]["throttled"] == 2
+    assert result["conditions"]["stolen_cpu"] is None
+    assert result["conditions"]["settled"] is False
+    assert result["conditions"]["warning"] == (
+        "other processes took 0.90 of a core; heat slowed the processor 2 times; the latency of "
+        "the models did not become stable during the warm-up"
     )
 
 
-def test_runs_and_seconds_are_shared_out_over_sittings(model: Path):
+def test_runs_and_seconds_are_distributed_over_sittings(model: Path):
     result = create_device("local", {}).measure(model, model, QUICK | {"sittings": 3, "repeats": 9})
-    # Three or a few more in each, as pairs are even.
+    # At least three runs in each sitting, rounded up because the number of pairs is even.
     assert result["repeats"] == 12
 
 
-def test_memory_is_the_model_s_own_however_large_this_process_is(tmp_path: Path):
+def test_peak_memory_does_not_include_the_memory_of_this_process(tmp_path: Path):
     ballast = np.ones(200_000_000, np.uint8)
     weight = np.ones((10_000_000, 2), np.float32)  # 80 MB
     assert ballast.nbytes > weight.nbytes
@@ -113,14 +115,14 @@ def test_memory_is_the_model_s_own_however_large_this_process_is(tmp_path: Path)
     assert memory["compressed"] < 40
 
 
-def test_settings_of_a_measurement_win_over_those_of_the_device(model: Path):
+def test_settings_of_a_measurement_override_those_of_the_device(model: Path):
     device = create_device("local", {"threads": 2, "repeats": 2})
     result = device.measure(model, model, {**QUICK, "threads": 1})
     assert result["environment"]["threads"] == 1
     assert result["repeats"] == 4
 
 
-def test_the_batch_asked_for_is_run(tmp_path: Path):
+def test_the_requested_batch_size_is_run(tmp_path: Path):
     fixed = save_model(tmp_path / "fixed.onnx", batch=8)
     logits = load_runner(fixed, MeasureSettings(batch_size=8))()[0]
     assert logits.shape == (8, 2)
@@ -128,13 +130,13 @@ def test_the_batch_asked_for_is_run(tmp_path: Path):
         load_runner(fixed, MeasureSettings())
 
 
-def test_the_input_is_the_same_every_time(model: Path):
+def test_the_input_is_reproducible(model: Path):
     first, second = (load_runner(model, MeasureSettings(batch_size=3))()[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert np.ptp(first) > 0
 
 
-def test_other_inputs_than_images_are_an_error(tmp_path: Path):
+def test_inputs_other_than_images_are_an_error(tmp_path: Path):
     double = save_model(tmp_path / "double.onnx", kind=TensorProto.DOUBLE)
     with pytest.raises(DeviceError, match=r"'images' \(tensor\(double\)\)"):
         load_runner(double, MeasureSettings())
@@ -143,12 +145,12 @@ def test_other_inputs_than_images_are_an_error(tmp_path: Path):
         load_runner(two, MeasureSettings())
 
 
-def test_an_unavailable_provider_is_an_error_that_lists_the_available(model: Path):
+def test_the_error_for_an_unavailable_provider_lists_the_available_ones(model: Path):
     with pytest.raises(DeviceError, match=r"'NoSuchProvider' .* Available: .*CPUExecutionProvider"):
         create_device("local", {"provider": "NoSuchProvider"}).measure(model, model, QUICK)
 
 
-def test_a_missing_or_damaged_model_is_named(tmp_path: Path, model: Path):
+def test_the_error_for_a_missing_or_damaged_model_names_it(tmp_path: Path, model: Path):
     device = create_device("local", {})
     with pytest.raises(DeviceError, match=r"absent\.onnx: no such model"):
         device.measure(model, tmp_path / "absent.onnx", QUICK)
@@ -158,7 +160,9 @@ def test_a_missing_or_damaged_model_is_named(tmp_path: Path, model: Path):
 
 
 @pytest.mark.parametrize(("program", "models"), [("peak_memory", 1), ("sitting", 2)])
-def test_an_error_in_a_process_is_told_as_its_own(tmp_path: Path, program: str, models: int):
+def test_an_error_in_a_measuring_process_is_printed_as_json(
+    tmp_path: Path, program: str, models: int
+):
     arguments = [str(tmp_path / "absent.onnx")] * models + ["{}"]
     result = subprocess.run(
         [sys.executable, "-m", f"lowrank.devices.{program}", *arguments],
@@ -178,12 +182,12 @@ def test_an_error_in_a_process_is_told_as_its_own(tmp_path: Path, program: str, 
         ({"optimization": "most"}, "'optimization' is 'most'; it must be one of all, extended"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict, message: str):
+def test_the_error_for_a_wrong_setting_names_it(settings: dict, message: str):
     with pytest.raises(DeviceError, match=message):
         MeasureSettings.of(settings)
 
 
-def test_lists_of_settings_are_every_combination():
+def test_lists_of_settings_are_expanded_to_every_combination():
     section = {"kind": "local", "threads": [1, 2], "batch_size": [1, 8], "repeats": 3}
     assert list(combinations(section)) == [
         "threads_1_batch_size_1",
@@ -198,19 +202,19 @@ def test_lists_of_settings_are_every_combination():
 
 
 @pytest.mark.parametrize("settings", [{}, {"kind": "fridge"}])
-def test_an_unknown_kind_of_device_is_named(settings: dict):
+def test_the_error_for_an_unknown_kind_of_device_names_it(settings: dict):
     with pytest.raises(DeviceError, match=r"unknown kind 'fridge'\. Known: local"):
         create_device("fridge", settings)
 
 
-def test_a_device_has_the_user_s_name_for_it_and_takes_its_whole_section(model: Path):
+def test_a_device_has_the_users_name_and_accepts_its_complete_section(model: Path):
     section = {"kind": "local", **QUICK}
     device = create_device("kitchen", section)
     assert device.name == "kitchen"
     assert device.measure(model, model, section)["repeats"] == 4
 
 
-def test_devices_need_onnxruntime_and_numpy_alone():
+def test_devices_import_only_onnxruntime_and_numpy():
     script = (
         "import sys, lowrank.devices.peak_memory; "
         "heavy = {'torch', 'onnx', 'pydantic', 'click', 'scipy', 'lowrank.errors'}; "
@@ -222,7 +226,7 @@ def test_devices_need_onnxruntime_and_numpy_alone():
     assert result.stdout.strip() == "[]"
 
 
-def test_devices_are_written_in_python_3_9():
+def test_devices_run_on_python_3_9():
     files = map(str, FOLDER.glob("*.py"))
     subprocess.run(
         ["vermin", "--target=3.9-", "--violations", "--no-tips", *files],

@@ -1,4 +1,4 @@
-"""How long each node of a model takes."""
+"""The times of the nodes of a model."""
 
 import numpy as np
 import onnx
@@ -24,24 +24,24 @@ def device():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_each_convolution_is_found_by_its_name(tmp_path, device, batch_size):
+def test_each_convolution_is_listed_under_its_name(tmp_path, device, batch_size):
     model = tmp_path / "layers.onnx"
     onnx.save(side_by_side(LAYERS, batch_size), model)
     onnx.checker.check_model(model, full_check=True)
-    found = device.node_times(model, QUICK | {"batch_size": batch_size})
-    layers = {name: node for name, node in found.items() if node.operator.endswith("Conv")}
+    times = device.node_times(model, QUICK | {"batch_size": batch_size})
+    layers = {name: node for name, node in times.items() if node.operator.endswith("Conv")}
     assert set(layers) == {f"layer{index}" for index in range(4)}
-    assert all(node.milliseconds > 0 for node in found.values())
+    assert all(node.milliseconds > 0 for node in times.values())
 
 
-def test_what_the_profile_adds_is_taken_from_every_node_alike():
-    found = without_profiling(np.array([5.0, 9.0, 3.0, 3.0]), 12.0)
-    assert found == pytest.approx([3, 7, 1, 1])
-    # A node takes some time, whatever the profile adds on the average.
+def test_the_overhead_of_the_profile_is_subtracted_equally_from_every_node():
+    corrected = without_profiling(np.array([5.0, 9.0, 3.0, 3.0]), 12.0)
+    assert corrected == pytest.approx([3, 7, 1, 1])
+    # The corrected time stays positive, even if the mean overhead exceeds the time of a node.
     assert without_profiling(np.array([2.0, 100.0]), 60.0).min() > 0
 
 
-def test_nothing_is_left_in_the_folder(tmp_path, device, monkeypatch):
+def test_no_profile_is_left_in_the_folder(tmp_path, device, monkeypatch):
     model = tmp_path / "layers.onnx"
     onnx.save(side_by_side(LAYERS[:1]), model)
     monkeypatch.chdir(tmp_path)
@@ -49,6 +49,6 @@ def test_nothing_is_left_in_the_folder(tmp_path, device, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["layers.onnx"]
 
 
-def test_a_missing_model_is_told(tmp_path, device):
+def test_a_missing_model_is_an_error(tmp_path, device):
     with pytest.raises(DeviceError, match=r"none\.onnx: no such model"):
         device.node_times(tmp_path / "none.onnx", QUICK)

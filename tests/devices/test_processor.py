@@ -1,4 +1,4 @@
-"""What a processor says of itself, and which 8-bit types that means."""
+"""The description of processors and the choice of 8-bit types."""
 
 import platform
 import sys
@@ -20,25 +20,25 @@ AVX512 = ("avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl")
 @pytest.mark.parametrize(
     ("architecture", "flags", "file"),
     [
-        # x86 without VNNI: older ones, and AVX-512 of the first kind.
+        # x86 without VNNI: older processors, and the first ones with AVX-512.
         ("x86_64", ("sse4_2",), "u8_reduced.onnx"),
         ("x86_64", ("avx2", "fma"), "u8_reduced.onnx"),
         ("AMD64", ("avx2",), "u8_reduced.onnx"),
         ("i686", ("sse4_1",), "u8_reduced.onnx"),
         ("x86_64", AVX512, "u8_reduced.onnx"),
-        # With VNNI, of either width, or the matrix unit.
+        # x86 with VNNI of either width, or with the matrix unit.
         ("x86_64", (*AVX512, "avx512_vnni"), "u8.onnx"),
         ("x86_64", ("avx2", "avx_vnni"), "u8.onnx"),
         ("AMD64", (*AVX512, "amx_int8"), "u8.onnx"),
-        # A system that lists no instructions: what is right on all.
+        # A system that lists no flags: types that are correct on every x86 processor.
         ("x86_64", (), "u8_reduced.onnx"),
-        # ARM with and without dot products, and by the names of other systems.
+        # ARM with and without dot products, under the names of different systems.
         ("aarch64", ("fp", "asimd"), "s8.onnx"),
         ("aarch64", ("fp", "asimd", "asimddp", "i8mm"), "s8.onnx"),
         ("arm64", ("asimddp",), "s8.onnx"),
         ("ARM64", (), "s8.onnx"),
         ("armv7l", ("neon",), "s8.onnx"),
-        # Neither: uint8, as ONNX Runtime fuses it everywhere but on ARM.
+        # Other architectures: uint8, which ONNX Runtime fuses everywhere except on ARM.
         ("riscv64", (), "u8.onnx"),
     ],
 )
@@ -46,7 +46,7 @@ def test_types_suit_the_processor(architecture, flags, file):
     assert integer_types(Processor(architecture, "any", flags)).file == file
 
 
-def test_what_a_user_chooses_holds_on_every_processor():
+def test_the_users_choice_applies_on_every_processor():
     old, board = Processor("x86_64", "old", ("avx2",)), Processor("aarch64", "board")
     assert integer_types(old, "int8").file == "s8_reduced.onnx"
     assert integer_types(old, "auto", False) == IntegerTypes("uint8", False)
@@ -88,9 +88,9 @@ CPU part\t: 0xd4f
         (SERVER, "CPU implementer 0x41 CPU part 0xd4f", "bf16"),
     ],
 )
-def test_linux_says_what_the_first_processor_is(text, name, flag):
-    found, flags = from_cpuinfo(text)
-    assert found == name
+def test_the_first_processor_of_cpuinfo_is_described(text, name, flag):
+    found_name, flags = from_cpuinfo(text)
+    assert found_name == name
     assert flag in flags
     assert "avx512_vnni" not in flags
 
@@ -102,7 +102,7 @@ def test_features_that_matter():
     assert board.features == {"vnni": False, "avx512": False, "bf16": False, "dot_product": True}
 
 
-def test_a_description_is_read_again():
+def test_a_description_survives_a_round_trip_through_json():
     here = Processor.here()
     assert here.architecture == platform.machine()
     assert here.cpu
@@ -113,13 +113,13 @@ def test_a_description_is_read_again():
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="compares with Linux's list"
 )
-def test_the_processor_itself_says_what_linux_lists():
-    """The flags that CPUID reports, which Windows relies on, are those that Linux lists."""
+def test_cpuid_reports_the_flags_that_linux_lists():
+    """CPUID, which is used on Windows, must agree with the list of Linux."""
     name, flags = from_cpuinfo(Path("/proc/cpuinfo").read_text())
     if "(restricted to AVX2)" in name:
         pytest.skip("benchmarks/older_cpu.py changes the list, and not the processor")
     listed = set(flags)
-    asked = set(flags_by_cpuid())
-    assert "avx2" in asked or "avx2" not in listed
+    reported = set(flags_by_cpuid())
+    assert "avx2" in reported or "avx2" not in listed
     known = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
-    assert asked & known == listed & known
+    assert reported & known == listed & known

@@ -1,4 +1,4 @@
-"""A device behind a real SSH server, on the loopback address."""
+"""A device behind a real SSH server on the loopback address."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ QUICK = {"sittings": 1, "turn_runs": 2, "repeats": 3, "seconds": 0.0, "warmup_se
 
 
 def save_model(path: Path, features: int = 4) -> Path:
-    """A matrix of random numbers, which do not compress."""
+    """Save a model with a matrix of random numbers, whose file cannot be compressed."""
     weight = np.random.default_rng(features).standard_normal((features, 2), dtype=np.float32)
     maps = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
@@ -47,15 +47,15 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def there(tmp_path):
-    """The folder on the other machine."""
+def remote_folder(tmp_path):
+    """The folder of lowrank on the other machine."""
     return tmp_path / "there/lowrank-device"
 
 
 @pytest.fixture
-def board(server, there):
+def board(server, remote_folder):
     def create(**settings):
-        own = {"host": "board", "command": server.command, "folder": str(there.parent)}
+        own = {"host": "board", "command": server.command, "folder": str(remote_folder.parent)}
         section = {"kind": "ssh", "python": sys.executable, **own, **QUICK, **settings}
         return create_device("board", section)
 
@@ -67,30 +67,30 @@ def models(tmp_path):
     return [save_model(tmp_path / f"{name}.onnx", size) for name, size in (("a", 6), ("b", 4))]
 
 
-def test_a_measurement_is_that_of_the_other_machine(board, models, there, tmp_path):
+def test_the_other_machine_is_measured(board, models, remote_folder, tmp_path):
     device = board()
-    found = device.measure(*models, {"threads": 2})
+    remote = device.measure(*models, {"threads": 2})
     local = create_device("local", QUICK)
     here = local.measure(*models, {"threads": 2})
-    assert found.keys() == here.keys()
-    assert found["environment"] == here["environment"]
-    assert found["repeats"] == here["repeats"]
-    assert found["speedup"] > 0
+    assert remote.keys() == here.keys()
+    assert remote["environment"] == here["environment"]
+    assert remote["repeats"] == here["repeats"]
+    assert remote["speedup"] > 0
     times = device.node_times(models[0], {})
     assert times.keys() == local.node_times(models[0], {}).keys() == {"gemm"}
     assert times["gemm"].operator == "Gemm"
     assert device.lacks_int8(models[0], {}) is None
     assert device.outputs(models[0], {}) == local.outputs(models[0], {})
     assert device.environment({}) == local.environment({})
-    # The other machine ran what was sent to it.
-    (room,) = (there / "room").iterdir()
+    # The other machine has received the code.
+    (room,) = (remote_folder / "room").iterdir()
     assert {path.name for path in (room / "lowrank").rglob("*.py")} >= {"local.py", "remote.py"}
     assert not list(tmp_path.glob("*.part"))
     assert device.clean()["removed"] > 0
-    assert list(there.parent.iterdir()) == []
+    assert list(remote_folder.parent.iterdir()) == []
 
 
-def test_paths_from_the_home_folder(board, models, tmp_path):
+def test_paths_may_start_with_the_home_folder(board, models, tmp_path):
     home = Path.home()
     python = f"~/{os.path.relpath(sys.executable, home)}"
     folder = f"~/{os.path.relpath(tmp_path / 'with space', home)}"
@@ -98,45 +98,43 @@ def test_paths_from_the_home_folder(board, models, tmp_path):
     assert (tmp_path / "with space/lowrank-device/models").is_dir()
 
 
-def test_what_was_sent_is_kept_for_the_next_run(board, models, there, server):
+def test_files_that_were_sent_are_kept_for_the_next_run(board, models, remote_folder, server):
     board().measure(*models, {})
-    (room,) = (there / "room").iterdir()
-    sent = {path: path.stat().st_mtime_ns for path in [room, *(there / "models").iterdir()]}
+    (room,) = (remote_folder / "room").iterdir()
+    sent = {path: path.stat().st_mtime_ns for path in [room, *(remote_folder / "models").iterdir()]}
     assert len(sent) == 3
     board().measure(*models, {})
     assert {path: path.stat().st_mtime_ns for path in sent} == sent
-    assert len(list((there / "models").iterdir())) == 2
+    assert len(list((remote_folder / "models").iterdir())) == 2
 
 
-def test_a_connection_cut_while_a_model_is_sent_goes_on_from_there(
-    board, tmp_path, server, monkeypatch
-):
+def test_an_interrupted_transfer_of_a_model_is_continued(board, tmp_path, server, monkeypatch):
     large = save_model(tmp_path / "large.onnx", 1_000_000)  # 8 MB
     device = board()
     device.environment({})
-    # The next connection asks what is there; the one after it sends.
+    # The next connection asks which bytes have arrived. The one after it sends the model.
     server.cable.cut_after = [None] * (server.cable.connections + 1) + [5_000_000]
-    sizes, link = [], device._link.json
+    sizes, run_json = [], device._link.json
 
-    def watched(command, data=b""):
+    def record_size(command, data=b""):
         if hasattr(data, "tell"):
             sizes.append(large.stat().st_size - data.tell())
-        return link(command, data)
+        return run_json(command, data)
 
-    monkeypatch.setattr(device._link, "json", watched)
+    monkeypatch.setattr(device._link, "json", record_size)
     assert device.node_times(large, {})["gemm"].milliseconds > 0
-    whole, rest = sizes
-    assert whole == large.stat().st_size
-    assert 0 < rest < 0.9 * whole
+    first_size, second_size = sizes
+    assert first_size == large.stat().st_size
+    assert 0 < second_size < 0.9 * first_size
 
 
-def test_a_connection_cut_while_it_measures_gets_the_same_measurement(board, models, server, there):
+def test_a_measurement_continues_while_the_connection_is_lost(board, models, server, remote_folder):
     device = board()
     device.measure(*models, {})
-    jobs = len(list((there / "jobs").iterdir()))
+    jobs = len(list((remote_folder / "jobs").iterdir()))
 
     def cut():
-        while len(list((there / "jobs").iterdir())) == jobs:
+        while len(list((remote_folder / "jobs").iterdir())) == jobs:
             time.sleep(0.01)
         time.sleep(0.3)
         server.cable.cut()
@@ -145,40 +143,40 @@ def test_a_connection_cut_while_it_measures_gets_the_same_measurement(board, mod
     thread.start()
     assert device.measure(*models, {"seconds": 1.5})["speedup"] > 0
     thread.join()
-    # Nothing was begun a second time.
-    assert len(list((there / "jobs").iterdir())) == jobs + 1
+    # The measurement was not started a second time.
+    assert len(list((remote_folder / "jobs").iterdir())) == jobs + 1
 
 
-def test_a_connection_lost_twice_is_told(board, models, server):
+def test_a_connection_that_is_lost_twice_is_an_error(board, models, server):
     device = board()
     device.environment({})
     server.cable.cut_after = [0] * (server.cable.connections + 9)
     with pytest.raises(
-        DeviceError, match=r"board: the connection was lost twice \(.*\)\. What was"
+        DeviceError, match=r"board: the connection was lost twice \(.*\)\. Measurements"
     ):
         device.measure(*models, {})
 
 
-def test_two_clients_at_the_same_time(board, models, there):
-    device, told = board(), []
+def test_two_clients_at_the_same_time(board, models, remote_folder):
+    device, speedups = board(), []
     device.measure(*models, {})
     started = threading.Event()
 
     def long():
         started.set()
-        told.append(board().measure(*models, {"seconds": 3.0})["speedup"])
+        speedups.append(board().measure(*models, {"seconds": 3.0})["speedup"])
 
-    before = (there / "lock").stat().st_mtime_ns
+    before = (remote_folder / "lock").stat().st_mtime_ns
     thread = threading.Thread(target=long)
     thread.start()
-    while (there / "lock").stat().st_mtime_ns == before:
+    while (remote_folder / "lock").stat().st_mtime_ns == before:
         time.sleep(0.01)
     with pytest.raises(DeviceError, match=r"board: it is busy .* at .* started \d+ s ago"):
         device.measure(*models, {})
     thread.join()
-    assert told
-    assert told[0] > 0
-    # It is free again.
+    assert speedups
+    assert speedups[0] > 0
+    # The device is free again.
     assert device.measure(*models, {})["speedup"] > 0
 
 
@@ -186,31 +184,31 @@ def test_a_changed_host_key_is_refused(board, models, server):
     server.stop()
     server.make_key("host_key")
     server.start()
-    with pytest.raises(DeviceError, match="its host key is not the one that is known"):
+    with pytest.raises(DeviceError, match="its host key differs from the known one"):
         board().measure(*models, {})
 
 
 def test_an_unknown_host_key_is_refused(board, server):
     (server.folder / "known").write_text("")
-    with pytest.raises(DeviceError, match=r"its host key is not known here\. Connect once by hand"):
+    with pytest.raises(DeviceError, match=r"its host key is not known on this machine\. Run `ssh"):
         board().environment({})
 
 
 def test_a_key_that_is_not_accepted(board, server):
     server.make_key("user_key")
-    with pytest.raises(DeviceError, match="board: it accepts none of the keys"):
+    with pytest.raises(DeviceError, match="board: it accepts none of your keys"):
         board().environment({})
 
 
 def test_a_server_that_does_not_answer(board, server):
     server.stop()
     server.cable.close()
-    with pytest.raises(DeviceError, match="board: no SSH server answers there"):
+    with pytest.raises(DeviceError, match="board: no SSH server answers on that port"):
         board().environment({})
 
 
 def test_an_unknown_host(board):
-    with pytest.raises(DeviceError, match="there is no host of that name"):
+    with pytest.raises(DeviceError, match="no host has this name"):
         board(host="no-such-host.invalid").environment({})
 
 
@@ -220,17 +218,17 @@ def test_no_host():
 
 
 def test_no_ssh_client(board):
-    with pytest.raises(DeviceError, match="there is no '/no/ssh' here"):
+    with pytest.raises(DeviceError, match="'/no/ssh' was not found on this machine"):
         board(command="/no/ssh").environment({})
 
 
-def test_no_python_there(board):
-    with pytest.raises(DeviceError, match=r"there is no 'python3\.99' over there .* Install"):
+def test_no_python_on_the_other_machine(board):
+    with pytest.raises(DeviceError, match=r"'python3\.99' was not found on that machine .*Install"):
         board(python="python3.99").environment({})
 
 
 def python_with(tmp_path, code: str) -> str:
-    """A Python over there that runs some code first."""
+    """Create a Python program for the other machine that first runs some code."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
@@ -240,10 +238,10 @@ def python_with(tmp_path, code: str) -> str:
     return str(path)
 
 
-def test_no_onnxruntime_there(board, tmp_path):
+def test_no_onnxruntime_on_the_other_machine(board, tmp_path):
     code = "import sys; sys.modules['onnxruntime'] = None"
-    told = r"has no onnxruntime\. Install it: `ssh board .* -m pip install numpy onnxruntime`"
-    with pytest.raises(DeviceError, match=told):
+    message = r"has no onnxruntime\. Install it: `ssh board .* -m pip install numpy onnxruntime`"
+    with pytest.raises(DeviceError, match=message):
         board(python=python_with(tmp_path, code)).environment({})
 
 
@@ -252,47 +250,47 @@ def test_onnxruntime_of_another_architecture(board, tmp_path):
     (tmp_path / "site/onnxruntime.py").write_text("raise ImportError('wrong ELF class')")
     shutil.move(tmp_path / "site", tmp_path / "other")
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'other')!r})"
-    told = r"onnxruntime \(wrong ELF class\) does not load on this machine \(\w+\)"
-    with pytest.raises(DeviceError, match=told):
+    message = r"onnxruntime \(wrong ELF class\) does not load on this machine \(\w+\)"
+    with pytest.raises(DeviceError, match=message):
         board(python=python_with(tmp_path, code)).environment({})
 
 
-def test_an_old_python_there(board, tmp_path):
+def test_an_old_python_on_the_other_machine(board, tmp_path):
     code = "import sys; sys.version_info = (3, 7, 3); sys.version = '3.7.3 (default)'"
     with pytest.raises(DeviceError, match=r"is Python 3\.7\.3; 3\.9 or later is needed"):
         board(python=python_with(tmp_path, code)).environment({})
 
 
-def test_a_shell_that_talks(board, tmp_path):
+def test_a_login_shell_that_prints(board, tmp_path):
     path = tmp_path / "talking"
     path.write_text("#!/bin/sh\necho Welcome\n")
     path.chmod(0o755)
-    with pytest.raises(DeviceError, match=r"answered 'Welcome\\n' where JSON was expected"):
+    with pytest.raises(DeviceError, match=r"printed 'Welcome\\n', but JSON was expected"):
         board(python=str(path)).environment({})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_no_space_there(board, models, there):
+def test_no_space_on_the_other_machine(board, models, remote_folder):
     device = board()
     device.environment({})
-    (there / "models").mkdir()
+    (remote_folder / "models").mkdir()
     digest = subprocess.run(["sha256sum", models[0]], capture_output=True, text=True, check=True)
-    (there / "models" / f"{digest.stdout.split()[0]}.part").symlink_to("/dev/full")
-    with pytest.raises(DeviceError, match=r"board: no space is left for .* there"):
+    (remote_folder / "models" / f"{digest.stdout.split()[0]}.part").symlink_to("/dev/full")
+    with pytest.raises(DeviceError, match=r"board: no space is left for .* on that machine"):
         device.measure(*models, {})
 
 
-def test_a_folder_that_cannot_be_made(board):
-    with pytest.raises(DeviceError, match="nothing can be kept in /proc/none"):
+def test_a_folder_that_cannot_be_created(board):
+    with pytest.raises(DeviceError, match="cannot write to /proc/none"):
         board(folder="/proc/none").environment({})
 
 
-def test_a_provider_that_is_not_there(board, models):
+def test_an_unavailable_provider(board, models):
     with pytest.raises(DeviceError, match=r"board: .*'NoSuch' is not available here\. Available: "):
         board(provider="NoSuch").measure(*models, {})
 
 
-def test_a_damaged_model_is_named_as_it_is_here(board, models, tmp_path):
+def test_the_error_for_a_damaged_model_has_its_path_on_this_machine(board, models, tmp_path):
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(models[0].read_bytes()[:-20])
     with pytest.raises(DeviceError, match=r"board: \S*cut\.onnx: ONNX Runtime .* cannot load"):
@@ -302,57 +300,59 @@ def test_a_damaged_model_is_named_as_it_is_here(board, models, tmp_path):
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_cleaning_removes_no_file_of_the_users(board, models, there):
-    there.parent.mkdir()
-    (there.parent / "thesis.tex").write_text("years of work")
-    (there.parent / "models").mkdir()
-    (there.parent / "models/mine.onnx").write_bytes(b"mine")
-    before = files_below(there.parent)
+def test_cleaning_removes_no_files_of_the_user(board, models, remote_folder):
+    remote_folder.parent.mkdir()
+    (remote_folder.parent / "thesis.tex").write_text("years of work")
+    (remote_folder.parent / "models").mkdir()
+    (remote_folder.parent / "models/mine.onnx").write_bytes(b"mine")
+    before = files_below(remote_folder.parent)
     board().measure(*models, {})
-    (there / "models/notes.txt").write_text("put here by hand")
-    found = board().clean()
-    assert found["stay"] == ["models"]
-    assert set(files_below(there)) == {"made_by_lowrank", "lock", "models/notes.txt"}
-    (there / "models/notes.txt").unlink()
+    (remote_folder / "models/notes.txt").write_text("put here by hand")
+    report = board().clean()
+    assert report["stay"] == ["models"]
+    assert set(files_below(remote_folder)) == {"made_by_lowrank", "lock", "models/notes.txt"}
+    (remote_folder / "models/notes.txt").unlink()
     assert board().clean()["stay"] == []
-    assert files_below(there.parent) == before
+    assert files_below(remote_folder.parent) == before
 
 
-def test_a_folder_of_that_name_that_is_not_ours_is_left_alone(board, models, there):
-    (there / "models").mkdir(parents=True)
-    (there / "models" / f"{'0' * 64}.onnx").write_bytes(b"mine")
-    before = files_below(there)
-    for use in (lambda: board().clean(), lambda: board().measure(*models, {})):
-        with pytest.raises(DeviceError, match=r"board: .*holds files that lowrank did not make"):
-            use()
-    assert files_below(there) == before
+def test_a_foreign_folder_with_the_same_name_is_not_changed(board, models, remote_folder):
+    (remote_folder / "models").mkdir(parents=True)
+    (remote_folder / "models" / f"{'0' * 64}.onnx").write_bytes(b"mine")
+    before = files_below(remote_folder)
+    for action in (lambda: board().clean(), lambda: board().measure(*models, {})):
+        with pytest.raises(DeviceError, match=r"board: .*holds files that lowrank did not create"):
+            action()
+    assert files_below(remote_folder) == before
 
 
-def test_cleaning_follows_no_link(board, models, there, tmp_path):
+def test_cleaning_does_not_follow_links(board, models, remote_folder, tmp_path):
     board().measure(*models, {})
-    shutil.rmtree(there / "models")
+    shutil.rmtree(remote_folder / "models")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / f"{'0' * 64}.onnx").write_bytes(b"mine")
-    (there / "models").symlink_to(tmp_path / "elsewhere")
+    (remote_folder / "models").symlink_to(tmp_path / "elsewhere")
     assert board().clean()["stay"] == ["models"]
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
-def test_cleaning_where_nothing_was_sent(board, there):
-    assert board().clean() == {"folder": str(there), "removed": 0, "stay": []}
-    assert not there.parent.exists()
+def test_cleaning_if_nothing_was_sent(board, remote_folder):
+    assert board().clean() == {"folder": str(remote_folder), "removed": 0, "stay": []}
+    assert not remote_folder.parent.exists()
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "part of another"])
-def test_a_model_that_was_damaged_there_is_sent_again(board, models, there, damage):
+def test_a_model_that_was_damaged_on_the_other_machine_is_sent_again(
+    board, models, remote_folder, damage
+):
     board().measure(*models, {})
-    sent = sorted((there / "models").iterdir())
-    whole = {path: path.read_bytes() for path in sent}
-    for path, content in whole.items():
+    sent = sorted((remote_folder / "models").iterdir())
+    contents = {path: path.read_bytes() for path in sent}
+    for path, content in contents.items():
         if damage == "part of another":
             path.rename(path.with_suffix(".part"))
             path.with_suffix(".part").write_bytes(b"x" * 50)
@@ -361,13 +361,15 @@ def test_a_model_that_was_damaged_there_is_sent_again(board, models, there, dama
         else:
             path.write_bytes(content[:-30])
     assert board().measure(*models, {})["speedup"] > 0
-    assert {path: path.read_bytes() for path in (there / "models").iterdir()} == whole
+    assert {path: path.read_bytes() for path in (remote_folder / "models").iterdir()} == contents
 
 
 @pytest.mark.parametrize("damage", ["altered", "added", "removed", "truncated"])
-def test_code_that_was_changed_there_does_not_run(board, there, tmp_path, damage):
+def test_code_that_was_changed_on_the_other_machine_does_not_run(
+    board, remote_folder, tmp_path, damage
+):
     board().environment({})
-    (room,) = (there / "room").iterdir()
+    (room,) = (remote_folder / "room").iterdir()
     before = files_below(room)
     assert not list(room.rglob("*.pyc"))
     path = room / "lowrank/devices/device.py"
@@ -384,7 +386,7 @@ def test_code_that_was_changed_there_does_not_run(board, there, tmp_path, damage
     assert board().environment({})
     assert not (tmp_path / "pwned").exists()
     assert files_below(room) == before
-    assert [each.name for each in (there / "room").iterdir()] == [room.name]
+    assert [path.name for path in (remote_folder / "room").iterdir()] == [room.name]
 
 
 HOSTS = [
@@ -399,7 +401,7 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_host_is_never_an_option_nor_code(board, tmp_path, monkeypatch, host):
+def test_a_host_is_never_used_as_an_option_or_as_code(board, tmp_path, monkeypatch, host):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DeviceError, match="`host` is"):
         board(host=host).environment({})
@@ -420,7 +422,7 @@ def test_a_host_is_never_an_option_nor_code(board, tmp_path, monkeypatch, host):
         "",
     ],
 )
-def test_a_command_is_the_ssh_client_and_nothing_else(board, tmp_path, monkeypatch, command):
+def test_a_command_other_than_the_ssh_client_is_refused(board, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DeviceError, match="`command` is"):
         board(command=command).environment({})
@@ -431,9 +433,9 @@ def test_a_command_is_the_ssh_client_and_nothing_else(board, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "text", ["{}/x'; touch {}/pwned; '", "{}/$(touch {}/pwned)", "{}/`touch {}/pwned`"]
 )
-def test_words_for_the_shell_over_there_are_quoted(board, tmp_path, name, text):
+def test_words_for_the_remote_shell_are_quoted(board, tmp_path, name, text):
     expected = (
-        pytest.raises(DeviceError, match="there is no") if name == "python" else nullcontext()
+        pytest.raises(DeviceError, match="was not found") if name == "python" else nullcontext()
     )
     with expected:
         board(**{name: text.format(tmp_path, tmp_path)}).environment({})

@@ -1,4 +1,4 @@
-"""What counts as a change of code, and what a step's code is."""
+"""The code that belongs to a step, and the changes that its digest covers."""
 
 import shutil
 import subprocess
@@ -22,14 +22,14 @@ def names(step: str) -> set[str]:
     return {str(path.relative_to(code_digests.PACKAGE)) for path in files_of_step(step)}
 
 
-def test_a_step_consists_of_what_it_imports_inside_functions_too():
+def test_the_code_of_a_step_includes_imports_inside_functions():
     assert {"steps/decompose.py", "factorize/tucker2.py", "files.py"} <= names("decompose")
     assert "training/loop.py" not in names("decompose")
     assert "training/loop.py" in names("finetune")
     assert "factorize/tucker2.py" not in names("dataset")
 
 
-def test_programs_that_a_step_starts_by_name_belong_to_it():
+def test_the_code_of_a_step_includes_programs_that_it_starts_by_name():
     assert {"devices/sitting.py", "devices/peak_memory.py", "devices/remote.py"} <= names(
         "benchmark"
     )
@@ -41,8 +41,8 @@ def module_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_what_a_step_really_imports_is_covered(step: str):
-    """At import; what its function imports later, the static reading finds as well."""
+def test_all_modules_that_importing_a_step_loads_are_covered(step: str):
+    """Compares with a real import. Imports inside functions are only found from the source."""
     script = (
         f"import sys, lowrank.steps.{step}\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('lowrank.')))"
@@ -51,7 +51,7 @@ def test_what_a_step_really_imports_is_covered(step: str):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     loaded = {Path(path) for path in listed.stdout.split()}
-    # With what only they import: as a package from elsewhere, nothing is left out.
+    # Modules that are left out, and what only they import. Package "" leaves out nothing.
     names = {name for name in map(module_of, loaded) if code_digests.is_left_out(name)}
     left_out = {
         path
@@ -63,13 +63,13 @@ def test_what_a_step_really_imports_is_covered(step: str):
 
 
 def test_an_unknown_step_is_refused():
-    with pytest.raises(ValueError, match="no module"):
+    with pytest.raises(ValueError, match="is not a module of lowrank"):
         digest_of_step("no_such_step")
 
 
 @pytest.fixture
 def digest_after(tmp_path: Path):
-    """The digest of `decompose` in a copy of the package, after a change to one of its files."""
+    """Return a function that changes a file of a copied package and returns decompose's digest."""
     shutil.copytree(Path(lowrank.__file__).parent, tmp_path / "lowrank")
 
     def change(name: str, before: str, after: str) -> str:
@@ -90,16 +90,16 @@ def digest_after(tmp_path: Path):
     return change
 
 
-def test_a_change_of_code_counts_and_a_change_of_words_does_not(digest_after):
-    same = digest_of_step("decompose")
-    assert digest_after("factorize/tucker2.py", '"""', '"""Reworded. ') == same
-    assert digest_after("factorize/tucker2.py", "\nimport", "\n# A comment.\n\nimport") == same
-    assert digest_after("training/loop.py", "import", "import sys\nimport") == same
+def test_a_change_of_code_changes_the_digest_and_a_change_of_comments_does_not(digest_after):
+    before = digest_of_step("decompose")
+    assert digest_after("factorize/tucker2.py", '"""', '"""Reworded. ') == before
+    assert digest_after("factorize/tucker2.py", "\nimport", "\n# A comment.\n\nimport") == before
+    assert digest_after("training/loop.py", "import", "import sys\nimport") == before
     changed = digest_after("factorize/tucker2.py", "\nimport", "\nEPSILON = 1e-9\nimport")
-    assert changed != same
+    assert changed != before
 
 
-def test_a_users_module_consists_of_what_it_imports_in_the_folder(tmp_path: Path):
+def test_the_code_of_a_users_module_includes_its_imports_within_the_folder(tmp_path: Path):
     package = tmp_path / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -112,6 +112,6 @@ def test_a_users_module_consists_of_what_it_imports_in_the_folder(tmp_path: Path
     assert files == {"__init__.py", "blocks.py", "deep.py", "late.py", "net.py"}
 
 
-def test_a_users_module_that_is_installed_counts_by_its_version(tmp_path: Path):
+def test_an_installed_module_of_the_user_counts_by_its_version(tmp_path: Path):
     assert not files_of_module("numpy.linalg", tmp_path)
     assert digest_of_module("numpy.linalg", tmp_path) != digest_of_module("torch", tmp_path)

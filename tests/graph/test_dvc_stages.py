@@ -1,4 +1,4 @@
-"""What the workflow removes for a stale stage, and what it wants DVC to watch."""
+"""The outputs that are removed for a stale stage, and the files that DVC must watch."""
 
 from pathlib import Path
 
@@ -33,28 +33,28 @@ def test_outputs_of_a_stage(stage: str, outputs: set[str]):
 def test_only_the_stages_own_outputs_are_removed(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept = [Path("build/vgg16/cpsvd/rounds/1/model.safetensors"), Path("build/vgg16/notes.txt")]
-    gone = Path("build/vgg16/tucker/rounds/2/model.safetensors")
-    for path in (*kept, gone):
+    removed = Path("build/vgg16/tucker/rounds/2/model.safetensors")
+    for path in (*kept, removed):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     remove_outputs("finetune@vgg16-tucker", PARAMS)
-    remove_outputs("export_onnx@vgg16-tucker", PARAMS)  # Nothing is there.
+    remove_outputs("export_onnx@vgg16-tucker", PARAMS)  # These outputs do not exist.
     assert all(path.exists() for path in kept)
-    assert not gone.parent.exists()
-    # A method without factors or rounds fills neither folder, and DVC wants both.
+    assert not removed.parent.exists()
+    # DVC requires both folders, even for a method without factors or rounds.
     remove_outputs("decompose@vgg16-int8", PARAMS)
     for folder in ("tucker/rounds", "int8/first/factors"):
         assert list(Path("build/vgg16", folder).iterdir()) == []
 
 
-def test_files_of_the_users_stay_in_the_delivered_folder(tmp_path: Path, monkeypatch):
+def test_files_of_the_user_are_kept_in_the_delivered_folder(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("models/vgg16_tucker")
-    made = tmp_path / "made/vgg16_tucker.onnx"
-    for path in (folder / "__init__.py", made):
+    new_file = tmp_path / "made/vgg16_tucker.onnx"
+    for path in (folder / "__init__.py", new_file):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    replace_own_files(folder, [made])
+    replace_own_files(folder, [new_file])
     assert (folder / "vgg16_tucker.onnx").exists()
     remove_outputs("summarize@vgg16-tucker", PARAMS)
     assert [path.name for path in folder.iterdir()] == ["__init__.py"]
@@ -88,6 +88,6 @@ def test_code_that_dvc_does_not_watch_is_refused(dvc_yaml, tmp_path, files, deps
     require_watched(paths, "code", "`checkpoint.mynet.factory`")
 
 
-def test_without_dvc_nothing_needs_watching(tmp_path, monkeypatch):
+def test_without_dvc_no_files_need_to_be_watched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     require_watched([tmp_path / "mynet.py"], "code", "`checkpoint.mynet.factory`")

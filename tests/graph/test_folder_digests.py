@@ -1,4 +1,4 @@
-"""A changed image folder has another digest."""
+"""Digests of image folders."""
 
 import os
 from pathlib import Path
@@ -22,35 +22,35 @@ def digest(folder: Path, **options: int) -> str:
     return digest_of_folder(str(folder), **options)
 
 
-def test_the_same_folder_has_the_same_digest_and_reading_changes_nothing(photos: Path):
+def test_reading_a_file_does_not_change_the_digest(photos: Path):
     before = digest(photos)
     (photos / "cat/1.png").read_bytes()
     assert digest(photos) == before
 
 
-def test_added_removed_renamed_and_rewritten_files_count(photos: Path):
-    seen = {digest(photos)}
+def test_adding_removing_renaming_and_rewriting_files_changes_the_digest(photos: Path):
+    digests = {digest(photos)}
     (photos / "dog/2.png").write_bytes(b"image")
-    seen.add(digest(photos))
+    digests.add(digest(photos))
     (photos / "cat/2.png").unlink()
-    seen.add(digest(photos))
+    digests.add(digest(photos))
     (photos / "dog/2.png").rename(photos / "dog/3.png")
-    seen.add(digest(photos))
+    digests.add(digest(photos))
     (photos / "dog/3.png").write_bytes(b"other image")
-    seen.add(digest(photos))
+    digests.add(digest(photos))
     os.utime(photos / "dog/3.png", (1, 1))
-    seen.add(digest(photos))
-    assert len(seen) == 6
+    digests.add(digest(photos))
+    assert len(digests) == 6
 
 
-def test_of_a_large_folder_names_alone_count(photos: Path):
-    before = digest(photos, most=2)
+def test_the_digest_of_a_large_folder_depends_only_on_names(photos: Path):
+    before = digest(photos, max_files=2)
     (photos / "cat/1.png").write_bytes(b"rewritten")
-    assert digest(photos, most=2) == before
+    assert digest(photos, max_files=2) == before
     (photos / "dog/2.png").write_bytes(b"image")
-    assert digest(photos, most=2) != before
+    assert digest(photos, max_files=2) != before
 
 
-def test_a_missing_folder_and_a_link_to_nowhere_are_no_errors(photos: Path):
+def test_a_missing_folder_and_a_broken_link_have_digests(photos: Path):
     (photos / "dog/9.png").symlink_to("/nowhere/at/all.png")
     assert digest(photos) != digest(photos / "missing")

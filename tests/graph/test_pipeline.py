@@ -1,3 +1,5 @@
+"""The graph of a configuration and its answers to the rules."""
+
 import copy
 import json
 import re
@@ -22,7 +24,7 @@ TUCKER = {"first_conv": "tucker1", "conv": "tucker2", "linear": "svd"}
 
 
 class Wildcards(dict):
-    """As Snakemake's: attributes, and `keys` to ask which there are."""
+    """Wildcards like those of Snakemake, with attributes and `keys`."""
 
     __getattr__ = dict.__getitem__
 
@@ -33,7 +35,7 @@ def wildcards(**values):
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    # Not in this folder, where notes of earlier code may lie.
+    # A separate folder, because the project's folder may contain notes of earlier code.
     monkeypatch.setattr("lowrank.graph.layer_tables.TABLE_CODE", tmp_path / "table_code")
     convs = [Layer(8, 8, (3, 3), name=name) for name in "abcd"]
     table = LayerTable("net", (3, 8, 8), (*convs, Layer(8, 10, name="e", kind="linear")))
@@ -76,13 +78,13 @@ def graph(tables):
     return Graph(workflow.params, tables, document)
 
 
-def test_one_shot_takes_every_layer_at_once(graph):
+def test_one_shot_replaces_all_layers_in_one_round(graph):
     assert graph.rounds("net", "at_once") == [
         {"a": "tucker1", "b": "tucker2", "c": "tucker2", "d": "tucker2", "e": "svd"}
     ]
 
 
-def test_iterative_takes_groups_in_network_order(graph):
+def test_iterative_replaces_groups_of_layers_in_network_order(graph):
     assert graph.rounds("net", "in_turn") == [
         {"a": "tucker1", "b": "tucker2"},
         {"c": "tucker2", "d": "tucker2"},
@@ -90,18 +92,18 @@ def test_iterative_takes_groups_in_network_order(graph):
     ]
 
 
-def test_a_method_that_takes_no_layer_is_refused(graph):
-    with pytest.raises(UserError, match=r"methods\.nothing\.factorize` takes no layer of net"):
+def test_a_method_that_selects_no_layer_is_refused(graph):
+    with pytest.raises(UserError, match=r"methods\.nothing\.factorize` selects no layer of net"):
         graph.rounds("net", "nothing")
 
 
 def test_a_method_without_factorizations_is_a_control(graph):
     assert graph.rounds("net", "control") == [{}]
-    asked = wildcards(model="net", method="control", round="1")
-    assert graph.compress.factors(asked) == []
+    first_round = wildcards(model="net", method="control", round="1")
+    assert graph.compress.factors(first_round) == []
 
 
-def test_hybrid_takes_linear_layers_together_and_last(graph):
+def test_hybrid_replaces_linear_layers_together_and_last(graph):
     assert graph.rounds("net", "hybrid") == [
         {"d": "tucker2"},
         {"a": "tucker1"},
@@ -110,18 +112,18 @@ def test_hybrid_takes_linear_layers_together_and_last(graph):
     ]
 
 
-def test_what_a_rule_needs_that_shares_out_ranks(graph):
+def test_inputs_of_a_rank_rule_that_chooses_all_ranks_together(graph):
     first = wildcards(model="net", method="hybrid", at="first")
     later = wildcards(model="net", method="hybrid", at="rounds/2")
-    assert graph.compress.measured_on(first) == ["data/datasets/cifar10"]
+    assert graph.compress.measured_dataset(first) == ["data/datasets/cifar10"]
     assert graph.compress.first_plan(first) == []
-    assert graph.compress.measured_on(later) == graph.compress.measured_on(first)
+    assert graph.compress.measured_dataset(later) == graph.compress.measured_dataset(first)
     assert graph.compress.first_plan(later) == ["build/net/hybrid/first/ranks.json"]
-    every = {"a": "tucker1", "b": "tucker2", "d": "tucker2", "e": "svd"}
-    assert json.loads(graph.compress.all_layers_json(first)) == every
+    all_layers = {"a": "tucker1", "b": "tucker2", "d": "tucker2", "e": "svd"}
+    assert json.loads(graph.compress.all_layers_json(first)) == all_layers
 
 
-def test_what_a_rule_needs_that_tries_layers_on_images(graph):
+def test_inputs_of_a_rank_rule_that_evaluates_layers_on_images(graph):
     first = wildcards(model="net", method="for_target", at="first")
     later = wildcards(model="net", method="for_target", at="rounds/2")
     folder = "build/moments/net/for_target"
@@ -130,10 +132,10 @@ def test_what_a_rule_needs_that_tries_layers_on_images(graph):
         == graph.compress.moments(first)
         == [f"{folder}/first.safetensors"]
     )
-    # What the rule gives is tried in every round.
+    # The chosen ranks are evaluated in every round.
     later_moments = [f"{folder}/rounds/2.safetensors"]
     assert graph.compress.measured_moments(later) == graph.compress.moments(later) == later_moments
-    # Before the first round those of every layer, and in later rounds of their own.
+    # The first round needs the moments of all layers, later rounds those of their own layers.
     assert graph.compress.calibrated_json(first) == graph.compress.all_layers_json(first)
     assert (
         graph.compress.calibrated_json(later)
@@ -149,37 +151,39 @@ def test_what_a_rule_needs_that_tries_layers_on_images(graph):
     assert json.loads(graph.compress.alternatives_json(first)) == ["spatial_svd"]
 
 
-def test_a_rule_that_looks_at_one_layer_needs_nothing_more(graph):
+def test_a_rank_rule_that_looks_at_one_layer_needs_no_more_inputs(graph):
     for at in ("first", "rounds/2"):
-        asked = wildcards(model="net", method="in_turn", at=at)
-        assert graph.compress.measured_on(asked) == ["data/datasets/cifar10"]
-        assert graph.compress.first_plan(asked) == graph.compress.measured_moments(asked) == []
-        assert graph.compress.calibrated_json(asked) == graph.layers_json(asked)
-        assert graph.compress.all_layers_json(asked) == "{}"
+        this_round = wildcards(model="net", method="in_turn", at=at)
+        assert graph.compress.measured_dataset(this_round) == ["data/datasets/cifar10"]
+        assert graph.compress.first_plan(this_round) == []
+        assert graph.compress.measured_moments(this_round) == []
+        assert graph.compress.calibrated_json(this_round) == graph.layers_json(this_round)
+        assert graph.compress.all_layers_json(this_round) == "{}"
 
 
-def test_stages_count_down(graph):
-    left = [
+def test_the_number_of_remaining_stages_counts_down(graph):
+    stages_left = [
         graph.compress.stages_left(wildcards(model="net", method="staged", at=at))
         for at in ("first", "rounds/2", "rounds/3")
     ]
-    assert left == [3, 2, 1]
+    assert stages_left == [3, 2, 1]
     assert graph.compress.stages_left(wildcards(model="net", method="in_turn", at="rounds/2")) == 1
 
 
-def test_a_budget_is_shared_out_over_the_rounds(graph):
+def test_a_training_budget_is_divided_among_the_rounds(graph):
     numbers = "1234"
-    asked = [wildcards(model="net", method="hybrid", round=number) for number in numbers]
-    assert [graph.compress.finetune(each).steps for each in asked] == [4, 4, 4, 48]
-    assert [graph.compress.is_last(each) for each in asked] == [False, False, False, True]
+    rounds = [wildcards(model="net", method="hybrid", round=number) for number in numbers]
+    assert [graph.compress.finetune(this_round).steps for this_round in rounds] == [4, 4, 4, 48]
+    is_last = [graph.compress.is_last(this_round) for this_round in rounds]
+    assert is_last == [False, False, False, True]
 
 
-def test_the_original_is_needed_where_a_round_learns_from_it(graph):
-    needed = [
+def test_the_original_is_an_input_if_a_round_learns_from_it(graph):
+    inputs = [
         graph.compress.teacher(wildcards(model="net", method=method, round="1"))
         for method in ("at_once", "taught", "shown")
     ]
-    assert needed == [
+    assert inputs == [
         [],
         ["build/net/original/outputs.safetensors"],
         ["build/net/original/model.safetensors"],
@@ -187,7 +191,7 @@ def test_the_original_is_needed_where_a_round_learns_from_it(graph):
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "message"),
     [
         (
             {"ranks": {"select": "fixed", "table": {"bb": [1, 1]}}},
@@ -199,14 +203,14 @@ def test_the_original_is_needed_where_a_round_learns_from_it(graph):
         ),
         (
             {"factorize": {"conv": "tucker2", "exclude": ["feat*"]}},
-            r"methods\.wrong\.factorize\.exclude`: no layer of net is named like 'feat\*'",
+            r"methods\.wrong\.factorize\.exclude`: no layer of net matches 'feat\*'",
         ),
     ],
 )
-def test_layers_that_do_not_exist_are_told(graph, tables, entries, told):
+def test_layers_that_do_not_exist_are_an_error(graph, tables, entries, message):
     document = graph.params.model_dump(exclude_unset=True)
     document["methods"]["wrong"] = {"factorize": TUCKER} | entries
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         Graph(parse_params(document), tables).rounds("net", "wrong")
 
 
@@ -221,7 +225,7 @@ def test_rounds_of_the_shipped_networks():
     assert len(resnet) == 20
 
 
-def test_a_round_starts_from_the_network_of_the_last(graph):
+def test_a_round_starts_from_the_network_of_the_previous_round(graph):
     first = wildcards(model="net", method="in_turn", round="1")
     second = wildcards(model="net", method="in_turn", round="2")
     assert graph.compress.state_before(first) == "build/net/original/model.safetensors"
@@ -249,32 +253,30 @@ def test_factors_of_a_round(graph):
 
 
 def test_files_of_all_rounds(graph):
-    asked = wildcards(model="net", method="in_turn")
+    variant = wildcards(model="net", method="in_turn")
     folder = "build/net/in_turn"
-    assert graph.last_state(asked) == f"{folder}/rounds/3/model.safetensors"
-    assert graph.deliver.plans(asked) == [
+    assert graph.last_state(variant) == f"{folder}/rounds/3/model.safetensors"
+    assert graph.deliver.plans(variant) == [
         f"{folder}/first/ranks.json",
         f"{folder}/rounds/2/ranks.json",
         f"{folder}/rounds/3/ranks.json",
     ]
-    for read, name in (
-        (graph.deliver.round_metrics, "metrics"),
-        (graph.deliver.round_curves, "curve"),
-        (graph.deliver.round_timings, "timing"),
-    ):
-        assert read(asked) == [f"{folder}/rounds/{number}/{name}.json" for number in (1, 2, 3)]
+    rounds = [f"{folder}/rounds/{number}" for number in (1, 2, 3)]
+    assert graph.deliver.round_metrics(variant) == [f"{path}/metrics.json" for path in rounds]
+    assert graph.deliver.round_curves(variant) == [f"{path}/curve.json" for path in rounds]
+    assert graph.deliver.round_timings(variant) == [f"{path}/timing.json" for path in rounds]
 
 
-def test_a_round_too_many(graph):
+def test_a_round_that_does_not_exist_is_an_error(graph):
     with pytest.raises(UserError, match="net_in_turn has 3 rounds; there is no round 4"):
         graph.layers_json(wildcards(model="net", method="in_turn", at="rounds/4"))
 
 
-def test_dataset_of_a_model(graph):
+def test_the_dataset_of_a_model(graph):
     assert graph.dataset(wildcards(model="net")) == "data/datasets/cifar10"
 
 
-def test_missing_weights_are_told(graph, tables):
+def test_missing_weights_are_an_error(graph, tables):
     with pytest.raises(UserError, match=r"net\.pth: no such checkpoint \(`checkpoint\.net\."):
         graph.networks.weights(wildcards(model="net"))
     (tables / "net.pth").touch()
@@ -297,8 +299,8 @@ def test_pretraining_needs_a_recipe(graph):
     )
 
 
-def test_names_of_a_section(graph):
-    pattern = re.compile(graph.one_of("methods"))
+def test_the_pattern_of_a_section_matches_its_names(graph):
+    pattern = re.compile(graph.names_pattern("methods"))
     assert [name for name in ("at_once", "in_turn", "at_onc", "x") if pattern.fullmatch(name)] == [
         "at_once",
         "in_turn",
@@ -319,12 +321,12 @@ def test_names_of_a_section(graph):
         ("results/plots/net_at_once.json", False),
     ],
 )
-def test_unknown_variants(graph, path, unknown):
+def test_the_pattern_of_unknown_variants(graph, path, unknown):
     pattern = rf"results/(?P<variant>{graph.unknown_variant})\.json"
     assert bool(re.fullmatch(pattern, path)) == unknown
 
 
-def test_an_unknown_result_is_refused_with_the_nearest(graph):
+def test_the_error_for_an_unknown_result_suggests_the_nearest_name(graph):
     with pytest.raises(UserError, match=r"results/net_at_onse\.json: unknown result") as caught:
         graph.refuse(wildcards(variant="net_at_onse"))
     assert "Did you mean 'net_at_once'?" in str(caught.value)
@@ -332,14 +334,14 @@ def test_an_unknown_result_is_refused_with_the_nearest(graph):
 
 @pytest.fixture
 def run_in_process(monkeypatch):
-    """Runs the command line that a new process would get in this one, which has PyTorch loaded."""
+    """Run the command line of a new process in this process, which has already loaded PyTorch."""
 
     def run(command, **_):
         assert command[:3] == [sys.executable, "-m", "lowrank.cli"]
         done = CliRunner().invoke(main, command[3:])
         return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
 
-    monkeypatch.setattr(subprocess, "run", run)  # Also that of lowrank.graph.processes.
+    monkeypatch.setattr(subprocess, "run", run)  # Also applies to lowrank.graph.processes.
 
 
 def test_a_table_is_made_on_first_use(tmp_path, run_in_process):
@@ -350,7 +352,7 @@ def test_a_table_is_made_on_first_use(tmp_path, run_in_process):
     assert len(rounds[0]) == 20
 
 
-def test_a_table_of_another_network_is_made_anew(tmp_path, run_in_process):
+def test_a_table_of_another_network_is_replaced(tmp_path, run_in_process):
     document = copy.deepcopy(DOCUMENT)
     document["studies"] = {}
     document["checkpoint"]["vgg16"] |= {"network": "resnet20"}
@@ -363,20 +365,20 @@ def test_a_table_of_another_network_is_made_anew(tmp_path, run_in_process):
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "advice"),
     [
         ({"network": "alexnet"}, "Put bvlc_alexnet.caffemodel from the BVLC model zoo"),
-        ({"network": "resnet18"}, "name its weights as `torchvision_weights`"),
+        ({"network": "resnet18"}, "set `torchvision_weights` to their name"),
     ],
 )
-def test_missing_weights_are_told_with_where_they_may_come_from(entries, told):
+def test_the_error_for_missing_weights_says_where_to_get_them(entries, advice):
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["net"] = {"dataset": "cifar10", "weights": "net.pth"} | entries
-    with pytest.raises(UserError, match=f"net.pth: no such checkpoint.*{told}"):
+    with pytest.raises(UserError, match=f"net.pth: no such checkpoint.*{advice}"):
         Graph.from_document(document).networks.weights(wildcards(model="net"))
 
 
-def test_weights_of_torchvision_need_not_be_there(tmp_path):
+def test_weights_from_torchvision_need_not_exist(tmp_path):
     document = copy.deepcopy(DOCUMENT)
     entry = {"network": "resnet18", "torchvision_weights": "DEFAULT", "dataset": "cifar10"}
     document["checkpoint"]["net"] = entry | {"weights": "data/weights/net.pth"}
@@ -401,7 +403,7 @@ def test_results_of_a_study(graph):
     ]
 
 
-def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
+def test_a_network_that_is_not_registered_is_an_error(tmp_path, run_in_process):
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["vgg61"] = document["checkpoint"]["vgg16"]
     graph = Graph(Graph.from_document(document).params, tmp_path)
@@ -410,17 +412,17 @@ def test_a_network_that_is_not_registered_is_told(tmp_path, run_in_process):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_control_has_no_ranks_to_share_out():
-    # A study's base says `ranks` for all of its variants.
+def test_a_control_has_no_ranks_to_choose():
+    # The base of a study sets `ranks` for all of its variants, including the control.
     budget = {"select": "budget", "target": {"macs": 0.5}}
     methods = DOCUMENT["methods"] | {"control": {"factorize": {}, "ranks": budget}}
     graph = Graph(parse_params(DOCUMENT | {"methods": methods}), ROOT / "data/networks")
     first = wildcards(model="vgg16", method="control", at="first")
-    assert graph.compress.measured_on(first) == graph.compress.measured_moments(first) == []
+    assert graph.compress.measured_dataset(first) == graph.compress.measured_moments(first) == []
     assert graph.compress.all_layers_json(first) == "{}"
 
 
-def test_the_overview_holds_the_matrix_and_other_results(graph, tmp_path, monkeypatch):
+def test_the_overview_contains_the_matrix_and_other_results(graph, tmp_path, monkeypatch):
     monkeypatch.setattr("lowrank.graph.report.RESULTS", tmp_path / "results")
     assert graph.report.overview_variants == "net:at_once"
     (tmp_path / "results").mkdir()
@@ -429,37 +431,38 @@ def test_the_overview_holds_the_matrix_and_other_results(graph, tmp_path, monkey
     assert graph.report.overview_variants == "net:at_once net:in_turn"
     before = graph.report.compared
     assert before.keys() == {"net:in_turn"}
-    # So that another result of that name is seen.
+    # The digest changes, so the overview is made again.
     (tmp_path / "results/net_in_turn.json").write_text("[]")
     assert graph.report.compared != before
 
 
-def test_the_overview_leaves_studies_to_their_own_pictures(tmp_path, monkeypatch):
+def test_the_overview_does_not_contain_results_of_studies(tmp_path, monkeypatch):
     monkeypatch.setattr("lowrank.graph.report.RESULTS", tmp_path)
     for name in ("vgg16_labels_both", "vgg16_musco"):
         (tmp_path / f"{name}.json").write_text("{}")
     assert Graph.from_document(DOCUMENT).report.compared.keys() == {"vgg16:musco"}
 
 
-def test_int8_alone_is_the_original(graph):
-    at = wildcards(model="net", method="int8")
+def test_a_method_of_int8_alone_keeps_the_original(graph):
+    variant = wildcards(model="net", method="int8")
     assert graph.rounds("net", "int8") == []
-    assert graph.last_state(at) == "build/net/original/model.safetensors"
-    assert graph.deliver.round_metrics(at) == graph.deliver.round_timings(at) == []
-    assert graph.deliver.plans(at) == ["build/net/int8/first/ranks.json"]
+    assert graph.last_state(variant) == "build/net/original/model.safetensors"
+    assert graph.deliver.round_metrics(variant) == []
+    assert graph.deliver.round_timings(variant) == []
+    assert graph.deliver.plans(variant) == ["build/net/int8/first/ranks.json"]
     assert graph.layers_json(wildcards(model="net", method="int8", at="first")) == "{}"
-    # One that is trained is a control, as it always was.
+    # A method with fine-tuning is a control with one round.
     assert graph.rounds("net", "control") == [{}]
 
 
-def test_without_steps_there_is_nothing_to_learn_from(graph):
+def test_a_round_without_steps_has_no_teacher(graph):
     assert graph.compress.teacher(wildcards(model="net", method="taught", round="1")) == [
         "build/net/original/outputs.safetensors"
     ]
     assert graph.compress.teacher(wildcards(model="net", method="untaught", round="1")) == []
 
 
-def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
+def test_a_control_of_a_study_has_the_training_budget_of_the_other_variants(tables):
     document = copy.deepcopy(DOCUMENT)
     base = {"factorize": TUCKER, "quantize": "int8"}
     variants = {"all": {}, "control": {"factorize": None}}
@@ -477,46 +480,46 @@ def test_a_control_of_a_study_is_trained_by_the_budget_of_the_others(tables):
 
 
 @pytest.mark.parametrize("kind", ["one_shot", "iterative", "hybrid", "multi_stage"])
-def test_a_control_has_one_round_by_any_schedule(tables, kind):
+def test_a_control_has_one_round_with_any_schedule(tables, kind):
     document = copy.deepcopy(DOCUMENT)
     schedule = {"kind": kind} | ({"stages": 2} if kind == "multi_stage" else {})
     document["methods"]["control"] = {"factorize": None, "schedule": schedule}
     graph = Graph(parse_params(document), ROOT / "data/networks")
     assert graph.rounds("resnet20", "control") == [{}]
-    at = wildcards(model="resnet20", method="control")
-    assert graph.last_state(at) == "build/resnet20/control/rounds/1/model.safetensors"
+    variant = wildcards(model="resnet20", method="control")
+    assert graph.last_state(variant) == "build/resnet20/control/rounds/1/model.safetensors"
 
 
-def test_int8_files_are_timed_on_every_device_unless_that_is_off():
-    """Without how often a device measures, which is no reason to quantize again."""
+def test_int8_files_are_timed_on_every_device_unless_this_is_disabled():
+    """The settings of measurements are left out, as they are no reason to quantize again."""
     document = copy.deepcopy(DOCUMENT)
     document["benchmark"]["board"] = {"kind": "ssh", "host": "pi", "threads": 4, "repeats": 7}
     document["matrix"] = {**DOCUMENT["matrix"], "devices": ["local", "board"]}
-    at = wildcards(model="resnet20", method="tucker")
+    variant = wildcards(model="resnet20", method="tucker")
     for by_time, expected in (
         (True, {"local": {"kind": "local"}, "board": {"kind": "ssh", "host": "pi"}}),
         (False, {}),
     ):
         document["quantize"] = {**DOCUMENT.get("quantize", {}), "by_time": by_time}
         graph = Graph(parse_params(document), ROOT / "data/networks")
-        assert json.loads(graph.deliver.connections_json(at)) == expected
+        assert json.loads(graph.deliver.connections_json(variant)) == expected
 
 
-def test_what_a_card_states_is_what_applies(graph):
-    at = wildcards(model="net", method="hybrid")
-    described = json.loads(graph.deliver.described_json(at))
+def test_a_card_states_the_settings_that_apply(graph):
+    variant = wildcards(model="net", method="hybrid")
+    described = json.loads(graph.deliver.described_json(variant))
     assert (described["name"], described["data"]) == ("net_hybrid", "cifar10")
     assert list(described["configuration"]["methods"]) == ["hybrid"]
     method = described["method"]
-    # What the method says for this network, before what `finetune` says in general.
+    # The method's settings for this network override the general `finetune` section.
     assert method["finetune"]["total_steps"] == 60
     assert "steps" not in method["finetune"]
     assert method["finetune"]["last_share"] == 0.8
     assert method["finetune"]["batch_size"] == DOCUMENT["finetune"]["batch_size"]
-    assert yaml.safe_load(graph.report.stated(at)) == method
+    assert yaml.safe_load(graph.report.stated(variant)) == method
 
 
-def test_git_and_dvc_pass_over_single_variants_of_studies():
+def test_git_and_dvc_ignore_the_results_of_single_variants_of_studies():
     studies = parse_params(DOCUMENT).studies
     for file, patterns in (
         (
@@ -526,11 +529,12 @@ def test_git_and_dvc_pass_over_single_variants_of_studies():
         (".dvcignore", ("/results/plots/*_{}_*/",)),
     ):
         lines = (ROOT / file).read_text().splitlines()
-        assert {each.format(name) for name in studies for each in patterns} <= set(lines)
+        ignored = {pattern.format(name) for name in studies for pattern in patterns}
+        assert ignored <= set(lines)
 
 
-def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
-    """`dvc exp run -S` writes 0.00001 as 1e-05, which Snakemake's reader takes for text."""
+def test_a_number_in_the_notation_of_dvc_is_passed_to_a_factory_as_a_number(tmp_path):
+    """`dvc exp run -S` writes 0.00001 as 1e-05, which Snakemake reads as text."""
     document = copy.deepcopy(DOCUMENT)
     document["checkpoint"]["own"] = {
         "dataset": "cifar10",
@@ -541,14 +545,14 @@ def test_a_number_as_dvc_writes_it_reaches_a_factory(tmp_path):
     }
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(document).replace("EPS", "1e-05").replace("NAME", "'1e-05'"))
-    as_snakemake_reads = yaml.load(path.read_text(), yaml.FullLoader)
-    assert as_snakemake_reads["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
-    graph = Graph.from_document(as_snakemake_reads, [path])
+    read_by_snakemake = yaml.load(path.read_text(), yaml.FullLoader)
+    assert read_by_snakemake["checkpoint"]["own"]["arguments"]["eps"] == "1e-05"
+    graph = Graph.from_document(read_by_snakemake, [path])
     source = json.loads(graph.network_json(wildcards(model="own")))
     assert source["arguments"] == {"eps": 1e-5, "name": "1e-05"}
 
 
-def test_mistakes_have_lines(tmp_path):
+def test_errors_in_params_yaml_have_line_numbers(tmp_path):
     path = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     path.write_text(text.replace("learning_rate: 0.01 ", "learning_rate: -0.01 "))
@@ -558,21 +562,21 @@ def test_mistakes_have_lines(tmp_path):
         Graph.from_document(config, [path])
 
 
-def test_where_choices_are_made():
+def test_the_images_on_which_choices_are_made():
     document = copy.deepcopy(DOCUMENT)
     document["dataset"]["mine"] = {"kind": "imagefolder", "train": "a", "validation": "b"}
     network = {"dataset": "mine", "weights": "net.pth"}
-    choices = {"a": None, "b": {"from": "test", "images": 50}, "c": {"folder": "own"}}
+    settings = {"a": None, "b": {"from": "test", "images": 50}, "c": {"folder": "own"}}
     document["checkpoint"] |= {
-        name: network | ({"validation": choice} if choice else {})
-        for name, choice in choices.items()
+        name: network | ({"validation": setting} if setting else {})
+        for name, setting in settings.items()
     }
     graph = Graph(parse_params(document))
-    chosen = {
-        name: json.loads(graph.networks.validation_json(wildcards(model=name))) for name in choices
+    validation = {
+        name: json.loads(graph.networks.validation_json(wildcards(model=name))) for name in settings
     }
-    assert chosen == choices | {"a": {"from": "train"}}
-    # How images are decoded reaches what it decides alone.
+    assert validation == settings | {"a": {"from": "train"}}
+    # The settings for decoding are passed only for a folder of validation images.
     assert graph.networks.decoding_json(wildcards(model="b")) == "{}"
     assert json.loads(graph.networks.decoding_json(wildcards(model="c")))["store_pixels"] == 256
     document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
@@ -580,7 +584,7 @@ def test_where_choices_are_made():
         parse_params(document)
 
 
-def test_what_select_ranks_does_not_try_is_measured_before_training():
+def test_ranks_that_select_ranks_does_not_evaluate_are_measured_before_training():
     methods = {
         name: {"factorize": {"conv": method, "linear": "svd"} | more, "ranks": ranks}
         for name, method, more, ranks in (
@@ -591,12 +595,12 @@ def test_what_select_ranks_does_not_try_is_measured_before_training():
     }
     graph = Graph(parse_params(DOCUMENT | {"methods": DOCUMENT["methods"] | methods}),
                      ROOT / "data/networks")  # fmt: skip
-    limits, tries = {}, {}
+    limits, predicts = {}, {}
     for method in methods:
         first = wildcards(model="vgg16", method=method, at="first", round="1")
-        limits[method], tries[method] = (
+        limits[method], predicts[method] = (
             graph.compress.largest_drop(first),
             graph.compress.predict(first),
         )
     assert limits == {"closed": 1.0, "terms": 0.3, "in_turn": 0.5}
-    assert tries == {"closed": True, "terms": True, "in_turn": False}
+    assert predicts == {"closed": True, "terms": True, "in_turn": False}

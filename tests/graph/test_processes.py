@@ -1,4 +1,4 @@
-"""A real process for each way in which code of the user's can end one."""
+"""Steps in real processes, for each way in which the user's code can end a process."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ def build():
 
 @pytest.fixture
 def inspect(tmp_path, monkeypatch):
-    """Makes the layer table of a network whose module holds some code, in a process of its own."""
+    """Return a function that makes the layer table of a network from some code, in a process."""
     monkeypatch.chdir(tmp_path)
 
     def run(code):
@@ -33,24 +33,24 @@ def inspect(tmp_path, monkeypatch):
     return run
 
 
-def test_a_module_that_prints_at_exit_still_gives_a_table(inspect):
+def test_a_module_that_prints_at_exit_does_not_prevent_the_table(inspect):
     code = "import atexit, sys\natexit.register(print, 'bye', file=sys.stderr)\n" + NETWORK
     assert [layer["name"] for layer in inspect(code)["layers"]] == ["0", "2"]
 
 
-def test_the_real_error_of_a_module_that_prints_at_exit(inspect):
+def test_the_error_of_a_module_that_prints_at_exit_is_reported(inspect):
     code = "import atexit, sys\natexit.register(print, 'bye', file=sys.stderr)\nimport no_such\n"
     with pytest.raises(UserError, match=r"its module cannot be imported: .*'no_such'") as caught:
         inspect(code)
     assert "bye" not in str(caught.value)
 
 
-def test_a_module_that_parses_optional_arguments_does_not_see_ours(inspect):
+def test_a_module_that_parses_arguments_does_not_see_those_of_the_step(inspect):
     code = "import argparse\nargparse.ArgumentParser().parse_args()\n" + NETWORK
     assert len(inspect(code)["layers"]) == 2
 
 
-def test_a_module_that_wants_arguments(inspect):
+def test_a_module_that_requires_arguments(inspect):
     code = "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\np.parse_args()\n"
     with pytest.raises(UserError, match=r"ends the program \(exit status 2\).*__main__"):
         inspect(code)
@@ -67,12 +67,12 @@ def test_a_function_that_exits(inspect):
         inspect(code)
 
 
-def test_a_process_that_leaves_with_success_and_no_output(inspect):
+def test_a_process_that_ends_with_status_0_without_output_has_failed(inspect):
     with pytest.raises(UserError, match=r"checkpoint\.theirs: .*without writing .*table\.json"):
         inspect("import os\nos._exit(0)\n")
 
 
-def test_an_old_output_is_no_success(inspect):
+def test_an_old_output_does_not_count_as_success(inspect):
     inspect(NETWORK)
     with pytest.raises(UserError, match=r"without writing .*table\.json"):
         inspect("import os\nos._exit(0)\n")
@@ -82,7 +82,7 @@ def test_an_old_output_is_no_success(inspect):
     ("number", "meaning"),
     [(signal.SIGKILL, "SIGKILL .*memory runs out"), (signal.SIGSEGV, "SIGSEGV .*crashed")],
 )
-def test_a_process_that_a_signal_ends(inspect, number, meaning):
+def test_the_signal_that_ends_a_process_is_reported(inspect, number, meaning):
     code = "import os, signal, sys\nprint('last words', file=sys.stderr, flush=True)\n"
     code += f"signal.signal({int(number)}, signal.SIG_DFL)\n" if number != signal.SIGKILL else ""
     code += f"os.kill(os.getpid(), {int(number)})\n"

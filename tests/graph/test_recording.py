@@ -1,4 +1,4 @@
-"""What is recorded in dvc.lock after a run, and what is not."""
+"""The stages that are recorded in dvc.lock after a run."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +10,15 @@ from lowrank.config.document import read_document
 from lowrank.core.stored import write_tensors
 from lowrank.graph import recording
 from lowrank.graph.pipeline import Graph
-from lowrank.graph.recording import record_run, remove_strangers
+from lowrank.graph.recording import record_run, remove_stale_files
 
 ROOT = Path(__file__).parents[2]
 RANKS = "build/vgg16/tucker/first/ranks.json"
 
 
-def job(rule: str, *output: str, **wildcards: str) -> SimpleNamespace:
-    named = SimpleNamespace(name=rule)
-    return SimpleNamespace(rule=named, output=output, wildcards=SimpleNamespace(**wildcards))
+def job(name: str, *output: str, **wildcards: str) -> SimpleNamespace:
+    rule = SimpleNamespace(name=name)
+    return SimpleNamespace(rule=rule, output=output, wildcards=SimpleNamespace(**wildcards))
 
 
 def touch(*names: str) -> None:
@@ -27,41 +27,39 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def test_factors_and_rounds_of_an_earlier_choice_go_and_nothing_else_does(tmp_path, monkeypatch):
+def test_only_factors_and_rounds_of_earlier_settings_are_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = [RANKS, "build/vgg16/tucker/first/factors/conv1.safetensors"]
-    made += ["build/vgg16/tucker/rounds/1/model.safetensors"]
-    strangers = [
+    outputs = [RANKS, "build/vgg16/tucker/first/factors/conv1.safetensors"]
+    outputs += ["build/vgg16/tucker/rounds/1/model.safetensors"]
+    stale = [
         "build/vgg16/tucker/first/factors/conv9.safetensors",
         "build/vgg16/tucker/rounds/2/model.safetensors",
         "build/vgg16/tucker/rounds/2/metrics.json",
     ]
-    others = ["build/vgg16/cpsvd/rounds/2/model.safetensors", "build/vgg16/tucker/rounds/notes.txt"]
-    # A user's own.
-    others += [f"build/vgg16/tucker/rounds/{name}" for name in ("mine.json", "2/mine.json")]
-    others += [
-        f"build/vgg16/tucker/first/factors/{name}" for name in ("mine.safetensors", "a.json")
-    ]
-    touch(*made, *strangers, *others)
-    for name in strangers:
+    kept = ["build/vgg16/cpsvd/rounds/2/model.safetensors", "build/vgg16/tucker/rounds/notes.txt"]
+    # The user's own files.
+    kept += [f"build/vgg16/tucker/rounds/{name}" for name in ("mine.json", "2/mine.json")]
+    kept += [f"build/vgg16/tucker/first/factors/{name}" for name in ("mine.safetensors", "a.json")]
+    touch(*outputs, *stale, *kept)
+    for name in stale:
         if name.endswith(".safetensors"):
             write_tensors(name, {}, {"form": "tucker2"})
-    write_tensors(others[-2], {"mine": np.zeros(3)})
-    remove_strangers([job("any", *made)])
-    assert all(Path(name).exists() for name in made + others)
-    assert not any(Path(name).exists() for name in strangers)
+    write_tensors(kept[-2], {"mine": np.zeros(3)})
+    remove_stale_files([job("any", *outputs)])
+    assert all(Path(name).exists() for name in outputs + kept)
+    assert not any(Path(name).exists() for name in stale)
 
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-    """The stages that would be recorded, in a folder with DVC and this repository's params.yaml."""
+    """Return a list that collects recorded stages, in a folder with DVC and params.yaml."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_STAGE", raising=False)
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
     Path(".dvc").mkdir()
     touch("build/vgg16/original/outputs.safetensors")
     stages = []
-    monkeypatch.setattr(recording, "commit", lambda found, graph: stages.extend(found))
+    monkeypatch.setattr(recording, "commit", lambda names, graph: stages.extend(names))
     return stages
 
 
@@ -84,11 +82,11 @@ def run(recorded: list[str], document: dict) -> list[str]:
 
 
 def test_completed_variants_of_the_matrix_are_recorded(recorded):
-    # Not musco, which is not in the matrix, nor resnet20, whose original's outputs DVC would miss.
+    # musco is not in the matrix. For resnet20, the outputs of the original are missing.
     assert run(recorded, config()) == ["overview", "summarize@vgg16-tucker"]
 
 
-def test_nothing_is_recorded_under_parameters_that_params_yaml_does_not_have(recorded):
+def test_nothing_is_recorded_if_parameters_differ_from_params_yaml(recorded):
     changed = config()["decompose"] | {"threads": 2}
     assert run(recorded, config(decompose=changed)) == []
 

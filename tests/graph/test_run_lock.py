@@ -1,4 +1,4 @@
-"""One run at a time in a folder, whatever becomes of its processes."""
+"""One run at a time in a folder, even if its processes die."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ time.sleep(60)
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Starts a process that takes the lock; it and what it started end with the test."""
+    """Return a function that starts a process with the lock. All processes end with the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOWRANK_RUN", raising=False)
-    started, others = [], []
+    started, other_pids = [], []
 
     def begin(*arguments: str, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -42,32 +42,32 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         started.append(process)
         return process
 
-    begin.others = others
+    begin.others = other_pids
     yield begin
     for process in started:
         process.kill()
         process.communicate()
-    for pid in others:
+    for pid in other_pids:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_second_run_waits_and_says_for_whom(start):
+def test_a_second_run_waits_and_reports_the_owner_of_the_lock(start):
     first = start()
     assert first.stdout.readline() == "holds\n"
     second = start()
-    told = second.stdout.readline()
+    message = second.stdout.readline()
     for part in (f"process {first.pid} on ", "`-c`", "since 20", "Waiting", "LOWRANK_LOCK=fail"):
-        assert part in told
+        assert part in message
     first.kill()
     assert second.stdout.readline() == "holds\n"
 
 
-def test_a_second_run_fails_at_once_where_that_is_wanted(start):
+def test_a_second_run_fails_immediately_if_requested(start):
     first = start()
     first.stdout.readline()
     second = start(LOWRANK_LOCK="fail")
     assert second.wait(timeout=60) == 1
-    assert f"another run has this folder: process {first.pid}" in second.stderr.read()
+    assert f"another run uses this folder: process {first.pid}" in second.stderr.read()
 
 
 def test_a_killed_run_needs_no_unlocking(start):
@@ -85,12 +85,12 @@ def test_a_step_that_outlives_its_run_still_holds_the_lock(start):
     first.kill()
     first.wait()
     second = start()
-    assert "a step that it started has not ended yet" in second.stdout.readline()
+    assert "a step that it started is still running" in second.stdout.readline()
     os.kill(child, signal.SIGKILL)
     assert second.stdout.readline() == "holds\n"
 
 
-def test_a_lock_file_that_was_removed_protects_nobody_but_the_next_one_does(start):
+def test_after_a_lock_file_was_removed_the_next_run_makes_a_new_one(start):
     first = start()
     first.stdout.readline()
     LOCK.unlink()
@@ -107,7 +107,7 @@ def test_a_process_of_the_run_shares_its_lock(start):
     assert current_run() is None
 
 
-def test_a_run_named_in_the_environment_counts_only_where_its_lock_is(start, monkeypatch):
+def test_a_run_named_in_the_environment_is_ignored_without_its_lock(start, monkeypatch):
     monkeypatch.setenv("LOWRANK_RUN", f"{os.getpid()}:0")
     assert current_run() is None
 
@@ -148,7 +148,7 @@ def test_a_step_ends_with_the_run_that_started_it_and_tidies_up(start, tmp_path)
         _, scratch = run.stdout.readline().split()
         assert list(tmp_path.glob(".lowrank-*"))
         run.kill()
-        assert f"is gone (process {run.pid})" in run.stdout.readline()
+        assert f"has ended (process {run.pid})" in run.stdout.readline()
         assert run.stdout.readline() == "ended\n"
     finally:
         run.kill()
@@ -160,7 +160,7 @@ def test_a_step_ends_with_the_run_that_started_it_and_tidies_up(start, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_step_that_is_told_to_end_tidies_up(start, tmp_path, number):
+def test_a_step_that_receives_a_signal_tidies_up(start, tmp_path, number):
     step = subprocess.Popen([sys.executable, "-c", STEP], stdout=subprocess.PIPE, text=True)
     try:
         _, scratch = step.stdout.readline().split()
@@ -181,6 +181,6 @@ def test_the_wait_is_short_once_the_lock_is_free(start):
     second.stdout.readline()
     first.kill()
     first.wait()
-    begun = time.monotonic()
+    begin = time.monotonic()
     second.stdout.readline()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begin < 10

@@ -1,4 +1,4 @@
-"""What a run refuses, and what it makes of what a dead run left."""
+"""Options that a run refuses, and how it tidies up after a dead run."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from lowrank.graph.snakemake_run import refuse_moved_files, tidy_up
 
 
 def snakemake(provider: str | None = None, prefix: str = "") -> SimpleNamespace:
-    """The parts of Snakemake's workflow object that say where files go."""
+    """Return the parts of Snakemake's workflow object that determine the paths of files."""
     modifier = SimpleNamespace(replace_prefix=lambda path: prefix + path)
     return SimpleNamespace(
         modifier=SimpleNamespace(path_modifier=modifier),
@@ -18,7 +18,7 @@ def snakemake(provider: str | None = None, prefix: str = "") -> SimpleNamespace:
     )
 
 
-def test_files_that_would_go_elsewhere_are_refused():
+def test_options_that_move_files_are_refused():
     refuse_moved_files(snakemake())
     with pytest.raises(UserError, match=r"--default-storage-provider s3: .* a disk that all"):
         refuse_moved_files(snakemake("s3"))
@@ -26,7 +26,7 @@ def test_files_that_would_go_elsewhere_are_refused():
         refuse_moved_files(snakemake(prefix="sub/"))
 
 
-def test_a_backup_of_a_folder_that_is_there_brings_no_old_file_back(tmp_path, monkeypatch):
+def test_the_backup_of_an_existing_folder_is_not_restored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     backups = tmp_path / ".snakemake/backups"
     for name in ("models/net_tucker/old.onnx", "models/net_gone/net_gone.onnx", "results/a.json"):
@@ -35,11 +35,11 @@ def test_a_backup_of_a_folder_that_is_there_brings_no_old_file_back(tmp_path, mo
     delivered = Path("models/net_tucker/net_tucker.onnx")
     delivered.parent.mkdir(parents=True)
     delivered.write_text("new")
-    said = []
-    tidy_up(said.append)
+    messages = []
+    tidy_up(messages.append)
     assert not backups.exists()
-    # The run died after it had removed what it no longer delivers.
+    # The run died after it had removed files that it no longer delivers.
     assert [path.name for path in delivered.parent.iterdir()] == ["net_tucker.onnx"]
     assert Path("models/net_gone/net_gone.onnx").read_text() == "backup"
     assert Path("results/a.json").read_text() == "backup"
-    assert sum("put back" in line for line in said) == 2
+    assert sum("restored from a backup" in message for message in messages) == 2

@@ -1,4 +1,4 @@
-"""What a user takes away."""
+"""The delivered files and their model cards."""
 
 import json
 import subprocess
@@ -96,7 +96,7 @@ def names_in(folder):
     return {path.name for path in folder.iterdir()} - {".gitignore"}
 
 
-def test_files_and_cards_say_the_same(tmp_path, model):
+def test_files_and_cards_contain_the_same_facts(tmp_path, model):
     before = model.read_bytes()
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
@@ -112,19 +112,19 @@ def test_files_and_cards_say_the_same(tmp_path, model):
         onnx.checker.check_model(delivered)
         assert delivered.graph == onnx.load(model).graph
         facts = facts_of(precision)
-        found = {entry.key: entry.value for entry in delivered.metadata_props}
-        assert found == metadata(facts)
+        properties = {entry.key: entry.value for entry in delivered.metadata_props}
+        assert properties == metadata(facts)
         assert (folder / f"{name}.md").read_text() == markdown(name, facts)
 
 
-def test_what_was_there_is_replaced(tmp_path, model):
+def test_earlier_files_are_replaced(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
     deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
 
 
-def test_files_of_the_users_stay(tmp_path, model):
+def test_files_of_the_user_are_kept(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     own = ("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub/net_tucker.onnx")
     for name in own:
@@ -137,15 +137,15 @@ def test_files_of_the_users_stay(tmp_path, model):
         *("net_tucker.md", "net_tucker.onnx", "params.yaml"),
         *("__init__.py", "net_tucker.py", "net_tucker_notes.md", "sub"),
     }
-    # Git sees them, and nothing of lowrank's.
+    # Git lists the user's files, but not those of lowrank.
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     command = ["git", "-C", tmp_path, "ls-files", "--others", "--exclude-standard", "models"]
-    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert seen == sorted(f"models/net_tucker/{name}" for name in own)
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert listed == sorted(f"models/net_tucker/{name}" for name in own)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "net_tucker.md", ".gitignore"])
-def test_a_file_of_the_users_that_has_a_needed_name_is_named(tmp_path, model, name):
+def test_a_file_of_the_user_with_a_needed_name_is_an_error(tmp_path, model, name):
     folder = tmp_path / "models/net_tucker"
     folder.mkdir(parents=True)
     (folder / name).write_text("*.tmp\n")
@@ -155,7 +155,7 @@ def test_a_file_of_the_users_that_has_a_needed_name_is_named(tmp_path, model, na
     assert (folder / name).read_text() == "*.tmp\n"
 
 
-def test_what_an_earlier_version_delivered_is_replaced(tmp_path, model):
+def test_files_of_an_earlier_version_are_replaced(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     folder.mkdir(parents=True)
     old = ("net_tucker.onnx", "net_tucker_int8_s8.onnx", "net_tucker.md", "params.yaml")
@@ -166,7 +166,7 @@ def test_what_an_earlier_version_delivered_is_replaced(tmp_path, model):
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml", "notes.txt"}
 
 
-def test_a_line_added_to_the_list_does_not_lead_out_of_the_folder(tmp_path, model):
+def test_a_line_added_to_the_list_cannot_name_a_file_outside_the_folder(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
     (tmp_path / "models/mine").touch()
@@ -177,7 +177,7 @@ def test_a_line_added_to_the_list_does_not_lead_out_of_the_folder(tmp_path, mode
     assert (tmp_path / "models/mine").exists()
 
 
-def test_a_failure_leaves_what_was_there(tmp_path, model):
+def test_a_failure_leaves_earlier_files_unchanged(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
     with pytest.raises(FileNotFoundError):
@@ -192,29 +192,29 @@ def test_a_failure_leaves_what_was_there(tmp_path, model):
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_metadata_are_texts():
-    found = metadata(facts_of())
-    assert found["lowrank.data"] == "photos"
-    assert json.loads(found["lowrank.latency_ms"])["board"]["speedup"] == 4.0
-    assert json.loads(found["lowrank.layers"])[1] == {
+def test_metadata_values_are_texts():
+    properties = metadata(facts_of())
+    assert properties["lowrank.data"] == "photos"
+    assert json.loads(properties["lowrank.latency_ms"])["board"]["speedup"] == 4.0
+    assert json.loads(properties["lowrank.layers"])[1] == {
         "layer": "second",
         "form": "tucker2",
         "ranks": "2 x 3",
     }
-    assert json.loads(found["lowrank.configuration"]) == {"finetune": {"steps": 3}}
+    assert json.loads(properties["lowrank.configuration"]) == {"finetune": {"steps": 3}}
     assert "lowrank.commit" not in metadata(facts_of(result=RESULT | {"commit": None}))
 
 
 def test_the_card_of_a_file_in_float():
     page = markdown("net_tucker", facts_of())
     assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.50 |  |" in page
-    assert "| multiply-accumulates of one image | 5,000 | 5,000 | 1,000 | 5.00x fewer |" in page
+    assert "| multiply-accumulates for one image | 5,000 | 5,000 | 1,000 | 5.00x fewer |" in page
     assert "| 4.000 | 2.000 | 1.000 | 4.00x faster (3.50 to 4.50): A72, 1 thread, CPU, ONNX" in page
     assert "| energy of one run on board, mJ | 8.00 |  | 2.00 |  |" in page
-    assert "(N, 3, 8, 8): rgb, pixels scaled to [0, 1], less (0.5, 0.4, 0.3)" in page
+    assert "(N, 3, 8, 8): rgb, pixels scaled to [0, 1], minus (0.5, 0.4, 0.3)" in page
     assert "  select: vbmf" in page
     assert "| second | tucker2 | 2, 3 |" in page
-    assert "by lowrank 1.2.3, commit 0123abc.\n" in page
+    assert "with lowrank 1.2.3, commit 0123abc.\n" in page
     assert "    snakemake results/net_tucker.json\n" in page
     assert "```yaml\nfinetune:\n  steps: 3\n```" in page
     assert "uncommitted" not in page
@@ -229,24 +229,24 @@ def test_the_card_of_a_file_in_int8():
     page = markdown("net_tucker_int8", facts_of("int8"))
     assert "in int8" in page
     assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.00 |  |" in page
-    assert "| bytes of the ONNX file | 4,000 | 1,000 | 500 | 8.00x smaller |" in page
+    assert "| size of the ONNX file, bytes | 4,000 | 1,000 | 500 | 8.00x smaller |" in page
     assert "| latency on board |  |  |  | not measured: no int8 kernels |" in page
     assert "energy" not in page
 
 
-def test_top5_and_resizing_where_there_are_such():
+def test_the_card_shows_top5_and_resizing_if_they_exist():
     top5 = {"top5": {"original": 99.0, "exported": 98.5}}
     result = RESULT | {"accuracy": RESULT["accuracy"] | top5, "commit": None}
     page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}))
     assert "| top-5, % | 99.00 |  | 98.50 |  |" in page
-    assert "the shorter side resized to 10 (bilinear), the middle cut out, " in page
-    assert "by lowrank 1.2.3.\n" in page
+    assert "shorter side resized to 10 (bilinear), centre-cropped, " in page
+    assert "with lowrank 1.2.3.\n" in page
 
 
-def test_what_it_gains_over_the_original_in_int8():
-    over = {f"speedup_over_control{end}": each for end, each in (("", 2.0), ("_low", 1.9),
-                                                                 ("_high", 2.2))}  # fmt: skip
-    measured = {"board": latency(1.0) | over}
+def test_the_card_shows_the_speedup_over_the_original_in_int8():
+    values = {"": 2.0, "_low": 1.9, "_high": 2.2}
+    over_control = {f"speedup_over_control{suffix}": value for suffix, value in values.items()}
+    measured = {"board": latency(1.0) | over_control}
     page = markdown("net", facts_of(result=RESULT | {"latency_ms": measured}))
     assert "(3.50 to 4.50), 2.00x faster (1.90 to 2.20) than the original in int8: A72" in page
 
@@ -256,16 +256,16 @@ def test_the_card_of_the_original_in_int8():
     facts = facts_of("control_int8", RESULT | answer)
     assert facts["method"]["name"] == "the original in int8"
     page = markdown("net_tucker_control_int8", facts)
-    assert "all layers as they were, in int8." in page
+    assert "with all layers unchanged, in int8." in page
     assert "| top-1 on the test images, % | 93.00 | 92.80 |  |" in page
-    assert "| bytes of the ONNX file | 4,000 | 1,000 | 4.00x smaller |" in page
+    assert "| size of the ONNX file, bytes | 4,000 | 1,000 | 4.00x smaller |" in page
     assert "| parameters | 1,000 | 1,000 | 1.00x fewer |" in page
     assert "| second | dense |" in page
-    assert "is the original in int8, which is delivered beside" in page
+    assert "is the original in int8, which is delivered next to" in page
     assert "no trial keeps the target." in page
 
 
-def test_the_card_says_that_the_compressed_network_is_the_answer():
+def test_the_card_names_the_compressed_network_as_the_answer():
     answer = {"target": {"best": "compressed", "reason": "it is faster"}}
     page = markdown("net_tucker", facts_of(result=RESULT | answer))
-    assert "target of the method is the compressed network: it is faster." in page
+    assert "target of the method is the compressed network. Reason: it is faster." in page

@@ -1,4 +1,4 @@
-"""Where the time goes, by original layer."""
+"""The time of a network by original layer."""
 
 import pytest
 
@@ -24,8 +24,8 @@ COMPRESSED = {"first": 1.0, "second.0": 0.3, "second.1": 0.5, "second.2": 0.2, "
 
 @pytest.fixture
 def records():
-    found = times_by_layer(TABLE, FACTORED, ORIGINAL, COMPRESSED | {REST: 0.4})
-    return {record["layer"]: record for record in found}
+    times = times_by_layer(TABLE, FACTORED, ORIGINAL, COMPRESSED | {REST: 0.4})
+    return {record["layer"]: record for record in times}
 
 
 def test_factors_count_for_their_layer(records):
@@ -38,20 +38,20 @@ def test_factors_count_for_their_layer(records):
     }
 
 
-def test_a_layer_of_one_pixel_windows_is_all_pointwise(records):
+def test_the_time_of_a_1_x_1_convolution_is_all_pointwise(records):
     assert records["pointwise"]["pointwise_ms"] == 0.5
     assert records["first"]["pointwise_ms"] == 0
 
 
-def test_what_belongs_to_no_layer_is_the_rest(records):
+def test_nodes_that_belong_to_no_layer_count_as_the_rest(records):
     assert records[REST]["original_ms"] == 0.5
     assert records[REST]["compressed_ms"] == 0.4
 
 
-def test_a_layer_that_takes_no_time_of_its_own_has_no_speedup(records):
+def test_a_layer_without_time_of_its_own_has_no_speedup(records):
     assert records["fused"]["speedup"] is None
 
 
-def test_nothing_is_lost(records):
-    assert sum(each["original_ms"] for each in records.values()) == sum(ORIGINAL.values())
-    assert sum(each["compressed_ms"] for each in records.values()) == pytest.approx(2.9)
+def test_the_times_of_all_layers_add_up_to_the_total(records):
+    assert sum(record["original_ms"] for record in records.values()) == sum(ORIGINAL.values())
+    assert sum(record["compressed_ms"] for record in records.values()) == pytest.approx(2.9)

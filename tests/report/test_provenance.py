@@ -1,4 +1,4 @@
-"""What made a result: commit, version, configuration, command."""
+"""The identification of a result: commit, version, configuration, command."""
 
 import shlex
 import subprocess
@@ -15,7 +15,7 @@ from lowrank.report.provenance import command, commit, digest, origin_of, rememb
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """Runs Git in a repository with one commit, which is the current folder."""
+    """Create a repository with one commit in the current folder; return a function to run Git."""
     monkeypatch.chdir(tmp_path)
 
     def git(*arguments):
@@ -33,33 +33,33 @@ def repository(tmp_path, monkeypatch):
     return git
 
 
-def test_a_clean_folder(repository):
+def test_the_commit_of_a_clean_folder(repository):
     assert commit() == repository("rev-parse", "HEAD")
 
 
-def test_what_runs_write_does_not_count(repository, tmp_path):
+def test_files_that_runs_write_do_not_mark_the_commit_as_changed(repository, tmp_path):
     for name in ("dvc.lock", "results/net.json", "untracked"):
         (tmp_path / name).write_text("new")
     assert commit() == repository("rev-parse", "HEAD")
 
 
-def test_a_changed_folder_is_marked(repository, tmp_path):
+def test_the_commit_of_a_changed_folder_is_marked(repository, tmp_path):
     (tmp_path / "params.yaml").write_text("new")
     assert commit() == repository("rev-parse", "HEAD") + "-dirty"
 
 
-def test_outside_git(tmp_path, monkeypatch):
+def test_there_is_no_commit_outside_git(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit() is None
 
 
-def test_without_git(tmp_path, monkeypatch):
+def test_there_is_no_commit_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit() is None
 
 
-def test_before_the_first_commit(tmp_path, monkeypatch):
+def test_there_is_no_commit_before_the_first_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
     subprocess.run(["git", "init", "--quiet"], check=True, env=environment())
@@ -67,7 +67,9 @@ def test_before_the_first_commit(tmp_path, monkeypatch):
     assert commit() is None
 
 
-def test_a_copy_inside_a_repository_that_does_not_track_it(repository, tmp_path, monkeypatch):
+def test_there_is_no_commit_in_a_copy_inside_a_repository_that_does_not_track_it(
+    repository, tmp_path, monkeypatch
+):
     unpacked = tmp_path / "lowrank-main"
     unpacked.mkdir()
     for name in ("params.yaml", "Snakefile"):
@@ -87,8 +89,8 @@ PARAMS = {
 }
 
 
-def built(**sections):
-    """The configuration of `net` by `tucker`, with some sections replaced."""
+def configuration_with(**sections):
+    """Return the configuration of `net` and `tucker` with some sections replaced."""
     part = {
         "matrix": {"devices": ["local"]},
         "methods": {"tucker": PARAMS["methods"]["tucker"]},
@@ -99,7 +101,9 @@ def built(**sections):
 
 
 def command_of(**sections):
-    return command("results/net_tucker.json", built(**sections), PARAMS, "models/x/params.yaml")
+    return command(
+        "results/net_tucker.json", configuration_with(**sections), PARAMS, "models/x/params.yaml"
+    )
 
 
 def test_without_overrides_the_command_is_plain():
@@ -111,7 +115,7 @@ def test_without_overrides_the_command_is_plain():
     [
         {"finetune": PARAMS["finetune"] | {"steps": 400}},
         {"finetune": PARAMS["finetune"] | {"freeze": {"layers": 0.5}}},
-        {"finetune": PARAMS["finetune"] | {"steps": "400"}},  # as `--config` hands it over
+        {"finetune": PARAMS["finetune"] | {"steps": "400"}},  # `--config` passes text.
         {"methods": {"tucker": {"finetune": {"steps": 5}, "quantize": "int8", "ranks": {"a": 1}}}},
         {"methods": {"tucker": {"finetune": {"steps": 5}, "quantize": "it's: {odd}"}}},
         {"benchmark": {"local": {"threads": [1, 2]}}, "matrix": {"devices": ["local", "board"]}},
@@ -121,18 +125,18 @@ def test_the_command_repeats_overrides_as_snakemake_reads_them(sections):
     words = shlex.split(command_of(**sections))
     entries = words[words.index("--config") + 1 : words.index("--")]
     assert words[-1] == "results/net_tucker.json"
-    found = yaml.safe_load(yaml.safe_dump(PARAMS))
-    update_config(found, parse_config(entries))
-    for section, entries in built(**sections).items():
+    config = yaml.safe_load(yaml.safe_dump(PARAMS))
+    update_config(config, parse_config(entries))
+    for section, entries in configuration_with(**sections).items():
         for name, entry in entries.items():
-            assert as_text(found[section][name]) == as_text(entry)
+            assert as_text(config[section][name]) == as_text(entry)
 
 
 def as_text(document):
-    """The document with each scalar as text: parameters are converted when they are checked."""
+    """Return the document with all scalars as text. Parameters are converted when checked."""
     if isinstance(document, dict):
         return {key: as_text(value) for key, value in document.items()}
-    return [as_text(each) for each in document] if isinstance(document, list) else str(document)
+    return [as_text(item) for item in document] if isinstance(document, list) else str(document)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +147,11 @@ def as_text(document):
         {"finetune": None},
     ],
 )
-def test_what_snakemake_would_change_comes_from_a_file(sections):
+def test_overrides_that_the_command_line_cannot_express_are_read_from_a_file(sections):
     assert "--configfile models/x/params.yaml -- results" in command_of(**sections)
 
 
-def test_an_entry_that_was_taken_out_is_named():
+def test_the_command_names_a_removed_entry():
     text = command_of(finetune={"steps": 2300, "learning_rate": 0.008})
     assert text.endswith("results/net_tucker.json  # without finetune.freeze in params.yaml")
     assert shlex.split(text, comments=True)[-1] == "results/net_tucker.json"
@@ -157,12 +161,12 @@ def test_edits_of_params_yaml_are_overrides_of_the_commit(repository, tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     repository("add", "--all")
     repository("commit", "--quiet", "--message", "parameters")
-    changed = built(finetune=PARAMS["finetune"] | {"steps": 3})
+    changed = configuration_with(finetune=PARAMS["finetune"] | {"steps": 3})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS | changed))
-    found = stamp("results/net_tucker.json", changed, "models/x/params.yaml")
-    assert found["commit"] == repository("rev-parse", "HEAD") + "-dirty"
-    assert "--config 'finetune={steps: 3}' -- results/net_tucker.json" in found["command"]
-    assert found["configuration"] == digest(changed) != digest(built())
+    scalars = stamp("results/net_tucker.json", changed, "models/x/params.yaml")
+    assert scalars["commit"] == repository("rev-parse", "HEAD") + "-dirty"
+    assert "--config 'finetune={steps: 3}' -- results/net_tucker.json" in scalars["command"]
+    assert scalars["configuration"] == digest(changed) != digest(configuration_with())
 
 
 @pytest.mark.parametrize(
@@ -190,10 +194,10 @@ def test_a_result_outside_git_still_names_its_overrides(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
-    changed = built(finetune=PARAMS["finetune"] | {"steps": 3})
-    found = stamp("x", changed, "y")
-    assert found["commit"] is None
-    assert "finetune={steps: 3}" in found["command"]
+    changed = configuration_with(finetune=PARAMS["finetune"] | {"steps": 3})
+    scalars = stamp("x", changed, "y")
+    assert scalars["commit"] is None
+    assert "finetune={steps: 3}" in scalars["command"]
 
 
 def test_a_picture_of_several_results_names_all_their_commits():
@@ -207,5 +211,5 @@ def test_a_picture_of_several_results_names_all_their_commits():
         "Source": "commit a, b-dirty",
         "Description": "snakemake all",
     }
-    # A result of an earlier version says nothing of itself.
+    # A result of an earlier version has no such entries.
     assert origin_of([{}]) == {"Creator": "lowrank"}

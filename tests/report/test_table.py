@@ -1,4 +1,4 @@
-"""All variants side by side."""
+"""The comparison of all variants."""
 
 import pytest
 
@@ -35,15 +35,15 @@ INT8 = {
 }
 
 
-def test_a_record_for_each_precision_and_device_beside_the_original():
+def test_there_is_a_record_for_each_precision_and_device():
     records = records_of("net", "tucker", result(devices=("board", "phone")) | {"int8": INT8 | {
         "latency_ms": {"board": latency(4.0, 0.5), "phone": {"not_measured": "no int8 kernels"}},
     }})  # fmt: skip
-    named = [(each["device"], each["method"], each["precision"]) for each in records]
-    assert named == [
-        (device, *which)
+    names = [(record["device"], record["method"], record["precision"]) for record in records]
+    assert names == [
+        (device, *network)
         for device in ("board", "phone")
-        for which in ((ORIGINAL, "float32"), ("tucker", "float32"), ("tucker", "int8"))
+        for network in ((ORIGINAL, "float32"), ("tucker", "float32"), ("tucker", "int8"))
     ]
     before, in_float, in_int8 = records[:3]
     assert before["top1_percent"] == 92.0
@@ -53,23 +53,23 @@ def test_a_record_for_each_precision_and_device_beside_the_original():
     assert (in_float["p50_ms"], in_float["speedup"]) == (1.0, 4.0)
     assert (in_float["macs_ratio"], in_float["onnx_bytes_ratio"]) == (5.0, 2.0)
     assert (in_float["energy_mj"], in_float["finetune_steps"]) == (3.0, 7)
-    # What does not change with the precision is counted once.
+    # The MACs do not depend on the precision.
     assert (in_int8["top1_percent"], in_int8["macs"], in_int8["onnx_bytes"]) == (89.5, 200, 10)
     assert in_int8["energy_mj"] is None
     assert records[5]["p50_ms"] is None
-    assert len({tuple(each) for each in records}) == 1
+    assert len({tuple(record) for record in records}) == 1
 
 
-def test_one_original_for_all_variants():
+def test_all_variants_share_one_original():
     records = overview(
         ("net", f"method{index}", result(original_ms=ms)) for index, ms in enumerate((4, 5, 9))
     )
-    originals = [each for each in records if each["method"] == ORIGINAL]
-    assert [each["p50_ms"] for each in originals] == [5]
+    originals = [record for record in records if record["method"] == ORIGINAL]
+    assert [record["p50_ms"] for record in originals] == [5]
     assert len(records) == 4
 
 
-def test_of_a_search_its_trial_is_not_told_twice():
+def test_the_chosen_trial_of_a_search_is_not_listed_twice():
     search = {"search": {"taken": 2}}
     records = overview(
         [
@@ -79,11 +79,12 @@ def test_of_a_search_its_trial_is_not_told_twice():
             ("other", "asked_trial2", result()),
         ]
     )
-    named = [(each["network"], each["method"]) for each in records if each["method"] != ORIGINAL]
-    assert named == [("net", "asked"), ("net", "asked_trial1"), ("other", "asked_trial2")]
+    variants = [record for record in records if record["method"] != ORIGINAL]
+    names = [(record["network"], record["method"]) for record in variants]
+    assert names == [("net", "asked"), ("net", "asked_trial1"), ("other", "asked_trial2")]
 
 
-def test_fronts_are_those_of_one_network():
+def test_each_network_has_its_own_front():
     records = overview(
         [
             ("net", "good", result(top1=91.0, ms=1.0, macs=200)),
@@ -92,10 +93,10 @@ def test_fronts_are_those_of_one_network():
             ("other", "worse", result(top1=80.0, ms=1.5, macs=500)),
         ]
     )
-    by_method = {(each["network"], each["method"]): each for each in records}
+    by_method = {(record["network"], record["method"]): record for record in records}
     on_front = {
-        name: (each["on_front_by_latency"], each["on_front_by_macs"])
-        for name, each in by_method.items()
+        name: (record["on_front_by_latency"], record["on_front_by_macs"])
+        for name, record in by_method.items()
     }
     assert on_front == {
         ("net", ORIGINAL): (True, True),
@@ -121,7 +122,7 @@ def test_pareto_front(points, expected):
     assert pareto_front(points) == expected
 
 
-def test_the_table_leaves_out_what_nothing_has():
+def test_the_table_has_no_empty_columns():
     records = overview([("net", "tucker", result(energy_mj={}, int8=INT8))])
     heading, _, original, in_float, in_int8 = table_of(markdown(records))
     assert "energy" not in heading
@@ -139,10 +140,10 @@ def table_of(page):
 
 
 def controlled(top1=91.5, ms=2.0, over=None, **more):
-    """A result beside the original in int8, which is twice as fast as it is in float."""
+    """Return a result with a control, the original in int8."""
     control = INT8 | {"accuracy": {"exported": top1}, "latency_ms": {"board": latency(4.0, ms)}}
-    found = INT8["latency_ms"]["board"] | ({"speedup_over_control": over} if over else {})
-    int8 = INT8 | {"latency_ms": {"board": found}}
+    int8_latency = INT8["latency_ms"]["board"] | ({"speedup_over_control": over} if over else {})
+    int8 = INT8 | {"latency_ms": {"board": int8_latency}}
     return result(**{"int8": int8, "control": {"int8": control}} | more)
 
 
@@ -150,16 +151,16 @@ def test_the_original_in_int8_is_a_row_and_two_columns():
     records = overview(
         [("net", "one", controlled(ms=2.0, over=3.5)), ("net", "two", controlled(ms=1.0))]
     )
-    named = [(each["method"], each["precision"]) for each in records]
-    assert named[:2] == [(ORIGINAL, "float32"), (ORIGINAL, "int8")]
-    assert named[2:] == [(m, p) for m in ("one", "two") for p in ("float32", "int8")]
+    names = [(record["method"], record["precision"]) for record in records]
+    assert names[:2] == [(ORIGINAL, "float32"), (ORIGINAL, "int8")]
+    assert names[2:] == [(m, p) for m in ("one", "two") for p in ("float32", "int8")]
     control = records[1]
-    # The median of what was measured beside both.
+    # The median of the measurements beside both variants.
     assert (control["p50_ms"], control["speedup"], control["top1_percent"]) == (1.5, 3.0, 91.5)
     assert (control["macs"], control["macs_ratio"], control["onnx_bytes"]) == (1000, None, 10)
     one_float, one, _, two = records[2:]
     assert one["points_below_control"] == 2.0
-    # Measured against each other where it was; otherwise the quotient of the speed-ups.
+    # The measured ratio if there is one, otherwise the quotient of the speedups.
     assert one["speedup_over_control"] == 3.5
     assert one_float["speedup_over_control"] == 4.0 / 2.0
     assert two["speedup_over_control"] == 8.0 / 4.0
@@ -168,13 +169,13 @@ def test_the_original_in_int8_is_a_row_and_two_columns():
     assert "lost against int8 original" in heading
 
 
-def test_an_int8_network_lies_on_the_side_of_the_control_where_alternating_runs_found_it():
-    """Its own median, from another time, says 0.5 ms: less than the control's 2.0."""
+def test_the_relative_latency_of_an_int8_network_comes_from_runs_alternating_with_the_control():
+    """Its own median is from another time: 0.5 ms, which is less than the control's 2.0 ms."""
     slower = overview([("net", "one", controlled(ms=2.0, over=0.8))])
     faster = overview([("net", "one", controlled(ms=2.0, over=1.25))])
     for records, share in ((slower, 0.625), (faster, 0.4)):
         original, control, in_float, in_int8 = records
-        assert [each["relative_latency"] for each in (original, control)] == [1.0, 0.5]
+        assert [record["relative_latency"] for record in (original, control)] == [1.0, 0.5]
         assert in_float["relative_latency"] == pytest.approx(1 / in_float["speedup"])
         assert in_int8["relative_latency"] == pytest.approx(share)
         assert in_int8["p50_ms"] < control["p50_ms"]
@@ -190,10 +191,10 @@ def test_milliseconds_of_different_processors_are_not_compared():
         ("net", "two", on("Xeon", original_ms=8.0, ms=2.0)),
     ]
     records = overview(results)
-    originals = [e for e in records if (e["method"], e["precision"]) == (ORIGINAL, "float32")]
-    assert [(each["cpu"], each["p50_ms"]) for each in originals] == [("EPYC", 4.0), ("Xeon", 8.0)]
-    # Each has a front of its own.
-    assert all(each["on_front_by_latency"] for each in originals)
+    originals = [r for r in records if (r["method"], r["precision"]) == (ORIGINAL, "float32")]
+    assert [(r["cpu"], r["p50_ms"]) for r in originals] == [("EPYC", 4.0), ("Xeon", 8.0)]
+    # Each CPU has its own front.
+    assert all(record["on_front_by_latency"] for record in originals)
     page = markdown(records)
     assert "Warning: rows of one device were measured on different CPUs." in page
     heading, _, *rows = table_of(page)
@@ -201,14 +202,14 @@ def test_milliseconds_of_different_processors_are_not_compared():
     assert sum("| Xeon |" in row for row in rows) == 4
 
 
-def test_one_processor_is_named_once():
+def test_a_single_processor_is_named_once_in_the_legend():
     page = markdown(overview([("net", "one", on("EPYC")), ("net", "two", on("EPYC"))]))
     assert "CPU of each device: board: EPYC." in page
     assert "Warning" not in page
     assert "| CPU |" not in page
 
 
-def test_the_page_has_a_title_and_says_how_a_ratio_is_taken():
+def test_the_page_has_a_title_and_explains_how_ratios_are_computed():
     records = overview([("net", "one", controlled())])
     for page in (html(records), markdown(records)):
         assert "All variants" in page
@@ -217,11 +218,11 @@ def test_the_page_has_a_title_and_says_how_a_ratio_is_taken():
     assert "<em>Faster</em>" in html(records)
 
 
-def test_what_stands_beside_a_speedup_gives_it():
-    """The original's latency in the row is what this network was measured beside."""
+def test_the_latencies_in_a_row_agree_with_its_speedup():
+    """The original's latency in a row was measured together with the network of that row."""
     records = overview([("net", f"by{ms}", result(original_ms=ms, ms=1.0)) for ms in (4.0, 5.0)])
-    for each in records[1:]:
-        assert each["original_p50_ms"] / each["p50_ms"] == pytest.approx(each["speedup"])
+    for record in records[1:]:
+        assert record["original_p50_ms"] / record["p50_ms"] == pytest.approx(record["speedup"])
 
 
 def test_the_page_has_the_cells_of_the_table():

@@ -1,3 +1,5 @@
+"""The step that converts trained weights and measures them."""
+
 import json
 
 import mynet
@@ -40,7 +42,7 @@ def run(tmp_path, tiny_folder, register_network, restored_torch, monkeypatch):
     return invoke
 
 
-def test_weights_come_into_one_form_and_are_measured(tmp_path, run, tiny_data):
+def test_weights_are_converted_and_measured(tmp_path, run, tiny_data):
     network = toy(seed=4)
     torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "any.pth")
     result = run(tmp_path / "any.pth")
@@ -75,16 +77,19 @@ def test_a_users_own_network(tmp_path, run):
 
 
 def test_layers_that_cannot_be_replaced_are_named(tmp_path, run, register_network):
-    """Activates what a convolution gave, by its type: with factors in its place it would not."""
+    """The network applies an activation only after a convolution of its own type.
+
+    With factors in the place of the convolution, the activation is missing.
+    """
     register_network(Typed, "typed")
     torch.manual_seed(0)
     torch.save(Typed().state_dict(), tmp_path / "any.pth")
     done = run(tmp_path / "any.pth", "typed")
     assert done.exit_code == 0, done.output
-    found = read_json(tmp_path / "replaceable.json")
-    assert set(found["stays_dense"]) == {"first"}
+    document = read_json(tmp_path / "replaceable.json")
+    assert set(document["stays_dense"]) == {"first"}
     assert "first stays as it is: exact factors change the network's outputs" in done.stderr
-    assert "leave the outputs for 8 images as they are in 1 of 2 layers" in done.stderr
+    assert "1 of 2 layers can be replaced" in done.stderr
 
 
 class Typed(torch.nn.Module):
@@ -101,7 +106,7 @@ class Typed(torch.nn.Module):
 
 @pytest.fixture
 def noise(tmp_path):
-    """A dataset of noise with classes by chance: right answers are those of a good memory."""
+    """Create a dataset of noise with random classes, which a network can only memorize."""
     random = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 400), ("test", 200)):
@@ -113,7 +118,7 @@ def noise(tmp_path):
 
 @pytest.fixture
 def overfitted(noise):
-    """Weights that were trained on the images which would be held out for choices."""
+    """Train weights on the images that are held out for choices."""
     network = toy(seed=1)
     split = open_dataset(noise).validation
     images, labels = EvaluationBatches(split, NetworkSpec("toy", (3, 32, 32), 10))[0]
@@ -126,7 +131,9 @@ def overfitted(noise):
     return noise.parent / "overfitted.pth"
 
 
-def test_weights_that_know_the_validation_images_are_told(tmp_path, run, noise, overfitted):
+def test_weights_that_were_trained_on_the_validation_images_cause_a_warning(
+    tmp_path, run, noise, overfitted
+):
     result = run(overfitted, dataset=noise)
     assert result.exit_code == 0, result.output
     metrics = read_json(tmp_path / "metrics.json")
@@ -144,7 +151,7 @@ def test_choices_on_test_images_need_no_warning(tmp_path, run, noise, overfitted
     arguments = f"--model toy --dataset {noise} --output {tmp_path / 'splits'}".split()
     done = CliRunner().invoke(main, ["splits", *arguments, "--validation", choice])
     assert done.exit_code == 0, done.output
-    assert "on 80 images of the test split; 120 test images are reported, 400 are" in done.stderr
+    assert "on 80 images of the test split; 120 test images are for reports, 400" in done.stderr
     result = run(overfitted, dataset=noise, splits=tmp_path / "splits")
     assert result.exit_code == 0, result.output
     metrics = read_json(tmp_path / "metrics.json")

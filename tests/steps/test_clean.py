@@ -1,4 +1,4 @@
-"""`lowrank clean` beside files of the user's, in a real Git repository."""
+"""`lowrank clean` in a real Git repository that also contains files of the user."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from lowrank.cli import main
 
 ROOT = Path(__file__).parents[2]
 
-MADE = (
+OUTPUTS = (
     "build/vgg16/original/model.safetensors",
     "build/vgg16/tucker/rounds/1/model.safetensors",
     "build/resume/vgg16/tucker/1.pt",
@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / ".gitignore", tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    for name in (*MADE, *OWN):
+    for name in (*OUTPUTS, *OWN):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("*\n" if path.name == ".gitignore" else name)
@@ -68,22 +68,22 @@ def clean():
 
 
 def files(folder: Path) -> set[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     kept = (".gitignore", "params.yaml")
-    return {str(path) for path in found if path.parts[0] != ".git" and str(path) not in kept}
+    return {str(path) for path in paths if path.parts[0] != ".git" and str(path) not in kept}
 
 
-def test_what_runs_made_goes_and_every_other_file_stays(folder):
-    made = set(MADE) - {"results/vgg16_tucker_new.json"}
+def test_only_outputs_of_runs_are_removed(folder):
+    removed = set(OUTPUTS) - {"results/vgg16_tucker_new.json"}
     done = clean()
     assert done.exit_code == 0, done.output
-    assert files(folder) == (set(MADE) - made) | set(OWN)
+    assert files(folder) == (set(OUTPUTS) - removed) | set(OWN)
     assert "['thesis.tex']" in done.output
     assert not (folder / "build/vgg16").exists()
     assert not (folder / "models/vgg16_tucker").exists()
 
 
-def test_results_that_git_does_not_track_go(folder):
+def test_results_that_git_does_not_track_are_removed(folder):
     git("rm", "--cached", "--quiet", "results/vgg16_tucker.json")
     clean()
     assert not (folder / "results/vgg16_tucker.json").exists()
@@ -99,27 +99,26 @@ def test_links_are_not_followed(folder, tmp_path_factory):
     assert (elsewhere / "precious.onnx").read_text() == "mine"
 
 
-def test_nothing_goes_where_git_cannot_tell_what_it_tracks(folder):
+def test_nothing_is_removed_if_git_fails(folder):
     (folder / ".git/index").write_bytes(b"damaged")
     done = clean()
     assert done.exit_code == 1
     assert "Nothing was removed" in done.output
-    assert files(folder) == {*MADE, *OWN}
+    assert files(folder) == {*OUTPUTS, *OWN}
 
 
-def test_make_clean_runs_that_and_nothing_else():
+def test_make_clean_only_runs_this_command():
     lines = (ROOT / "Makefile").read_text().split("\nclean:")[1].splitlines()[1:2]
     assert lines == ["\tlowrank clean"]
 
 
-def test_git_sees_a_package_called_models(folder):
-    seen = git("ls-files", "--others", "--exclude-standard").splitlines()
-    assert {"models/mine.py", "models/resnet20_tucker/__init__.py"} <= set(seen)
+def test_git_lists_the_files_of_a_package_called_models(folder):
+    assert {"models/mine.py", "models/resnet20_tucker/__init__.py"} <= set(untracked())
     (folder / "models/vgg16_tucker/.gitignore").write_text("*\n")
-    assert not any(name.startswith("models/vgg16_tucker") for name in seen_again())
+    assert not any(name.startswith("models/vgg16_tucker") for name in untracked())
 
 
-def seen_again() -> list[str]:
+def untracked() -> list[str]:
     return git("ls-files", "--others", "--exclude-standard").splitlines()
 
 
@@ -128,6 +127,6 @@ def test_own_weights_can_be_versioned(folder):
     for command in (["init", "--quiet"], ["add", "--quiet", "data/weights/mine.pth"]):
         done = subprocess.run([programs, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    seen = seen_again()
-    assert "data/weights/mine.pth.dvc" in seen
-    assert "data/weights/mine.pth" not in seen
+    listed = untracked()
+    assert "data/weights/mine.pth.dvc" in listed
+    assert "data/weights/mine.pth" not in listed

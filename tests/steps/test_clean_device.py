@@ -1,3 +1,5 @@
+"""`lowrank clean_device`, which removes files from another machine."""
+
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
-    """Runs the command in a folder whose params.yaml has these devices."""
+    """Return a function that runs the command in a folder whose params.yaml has some devices."""
 
     def run(name, devices):
         document = yaml.safe_load(PARAMS.read_text())
@@ -27,23 +29,23 @@ def clean(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-def test_what_was_sent_is_removed(clean, tmp_path):
-    there = tmp_path / "there"
+def test_files_that_were_sent_are_removed(clean, tmp_path):
+    remote_folder = tmp_path / "there"
     with running(tmp_path) as server:
         board = {"kind": "ssh", "host": "board", "python": sys.executable}
-        board |= {"folder": str(there), "command": server.command}
+        board |= {"folder": str(remote_folder), "command": server.command}
         create_device("board", board).environment({})
-        assert there.is_dir()
-        (there / "thesis.tex").write_text("years of work")
+        assert remote_folder.is_dir()
+        (remote_folder / "thesis.tex").write_text("years of work")
         result = clean("board", {"board": board})
-        again = clean("board", {"board": board})
+        second = clean("board", {"board": board})
     assert result.exit_code == 0, result.output
-    assert f"board: {there}/lowrank-device: removed, " in result.output
-    assert [path.name for path in there.iterdir()] == ["thesis.tex"]
-    assert "nothing was sent there" in again.output
+    assert f"board: {remote_folder}/lowrank-device: removed, " in result.output
+    assert [path.name for path in remote_folder.iterdir()] == ["thesis.tex"]
+    assert "no files of lowrank found" in second.output
 
 
-def test_a_device_that_nothing_was_sent_to(clean):
+def test_a_device_that_is_not_another_machine_is_an_error(clean):
     board = {"kind": "ssh", "host": "board"}
     result = clean("local", {"board": board})
     assert result.exit_code == 1

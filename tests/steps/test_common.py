@@ -1,3 +1,5 @@
+"""The parts that all steps share: progress, logs, errors, threads and locks."""
+
 import ctypes
 import errno
 import os
@@ -16,7 +18,7 @@ from lowrank.steps.common import Step, readable_label, say, sole_builder_of, use
 
 
 def run(work, *arguments):
-    """A step that does `work`, called with `arguments`."""
+    """Run a step that calls `work`, with `arguments`."""
 
     @click.command(cls=Step, name="demo")
     def demo():
@@ -46,20 +48,20 @@ def test_progress_goes_to_the_terminal_and_the_log(log):
     assert log.read_text().endswith(" half done\n")
 
 
-def test_a_label_in_place_of_the_name():
+def test_a_label_replaces_the_name():
     assert run(lambda: say("half done"), "--label", "demo vgg16").stderr == (
         "[demo vgg16] half done\n"
     )
 
 
-def test_a_log_holds_one_run(log):
+def test_a_log_contains_only_the_last_run(log):
     for line in ("first", "second"):
         run(lambda line=line: say(line), "--log", str(log))
     assert "first" not in log.read_text()
     assert "second" in log.read_text()
 
 
-def test_a_users_mistake_is_one_message(log, monkeypatch):
+def test_an_error_of_the_user_is_reported_in_one_message(log, monkeypatch):
     monkeypatch.delenv("LOWRANK_TRACEBACK", raising=False)
     result = run(fail_with(UserError("a.json: no such file.")), "--log", str(log))
     assert result.exit_code == 1
@@ -68,7 +70,7 @@ def test_a_users_mistake_is_one_message(log, monkeypatch):
     assert [line.partition(" ")[2] for line in log.read_text().splitlines()] == lines
 
 
-def test_its_traceback_is_shown_when_asked_for(monkeypatch):
+def test_its_traceback_is_shown_if_requested(monkeypatch):
     monkeypatch.setenv("LOWRANK_TRACEBACK", "1")
     error = UserError("a.json: no such file.")
     result = run(fail_with(error))
@@ -76,14 +78,14 @@ def test_its_traceback_is_shown_when_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_disk_that_takes_nothing_is_a_users_mistake(log, code):
+def test_a_disk_that_cannot_be_written_is_an_error_of_the_user(log, code):
     result = run(fail_with(OSError(code, "the reason", "some/file")), "--log", str(log))
     assert result.exit_code == 1
     assert "error: some/file: cannot be written: the reason" in result.stderr
     assert "Traceback" not in result.stderr + log.read_text()
 
 
-def test_a_log_that_cannot_be_opened_is_told(log, monkeypatch):
+def test_a_log_that_cannot_be_opened_is_an_error(log, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(log))
 
@@ -94,7 +96,7 @@ def test_a_log_that_cannot_be_opened_is_told(log, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oops"), OSError(errno.EIO, "oops")])
-def test_a_crash_leaves_its_traceback_in_the_log(log, error):
+def test_the_log_contains_the_traceback_of_a_crash(log, error):
     result = run(fail_with(error), "--log", str(log))
     assert result.exception is error
     assert result.exit_code == 1
@@ -102,7 +104,7 @@ def test_a_crash_leaves_its_traceback_in_the_log(log, error):
     assert f"{type(error).__name__}: " in log.read_text()
 
 
-def test_interrupted(log):
+def test_an_interrupted_step_ends_with_status_130(log):
     result = run(fail_with(KeyboardInterrupt()), "--log", str(log))
     assert result.exit_code == 130
     assert "interrupted" in log.read_text()
@@ -123,7 +125,7 @@ def test_labels_name_the_network_first(label, expected):
     assert readable_label(label) == expected
 
 
-def test_threads_of_the_linear_algebra(monkeypatch):
+def test_the_threads_of_linear_algebra_are_set(monkeypatch):
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     for variable in variables:
         monkeypatch.setenv(variable, "7")
@@ -131,7 +133,7 @@ def test_threads_of_the_linear_algebra(monkeypatch):
     assert [os.environ[variable] for variable in variables] == ["3", "3", "3"]
 
 
-FREED_AND_TAKEN_AGAIN = """
+FREE_AND_ALLOCATE = """
 import resource, sys
 from lowrank.steps.common import reuse_memory
 if sys.argv[1] == "reused":
@@ -147,10 +149,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc's mallopt")
-def test_freed_memory_is_used_again():
+def test_freed_memory_is_reused():
     faults = [
-        int(subprocess.check_output([sys.executable, "-c", FREED_AND_TAKEN_AGAIN, how]))
-        for how in ("as it is", "reused")
+        int(subprocess.check_output([sys.executable, "-c", FREE_AND_ALLOCATE, mode]))
+        for mode in ("default", "reused")
     ]
     assert faults[1] < 0.1 * faults[0]
 
@@ -168,7 +170,7 @@ with sole_builder_of(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock until it gets a line or dies."""
+    """Start another process that holds the lock until it reads a line or dies."""
     command = [sys.executable, "-c", HOLD, tmp_path / "deep" / "a.lock", tmp_path / "finished"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -178,18 +180,18 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_waits_for_another_process_and_says_so(tmp_path, holder, monkeypatch):
+def test_waiting_for_another_process_is_reported(tmp_path, holder, monkeypatch):
     lines = []
 
-    def let_go():
-        holder.stdin.write("go on\n")
+    def release():
+        holder.stdin.write("continue\n")
         holder.stdin.flush()
 
-    def hear(line):
+    def record(line):
         lines.append(line)
-        threading.Timer(0.1, let_go).start()
+        threading.Timer(0.1, release).start()
 
-    monkeypatch.setattr(common, "say", hear)
+    monkeypatch.setattr(common, "say", record)
     with sole_builder_of(tmp_path / "deep" / "a.lock"):
         assert (tmp_path / "finished").exists()
     assert len(lines) == 1
@@ -204,7 +206,7 @@ def test_a_lock_ends_with_its_process(tmp_path, holder, monkeypatch):
     assert time.monotonic() - started < 30
 
 
-def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path, monkeypatch):
+def test_taking_a_free_lock_prints_nothing(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(common, "say", lines.append)
     for _ in range(2):

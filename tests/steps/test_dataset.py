@@ -1,3 +1,5 @@
+"""The step that obtains and stores datasets."""
+
 import json
 
 import numpy as np
@@ -17,7 +19,7 @@ CLASSES = sources.CIFAR10_CLASSES
 
 @pytest.fixture
 def known(monkeypatch):
-    """Stand in for the sources; gives the folders that were searched."""
+    """Replace the source of CIFAR-10, and return the folders that were searched."""
     searched = []
 
     def obtain(search, say):
@@ -38,7 +40,7 @@ def run(*arguments):
     return CliRunner().invoke(dataset, [str(argument) for argument in arguments])
 
 
-def test_stores_what_open_dataset_reads(known, tmp_path):
+def test_the_stored_dataset_can_be_opened(known, tmp_path):
     output, log = tmp_path / "datasets" / "cifar10", tmp_path / "log"
     settings = f'{{"search": "{tmp_path}"}}'
     result = run("--dataset", "cifar10", "--output", output, "--settings", settings, "--log", log)
@@ -51,7 +53,7 @@ def test_stores_what_open_dataset_reads(known, tmp_path):
     assert "20 training and 4 test images" in log.read_text()
 
 
-def test_entry_of_another_name(known, tmp_path):
+def test_an_entry_with_another_name_needs_a_kind(known, tmp_path):
     settings = {"kind": "cifar10", "outputs": {c: 99 - n for n, c in enumerate(CLASSES)}}
     result = run(
         "--dataset", "mine", "--output", tmp_path / "mine", "--settings", json.dumps(settings)
@@ -62,7 +64,7 @@ def test_entry_of_another_name(known, tmp_path):
     assert data.test.outputs == tuple(range(99, 89, -1))
 
 
-def test_entry_whose_name_is_no_kind(tmp_path):
+def test_an_entry_without_a_known_kind_is_an_error(tmp_path):
     result = run("--dataset", "cifar", "--output", tmp_path / "made")
     assert result.exit_code == 1
     assert (
@@ -96,12 +98,12 @@ def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
         ({"outputs": {"a": 1, "b": 1}}, "`outputs` assigns output 1 to two classes"),
     ],
 )
-def test_entries_that_contradict_themselves(settings, reason):
+def test_contradictory_settings_are_an_error(settings, reason):
     with pytest.raises(ValidationError, match=reason):
         DatasetSettings.model_validate(settings)
 
 
-def test_mapping_of_other_classes_is_told_before_anything_is_fetched(known, tmp_path):
+def test_a_mapping_of_other_classes_is_an_error_before_any_download(known, tmp_path):
     settings = '{"outputs": {"cat": 5}}'
     result = run("--dataset", "cifar10", "--output", tmp_path / "made", "--settings", settings)
     assert result.exit_code == 1
@@ -132,7 +134,7 @@ def test_image_folders(tmp_path):
     assert len(open_dataset(output).test) == 4
 
 
-def test_foreign_output_is_refused_before_anything_is_fetched(known, tmp_path):
+def test_a_foreign_output_folder_is_refused_before_any_download(known, tmp_path):
     (tmp_path / "notes.txt").touch()
     result = run("--dataset", "cifar10", "--output", tmp_path)
     assert result.exit_code == 1
@@ -140,7 +142,7 @@ def test_foreign_output_is_refused_before_anything_is_fetched(known, tmp_path):
     assert known == []
 
 
-def test_nothing_reachable_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_failed_download_leaves_no_folder(tmp_path, monkeypatch):
     def obtain(search, say):
         raise UserError("CIFAR-10 could not be obtained.")
 

@@ -51,13 +51,13 @@ CURVE = [
 
 @pytest.fixture
 def draw(tmp_path):
-    """Draws a variant; the texts of each picture by its name."""
+    """Return a function that draws a variant and returns the texts of each picture by its name."""
 
     def drawn(layers=LAYERS, times=TIMES, curve=CURVE):
         documents = {"result": RESULT, "layers": layers, "times": times, "curve": curve}
         for name, document in documents.items():
             write_json(tmp_path / f"{name}.json", document)
-        devices = list(dict.fromkeys(each["device"] for each in times))
+        devices = list(dict.fromkeys(row["device"] for row in times))
         pictures = {
             "ranks-picture": "ranks",
             "times-pictures": " ".join(f"times_{device}" for device in devices),
@@ -71,46 +71,48 @@ def draw(tmp_path):
         done = CliRunner().invoke(main, ["draw", "--model=net", "--method=tucker", *arguments])
         assert done.exit_code == 0, done.output
         return {
-            path.stem: {each.text for each in ElementTree.parse(path).getroot().iter() if each.text}
+            path.stem: {
+                element.text for element in ElementTree.parse(path).getroot().iter() if element.text
+            }
             for path in tmp_path.glob("*.svg")
         }
 
     return drawn
 
 
-def test_a_picture_for_each_table_and_device(draw):
+def test_there_is_a_picture_for_each_table_and_device(draw):
     texts = draw()
     assert texts.keys() == {"ranks", "times_board", "times_phone", "curve"}
-    assert {"first (dense)", "second (tucker2)", "stays as it is"} <= texts["ranks"]
+    assert {"first (dense)", "second (tucker2)", "not replaced"} <= texts["ranks"]
     assert {"input", "output", "largest possible"} <= texts["ranks"]
     assert {"first", "second", "ms of one run", "original / compressed"} <= texts["times_board"]
-    # What takes no time has no row.
+    # Layers that take no time have no row.
     assert "rest" not in texts["times_board"]
-    assert {"validation images", "a round ends"} <= texts["curve"]
+    assert {"validation images", "end of a round"} <= texts["curve"]
 
 
-def test_every_picture_says_what_made_its_figures(draw):
+def test_every_picture_names_the_origin_of_its_figures(draw):
     for texts in draw().values():
         assert {"commit 0123abc-dirty", "snakemake --config 'a={b: 1}'", "lowrank 1.2.3"} <= texts
 
 
 def test_a_method_that_leaves_all_layers_dense(draw):
     texts = draw(layers=LAYERS[:1], times=TIMES[:1])
-    assert {"first (dense)", "stays as it is"} <= texts["ranks"]
+    assert {"first (dense)", "not replaced"} <= texts["ranks"]
 
 
-def test_without_fine_tuning_it_says_so(draw):
+def test_the_picture_without_fine_tuning(draw):
     assert "No fine-tuning." in draw(curve=[])["curve"]
 
 
 def test_one_round_without_validation(draw):
     texts = draw(curve=CURVE[:1])["curve"]
-    assert not {"validation images", "a round ends"} & texts
+    assert not {"validation images", "end of a round"} & texts
 
 
 def test_the_same_tables_give_the_same_bytes(draw, tmp_path):
-    found = []
+    contents = []
     for _ in range(2):
         draw()
-        found.append({path.name: path.read_bytes() for path in tmp_path.glob("*.svg")})
-    assert found[0] == found[1]
+        contents.append({path.name: path.read_bytes() for path in tmp_path.glob("*.svg")})
+    assert contents[0] == contents[1]

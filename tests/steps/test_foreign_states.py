@@ -1,6 +1,6 @@
-"""Every step that opens a network's file, given one whose header names a command.
+"""Steps that open the file of a network whose header names a command to run.
 
-Such files travel through DVC remotes. What is built comes from params.yaml.
+Such files may come from DVC remotes. The steps must only build networks that params.yaml describes.
 """
 
 import json
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def steps(dataset):
-    """The arguments of each step that builds the network of a file."""
+    """Return the arguments of each step that builds the network of a file."""
     data, table = {"dataset": dataset}, {"table": "table.json"}
     state, threads = {"state": "state.safetensors"}, {"threads": 1}
     budget = {"select": "budget", "target": {"macs": 0.5}, "images": 20}
@@ -51,11 +51,11 @@ def steps(dataset):
 
 
 @pytest.mark.parametrize("step", steps(""))
-def test_a_step_runs_nothing_that_a_file_names(folder, tiny_folder, step):
+def test_a_step_does_not_run_commands_that_a_file_names(folder, tiny_folder, step):
     arguments = {"network": json.dumps(OURS)} | steps(tiny_folder)[step]
     command = [f"--{name}={value}" for name, value in arguments.items()]
-    path = [str(each) for each in sys.path if each]
-    code = f"import sys; sys.path[:0] = {path!r}; from lowrank.cli import main; main()"
+    search_path = [str(folder) for folder in sys.path if folder]
+    code = f"import sys; sys.path[:0] = {search_path!r}; from lowrank.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, step, *command], capture_output=True, text=True, check=False
     )

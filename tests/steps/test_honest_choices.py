@@ -1,4 +1,4 @@
-"""A target of accuracy on weights that were trained on the images held out for choices."""
+"""A target of `accuracy_drop` for weights that were trained on the images held out for choices."""
 
 import json
 
@@ -23,13 +23,13 @@ from lowrank.zoo.registry import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 ACCURACY_DROP = 20.0
-# With more it would cost as much as it is, and stay dense.
+# Higher ranks would save nothing, so the classifier would stay dense.
 RANKS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Classes that overlap, so that the network can know images by heart but not all classes."""
+    """Store a dataset of overlapping classes. A network can memorize it, but not generalize."""
     random = np.random.default_rng(0)
     folder, means = tmp_path_factory.mktemp("honest") / "overlapping", random.normal(0, 1, (10, 48))
     arrays = {}
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(dataset):
-    """Trained on every training image, those held out for choices among them."""
+    """Train a network on all training images, including those held out for choices."""
     network, data = toy(seed=1), open_dataset(dataset)
     batches = [EvaluationBatches(split, SPEC)[0] for split in (data.train, data.validation)]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -59,7 +59,7 @@ def network(dataset):
 
 @pytest.fixture(scope="module")
 def trials(network, dataset):
-    """ONNX files of the network with a classifier of each rank, and of the original under None."""
+    """Export the network with a classifier of each rank, and the original under None."""
     files = {None: dataset.parent / "original.onnx"}
     export_onnx(network, SPEC, files[None])
     for rank in RANKS:
@@ -72,14 +72,14 @@ def trials(network, dataset):
 
 
 def lowrank_step(*arguments):
-    done = CliRunner().invoke(main, [str(each) for each in arguments])
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
 
 
-def split(dataset, **choice):
-    output = dataset.parent / "splits" / choice["from"]
+def split(dataset, **validation):
+    output = dataset.parent / "splits" / validation["from"]
     lowrank_step("splits", "--model", "toy", "--dataset", dataset, "--validation",
-                 json.dumps(choice), "--output", output)  # fmt: skip
+                 json.dumps(validation), "--output", output)  # fmt: skip
     return output
 
 
@@ -88,7 +88,7 @@ def splits(dataset):
     return split(dataset, **{"from": "test", "images": 600})
 
 
-def judged(rank, trials, dataset, splits):
+def judge(rank, trials, dataset, splits):
     folder = dataset.parent
     write_json(folder / "aim.json", {"share": rank / 10})
     lowrank_step("judge_trial", "--original", trials[None], "--trial", trials[rank],
@@ -98,17 +98,17 @@ def judged(rank, trials, dataset, splits):
     return Found.from_json(read_json(folder / "found.json"))
 
 
-def reported(rank, trials, dataset, splits):
+def report(rank, trials, dataset, splits):
     images = open_dataset(dataset, splits).test
     before, after = (are_right(trials[r], images, SPEC, threads=1) for r in (None, rank))
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     return Found.of(rank / 10, lost=lost, gained=gained, images=len(images))
 
 
-def test_images_held_out_of_training_show_the_gap(trials, dataset, splits):
+def test_the_gap_between_training_and_test_images_causes_a_warning(trials, dataset, splits):
     warnings = {}
-    for chosen in (split(dataset, **{"from": "train", "images": 60}), splits):
-        data = open_dataset(dataset, chosen)
+    for folder in (split(dataset, **{"from": "train", "images": 60}), splits):
+        data = open_dataset(dataset, folder)
         accuracy = {
             name: 100 * are_right(trials[None], getattr(data, name), SPEC, threads=1).mean()
             for name in ("validation", "test")
@@ -123,14 +123,14 @@ def test_images_held_out_of_training_show_the_gap(trials, dataset, splits):
     assert warnings["test"] == ""
 
 
-def test_the_search_keeps_its_target_on_the_reported_images(trials, dataset, splits):
-    found = {rank: judged(rank, trials, dataset, splits) for rank in RANKS}
-    truth = {rank: reported(rank, trials, dataset, splits) for rank in RANKS}
+def test_the_result_of_a_search_meets_its_target_on_the_reported_images(trials, dataset, splits):
+    measured = {rank: judge(rank, trials, dataset, splits) for rank in RANKS}
+    truth = {rank: report(rank, trials, dataset, splits) for rank in RANKS}
     for rank in RANKS:
-        error = np.hypot(found[rank].standard_error, truth[rank].standard_error)
-        assert abs(found[rank].drop - truth[rank].drop) <= 3 * error
-    taken = RANKS[cheapest(list(found.values()), accuracy_drop=ACCURACY_DROP, confidence=1.0)]
-    assert taken == 4
-    assert truth[taken].drop <= ACCURACY_DROP + 3 * truth[taken].standard_error
-    # The next cheaper one would not have kept it.
+        error = np.hypot(measured[rank].standard_error, truth[rank].standard_error)
+        assert abs(measured[rank].drop - truth[rank].drop) <= 3 * error
+    chosen = RANKS[cheapest(list(measured.values()), accuracy_drop=ACCURACY_DROP, confidence=1.0)]
+    assert chosen == 4
+    assert truth[chosen].drop <= ACCURACY_DROP + 3 * truth[chosen].standard_error
+    # The next cheaper network would not meet the target.
     assert truth[3].drop > ACCURACY_DROP

@@ -1,3 +1,5 @@
+"""The step that writes layer tables."""
+
 import json
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from lowrank.core.layers import LayerTable
 COMMITTED = Path(__file__).parents[2] / "data/networks/resnet20.json"
 
 
-def test_writes_the_layer_table_where_the_graph_looks_for_it(tmp_path, monkeypatch):
+def test_the_default_path_is_where_the_graph_reads_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["inspect", "resnet20"])
     assert result.exit_code == 0, result.output
@@ -19,7 +21,7 @@ def test_writes_the_layer_table_where_the_graph_looks_for_it(tmp_path, monkeypat
     assert "20 layers, 40.6 M multiply-accumulates" in result.stderr
 
 
-def test_writes_where_asked(tmp_path):
+def test_the_table_is_written_to_the_given_path(tmp_path):
     path = tmp_path / "table.json"
     assert CliRunner().invoke(main, ["inspect", "vgg16", "--output", str(path)]).exit_code == 0
     assert json.loads(path.read_text())["network"] == "vgg16"

@@ -1,4 +1,4 @@
-"""Options of steps, and the commands of the rules that give them."""
+"""Options of steps, and the commands of the rules that pass them."""
 
 import re
 from pathlib import Path
@@ -27,8 +27,8 @@ from lowrank.steps.options import (
 RULES = Path(__file__).parents[2] / "workflow/rules"
 
 
-def values_of(*options, given=()):
-    """What a step with these options receives."""
+def values_of(*options, arguments=()):
+    """Return the values that a step with these options receives, and the result of its run."""
     received = {}
 
     def step(**values):
@@ -36,7 +36,7 @@ def values_of(*options, given=()):
 
     for option in options:
         step = option(step)
-    done = CliRunner().invoke(click.command(cls=Step, name="demo")(step), given)
+    done = CliRunner().invoke(click.command(cls=Step, name="demo")(step), arguments)
     return received, done
 
 
@@ -48,7 +48,7 @@ def test_paths_and_parameters():
         output_path("model", "A file."),
         parameter("images", "How many.", int),
         wildcard("round", "From 1.", int, variable="round_number"),
-        given=("--state=a b", "--aim=", "--plans=x  y", "--model=m", "--images=3", "--round=2"),
+        arguments=("--state=a b", "--aim=", "--plans=x  y", "--model=m", "--images=3", "--round=2"),
     )
     assert done.exit_code == 0, done.output
     assert values == {
@@ -62,35 +62,35 @@ def test_paths_and_parameters():
 
 
 @pytest.mark.parametrize("missing", ["--state", "--images"])
-def test_what_a_rule_must_give(missing):
-    given = {"--state": "a", "--images": "3"}
-    del given[missing]
+def test_a_missing_option_is_an_error(missing):
+    arguments = {"--state": "a", "--images": "3"}
+    del arguments[missing]
     _, done = values_of(
         input_path("state", "A network."),
         parameter("images", "How many.", int),
-        given=[f"{name}={value}" for name, value in given.items()],
+        arguments=[f"{name}={value}" for name, value in arguments.items()],
     )
     assert done.exit_code == 2
     assert f"Missing option '{missing}'" in done.stderr
 
 
 def test_a_network_is_a_name_or_a_document():
-    for given in ("vgg16", '{"network": "vgg16"}'):
-        values, _ = values_of(network_option, given=[f"--network={given}"])
+    for text in ("vgg16", '{"network": "vgg16"}'):
+        values, _ = values_of(network_option, arguments=[f"--network={text}"])
         assert values["network"] == NetworkSource(network="vgg16")
 
 
 def test_documents_are_checked():
     schedule = parameter("schedule", "A schedule.", Json(ScheduleSettings))
-    values, _ = values_of(schedule, given=['--schedule={"kind": "iterative", "group": 2}'])
+    values, _ = values_of(schedule, arguments=['--schedule={"kind": "iterative", "group": 2}'])
     assert values["schedule"] == ScheduleSettings(kind="iterative", group=2)
-    for given, complaint in (
+    for text, message in (
         ("{kind: iterative}", "not a JSON document"),
         ('{"kind": "iterative", "groups": 2}', "groups"),
     ):
-        _, done = values_of(schedule, given=[f"--schedule={given}"])
+        _, done = values_of(schedule, arguments=[f"--schedule={text}"])
         assert done.exit_code == 2
-        assert complaint in done.stderr
+        assert message in done.stderr
 
 
 def test_the_command_of_a_rule_follows_from_the_options():
@@ -103,7 +103,7 @@ def test_the_command_of_a_rule_follows_from_the_options():
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule, by its name."""
+    """Return the text of every rule, by its name."""
     texts = {}
     for path in sorted(RULES.glob("*.smk")):
         for text in re.split(r"(?m)^(?=(?:use )?rule )", path.read_text())[1:]:
@@ -113,8 +113,8 @@ def rules() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("rule", rules())
-def test_a_rule_names_what_its_step_takes(rule):
-    """A name that a rule lacks would end its job; one too many would reach nobody."""
+def test_a_rule_has_the_names_of_the_options_of_its_step(rule):
+    """A missing name would end the job. A superfluous name would have no effect."""
     text = rules()[rule]
     if base := re.match(r"use rule (\w+) as", text):
         inherited = rules()[base[1]]
@@ -131,16 +131,16 @@ def test_a_rule_names_what_its_step_takes(rule):
         needed = set(re.findall(rf"{{{part}\.(\w+)", command(called[1])))
         named = set(re.findall(r"(?m)^        (\w+)=", parts[part]))
         assert needed <= named, f"{rule}: `{part}` lacks {needed - named}"
-        # Files that only order the jobs, and parameters that only make them stale.
+        # Exceptions: inputs that only order the jobs, and parameters that only make them stale.
         assert named - needed <= UNUSED.get(rule, set()) | {"code"}, f"{rule}: `{part}`"
 
 
-# Their jobs have no file that a DVC stage makes.
+# Rules whose outputs are not outputs of a DVC stage.
 NOT_IN_DVC = {"study"}
 
 
 @pytest.mark.parametrize("rule", rules())
-def test_inside_a_dvc_stage_no_input_counts_as_newer(rule):
+def test_the_dvc_profile_lists_all_inputs_as_ancient(rule):
     profile = yaml.safe_load((RULES.parents[1] / "profiles/dvc/config.yaml").read_text())
     listed = dict(line.split("=") for line in profile["consider-ancient"])
     named = re.findall(r"(?m)^        (\w+)=", section(rules()[rule], "input"))
@@ -149,7 +149,7 @@ def test_inside_a_dvc_stage_no_input_counts_as_newer(rule):
 
 
 SECTIONS = ("input", "output", "params", "shell")
-# `inspect` takes the network as an argument; the others run no step.
+# `inspect` has the network as an argument. The others run no step.
 WITHOUT_STEP = {"inspect", "studies", "unknown_result"}
 UNUSED = {
     "select_ranks": {"calibration"},
@@ -162,11 +162,11 @@ UNUSED = {
     "describe_device": {"signature"},
     "summarize": {"first_run"},
     "overview": {"results", "beside_the_matrix", "devices"},
-    # Of the captions in the report.
+    # Used by the captions in the report.
     "draw": {"devices", "method"},
 }
 
 
 def section(rule: str, name: str) -> str:
-    found = re.search(rf"(?ms)^    {name}:\n(.*?)(?=^    \w+:|\Z)", rule)
-    return found[1] if found else ""
+    match = re.search(rf"(?ms)^    {name}:\n(.*?)(?=^    \w+:|\Z)", rule)
+    return match[1] if match else ""

@@ -26,9 +26,9 @@ def result(top1, ms, **energy):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the step on two variants."""
+    """Return a function that runs the step on two variants."""
 
-    def written(*results):
+    def invoke(*results):
         names = ["net:tucker", "other:cpsvd"]
         for name, document in zip(names, results, strict=True):
             write_json(tmp_path / f"{name.replace(':', '_')}.json", document)
@@ -44,14 +44,15 @@ def run(tmp_path):
         arguments += [f"--results={tmp_path}", f"--variants={' '.join(names)}"]
         return CliRunner().invoke(main, ["overview", *arguments])
 
-    return written
+    return invoke
 
 
 def texts(path):
-    return {each.text for each in ElementTree.parse(path).getroot().iter() if each.text}
+    elements = ElementTree.parse(path).getroot().iter()
+    return {element.text for element in elements if element.text}
 
 
-def test_table_and_pictures(run, tmp_path):
+def test_the_table_and_the_pictures(run, tmp_path):
     done = run(result(91.0, 1.0), result(90.0, 2.0))
     assert done.exit_code == 0, done.output
     with (tmp_path / "summary.csv").open() as file:
@@ -66,11 +67,11 @@ def test_table_and_pictures(run, tmp_path):
     assert "| net | tucker | float32 | phone |" in (tmp_path / "summary.md").read_text()
     latency, macs = (texts(tmp_path / f"pictures/{name}.svg") for name in ("latency", "macs"))
     assert {"net on board", "net on phone", "other on phone", "tucker", "cpsvd"} <= latency
-    # They are the same on both devices.
+    # MACs are the same on both devices, so the panels do not name a device.
     assert {"net", "other", "tucker", "cpsvd"} <= macs
-    assert "multiply-accumulates of one image, millions" in macs
+    assert "multiply-accumulates for one image, millions" in macs
     energy = texts(tmp_path / "pictures/energy.svg")
-    assert {"No device counted energy.", "board: no counter"} <= energy
+    assert {"No device measured energy.", "board: no counter"} <= energy
 
 
 def test_the_original_in_int8_is_marked(run, tmp_path):
@@ -93,7 +94,7 @@ def test_the_original_in_int8_is_marked(run, tmp_path):
     assert [row["top1_percent"] for row in control] == ["91.9"] * 4
 
 
-def test_energy_where_it_was_measured(run, tmp_path):
+def test_the_picture_of_energy_shows_only_measured_networks(run, tmp_path):
     done = run(result(91.0, 1.0), result(90.0, 2.0, original=8.0, compressed=3.0))
     assert done.exit_code == 0, done.output
     energy = texts(tmp_path / "pictures/energy.svg")
@@ -102,28 +103,28 @@ def test_energy_where_it_was_measured(run, tmp_path):
 
 
 def test_the_same_results_give_the_same_bytes(run, tmp_path):
-    found = []
+    contents = []
     for _ in range(2):
         assert run(result(91.0, 1.0), result(90.0, 2.0)).exit_code == 0
         files = [*tmp_path.glob("summary.*"), *tmp_path.glob("pictures/*")]
-        found.append({path.name: path.read_bytes() for path in files})
-    assert found[0] == found[1]
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
 
 
-def test_a_network_that_another_device_has_not_seen(run, tmp_path):
-    elsewhere = result(90.0, 2.0)
-    del elsewhere["latency_ms"]["phone"]
-    done = run(result(91.0, 1.0), elsewhere)
+def test_a_network_that_was_not_measured_on_every_device(run, tmp_path):
+    other = result(90.0, 2.0)
+    del other["latency_ms"]["phone"]
+    done = run(result(91.0, 1.0), other)
     assert done.exit_code == 0, done.output
     latency = texts(tmp_path / "pictures/latency.svg")
     assert "other on board" in latency
     assert "other on phone" not in latency
 
 
-def test_what_is_no_result_is_told(run, tmp_path):
+def test_a_file_that_is_not_a_result_is_an_error(run, tmp_path):
     broken = result(90.0, 2.0)
     del broken["macs"]
     done = run(result(91.0, 1.0), broken)
     assert done.exit_code == 1
-    assert "other_cpsvd.json: not a result that this version of lowrank wrote" in done.output
+    assert "other_cpsvd.json: not a result of this version of lowrank" in done.output
     assert not (tmp_path / "summary.csv").exists()

@@ -1,4 +1,4 @@
-"""DVC's page of plots: nothing in it is loaded from elsewhere."""
+"""DVC's page of plots, which works offline."""
 
 import re
 import subprocess
@@ -23,20 +23,20 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_page_holds_its_scripts_and_loads_nothing(project):
+def test_the_page_contains_its_scripts_and_loads_nothing(project):
     done = CliRunner().invoke(main, ["plots", "--out", "page"])
     assert done.exit_code == 0, done.output
     page = (project / "page/index.html").read_text()
     assert not re.search(r"<(script|link)[^>]*(src|href)\s*=", page, re.IGNORECASE)
     assert "cdn." not in page
-    # Vega, Vega-Lite and what joins them, then a plot that is drawn by it.
+    # First the scripts of Vega, Vega-Lite and vega-embed, then a plot that uses them.
     assert re.search(r"window\.vegaEmbed\s*=", page)
     assert page.index("window.vegaEmbed") < page.index("vegaEmbed('#")
     assert len(page) > 500_000
     assert '"percent": "60"' in page
 
 
-def test_without_the_scripts_the_package_is_named(project, monkeypatch):
+def test_the_error_without_the_scripts_names_the_package(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     done = CliRunner().invoke(main, ["plots"])
     assert done.exit_code == 1

@@ -1,3 +1,5 @@
+"""The step that trains networks from scratch or from earlier weights."""
+
 import json
 
 import pytest
@@ -42,7 +44,7 @@ def test_the_same_recipe_gives_the_same_bytes(run):
     assert "start" not in provenance
 
 
-def test_a_warm_restart_goes_on_from_earlier_weights_and_says_so(run):
+def test_a_warm_restart_starts_from_earlier_weights_and_records_them(run):
     first, _ = run("first")
     second, provenance = run("second", start=first, steps=0)
     before, after = read_weights(first), read_weights(second)

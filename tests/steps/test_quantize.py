@@ -1,3 +1,5 @@
+"""The step that quantizes networks, and the measurement of int8 networks."""
+
 import shutil
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def described(folder: Path, **processors: Processor) -> list[Path]:
-    """Descriptions of devices by their names."""
+    """Write descriptions of devices and return their paths."""
     for name, processor in processors.items():
         write_json(folder / f"{name}.json", processor.to_json())
     return [folder / f"{name}.json" for name in processors]
@@ -68,23 +70,23 @@ def run(
 
 
 def test_a_network_in_int8_and_its_report(exported, tiny_folder, tmp_path, restored_torch):
-    said = run(exported, tiny_folder, tmp_path / "int8", kind="int8", settings=SETTINGS)
+    output = run(exported, tiny_folder, tmp_path / "int8", kind="int8", settings=SETTINGS)
     report = read_json(tmp_path / "int8/report.json")
     name = integer_types(Processor.here()).file
     assert report["devices"] == {"local": name}
     assert list(report["files"]) == [name]
-    found, path = report["files"][name], file_for(tmp_path / "int8", "local")
+    record, path = report["files"][name], file_for(tmp_path / "int8", "local")
     assert path == tmp_path / "int8" / name
-    assert found["size_bytes"] == path.stat().st_size
-    assert found["size_bytes"] < 0.5 * (exported / "model.onnx").stat().st_size
-    assert set(found["accuracy"]) == {"validation", "test"}
-    assert found["kept_in_float"] == []
-    assert found["nodes"] == 20
-    assert "0 of 20 nodes in float" in said
+    assert record["size_bytes"] == path.stat().st_size
+    assert record["size_bytes"] < 0.5 * (exported / "model.onnx").stat().st_size
+    assert set(record["accuracy"]) == {"validation", "test"}
+    assert record["kept_in_float"] == []
+    assert record["nodes"] == 20
+    assert "0 of 20 nodes in float" in output
 
 
 def test_each_kind_of_hardware_has_a_file(exported, tiny_folder, tmp_path, restored_torch):
-    """Devices of one kind share a file; what a user names holds for all of them."""
+    """Devices of one kind share a file. The user's choice of types applies to all of them."""
     processors = {
         "board": Processor("aarch64", "Cortex-A76", ("asimd", "asimddp")),
         "old": Processor("x86_64", "Core i7-4770", ("avx2",)),
@@ -121,57 +123,57 @@ def test_each_kind_of_hardware_has_a_file(exported, tiny_folder, tmp_path, resto
 def largest_weight(path: Path) -> int:
     return max(
         abs(int(value))
-        for each in onnx.load(path).graph.initializer
-        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
-        for value in (onnx.numpy_helper.to_array(each).astype(int).max(),)
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+        for value in (onnx.numpy_helper.to_array(tensor).astype(int).max(),)
     )
 
 
 def activation_types(path: Path) -> set[int]:
-    """Types that activations are rounded to, by the zero points of their conversions."""
+    """Return the types of quantized activations, from the zero points of their conversions."""
     graph = onnx.load(path).graph
-    stored = {each.name: each.data_type for each in graph.initializer}
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {stored[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
 
 
 def nodes_in_float(path: Path) -> set[str]:
-    """Nodes with weights whose weights are not stored in 8 bits."""
+    """Return the nodes whose weights are stored in float."""
     graph = onnx.load(path).graph
     in_float = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     products = [n for n in graph.node if n.op_type in {"Conv", "Gemm", "MatMul"}]
     return {node.name for node in products if node.input[1] in in_float}
 
 
-def test_what_stays_in_float_by_time_follows_from_the_times(
+def test_nodes_are_kept_in_float_according_to_their_times(
     exported, tiny_folder, tmp_path, restored_torch
 ):
     folder = tmp_path / "int8"
     connections = '{"local": {"kind": "local"}}'
-    said = run(
+    output = run(
         exported, tiny_folder, folder, kind="int8", settings=BY_TIME, connections=connections
     )
     report, times = read_json(folder / "report.json"), read_json(folder / "times.json")
     name = report["devices"]["local"]
     assert list(times) == [name]
-    found = times[name]
-    assert found["device"] == "local"
-    assert found["environment"]["cpu"] == Processor.here().cpu
-    nodes = [NodeCost.from_json(each) for each in found["nodes"]]
+    timing = times[name]
+    assert timing["device"] == "local"
+    assert timing["environment"]["cpu"] == Processor.here().cpu
+    nodes = [NodeCost.from_json(node) for node in timing["nodes"]]
     assert len(nodes) == 20
     assert nodes[0].name == "conv"
     assert nodes[0].after == ()
     assert nodes[2].after == ("blocks.0.conv1",)
     assert all(min(n.float_us, n.int8_us, n.quantize_us, n.dequantize_us) > 0 for n in nodes)
-    # The network's input is rounded for its first layer, its output is converted back.
+    # The input of the network is quantized, and its output is converted back.
     assert nodes[0].conversions_us > 0
     assert nodes[-1].conversions_us > 0
-    assert tuple(found["candidates"]) == slower_in_int8(nodes, found["margin"])
-    assert (found["whole"] is None) == (not found["candidates"])
-    assert tuple(found["kept_in_float"]) == decision(found)
+    assert tuple(timing["candidates"]) == slower_in_int8(nodes, timing["margin"])
+    assert (timing["whole"] is None) == (not timing["candidates"])
+    assert tuple(timing["kept_in_float"]) == decision(timing)
     record = report["files"][name]
-    assert record["slower_in_int8"] == record["kept_in_float"] == found["kept_in_float"]
-    assert nodes_in_float(folder / name) == set(found["kept_in_float"])
-    assert "slower in int8 than in float" in said
+    assert record["slower_in_int8"] == record["kept_in_float"] == timing["kept_in_float"]
+    assert nodes_in_float(folder / name) == set(timing["kept_in_float"])
+    assert "slower in int8 than in float" in output
     copy_folder(folder, tmp_path / "copy")
     assert read_json(tmp_path / "copy/times.json") == times
 
@@ -179,7 +181,7 @@ def test_what_stays_in_float_by_time_follows_from_the_times(
 def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
     exported, tiny_folder, tmp_path, restored_torch, monkeypatch
 ):
-    """Scale the profile as for a device whose integer kernels are slow, but for one."""
+    """The profile is scaled to simulate a device with slow integer kernels, except for one node."""
     from lowrank.devices.local import LocalDevice
 
     profile, measure = LocalDevice.node_times, LocalDevice.measure
@@ -188,11 +190,11 @@ def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
         factors = {"QLinearConv": 100, "QGemm": 100}
         return {
             name: NodeTime(
-                each.operator,
-                each.milliseconds
-                * (1 if name == "blocks.4.conv1" else factors.get(each.operator, 1)),
+                node.operator,
+                node.milliseconds
+                * (1 if name == "blocks.4.conv1" else factors.get(node.operator, 1)),
             )
-            for name, each in profile(self, model, settings).items()
+            for name, node in profile(self, model, settings).items()
         }
 
     def faster(self, original, compressed, settings):
@@ -206,30 +208,29 @@ def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
     for lower_end, stay in ((1.2, True), (0.9, False)):
         gain = {"speedup": 1.3, "speedup_low": lower_end, "speedup_high": 1.4}
         folder = tmp_path / str(stay) / "int8"
-        said = run(exported, tiny_folder, folder, **options)
-        found = read_json(folder / "times.json")[name]
+        output = run(exported, tiny_folder, folder, **options)
+        timing = read_json(folder / "times.json")[name]
         kept = read_json(folder / "report.json")["files"][name]["kept_in_float"]
-        assert len(found["candidates"]) == 19
-        assert "blocks.4.conv1" not in found["candidates"]
-        assert kept == (found["candidates"] if stay else [])
+        assert len(timing["candidates"]) == 19
+        assert "blocks.4.conv1" not in timing["candidates"]
+        assert kept == (timing["candidates"] if stay else [])
         assert nodes_in_float(folder / name) == set(kept)
-        assert ("they stay in float" if stay else "they stay in int8 all the same") in said
+        assert ("they are kept in float" if stay else "they stay in int8") in output
 
 
-def test_where_nodes_cannot_be_timed_they_stay_in_int8(
-    exported, tiny_folder, tmp_path, restored_torch
-):
+def test_nodes_that_cannot_be_timed_stay_in_int8(exported, tiny_folder, tmp_path, restored_torch):
     connections = '{"local": {"kind": "ssh", "host": "nowhere.invalid"}}'
     folder = tmp_path / "int8"
-    said = run(
+    output = run(
         exported, tiny_folder, folder, kind="int8", settings=BY_TIME, connections=connections
     )
     name = integer_types(Processor.here()).file
-    found = read_json(folder / "times.json")[name]
-    assert set(found) == {"device", "not_measured"}
-    assert "nowhere.invalid" in found["not_measured"]
-    assert f"warning: local: nodes are not timed, and stay in int8: {found['not_measured']}" in said
-    assert decision(found) == ()
+    timing = read_json(folder / "times.json")[name]
+    assert set(timing) == {"device", "not_measured"}
+    reason = timing["not_measured"]
+    assert "nowhere.invalid" in reason
+    assert f"warning: local: nodes are not timed and stay in int8: {reason}" in output
+    assert decision(timing) == ()
     assert read_json(folder / "report.json")["files"][name]["kept_in_float"] == []
 
 
@@ -239,17 +240,17 @@ def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
         file_for(tmp_path / "int8", "local")
 
 
-def test_without_a_kind_there_is_a_report_alone(exported, tiny_folder, tmp_path):
+def test_without_a_kind_only_a_report_is_written(exported, tiny_folder, tmp_path):
     run(exported, tiny_folder, tmp_path / "int8", kind="")
     assert [path.name for path in (tmp_path / "int8").iterdir()] == ["report.json"]
     assert read_json(tmp_path / "int8/report.json") == {"kind": None}
 
 
-def test_a_device_without_int8_keeps_the_measurement_in_float(
+def test_a_device_without_int8_kernels_measures_only_in_float(
     exported, tiny_folder, tmp_path, monkeypatch
 ):
-    because = "it has no int8 kernels"
-    monkeypatch.setattr("lowrank.devices.local.LocalDevice.lacks_int8", lambda *_: because)
+    reason = "it has no int8 kernels"
+    monkeypatch.setattr("lowrank.devices.local.LocalDevice.lacks_int8", lambda *_: reason)
     model, output = exported / "model.onnx", tmp_path / "benchmark.json"
     record = {"activations": "uint8", "reduce_range": True}
     write_json(
@@ -271,15 +272,15 @@ def test_a_device_without_int8_keeps_the_measurement_in_float(
     assert done.exit_code == 0, done.output
     measured = read_json(output)
     assert measured["speedup"] > 0
-    assert measured["int8"] == {"not_measured": because}
+    assert measured["int8"] == {"not_measured": reason}
     assert measured["agreement"]["relative_error"] < 1e-4
     assert measured["agreement"]["changed_percent"] == 0
     assert measured["agreement"]["warning"] is None
-    assert f"original in int8: not measured: {because}" in done.stderr
+    assert f"original in int8: not measured: {reason}" in done.stderr
 
 
-def test_another_processor_than_was_described_is_told(exported, tmp_path):
-    """Files made for the one may be wrong on the other."""
+def test_a_processor_other_than_the_described_one_is_an_error(exported, tmp_path):
+    """Files that were made for one processor may be wrong on another."""
     (processor,) = described(tmp_path, local=Processor("x86_64", "another", ("avx2",)))
     model = exported / "model.onnx"
     done = CliRunner().invoke(
@@ -297,8 +298,8 @@ def test_another_processor_than_was_described_is_told(exported, tmp_path):
 
 
 def measured_int8(exported, dataset, folder, types):
-    """What the step `benchmark` finds of the int8 files of some types, and what it says."""
-    said = run(
+    """Quantize and measure with some types; return the measurement in int8 and all output."""
+    output_of_quantize = run(
         exported,
         dataset,
         folder / "int8",
@@ -317,27 +318,27 @@ def measured_int8(exported, dataset, folder, types):
         ],
     )
     assert done.exit_code == 0, done.output
-    return read_json(output)["int8"], said + done.stderr
+    return read_json(output)["int8"], output_of_quantize + done.stderr
 
 
-@pytest.mark.skipif(not Processor.here().is_x86, reason="what x86 runs in float, ARM does not")
-def test_what_really_runs_in_integers_is_in_the_measurement(
+@pytest.mark.skipif(not Processor.here().is_x86, reason="only x86 runs these nodes in float")
+def test_the_measurement_counts_the_nodes_that_run_in_integer_kernels(
     exported, tiny_folder, tmp_path, restored_torch
 ):
-    """On x86, int8 activations leave the convolutions of residual blocks in float."""
-    suits, said = measured_int8(exported, tiny_folder, tmp_path / "suits", "uint8")
-    assert suits["file"] == "u8_reduced.onnx"
-    assert suits["integer_kernels"]["total"] == 20
-    assert suits["integer_kernels"]["nodes"] == 20
-    assert suits["integer_kernels"]["macs_share"] == 1
-    assert suits["integer_kernels"]["warning"] is None
-    assert "20 of 20 convolutions and matrix products, 100.0 % of the MACs" in said
-    other, said = measured_int8(exported, tiny_folder, tmp_path / "other", "int8")
+    """On x86 with int8 activations, the convolutions of residual blocks run in float."""
+    suitable, output = measured_int8(exported, tiny_folder, tmp_path / "suits", "uint8")
+    assert suitable["file"] == "u8_reduced.onnx"
+    assert suitable["integer_kernels"]["total"] == 20
+    assert suitable["integer_kernels"]["nodes"] == 20
+    assert suitable["integer_kernels"]["macs_share"] == 1
+    assert suitable["integer_kernels"]["warning"] is None
+    assert "20 of 20 convolutions and matrix products, 100.0 % of the MACs" in output
+    other, output = measured_int8(exported, tiny_folder, tmp_path / "other", "int8")
     assert other["file"] == "s8_reduced.onnx"
     assert 0 < other["integer_kernels"]["macs_share"] < 2 / 3
     assert "of the MACs, run in float on this device" in other["integer_kernels"]["warning"]
-    assert "warning: local: " in said
-    for each in (suits, other):
-        assert each["agreement"]["images"] == 64
-        assert each["agreement"]["relative_error"] < 0.05
-        assert each["agreement"]["warning"] is None
+    assert "warning: local: " in output
+    for measured in (suitable, other):
+        assert measured["agreement"]["images"] == 64
+        assert measured["agreement"]["relative_error"] < 0.05
+        assert measured["agreement"]["warning"] is None

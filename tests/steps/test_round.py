@@ -1,4 +1,4 @@
-"""The steps of one round, one after the other on a toy network."""
+"""The steps of one round, run one after the other on a toy network."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def lowrank(*arguments):
 
 @pytest.fixture
 def folder(tmp_path, register_network, restored_torch, monkeypatch):
-    """The network before the round, and its layer table."""
+    """Create a folder with the network before the round and its layer table."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
     spec = register_network(toy, "toy")
@@ -57,8 +57,8 @@ def plan_with(ranks):
     costs = {"parameters": (2, 1), "macs": (2, 1)}
     return Plan(
         tuple(
-            PlannedLayer(name, LAYERS[name], chosen, chosen, **costs)
-            for name, chosen in ranks.items()
+            PlannedLayer(name, LAYERS[name], layer_ranks, layer_ranks, **costs)
+            for name, layer_ranks in ranks.items()
         )
     )
 
@@ -78,7 +78,7 @@ def calibrate(folder, dataset, images=40):
 
 
 def decompose(folder, plan, moments="", dataset=None):
-    """One layer after the other; with a dataset, each behind those before it."""
+    """Decompose all layers of a plan. With a dataset, decompose them sequentially."""
     write_json(folder / "ranks.json", plan.to_json())
     before = []
     for layer in plan.layers:
@@ -100,7 +100,7 @@ def decompose(folder, plan, moments="", dataset=None):
             *("--layer", layer.name),
             *("--threads", 1),
             *("--factors", factors),
-            *(each for option in sequential.items() for each in option if dataset),
+            *(word for option in sequential.items() for word in option if dataset),
         )
 
 
@@ -135,7 +135,7 @@ def finetune(
     )
 
 
-def test_ranks_of_every_layer(folder):
+def test_ranks_are_chosen_for_every_layer(folder):
     lowrank(
         "select_ranks",
         *("--network", "toy"),
@@ -154,7 +154,7 @@ def test_ranks_of_every_layer(folder):
         assert layer.is_dense or layer.macs[1] < layer.macs[0]
 
 
-def test_full_ranks_leave_the_network_as_it_was(folder, tiny_folder):
+def test_full_ranks_do_not_change_the_outputs(folder, tiny_folder):
     decompose(folder, plan_with(FULL_RANKS))
     finetune(folder, tiny_folder, steps=0)
     before = read_state(folder / "original.safetensors", TOY)
@@ -162,11 +162,11 @@ def test_full_ranks_leave_the_network_as_it_was(folder, tiny_folder):
     assert {name: f.factorization for name, f in after.factored.items()} == LAYERS
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
-        expected, found = (state.network.eval()(images) for state in (before, after))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        expected, actual = (state.network.eval()(images) for state in (before, after))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_error_in_the_header_is_that_of_the_factors(folder):
+def test_the_header_contains_the_error_of_the_factors(folder):
     decompose(folder, plan_with({"classifier": (3,)}))
     weight = toy(seed=2).classifier.weight.detach().numpy()
     singular = np.linalg.svd(weight.astype(float), compute_uv=False)
@@ -175,35 +175,37 @@ def test_the_error_in_the_header_is_that_of_the_factors(folder):
     assert header["relative_error"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_factors_keep_the_outputs_on_images(folder, tiny_folder):
+def test_factors_for_activations_have_a_smaller_error_of_outputs(folder, tiny_folder):
     calibrate(folder, tiny_folder)
     original = read_state(folder / "original.safetensors", TOY).network.eval()
     data = open_dataset(tiny_folder)
     images = EvaluationBatches(data.train, read_state(folder / "original.safetensors", TOY).spec)[
         0
     ][0]
-    seen, errors = {}, {}
-    original.conv2.register_forward_pre_hook(lambda _, given: seen.setdefault("inputs", given[0]))
+    recorded, errors = {}, {}
+    original.conv2.register_forward_pre_hook(
+        lambda _, inputs: recorded.setdefault("inputs", inputs[0])
+    )
     with torch.inference_mode():
         original(images)
-        expected = original.conv2(seen["inputs"])
+        expected = original.conv2(recorded["inputs"])
     for norm, moments in (("weight", ""), ("activation", folder / "moments.safetensors")):
         decompose(folder, plan_with({"conv2": (5, 6)}), moments)
         finetune(folder, tiny_folder, norm, layers={"conv2": "tucker2"}, steps=0)
         small = read_state(folder / norm / "model.safetensors", TOY).network.eval()
         with torch.inference_mode():
-            errors[norm] = float((small.conv2(seen["inputs"]) - expected).norm())
+            errors[norm] = float((small.conv2(recorded["inputs"]) - expected).norm())
     assert errors["activation"] < 0.95 * errors["weight"]
 
 
-def test_too_few_images_are_told(folder, tiny_folder):
+def test_too_few_images_cause_a_warning(folder, tiny_folder):
     assert "warning" not in calibrate(folder, tiny_folder).output
-    told = calibrate(folder, tiny_folder, images=1).output
-    assert "warning: classifier: 1 samples for a covariance of" in told
-    assert "moments of 3 layers on 1 training images" in told
+    output = calibrate(folder, tiny_folder, images=1).output
+    assert "warning: classifier: only 1 samples for a covariance of" in output
+    assert "moments of 3 layers on 1 training images" in output
 
 
-def test_moments_of_another_round_are_told(folder, tiny_folder):
+def test_moments_of_another_round_are_an_error(folder, tiny_folder):
     write_moments(folder / "moments.safetensors", {})
     with pytest.raises(AssertionError, match="holds no moments of layer 'conv2'"):
         decompose(folder, plan_with({"conv2": (5, 6)}), folder / "moments.safetensors")
@@ -234,7 +236,7 @@ def test_the_same_inputs_give_the_same_bytes(folder, tiny_folder):
         assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
 
 
-def test_rounds_see_images_in_another_order(folder, tiny_folder):
+def test_each_round_has_its_own_order_of_images(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder, "one", round_=1)
     finetune(folder, tiny_folder, "two", round_=2)
@@ -259,8 +261,8 @@ def test_a_round_learns_from_the_original(folder, tiny_folder):
         *("--output", outputs),
     )
     finetune(folder, tiny_folder, "plain", distill=weight, teacher=outputs)
-    anew = weight | {"images": "augmented"}
-    finetune(folder, tiny_folder, "augmented", distill=anew, teacher=original)
+    on_augmented = weight | {"images": "augmented"}
+    finetune(folder, tiny_folder, "augmented", distill=on_augmented, teacher=original)
     labels, plain, augmented = (
         read_json(folder / name / "curve.json")[-1]["loss"]
         for name in ("labels", "plain", "augmented")
@@ -272,7 +274,7 @@ def test_a_round_learns_from_the_original(folder, tiny_folder):
             finetune(folder, tiny_folder, **settings)
 
 
-def test_no_steps_only_measure(folder, tiny_folder):
+def test_a_round_without_steps_only_measures(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder, steps=0)
     accuracy = read_json(folder / "after/metrics.json")["accuracy"]
@@ -318,12 +320,12 @@ def test_a_missing_file_of_factors_is_named(folder, tiny_folder):
         finetune(folder, tiny_folder)
 
 
-def test_a_factored_layer_is_factored_further(folder, tiny_folder):
+def test_a_factored_layer_can_be_decomposed_again(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder, steps=0)
     (folder / "after/model.safetensors").replace(folder / "original.safetensors")
     decompose(folder, plan_with(FULL_RANKS | RANKS))
-    # At the ranks that the layers have, nothing more is lost.
+    # At the ranks that the layers already have, nothing is lost.
     for layer in LAYERS:
         header = read_header(folder / f"factors/{layer}.safetensors")
         assert header["relative_error"] < 1e-5
@@ -336,7 +338,7 @@ def test_a_factored_layer_is_factored_further(folder, tiny_folder):
     assert after.factored["classifier"].ranks == (1,)
 
 
-def test_rounds_before_the_last_leave_the_test_images_alone(folder, tiny_folder):
+def test_rounds_before_the_last_do_not_use_the_test_images(folder, tiny_folder):
     decompose(folder, plan_with(RANKS))
     finetune(folder, tiny_folder, test=False)
     accuracy = read_json(folder / "after/metrics.json")["accuracy"]
@@ -377,7 +379,7 @@ def test_a_control_needs_no_images_for_a_target(folder):
 
 
 def share_of_macs(folder, plan):
-    """Of the whole network, as it is planned."""
+    """Return the share of the original's MACs that the whole planned network has."""
     total = sum(layer.dense_macs for layer in layer_table("toy").layers)
     saved = sum(layer.macs[0] - layer.macs[1] for layer in plan.layers)
     return 1 - saved / total
@@ -396,14 +398,14 @@ def test_ranks_that_meet_a_target(folder, tiny_folder, aware):
     assert set(plan.shares) == set(LAYERS)
     assert "conv2 alone, with tucker2 at " in done.stderr
     assert "sum of the divergences with one layer decomposed at a time:" in done.stderr
-    some = {"conv2": LAYERS["conv2"]}
-    select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
+    one_layer = {"conv2": LAYERS["conv2"]}
+    select(folder, settings, first=folder / "ranks.json", layers=one_layer, plan="later.json")
     later = Plan.from_json(read_json(folder / "later.json"))
     assert later["conv2"].ranks == plan["conv2"].ranks == plan.shares["conv2"].ranks
 
 
-def test_a_layer_gets_the_factorization_that_loses_least(folder, tiny_folder):
-    """The second convolution is a product of columns and rows, which is what spatial SVD finds."""
+def test_a_layer_gets_the_factorization_with_the_smallest_loss(folder, tiny_folder):
+    """The second convolution is a product of columns and rows, which spatial SVD represents."""
     before = read_state(folder / "original.safetensors", TOY)
     shape = before.network.conv2.weight.shape
     generator = torch.Generator().manual_seed(0)
@@ -422,22 +424,22 @@ def test_a_layer_gets_the_factorization_that_loses_least(folder, tiny_folder):
     assert after.factored["conv2"].factorization == "spatial_svd"
 
 
-def test_a_target_out_of_reach_leaves_no_plan(folder, tiny_folder):
+def test_an_unreachable_target_leaves_no_plan(folder, tiny_folder):
     settings = {"select": "budget", "target": {"macs": 0.001}, "images": 20}
     with pytest.raises(AssertionError, match=r"ranks\.target\.macs: 0\.001 of the network"):
         select(folder, settings, dataset=tiny_folder)
     assert not (folder / "ranks.json").exists()
 
 
-def test_ranks_by_sensitivity_are_shared_out_once(folder, tiny_folder):
+def test_ranks_by_sensitivity_are_chosen_once_for_all_rounds(folder, tiny_folder):
     settings = {"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 20}
     done = select(folder, settings, dataset=tiny_folder)
     plan = Plan.from_json(read_json(folder / "ranks.json"))
     assert set(plan.sensitivity) == set(plan.shares) == set(LAYERS)
     order = ", ".join(sorted(plan.sensitivity, key=plan.sensitivity.get, reverse=True))
     assert f"most sensitive first: [{order}]" in done.stderr
-    some = {"conv2": LAYERS["conv2"]}
-    select(folder, settings, first=folder / "ranks.json", layers=some, plan="later.json")
+    one_layer = {"conv2": LAYERS["conv2"]}
+    select(folder, settings, first=folder / "ranks.json", layers=one_layer, plan="later.json")
     later = Plan.from_json(read_json(folder / "later.json"))
     assert later["conv2"].chosen == plan.shares["conv2"].ranks == plan["conv2"].chosen
     assert not later.sensitivity
@@ -447,12 +449,14 @@ def test_negligible_layers_stay_dense_and_get_no_share(folder, tiny_folder):
     settings = {"select": "sensitivity", "ratio": 1.5, "images": 20, "negligible": 0.3}
     select(folder, settings, dataset=tiny_folder)
     plan = Plan.from_json(read_json(folder / "ranks.json"))
-    left = [layer.name for layer in plan.layers if "nothing to gain" in (layer.dense_because or "")]
-    assert left
-    assert set(plan.shares) == set(LAYERS) - set(left)
+    dense = [
+        layer.name for layer in plan.layers if "nothing to gain" in (layer.dense_because or "")
+    ]
+    assert dense
+    assert set(plan.shares) == set(LAYERS) - set(dense)
 
 
-def test_a_table_of_ranks_overrides_what_is_negligible(folder):
+def test_a_table_of_ranks_also_replaces_negligible_layers(folder):
     table = {"classifier": [3]}
     select(folder, {"select": "fixed", "table": table})
     plan = Plan.from_json(read_json(folder / "ranks.json"))
@@ -460,8 +464,8 @@ def test_a_table_of_ranks_overrides_what_is_negligible(folder):
     assert not any("nothing to gain" in (layer.dense_because or "") for layer in plan.layers)
 
 
-def test_errors_do_not_pile_up_where_layers_follow_one_another(folder, tiny_folder):
-    """The last outputs are nearer to the original's than where each layer is seen by itself."""
+def test_sequential_decomposition_reduces_the_error_of_the_outputs(folder, tiny_folder):
+    """The outputs are closer to the original's than if each layer is decomposed independently."""
     data = open_dataset(tiny_folder)
     original = read_state(folder / "original.safetensors", TOY)
     images, _ = EvaluationBatches(data.train.sample(200), original.spec)[0]
@@ -480,7 +484,7 @@ def test_errors_do_not_pile_up_where_layers_follow_one_another(folder, tiny_fold
     assert 0 < errors[1] < 0.9 * errors[0]
 
 
-def test_a_layer_that_must_not_be_replaced_stays_with_the_reason(folder, tiny_folder):
+def test_a_layer_that_must_not_be_replaced_stays_dense_with_the_reason(folder, tiny_folder):
     write_json(folder / "replaceable.json", {"images": 8, "stays_dense": {"conv2": "it counts"}})
     for settings in (
         {"select": "vbmf", "weaken": 0.5},
@@ -496,7 +500,7 @@ def test_a_layer_that_must_not_be_replaced_stays_with_the_reason(folder, tiny_fo
 
 @pytest.fixture
 def trained(folder, tiny_folder):
-    """A network before the round that knows the classes of the tiny dataset."""
+    """Train the network before the round on the tiny dataset."""
     (folder / "factors").mkdir()
     finetune(folder, tiny_folder, layers={}, steps=80, learning_rate=0.1)
     (folder / "after/model.safetensors").replace(folder / "original.safetensors")
@@ -513,21 +517,19 @@ RUINOUS = {
 
 
 @pytest.mark.parametrize("rule", RUINOUS)
-def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
-    trained, tiny_folder, rule
-):
+def test_the_error_for_ruinous_ranks_names_the_nearest_milder_setting(trained, tiny_folder, rule):
     settings = RUINOUS[rule] | ({} if rule == "fixed" else {"negligible": 0})
     with pytest.raises(AssertionError, match="is expected to fall from") as refused:
         select(trained, settings, tiny_folder)
-    told = str(refused.value)
-    assert "`largest_drop` allows 50%" in told
-    assert "`methods.mine.ranks.largest_drop: 1`" in told
+    message = str(refused.value)
+    assert "`largest_drop` allows 50%" in message
+    assert "`methods.mine.ranks.largest_drop: 1`" in message
     assert not (trained / "ranks.json").exists()
-    # What is named does keep enough.
-    written = re.search(r"nearest setting that keeps enough accuracy is `(.*?)` ", told).group(1)
-    select(trained, settings | yaml.safe_load(f"{{{written}}}"), tiny_folder)
-    kept = Plan.read(trained / "ranks.json").expected
-    assert kept is None or kept.drop <= 0.5
+    # The milder setting is accepted.
+    milder = re.search(r"nearest setting that keeps enough accuracy is `(.*?)` ", message).group(1)
+    select(trained, settings | yaml.safe_load(f"{{{milder}}}"), tiny_folder)
+    expected = Plan.read(trained / "ranks.json").expected
+    assert expected is None or expected.drop <= 0.5
     done = select(trained, settings | {"largest_drop": 1}, tiny_folder)
     expected = Plan.read(trained / "ranks.json").expected
     assert expected.drop > 0.5
@@ -535,7 +537,7 @@ def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
     assert line in done.stderr
 
 
-def test_what_is_expected_is_what_the_factors_give(trained, tiny_folder):
+def test_the_expected_accuracy_is_that_of_the_factors(trained, tiny_folder):
     settings = {"select": "fixed", "table": RANKS, "largest_drop": 1}
     for moments in ("", trained / "moments.safetensors"):
         if moments:
@@ -544,11 +546,11 @@ def test_what_is_expected_is_what_the_factors_give(trained, tiny_folder):
         plan = Plan.read(trained / "ranks.json")
         decompose(trained, plan, moments)
         finetune(trained, tiny_folder, steps=0)
-        found = read_json(trained / "after/metrics.json")["accuracy"]["decomposed"]["validation"]
-        assert plan.expected.after == found
+        accuracy = read_json(trained / "after/metrics.json")["accuracy"]
+        assert plan.expected.after == accuracy["decomposed"]["validation"]
 
 
-def test_without_images_or_where_it_takes_too_long_nothing_is_tried(folder, tiny_folder):
+def test_ranks_are_not_evaluated_without_images_or_on_request(folder, tiny_folder):
     settings = {"select": "fixed", "table": RANKS}
     select(folder, settings)
     assert Plan.read(folder / "ranks.json").expected is None
@@ -557,7 +559,7 @@ def test_without_images_or_where_it_takes_too_long_nothing_is_tried(folder, tiny
 
 
 def test_factors_that_ruin_the_network_are_refused_before_training(trained, tiny_folder):
-    """Where `select_ranks` did not try the ranks, because that takes as long as the round."""
+    """`finetune` checks the drop if `select_ranks` has not evaluated the ranks."""
     decompose(trained, plan_with({name: (1,) * len(ranks) for name, ranks in RANKS.items()}))
     options = ("--largest-drop", 0.5, "--method", "mine")
     with pytest.raises(

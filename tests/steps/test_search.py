@@ -1,3 +1,5 @@
+"""The step that chooses the best trial of a search."""
+
 import json
 
 import pytest
@@ -7,7 +9,7 @@ from lowrank.files import read_json, write_json
 from lowrank.ranks.bisection import Found
 from lowrank.steps.settle import settle
 
-# What a search takes over, and the option for the same files of every trial.
+# Output of the step, and the option for the same files of all trials.
 FILES = {
     "plan": "plans",
     "state": "states",
@@ -19,11 +21,11 @@ FILES = {
 
 @pytest.fixture
 def run(tmp_path):
-    """Settle three trials that lost 2, 0.5 and 0.8 points, at falling cost."""
+    """Return a function that runs the step on three trials, which lose 2, 0.5 and 0.8 points."""
 
-    def settled(accuracy_drop: float, made=((0.1, 2.0), (0.2, 0.5), (0.14, 0.8)), control=None):
+    def invoke(accuracy_drop: float, trials=((0.1, 2.0), (0.2, 0.5), (0.14, 0.8)), control=None):
         files = {option: [] for option in FILES.values()}
-        for number, (share, drop) in enumerate(made, start=1):
+        for number, (share, drop) in enumerate(trials, start=1):
             write_json(tmp_path / f"{number}_found.json", Found(share, drop, 0.1).to_json())
             for name, option in FILES.items():
                 path = tmp_path / f"trial{number}" / name
@@ -41,12 +43,12 @@ def run(tmp_path):
         if control is not None:
             arguments["control"] = tmp_path / "control.json"
             write_json(arguments["control"], Found(1.0, control, 0.1).to_json())
-        return CliRunner().invoke(settle, [f"--{key}={each}" for key, each in arguments.items()])
+        return CliRunner().invoke(settle, [f"--{key}={value}" for key, value in arguments.items()])
 
-    return settled
+    return invoke
 
 
-def test_the_files_of_the_best_trial_are_taken(run, tmp_path):
+def test_the_files_of_the_best_trial_are_copied(run, tmp_path):
     done = run(1.0)
     assert done.exit_code == 0, done.output
     for name in FILES:
@@ -56,7 +58,7 @@ def test_the_files_of_the_best_trial_are_taken(run, tmp_path):
     assert report["cost"] == "latency_ms.local"
 
 
-def test_no_trial_within_the_target_leaves_nothing(run, tmp_path):
+def test_nothing_is_written_if_no_trial_meets_the_target(run, tmp_path):
     done = run(0.2)
     assert done.exit_code == 1
     assert "no trial loses at most 0.2 points" in done.stderr
@@ -73,16 +75,16 @@ def test_the_original_in_int8_is_a_candidate(run, tmp_path):
     assert report["control"] == {"drop": 0.3, "standard_error": 0.1, "within": True}
 
 
-def test_where_the_original_in_int8_alone_keeps_the_target_it_is_no_error(run, tmp_path):
+def test_it_is_not_an_error_if_only_the_original_in_int8_meets_the_target(run, tmp_path):
     done = run(0.4, control=0.2)
     assert done.exit_code == 0, done.output
     report = read_json(tmp_path / "search.json")
-    # The trial that loses least stands beside it.
+    # The trial with the smallest loss is chosen as well.
     assert (report["taken"], report["within"]) == (2, False)
     assert report["control"]["within"]
 
 
-def test_where_neither_keeps_the_target_both_are_named(run, tmp_path):
+def test_the_error_names_both_losses_if_neither_meets_the_target(run, tmp_path):
     done = run(0.4, control=0.5)
     assert done.exit_code == 1
     assert "neither does the original in int8 (0.50 +- 0.10)" in done.stderr

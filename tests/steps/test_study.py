@@ -55,7 +55,7 @@ def words_of(picture):
     ("x", "variants"),
     [("variant", ["cp4", "control"]), ("steps", ["cp4_0", "cp4_100", "control_0"])],
 )
-def test_every_variant_is_in_all_three(tmp_path, x, variants):
+def test_every_variant_is_in_the_records_the_table_and_the_picture(tmp_path, x, variants):
     settings = SETTINGS | {"x": x, "variants": {name: {} for name in variants}}
     done = run(tmp_path, settings)
     assert done.exit_code == 0, done.output

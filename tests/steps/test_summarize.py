@@ -1,3 +1,5 @@
+"""The step that collects the measurements of a variant."""
+
 import json
 from dataclasses import replace
 from importlib.metadata import version
@@ -102,15 +104,15 @@ def measurement():
 
 
 def controlled(over=2.0):
-    """What a device measured that runs int8, of all three networks."""
+    """Return the measurement of all three networks on a device that runs int8."""
     control = measurement() | {"speedup": 2.5}
-    found = measured_in_int8(5.5) | {"control": {"int8": control}}
-    found["int8"] |= {
+    measured = measured_in_int8(5.5) | {"control": {"int8": control}}
+    measured["int8"] |= {
         "speedup_over_control": over,
         "speedup_over_control_low": over - 0.1,
         "speedup_over_control_high": over + 0.1,
     }
-    return found
+    return measured
 
 
 def measured_in_int8(speedup):
@@ -146,14 +148,14 @@ INT8 = {
 }
 CONTROL = INT8 | {
     "files": {
-        name: each
+        name: file
         | {
             "accuracy": {"validation": {"top1": 92.5}, "test": {"top1": 91.5}},
             "size_bytes": 3000,
             "kept_in_float": [],
             "within_tolerance": True,
         }
-        for name, each in INT8["files"].items()
+        for name, file in INT8["files"].items()
     }
 }
 SEARCH = {
@@ -170,13 +172,13 @@ SEARCH = {
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the step, with other documents in the place of some."""
+    """Return a function that runs the step, with some of the documents replaced."""
 
-    def summarized(**others):
-        write_documents(tmp_path, others)
+    def invoke(**replacements):
+        write_documents(tmp_path, replacements)
         return CliRunner().invoke(summarize, arguments(tmp_path))
 
-    return summarized
+    return invoke
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def outputs(run, tmp_path):
     return {name: read_json(tmp_path / f"{name}.json") for name in names}
 
 
-def write_documents(tmp_path, others):
+def write_documents(tmp_path, replacements):
     documents = {
         "table": TABLE.to_json(),
         "original": {"accuracy": {"validation": 93.0, "test": 92.0}},
@@ -208,7 +210,7 @@ def write_documents(tmp_path, others):
         "timing1": {"steps": 10, "seconds": 1.25},
         "timing2": {"steps": 20, "seconds": 2.5},
     }
-    for name, document in (documents | others).items():
+    for name, document in (documents | replacements).items():
         write_json(tmp_path / f"{name}.json", document)
     write_tensors(
         tmp_path / "model.safetensors",
@@ -272,7 +274,7 @@ def test_accuracy_is_that_of_the_last_round(outputs):
 @pytest.mark.parametrize(
     ("quantity", "compressed"), [("parameters", 1000), ("macs", 50_000), ("size_bytes", 4000)]
 )
-def test_ratios_are_the_better_the_larger(outputs, quantity, compressed):
+def test_ratios_are_original_divided_by_compressed(outputs, quantity, compressed):
     assert outputs["result"][quantity] == {
         "original": 3 * compressed,
         "compressed": compressed,
@@ -280,7 +282,7 @@ def test_ratios_are_the_better_the_larger(outputs, quantity, compressed):
     }
 
 
-def test_int8_beside_float(outputs):
+def test_the_result_contains_the_int8_network(outputs):
     int8 = outputs["result"]["int8"]
     assert int8["accuracy"] == {"exported": 88.25, "validation": {"exported": 89.25}}
     assert int8["size_bytes"] == {"original": 12_000, "compressed": 1500, "ratio": 8.0}
@@ -295,7 +297,7 @@ def test_int8_beside_float(outputs):
     assert (int8["nodes"], int8["kept_in_float"]) == (4, 1)
 
 
-def test_an_int8_file_beyond_the_tolerance_is_said(run, tmp_path):
+def test_an_int8_file_beyond_the_tolerance_causes_a_warning(run, tmp_path):
     done = run(phone=controlled())
     assert done.exit_code == 0, done.output
     result = read_json(tmp_path / "result.json")
@@ -308,9 +310,9 @@ def test_an_int8_file_beyond_the_tolerance_is_said(run, tmp_path):
     assert warned == {"net_tucker_int8_u8_reduced.md"}
 
 
-def test_without_a_round_the_network_is_the_original(tmp_path):
+def test_without_rounds_the_network_is_the_original(tmp_path):
     write_documents(tmp_path, {})
-    # The last value of an option counts.
+    # A later value of an option overrides an earlier one.
     done = CliRunner().invoke(summarize, [*arguments(tmp_path), "--plans=", *NO_ROUNDS])
     assert done.exit_code == 0, done.output
     result = read_json(tmp_path / "result.json")
@@ -320,7 +322,7 @@ def test_without_a_round_the_network_is_the_original(tmp_path):
     assert read_json(tmp_path / "curve.json") == []
 
 
-def test_which_int8_file_each_device_runs(outputs):
+def test_the_result_names_the_int8_file_of_each_device(outputs):
     int8 = outputs["result"]["int8"]
     assert int8["devices"] == {"phone": "s8.onnx", "board": "u8_reduced.onnx"}
     assert int8["files"]["u8_reduced.onnx"] == {
@@ -334,7 +336,7 @@ def test_which_int8_file_each_device_runs(outputs):
     assert int8["files"]["s8.onnx"]["accuracy"]["exported"] == int8["accuracy"]["exported"]
 
 
-def test_the_original_in_int8_beside_it(run, tmp_path):
+def test_the_result_contains_the_original_in_int8(run, tmp_path):
     done = run(phone=controlled())
     assert done.exit_code == 0, done.output
     result = read_json(tmp_path / "result.json")
@@ -344,8 +346,8 @@ def test_the_original_in_int8_beside_it(run, tmp_path):
     assert control["latency_ms"]["phone"]["speedup"] == 2.5
     assert control["latency_ms"]["board"] == {"not_measured": "no int8 kernels"}
     latency = result["int8"]["latency_ms"]["phone"]
-    ends = [latency[f"speedup_over_control{end}"] for end in ("", "_low", "_high")]
-    assert ends == pytest.approx([2.0, 1.9, 2.1])
+    over_control = [latency[f"speedup_over_control{suffix}"] for suffix in ("", "_low", "_high")]
+    assert over_control == pytest.approx([2.0, 1.9, 2.1])
     assert read_json(tmp_path / "headlines.json")["control"]["int8"] == {
         "accuracy": {"exported": 91.5},
         "size_bytes": {"ratio": 4.0},
@@ -354,7 +356,7 @@ def test_the_original_in_int8_beside_it(run, tmp_path):
     assert "the original in int8: 91.50 % top-1, 4.00x smaller" in done.stderr
 
 
-def test_a_search_that_the_compressed_network_answers(run, tmp_path):
+def test_the_compressed_network_is_the_answer_to_a_search(run, tmp_path):
     done = run(phone=controlled(over=2.0))
     assert done.exit_code == 0, done.output
     search = read_json(tmp_path / "result.json")["search"]
@@ -365,14 +367,14 @@ def test_a_search_that_the_compressed_network_answers(run, tmp_path):
     assert not any("control" in name for name in names)
 
 
-def test_a_search_that_the_original_in_int8_answers(run, tmp_path):
+def test_the_original_in_int8_is_the_answer_to_a_search(run, tmp_path):
     done = run(phone=controlled(over=0.9))
     assert done.exit_code == 0, done.output
     search = read_json(tmp_path / "result.json")["search"]
     assert search["best"] == "control"
     assert "the original in int8 is the answer to the target" in done.stderr
     assert search["reason"] in done.stderr
-    # It is delivered, beside the network that was found.
+    # Both the original in int8 and the compressed network are delivered.
     folder = tmp_path / "models/net_tucker"
     names = {path.name for path in folder.iterdir()}
     for name in ("net_tucker_int8", "net_tucker_control_int8"):
@@ -382,12 +384,12 @@ def test_a_search_that_the_original_in_int8_answers(run, tmp_path):
     assert "| top-1 on the test images, % | 92.00 | 91.50 |  |" in page
 
 
-def test_a_target_of_milliseconds_that_the_original_in_int8_meets(tmp_path):
+def test_the_original_in_int8_is_the_answer_to_a_target_of_milliseconds(tmp_path):
     write_documents(tmp_path, {"phone": controlled()})
     ranks = {"select": "budget", "target": {"latency_ms": {"phone": 0.5}}}
     described = DESCRIBED | {"method": {"name": "tucker", "ranks": ranks}}
-    asked = [*arguments(tmp_path), "--search=", f"--described={json.dumps(described)}"]
-    done = CliRunner().invoke(summarize, asked)
+    changed = ["--search=", f"--described={json.dumps(described)}"]
+    done = CliRunner().invoke(summarize, [*arguments(tmp_path), *changed])
     assert done.exit_code == 0, done.output
     target = read_json(tmp_path / "result.json")["target"]
     assert (target["met"], target["met_by_control"], target["best"]) == (True, True, "control")
@@ -395,7 +397,7 @@ def test_a_target_of_milliseconds_that_the_original_in_int8_meets(tmp_path):
     assert (tmp_path / "models/net_tucker/net_tucker_control_int8.onnx").exists()
 
 
-def test_what_made_it(outputs, tmp_path):
+def test_the_result_names_its_version_configuration_and_command(outputs, tmp_path):
     result = outputs["result"]
     assert result["version"] == version("lowrank")
     assert result["configuration"] == digest(DESCRIBED["configuration"])
@@ -405,7 +407,7 @@ def test_what_made_it(outputs, tmp_path):
     assert result["command"] in (folder / "net_tucker.md").read_text()
 
 
-def test_the_metrics_are_figures_of_the_result_and_nothing_else(outputs):
+def test_the_metrics_are_a_selection_of_the_result(outputs):
     assert outputs["headlines"] == {
         "accuracy": {"exported": 88.5, "original": 92.0},
         "size_bytes": {"ratio": 3.0},
@@ -425,7 +427,7 @@ def test_the_metrics_are_figures_of_the_result_and_nothing_else(outputs):
 
 
 def test_latency_by_device(outputs):
-    found = {
+    latency = {
         "original": {"p50": 3.0, "p90": 6.0, "p99": 12.0},
         "compressed": {"p50": 1.0, "p90": 2.0, "p99": 4.0},
         "speedup": 2.9,
@@ -433,17 +435,17 @@ def test_latency_by_device(outputs):
         "speedup_high": 3.1,
     }
     assert outputs["result"]["latency_ms"] == {
-        "board": found,
-        "phone": found | {"others": {"threads_2": found}},
+        "board": latency,
+        "phone": latency | {"others": {"threads_2": latency}},
     }
     others = outputs["result"]["int8"]["latency_ms"]["phone"]["others"]
     assert others["threads_2"]["speedup"] == 4.5
     assert outputs["result"]["conditions"]["board"] == {"load": 0.5, "warning": None}
 
 
-def test_where_the_time_goes(outputs):
+def test_times_by_layer(outputs):
     times = outputs["times"]
-    assert [each["device"] for each in times] == ["phone"] * 5 + ["board"] * 5
+    assert [row["device"] for row in times] == ["phone"] * 5 + ["board"] * 5
     assert times[1] == {
         "device": "phone",
         "layer": "second",
@@ -454,15 +456,16 @@ def test_where_the_time_goes(outputs):
     }
 
 
-def test_a_measurement_of_an_earlier_version_is_told(run):
+def test_a_measurement_of_an_earlier_version_is_an_error(run):
     old = measurement()
     del old["layers_ms"]
     result = run(phone=old)
     assert result.exit_code == 1
-    assert "phone.json: measured by an earlier version of lowrank. Delete it" in result.output
+    message = "phone.json: this file was written by an earlier version of lowrank. Delete it"
+    assert message in result.output
 
 
-def test_what_to_take_away(outputs, tmp_path):
+def test_delivered_files_describe_themselves(outputs, tmp_path):
     folder = tmp_path / "models/net_tucker"
     page = (folder / "net_tucker.md").read_text()
     assert "| top-1 on the test images, % | 92.00 | 91.50 | 88.50 |  |" in page
@@ -471,7 +474,7 @@ def test_what_to_take_away(outputs, tmp_path):
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(facts["lowrank.accuracy_percent"])["this_file"] == 88.25
     assert json.loads(facts["lowrank.latency_ms"]).keys() == {"phone"}
-    # The file of the other kind of hardware, with what was measured of it.
+    # The file for other hardware has its own measurements.
     model = onnx.load(folder / "net_tucker_int8_u8_reduced.onnx")
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(facts["lowrank.accuracy_percent"])["this_file"] == 88.0
@@ -489,11 +492,11 @@ def test_totals_over_rounds(outputs):
     assert result["export"] == {"max_abs_error": 1e-6, "relative_error": 1e-7}
     assert outputs["curve"] == [
         {"round": 1, "step": 10, "loss": 0.5},
-        {"round": 2, "step": 20, "loss": 0.25},  # counted through all rounds
+        {"round": 2, "step": 20, "loss": 0.25},  # Steps are counted over all rounds.
     ]
 
 
-def test_result_holds_nested_scalars_alone(outputs):
+def test_the_result_contains_only_nested_scalars(outputs):
     def scalars(document):
         for value in document.values():
             if isinstance(value, dict):
@@ -504,7 +507,7 @@ def test_result_holds_nested_scalars_alone(outputs):
     assert all(isinstance(value, int | float | str | None) for value in scalars(outputs["result"]))
 
 
-def test_a_record_for_every_layer(outputs):
+def test_there_is_a_record_for_every_layer(outputs):
     first, second, third, last = outputs["layers"]
     assert [record["layer"] for record in outputs["layers"]] == ["first", "second", "third", "last"]
     assert len({tuple(record) for record in outputs["layers"]}) == 1
@@ -530,18 +533,18 @@ def test_a_record_for_every_layer(outputs):
         assert record["macs_compressed"] == record["macs_original"]
 
 
-def test_operators_that_the_macs_leave_out_are_named(run, tmp_path):
+def test_operators_that_are_not_counted_cause_a_warning(run, tmp_path):
     after = export(1, 88.5)
     after["counts"]["not_counted"] = ["Loop"]
     done = run(after=after)
     assert done.exit_code == 0, done.output
-    assert "warning: the MACs leave out Loop, which cannot be counted" in done.stderr
+    assert "warning: the MACs do not include Loop, which cannot be counted" in done.stderr
     assert read_json(tmp_path / "result.json")["macs"]["not_counted"] == "Loop"
     run(after=export(1, 88.5))
     assert "not_counted" not in read_json(tmp_path / "result.json")["macs"]
 
 
-def test_which_images_choices_were_made_on_and_which_are_reported(run, tmp_path):
+def test_the_images_for_choices_and_reports_are_stated(run, tmp_path):
     before = accuracies(original=92.0)
     before |= {
         "accuracy": before["accuracy"]["original"],
@@ -556,11 +559,11 @@ def test_which_images_choices_were_made_on_and_which_are_reported(run, tmp_path)
     assert "warning: too good to be true" in done.stderr
     page = (tmp_path / "models/net_tucker/net_tucker.md").read_text()
     assert "| top-1 on 40 test images, % | 92.00 | 91.50 | 88.50 |  |" in page
-    assert "Choices were made on 60 other test images, which are not reported." in page
+    assert "Choices were made on 60 test images that are not used for the reported" in page
     assert "**Warning:** too good to be true" in page
 
 
-def test_what_was_expected_of_the_ranks_stands_beside_what_came_of_them(run, tmp_path):
+def test_the_result_contains_the_expected_and_the_measured_accuracy(run, tmp_path):
     plan = replace(PLANS[1], expected=Expected(1000, 93.0, 71.5, 10.0))
     done = run(ranks2=plan.to_json())
     assert done.exit_code == 0, done.output

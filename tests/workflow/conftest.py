@@ -1,3 +1,5 @@
+"""Projects at several points of the workflow."""
+
 from pathlib import Path
 
 import pytest
@@ -6,13 +8,13 @@ from projects import Project, make_project
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project in which nothing was run."""
+    """Create a project in which nothing has been run."""
     return make_project(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that Snakemake built on one core. Not to be changed: see `built`."""
+    """Create a project that Snakemake has built on one core. Tests change only `built`, a copy."""
     built = make_project(tmp_path_factory.mktemp("built") / "project")
     built.snakemake(cores=1)
     return built
@@ -20,13 +22,13 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def built(built_once: Project, tmp_path: Path) -> Project:
-    """A copy of the built project, to be changed."""
+    """Create a copy of the built project, which tests may change."""
     return built_once.copy_to(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
 def recorded_once(built_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The built project after the handover to DVC, committed. Not to be changed."""
+    """Create a built project that is recorded in DVC and committed. Tests change only a copy."""
     recorded = built_once.copy_to(tmp_path_factory.mktemp("recorded") / "project")
     recorded.run("dvc", "commit", "--force", "dataset")
     recorded.run("lowrank", "record")
@@ -37,5 +39,5 @@ def recorded_once(built_once: Project, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def recorded(recorded_once: Project, tmp_path: Path) -> Project:
-    """A copy of the recorded project, to be changed."""
+    """Create a copy of the recorded project, which tests may change."""
     return recorded_once.copy_to(tmp_path / "project")

@@ -1,4 +1,4 @@
-"""The control of every result, int8 of the original, and methods that do nothing else."""
+"""The control of every result, the original in int8, and methods of int8 alone."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from projects import BUILD, RESULT, Project, job_counts
 INT8 = "results/resnet20_int8.json"
 
 
-def test_a_result_holds_the_original_in_int8(built_once: Project):
+def test_a_result_contains_the_original_in_int8(built_once: Project):
     result = json.loads((built_once.folder / RESULT).read_text())
     control, int8 = result["control"]["int8"], result["int8"]
     report = json.loads((built_once.folder / BUILD / "original/int8/report.json").read_text())
@@ -17,19 +17,19 @@ def test_a_result_holds_the_original_in_int8(built_once: Project):
     assert control["accuracy"]["exported"] == file["accuracy"]["test"]["top1"]
     assert control["size_bytes"]["compressed"] == file["size_bytes"]
     assert control["size_bytes"]["original"] == result["size_bytes"]["original"]
-    # Under the keys of the compressed network in int8.
+    # The keys are the same as for the compressed network in int8.
     assert control.keys() == int8.keys()
     latency = control["latency_ms"]["local"]
     assert latency["speedup_low"] <= latency["speedup"] <= latency["speedup_high"]
     assert int8["latency_ms"]["local"]["speedup_over_control"] > 0
-    shown = json.loads((built_once.folder / "results/metrics/resnet20_tucker.json").read_text())
-    assert shown["control"]["int8"]["accuracy"]["exported"] == control["accuracy"]["exported"]
+    metrics = json.loads((built_once.folder / "results/metrics/resnet20_tucker.json").read_text())
+    assert metrics["control"]["int8"]["accuracy"]["exported"] == control["accuracy"]["exported"]
     assert (
         "| resnet20 | original | int8 |" in (built_once.folder / "results/summary.md").read_text()
     )
 
 
-def test_a_result_says_what_made_it(built_once: Project):
+def test_a_result_names_its_commit_and_command(built_once: Project):
     result = json.loads((built_once.folder / RESULT).read_text())
     commit = built_once.run("git", "rev-parse", "HEAD").stdout.strip()
     assert result["commit"] == commit
@@ -49,16 +49,16 @@ def test_int8_alone_trains_nothing_and_is_the_control(project: Project):
     assert (result["rounds"], result["finetune"]["steps"]) == (0, 0)
     assert result["int8"]["accuracy"] == result["control"]["int8"]["accuracy"]
     assert result["int8"]["latency_ms"]["local"]["speedup_over_control"] == 1
-    of_both = [
+    digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.onnx")}
         for folder in (project.folder / BUILD / name for name in ("int8/int8", "original/int8"))
     ]
-    assert of_both[0] == of_both[1] != {}
-    # The command repeats the override, and params.yaml was edited after the commit.
+    assert digests[0] == digests[1] != {}
+    # The command contains the override, and params.yaml was edited after the commit.
     assert "quantize={images:" in result["command"]
     assert result["commit"].endswith("-dirty")
     page = (project.folder / "models/resnet20_int8/resnet20_int8_int8.md").read_text()
-    assert "all layers as they were, in int8" in page
+    assert "with all layers unchanged, in int8" in page
     assert result["command"] in page
     assert "Nothing to be done" in project.snakemake(*arguments)
 

@@ -1,4 +1,4 @@
-"""More than one device: here the same machine, behind SSH."""
+"""Several devices. The second device is the same machine, reached through SSH."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from ssh_server import MISSING, running
 
 @pytest.mark.slow
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-def test_another_device_is_measured_beside_the_first(built, tmp_path):
+def test_two_devices_are_measured(built, tmp_path):
     with running(tmp_path) as server:
         board = {"kind": "ssh", "host": "board", "python": sys.executable}
         board |= {"folder": str(tmp_path / "there"), "command": server.command}
@@ -20,7 +20,7 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
             | {"seconds": 0.01, "warmup_seconds": 0},
             matrix__devices=["local", "board"],
         )
-        # int8 files are made for the hardware of all devices together, and measured with them.
+        # The new device requires new int8 files, which are then measured on both devices.
         jobs = job_counts(built.snakemake("-n", RESULT))
         assert jobs == {
             "describe_device": 1,
@@ -37,12 +37,12 @@ def test_another_device_is_measured_beside_the_first(built, tmp_path):
         (other,) = measured["latency_ms"]["board"]["others"]
         assert other == "threads_2_batch_size_1"
     assert result["environment"]["board"] == result["environment"]["local"]
-    # Behind both is this machine: one file does for both.
+    # Both devices are the same machine, so they run the same file.
     assert result["int8"]["devices"]["board"] == result["int8"]["devices"]["local"]
     assert len(result["int8"]["files"]) == 1
 
 
-def test_a_device_that_cannot_be_reached_takes_nothing_with_it(built):
+def test_an_unreachable_device_does_not_affect_existing_results(built):
     before = (built.folder / RESULT).read_bytes()
     built.change_params(
         benchmark__board={"kind": "ssh", "host": "no-such-host.invalid"},
@@ -50,7 +50,7 @@ def test_a_device_that_cannot_be_reached_takes_nothing_with_it(built):
     )
     done = built.run("snakemake", "--cores", "2", RESULT, check=False)
     assert done.returncode
-    assert "benchmark.board: no-such-host.invalid: there is no host of that name" in done.stdout
+    assert "benchmark.board: no-such-host.invalid: no host has this name" in done.stdout
     assert (built.folder / RESULT).read_bytes() == before
     built.change_params(matrix__devices=["local"])
     assert "Nothing to be done" in built.snakemake(RESULT)

@@ -1,4 +1,4 @@
-"""The two engines hold one graph: same files made and needed, same jobs after a change."""
+"""Both engines have the same graph: the same files, and the same jobs after a change."""
 
 import re
 import shutil
@@ -12,26 +12,26 @@ from projects import BUILD, RESULT, Project, job_counts
 from lowrank.config.reading import load_params
 from lowrank.graph.dvc_stages import outputs_of
 
-# Made by the first run in a clone so that Snakemake builds results that Git brought.
-KNOWN_TO_SNAKEMAKE_ALONE = {"build/first_run"}
+# Made by the first run in a clone, so that Snakemake builds results that come from Git.
+ONLY_IN_SNAKEMAKE = {"build/first_run"}
 
-# Snakemake's rules have the digests themselves as parameters.
+# A stage of DVC. Snakemake's rules have the digests themselves as parameters.
 CODE = "code"
 
-# DVC draws the tables by itself.
-DRAWN_BY_SNAKEMAKE_ALONE = "draw"
+# A rule of Snakemake. DVC draws its own plots from the tables.
+DRAW = "draw"
 
-# DVC cannot list the results of the matrix; their tables have a folder of their own and change with
-# them.
+# DVC cannot list the results of the matrix. It depends on the folder of their tables instead, which
+# change with the results.
 RESULTS, TABLES = re.compile(r"results/\w+\.json"), "results/plots"
 
 
 def snakemake_graph(project: Project, target: str = "all") -> dict[str, dict[str, set[str]]]:
-    """For each rule the files that its jobs make and need, as a forced dry run prints them."""
+    """Return the outputs and inputs of each rule's jobs, from a forced dry run."""
     dry = project.snakemake("--dry-run", "--forceall", target)
     graph: dict[str, dict[str, set[str]]] = {}
     for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", dry, re.MULTILINE):
-        # Without flags: `data/datasets/cifar10 (update)`.
+        # Remove flags, as in `data/datasets/cifar10 (update)`.
         plain = re.sub(r" \((?:update|local)\)", "", block)
         listed = dict(re.findall(r"^    (input|output): (.*)$", plain, re.MULTILINE))
         if rule == "all":
@@ -43,7 +43,7 @@ def snakemake_graph(project: Project, target: str = "all") -> dict[str, dict[str
 
 
 def dvc_graph(project: Project) -> dict[str, dict[str, set[str]]]:
-    """For each stage the files and folders that its instances make and need."""
+    """Return the outputs and dependencies of each stage, for all its instances."""
     script = (
         "import json, dvc.repo\n"
         "stages = dvc.repo.Repo('.').index.stages\n"
@@ -61,36 +61,36 @@ def dvc_graph(project: Project) -> dict[str, dict[str, set[str]]]:
 
 
 def within(path: str, folders: set[str]) -> str:
-    """The folder of `folders` that holds a file, or the file itself."""
+    """Return the folder of `folders` that contains a file, or the file itself."""
     return next((folder for folder in folders if path.startswith(f"{folder}/")), path)
 
 
-def at_the_grain_of_dvc(
+def with_folders_of_dvc(
     graph: dict[str, dict[str, set[str]]], stages: dict[str, dict[str, set[str]]]
 ) -> dict[str, dict[str, set[str]]]:
-    """Snakemake's graph with each file inside a DVC folder replaced by that folder.
+    """Return Snakemake's graph with each file inside an output folder of DVC replaced by it.
 
-    What the rules of the later rounds make lies in the folder of `finetune`, and is its own.
+    The outputs of later rounds are in the folder of `finetune`, so they belong to that stage.
     """
-    made = {path for files in stages.values() for path in files["outs"]}
-    needed = {path for files in stages.values() for path in files["deps"]}
+    all_outs = {path for files in stages.values() for path in files["outs"]}
+    all_deps = {path for files in stages.values() for path in files["deps"]}
     coarse: dict[str, dict[str, set[str]]] = {}
     for rule, files in graph.items():
-        outs = {within(path, made) for path in files["outs"]}
+        outs = {within(path, all_outs) for path in files["outs"]}
         deps = {TABLES if RESULTS.fullmatch(path) else path for path in files["deps"]}
-        deps = {within(path, needed) for path in deps} - KNOWN_TO_SNAKEMAKE_ALONE
+        deps = {within(path, all_deps) for path in deps} - ONLY_IN_SNAKEMAKE
         for out in outs:
             stage = "finetune" if out.endswith("/rounds") else rule
             coarse.setdefault(stage, {"outs": set(), "deps": set()})["outs"].add(out)
         coarse.setdefault(rule, {"outs": set(), "deps": set()})["deps"].update(deps)
-    # What a later round takes from an earlier one stays inside the stage `finetune`.
+    # Dependencies of later rounds on earlier rounds are inside the stage `finetune`.
     for name in ("select_ranks", "decompose", "finetune"):
         coarse[name]["deps"] = {d for d in coarse[name]["deps"] if not d.endswith("/rounds")}
     return coarse
 
 
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative"])
-def test_both_engines_make_and_need_the_same_files(project: Project, schedule: str):
+def test_both_engines_have_the_same_outputs_and_dependencies(project: Project, schedule: str):
     project.change_params(
         methods__tucker__schedule={"kind": schedule},
         methods__tucker__finetune={"distill": {"weight": 0.5}},
@@ -98,19 +98,19 @@ def test_both_engines_make_and_need_the_same_files(project: Project, schedule: s
     stages = dvc_graph(project)
     assert stages.pop(CODE)["deps"] == {"src/lowrank", "pyproject.toml"}
     graph = snakemake_graph(project)
-    assert graph.pop(DRAWN_BY_SNAKEMAKE_ALONE)["deps"] <= graph["summarize"]["outs"]
-    rules = at_the_grain_of_dvc(graph, stages)
+    assert graph.pop(DRAW)["deps"] <= graph["summarize"]["outs"]
+    rules = with_folders_of_dvc(graph, stages)
     assert rules.keys() == stages.keys()
     for name in rules:
         assert rules[name]["outs"] == stages[name]["outs"], name
-        # Fine-tuning also needs what the later rounds inside its folder need.
+        # The stage `finetune` also has the dependencies of the later rounds in its folder.
         assert rules[name]["deps"] <= stages[name]["deps"], name
     if schedule == "iterative":
-        inside = rules["finetune"]["deps"] | rules["select_ranks"]["deps"]
-        assert stages["finetune"]["deps"] <= inside | rules["decompose"]["deps"]
+        deps = rules["finetune"]["deps"] | rules["select_ranks"]["deps"]
+        assert stages["finetune"]["deps"] <= deps | rules["decompose"]["deps"]
 
 
-def test_dvc_deletes_nothing_and_the_workflow_what_each_stage_makes(project: Project):
+def test_the_workflow_deletes_the_outputs_of_each_stage_and_dvc_deletes_none(project: Project):
     params = load_params(project.folder / "params.yaml")
     script = (
         "import json, dvc.repo\n"
@@ -129,10 +129,11 @@ def test_dvc_deletes_nothing_and_the_workflow_what_each_stage_makes(project: Pro
     assert outputs_of("someone@elses", params) == []
 
 
-def test_moments_are_made_within_the_stage_that_needs_them(project: Project):
+def test_moments_are_made_inside_the_stage_that_needs_them(project: Project):
     section = "methods__tucker__factorize"
-    chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation"}
-    project.change_params(**{section: chosen, "methods__tucker__schedule": {"kind": "iterative"}})
+    factorize = {"first_conv": "tucker1", "linear": "svd", "norm": "activation"}
+    schedule = {"kind": "iterative"}
+    project.change_params(**{section: factorize, "methods__tucker__schedule": schedule})
     stages = dvc_graph(project)
     rules = snakemake_graph(project)
     moments = {f"build/moments/resnet20/tucker/{at}.safetensors" for at in ("first", "rounds/2")}
@@ -142,7 +143,7 @@ def test_moments_are_made_within_the_stage_that_needs_them(project: Project):
     assert "calibrate" not in stages
     rules["decompose"]["deps"] |= calibrate["deps"]
     rules["decompose"]["deps"] -= moments
-    coarse = at_the_grain_of_dvc(rules, stages)["decompose"]
+    coarse = with_folders_of_dvc(rules, stages)["decompose"]
     assert coarse["deps"] <= stages["decompose"]["deps"]
 
 
@@ -157,7 +158,7 @@ def test_a_dry_run_shows_every_layer_and_round(project: Project):
     assert f"{BUILD}/tucker/rounds/2/model.safetensors" in graph["export_onnx"]["deps"]
 
 
-def test_the_whole_of_vgg16_is_known_before_anything_runs(project: Project):
+def test_the_complete_graph_of_vgg16_is_known_before_anything_runs(project: Project):
     shutil.copy(project.folder / "data/checkpoints/resnet20.safetensors",
                 project.folder / "data/checkpoints/vgg16.safetensors")  # fmt: skip
     weights = {"dataset": "cifar10", "weights": "data/checkpoints/vgg16.safetensors"}
@@ -170,7 +171,7 @@ def test_the_whole_of_vgg16_is_known_before_anything_runs(project: Project):
 
 
 def stages_to_run(project: Project) -> set[str]:
-    """The stages that DVC finds changed, and all that depend on one."""
+    """Return the stages that DVC detects as changed, and all stages that depend on them."""
     script = (
         "import json, networkx, dvc.repo\n"
         "repo = dvc.repo.Repo('.')\n"
@@ -187,8 +188,8 @@ SUMMARY = "results/summary.csv"
 LATER = {"export_onnx", "quantize", "benchmark", "summarize", "overview"}
 
 
-def rarely(*values: object) -> object:
-    """A case for `make slow`: each takes a dry run and a `dvc status`."""
+def slow_case(*values: object) -> object:
+    """Mark a case for `make slow`, because each case needs a dry run and a `dvc status`."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -196,10 +197,10 @@ def rarely(*values: object) -> object:
     ("change", "expected"),
     [
         ({"finetune__learning_rate": 0.001}, {"finetune"} | LATER),
-        rarely({"finetune__seed": 7}, {"finetune"} | LATER),
-        rarely({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
+        slow_case({"finetune__seed": 7}, {"finetune"} | LATER),
+        slow_case({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
         ({"benchmark__local__repeats": 6}, {"benchmark", "summarize", "overview"}),
-        rarely(
+        slow_case(
             {"quantize__images": 30},
             {"quantize_original", "quantize", "benchmark", "summarize", "overview"},
         ),
@@ -207,35 +208,36 @@ def rarely(*values: object) -> object:
             {"methods__tucker__ranks__weaken": 0.5},
             {"select_ranks", "decompose", "finetune"} | LATER,
         ),
-        rarely({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
-        rarely({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
-        rarely({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
-        rarely(
+        slow_case({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
+        slow_case({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
+        slow_case({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
+        slow_case(
             {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
             {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
             | {"export_original", "quantize_original"}
             | LATER,
         ),
-        rarely({"pretrain__resnet20__epochs": 3}, set()),
+        slow_case({"pretrain__resnet20__epochs": 3}, set()),
     ],
 )
-def test_a_changed_parameter_reruns_the_same_jobs_in_both(
+def test_a_changed_parameter_reruns_the_same_jobs_in_both_engines(
     recorded: Project, change: dict, expected: set[str]
 ):
     recorded.change_params(**change)
     assert set(job_counts(recorded.snakemake("--dry-run", SUMMARY))) == expected
-    # Methods and networks may leave entries out, which DVC would refuse: it follows all of them.
+    # Some stages depend on complete entries of `methods` and `checkpoint`, because DVC does not
+    # accept missing sections. So these stages run after any change of the entries.
     coarser = {"methods": {"select_ranks", "decompose"}, "checkpoint": {"inspect"}}
     sections = {place.partition("__")[0] for place in change}
-    also = set().union(*(coarser.get(section, set()) for section in sections))
-    assert stages_to_run(recorded) == expected | also
+    additional = set().union(*(coarser.get(section, set()) for section in sections))
+    assert stages_to_run(recorded) == expected | additional
 
 
-def test_inside_a_stage_times_and_parameters_count_for_nothing(built: Project):
-    # DVC has decided by then; without the profile Snakemake would rerun what DVC left alone.
+def test_inside_a_stage_snakemake_ignores_times_and_parameters(built: Project):
+    # DVC has already decided. Without the profile, Snakemake would rerun jobs of other stages.
     shutil.rmtree(built.folder / ".snakemake")
-    made = ["results", "build", "data"]
-    for path in (p for top in made for p in sorted((built.folder / top).rglob("*"))):
+    folders = ["results", "build", "data"]
+    for path in (p for top in folders for p in sorted((built.folder / top).rglob("*"))):
         if path.is_file():
             subprocess.run(["touch", str(path)], check=True)
     built.change_params(finetune__seed=9)

@@ -1,4 +1,4 @@
-"""Between Snakemake and DVC: record, adopt, push, pull, and DVC on its own."""
+"""The handovers between Snakemake and DVC: record, adopt, push, pull; and DVC on its own."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ SUMMARY = "results/summary.csv"
 PICTURES = "pictures/resnet20_tucker/"
 
 
-def test_what_snakemake_built_dvc_has_nothing_to_do_for(recorded: Project):
+def test_after_recording_dvc_has_nothing_to_do(recorded: Project):
     assert "up to date" in recorded.run("dvc", "status").stdout
     assert "Nothing to be done" in recorded.snakemake("--dry-run", SUMMARY)
 
@@ -33,7 +33,7 @@ def test_a_clone_pulls_and_adopts(recorded: Project, tmp_path):
     clone.run("lowrank", "adopt")
     assert "up to date" in clone.run("dvc", "status").stdout
     assert "Nothing to be done" in clone.snakemake("--dry-run", SUMMARY)
-    # All but the pictures that Snakemake alone draws.
+    # All files except the pictures, which only Snakemake draws.
     expected = recorded.files()
     assert clone.files() == {
         name: content for name, content in expected.items() if PICTURES not in name
@@ -69,7 +69,7 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
 
 
 @pytest.mark.slow
-def test_dvc_builds_a_method_that_states_nothing_but_int8(project: Project):
+def test_dvc_builds_a_method_of_int8_alone(project: Project):
     project.change_params(methods__mine={"quantize": "int8"}, matrix__methods=["mine"])
     project.run("dvc", "repro", "code")
     project.run("dvc", "commit", "--force", "dataset")
@@ -83,11 +83,11 @@ def test_dvc_builds_a_method_that_states_nothing_but_int8(project: Project):
 
 
 @pytest.mark.slow
-def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
-    # With the moments of each round's inputs, which are made on the way and not kept.
-    chosen = {"first_conv": "tucker1", "linear": "svd", "norm": "activation", "images": 80}
+def test_dvc_builds_rounds_from_scratch_and_experiments(project: Project):
+    # The method needs the moments of each round's inputs, which are temporary files.
+    factorize = {"first_conv": "tucker1", "linear": "svd", "norm": "activation", "images": 80}
     project.change_params(
-        methods__tucker__schedule={"kind": "iterative"}, methods__tucker__factorize=chosen
+        methods__tucker__schedule={"kind": "iterative"}, methods__tucker__factorize=factorize
     )
     project.run("dvc", "repro", "code")
     project.run("dvc", "commit", "--force", "dataset")
@@ -97,14 +97,14 @@ def test_dvc_builds_rounds_from_nothing_and_experiments(project: Project):
     project.run("lowrank", "adopt")
     assert "Nothing to be done" in project.snakemake("--dry-run", SUMMARY)
     assert not list(project.folder.glob("build/moments/**/*.safetensors"))
-    project.change_params(methods__tucker__factorize=chosen | {"images": 90})
+    project.change_params(methods__tucker__factorize=factorize | {"images": 90})
     jobs = job_counts(project.snakemake("--dry-run", SUMMARY))
     assert (jobs["calibrate"], jobs["decompose"]) == (2, 2)
-    project.change_params(methods__tucker__factorize=chosen)
+    project.change_params(methods__tucker__factorize=factorize)
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "built")
     project.run("dvc", "exp", "run", "--set-param", "finetune.steps=2")
-    # Of each round.
+    # Two steps in each of two rounds.
     assert json.loads((project.folder / RESULT).read_text())["finetune"]["steps"] == 4
     project.run("dvc", "plots", "show", "--out", "plots")
     page = (project.folder / "plots/index.html").read_text()

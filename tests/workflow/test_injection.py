@@ -1,4 +1,4 @@
-"""Nothing in params.yaml but a `factory` becomes code: real commands that would make a file."""
+"""Only a `factory` in params.yaml runs as code. Other texts contain commands that make a file."""
 
 import shutil
 
@@ -11,7 +11,7 @@ TEXTS = ["x' & touch pwned & '", "$(touch pwned)", "`touch pwned`", "; touch pwn
 @pytest.mark.parametrize(
     "text", [TEXTS[0], *(pytest.param(text, marks=pytest.mark.slow) for text in TEXTS[1:])]
 )
-def test_a_path_of_weights_runs_nothing(project: Project, text):
+def test_a_path_of_weights_is_never_run(project: Project, text):
     name = f"{text}.safetensors"
     shutil.copy(project.folder / "data/checkpoints/resnet20.safetensors", project.folder / name)
     recipe = {"start": name, "epochs": 1, "learning_rate": 0.01, "threads": 1, "batch_size": 64}
@@ -26,7 +26,7 @@ def test_a_path_of_weights_runs_nothing(project: Project, text):
 
 @pytest.mark.parametrize("text", ["x;touch pwned;#", "x' & touch pwned & '", "$(touch pwned)"])
 @pytest.mark.parametrize("section", ["models", "methods", "devices"])
-def test_a_name_in_the_matrix_runs_nothing(project: Project, section, text):
+def test_a_name_in_the_matrix_is_never_run(project: Project, section, text):
     project.change_params(**{f"matrix__{section}": [text]})
     for command in (["snakemake", "--cores", "1"], ["dvc", "repro", "--keep-going"]):
         done = project.run(*command, check=False)
@@ -36,7 +36,7 @@ def test_a_name_in_the_matrix_runs_nothing(project: Project, section, text):
 
 
 @pytest.mark.parametrize("section", ["checkpoint", "methods"])
-def test_a_key_runs_nothing(project: Project, section):
+def test_a_key_is_never_run(project: Project, section):
     document = {"checkpoint": {"dataset": "cifar10", "weights": "w.pth"}, "methods": {}}[section]
     project.change_params(**{f"{section}__x;touch pwned;#": document})
     for command in (["snakemake", "--cores", "1"], ["dvc", "repro", "--keep-going"]):

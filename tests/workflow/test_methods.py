@@ -1,4 +1,4 @@
-"""Methods of several rounds, really run on a small network."""
+"""Methods with several rounds, run on a small network."""
 
 import json
 
@@ -9,11 +9,11 @@ from lowrank.core.layers import LayerTable
 from lowrank.core.stored import read_header
 from lowrank.files import read_json
 
-# Three layers of twenty: a first convolution, one in the middle, the linear layer.
-TAKEN = ["conv", "blocks.3.conv2", "classifier"]
-# So small a classifier would stay dense.
+# Three of the twenty layers: the first convolution, one in the middle and the linear layer.
+LAYERS = ["conv", "blocks.3.conv2", "classifier"]
+# Without this setting, the small classifier would stay dense.
 ALL = {"negligible": 0}
-PLENTY = ALL | {"select": "ratio", "ratio": 1.5}
+MILD = ALL | {"select": "ratio", "ratio": 1.5}
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def with_method(project: Project):
         project.change_params(
             methods={
                 "tucker": {
-                    "factorize": factorize | {"include": TAKEN},
-                    "ranks": PLENTY,
+                    "factorize": factorize | {"include": LAYERS},
+                    "ranks": MILD,
                     "schedule": {},
                     "finetune": {},
                 }
@@ -38,7 +38,7 @@ def with_method(project: Project):
 
 
 def rounds_of(project: Project) -> dict[str, dict[str, str]]:
-    """For each round the layers that are factored after it, with their forms."""
+    """Return the factored layers after each round, with their factorizations."""
     project.snakemake(f"{BUILD}/tucker/model.onnx")
     states = sorted((project.folder / BUILD / "tucker/rounds").glob("*/model.safetensors"))
     return {
@@ -55,46 +55,46 @@ def document(project: Project, path: str):
 
 
 @pytest.mark.slow
-def test_convolutions_in_turn_then_linear_layers_by_sensitivity(with_method):
+def test_a_hybrid_schedule_with_ranks_by_sensitivity(with_method):
     project = with_method(
         ranks=ALL | {"select": "sensitivity", "ratio": 1.5, "trial_ratio": 2.0, "images": 10},
         schedule={"kind": "hybrid", "order": ["blocks.3.conv2"]},
         finetune={"total_steps": 4, "last_share": 0.5},
     )
-    taken = list(rounds_of(project).values())
-    assert taken[0] == {"blocks.3.conv2": "cp_tpm"}
-    # The first convolution comes next; with little to spare it may stay as it is.
-    assert taken[1].items() >= taken[0].items()
+    factored = list(rounds_of(project).values())
+    assert factored[0] == {"blocks.3.conv2": "cp_tpm"}
+    # The first convolution is next. It may stay dense, because little can be saved in it.
+    assert factored[1].items() >= factored[0].items()
     assert document(project, "rounds/2/ranks.json")["layers"][0]["name"] == "conv"
-    assert taken[2] == taken[1] | {"classifier": "svd"}
+    assert factored[2] == factored[1] | {"classifier": "svd"}
     plan = document(project, "first/ranks.json")
-    assert set(plan["sensitivity"]) == set(plan["shares"]) == set(TAKEN)
+    assert set(plan["sensitivity"]) == set(plan["shares"]) == set(LAYERS)
     assert plan["sensitivity"]["classifier"] == 1
     assert plan["sensitivity"]["conv"] + plan["sensitivity"]["blocks.3.conv2"] == pytest.approx(1)
     later = document(project, "rounds/3/ranks.json")
     assert later["layers"][0]["chosen"] == plan["shares"]["classifier"]["ranks"]
     assert "sensitivity" not in later
     assert [document(project, f"rounds/{n}/timing.json")["steps"] for n in (1, 2, 3)] == [1, 1, 2]
-    # The test images are looked at once, at the end.
+    # The test images are used once, in the last round.
     measured = [document(project, f"rounds/{n}/metrics.json")["accuracy"] for n in (1, 3)]
     assert set(measured[0]["finetuned"]) == {"validation"}
     assert set(measured[1]["finetuned"]) == {"validation", "test"}
 
 
 @pytest.mark.slow
-def test_a_target_is_met_by_layers_in_turn(with_method):
-    """The moments of all layers are there when ranks are shared out, before the first round."""
-    factorize = {"conv": "tucker2", "linear": "svd", "include": TAKEN[1:]}
+def test_a_target_is_met_with_an_iterative_schedule(with_method):
+    """The ranks of all layers are chosen before the first round, from the moments of all layers."""
+    factorize = {"conv": "tucker2", "linear": "svd", "include": LAYERS[1:]}
     project = with_method(
         factorize=factorize | {"norm": "activation", "images": 20, "alternatives": ["spatial_svd"]},
         ranks=ALL | {"select": "budget", "target": {"macs": 0.96}, "images": 10},
         schedule={"kind": "iterative"},
         finetune={"total_steps": 2},
     )
-    taken = list(rounds_of(project).values())
-    assert set(taken[-1]) <= set(TAKEN[1:])
+    factored = list(rounds_of(project).values())
+    assert set(factored[-1]) <= set(LAYERS[1:])
     plan = document(project, "first/ranks.json")
-    assert set(plan["shares"]) == set(TAKEN[1:])
+    assert set(plan["shares"]) == set(LAYERS[1:])
     table = LayerTable.from_json(read_json(project.folder / "data/networks/resnet20.json"))
     total = sum(layer.dense_macs for layer in table.layers)
     planned = [
@@ -105,7 +105,7 @@ def test_a_target_is_met_by_layers_in_turn(with_method):
 
 
 @pytest.mark.slow
-def test_a_target_of_milliseconds_is_measured_here(with_method):
+def test_a_target_of_milliseconds_is_measured_on_this_machine(with_method):
     project = with_method(
         factorize={"conv": "tucker2"},
         ranks=ALL
@@ -113,15 +113,15 @@ def test_a_target_of_milliseconds_is_measured_here(with_method):
         | {"multiple_of": 8},
     )
     plan = f"{BUILD}/tucker/first/ranks.json"
-    said = project.snakemake(plan)
-    assert "convolutions measured; the network as it is:" in said
-    # Of the last choice, what the first choice's network took.
-    (whole,) = document(project, "first/latencies/local.json")["whole"]
-    assert f"compressed: {whole['by_layers_ms']:.3f} ms by its layers" in said
+    output = project.snakemake(plan)
+    assert "convolutions measured; the original takes" in output
+    # The correction comes from the network of the draft.
+    (piece,) = document(project, "first/latencies/local.json")["whole"]
+    assert f"compressed: {piece['by_layers_ms']:.3f} ms by its layers" in output
     ranks = [layer["ranks"] for layer in document(project, "first/ranks.json")["layers"]]
     assert any(ranks)
-    assert {rank % 8 for each in ranks for rank in each} == {0}
-    # What was measured is remembered, for every method.
+    assert {rank % 8 for layer_ranks in ranks for rank in layer_ranks} == {0}
+    # Measurements are cached for all methods.
     latencies = project.folder / BUILD / "tucker/latencies/local.json"
     before = latencies.read_bytes()
     latencies.unlink()
@@ -137,15 +137,15 @@ def test_a_target_on_an_unknown_device_is_refused(with_method):
 
 
 @pytest.mark.slow
-def test_stages_factor_the_same_layers_further(with_method):
+def test_each_stage_decomposes_the_same_layers_at_lower_ranks(with_method):
     project = with_method(
         ranks=ALL | {"select": "ratio", "ratio": 3.0},
         schedule={"kind": "multi_stage", "stages": 2},
         finetune={"total_steps": 2},
     )
-    taken = rounds_of(project)
-    assert taken["1"] == taken["2"]
-    assert set(taken["1"]) == set(TAKEN)
+    factored = rounds_of(project)
+    assert factored["1"] == factored["2"]
+    assert set(factored["1"]) == set(LAYERS)
     first, second = (
         document(project, f"{at}/ranks.json")["layers"] for at in ("first", "rounds/2")
     )
@@ -155,7 +155,7 @@ def test_stages_factor_the_same_layers_further(with_method):
 
 
 @pytest.mark.slow
-def test_a_control_is_trained_as_it_is(with_method):
+def test_a_control_is_trained_without_factorizations(with_method):
     project = with_method(factorize={}, finetune={"steps": 2})
     assert rounds_of(project) == {"1": {}}
     assert document(project, "rounds/1/timing.json")["steps"] == 2

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear message, exit status not 0, nothing half-written."""
+"""Errors of the user: one clear message, an exit status other than 0, no incomplete files."""
 
 import pytest
 from projects import BUILD, RESULT, Project, job_counts
@@ -18,7 +18,9 @@ def refusal(project: Project, target: str = RESULT) -> str:
         ("results/resnet20_tuker.json", "tucker"),
     ],
 )
-def test_an_unknown_network_or_method_names_the_nearest(project: Project, target, nearest):
+def test_the_error_for_an_unknown_network_or_method_suggests_the_nearest(
+    project: Project, target, nearest
+):
     message = refusal(project, target)
     assert target in message
     assert "Did you mean" in message
@@ -35,7 +37,7 @@ use rule * from lowrank
 """
 
 
-def test_as_a_module_it_works_where_its_files_stay(project: Project):
+def test_the_workflow_can_be_used_as_a_module_unless_it_moves_files(project: Project):
     outer = project.folder / "outer.smk"
     outer.write_text(MODULE.format(""))
     options = ("--snakefile", "outer.smk", "--dry-run", "--")
@@ -46,14 +48,14 @@ def test_as_a_module_it_works_where_its_files_stay(project: Project):
     assert "a module with `prefix:`" in done.stdout
 
 
-def test_a_misspelt_parameter_is_named(project: Project):
+def test_the_error_for_a_misspelt_parameter_names_it(project: Project):
     project.change_params(finetune__learnin_rate=0.1)
     message = refusal(project)
     assert "finetune.learnin_rate" in message
     assert "'learning_rate'" in message
 
 
-def test_a_key_that_is_given_twice_is_named_with_both_lines(project: Project):
+def test_the_error_for_a_repeated_key_names_both_lines(project: Project):
     path = project.folder / "params.yaml"
     lines = path.read_text().splitlines()
     first = lines.index("finetune:") + 1
@@ -65,7 +67,7 @@ def test_a_key_that_is_given_twice_is_named_with_both_lines(project: Project):
     assert "Traceback" not in message
 
 
-def test_a_parameter_out_of_range_is_named_with_its_bounds(project: Project):
+def test_the_error_for_a_parameter_out_of_range_names_its_bounds(project: Project):
     project.change_params(methods__tucker__ranks__weaken=1.5)
     message = refusal(project)
     assert "methods.tucker.ranks.weaken" in message
@@ -73,14 +75,14 @@ def test_a_parameter_out_of_range_is_named_with_its_bounds(project: Project):
     assert "at most 1" in message
 
 
-def test_a_missing_checkpoint_is_named(project: Project):
+def test_the_error_for_a_missing_checkpoint_names_it(project: Project):
     (project.folder / "data/checkpoints/resnet20.safetensors").unlink()
     message = refusal(project)
     assert "data/checkpoints/resnet20.safetensors: no such checkpoint" in message
     assert "build/pretrain/resnet20.safetensors" in message
 
 
-def test_a_truncated_checkpoint_is_named_and_leaves_nothing(project: Project):
+def test_a_truncated_checkpoint_is_an_error_that_leaves_no_files(project: Project):
     path = project.folder / "data/checkpoints/resnet20.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     message = refusal(project)
@@ -91,7 +93,7 @@ def test_a_truncated_checkpoint_is_named_and_leaves_nothing(project: Project):
 
 
 @pytest.mark.slow
-def test_training_that_diverges_says_so(project: Project):
+def test_diverging_training_is_an_error(project: Project):
     project.change_params(
         finetune__learning_rate=90.0, finetune__warmup_fraction=0, finetune__precision="float32",
         finetune__momentum=0.99, finetune__steps=30, finetune__weight_decay=9.0,

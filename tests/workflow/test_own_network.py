@@ -1,4 +1,4 @@
-"""A user's own network and images: two entries in params.yaml, then one command."""
+"""A user's own network and images, with two entries in params.yaml and one command."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def own(project: Project) -> Project:
 
 
 @pytest.mark.slow
-def test_it_is_compressed_and_measured(own: Project):
+def test_the_network_is_compressed_and_measured(own: Project):
     own.snakemake("results/mynet_tucker.json")
     result = json.loads((own.folder / "results/mynet_tucker.json").read_text())
     assert result["macs"]["ratio"] > 1.1
@@ -67,7 +67,7 @@ def test_it_is_compressed_and_measured(own: Project):
     }
     assert layers["block.conv1"]["form"] == "tucker2"  # dilated, no bias
     assert layers["left"]["form"] == "tucker2"  # strided
-    assert layers["hidden"]["form"] == "tucker2"  # behind a flattened map
+    assert layers["hidden"]["form"] == "tucker2"  # after a flattened map
     assert layers["depthwise"]["form"] == "dense"
     assert "depthwise" in layers["depthwise"]["notes"]
     state = own.folder / "build/mynet/tucker/rounds/1/model.safetensors"
@@ -76,18 +76,18 @@ def test_it_is_compressed_and_measured(own: Project):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"checkpoint__mynet__factory": "mynett:build"}, "mynett"),
         ({"checkpoint__mynet__arguments": {"num_classes": 4}}, "mynet.pth: tensor"),
         ({"dataset__mine__train": "photos/trian"}, "photos/trian"),
     ],
 )
-def test_mistakes_are_told(own: Project, change: dict, told: str):
+def test_errors_in_params_yaml_are_reported(own: Project, change: dict, message: str):
     own.change_params(**change)
     done = own.run("snakemake", "--cores", "1", "results/mynet_tucker.json", check=False)
     assert done.returncode != 0
-    assert told in done.stdout
-    # Snakemake adds three lines of its own where the graph cannot be built.
+    assert message in done.stdout
+    # Snakemake adds three lines of its own if the graph cannot be built.
     assert "Traceback (most recent call last)" not in done.stdout
     assert not (own.folder / "build/mynet/original/model.safetensors").exists()

@@ -1,11 +1,11 @@
-"""A target of accuracy: trials, really run on a small network."""
+"""A target of `accuracy_drop`: a search with trials, run on a small network."""
 
 import json
 
 import pytest
 from projects import BUILD, Project, job_counts
 
-TAKEN = ["blocks.3.conv2", "blocks.4.conv2"]
+LAYERS = ["blocks.3.conv2", "blocks.4.conv2"]
 RANKS = {
     "select": "budget",
     "images": 10,
@@ -18,7 +18,7 @@ RANKS = {
 @pytest.fixture
 def searching(project: Project) -> Project:
     tucker = {
-        "factorize": {"conv": "tucker2", "include": TAKEN, "norm": "activation", "images": 20},
+        "factorize": {"conv": "tucker2", "include": LAYERS, "norm": "activation", "images": 20},
         "ranks": RANKS,
         "finetune": {"steps": 1},
     }
@@ -38,9 +38,9 @@ def test_the_best_trial_becomes_the_network(searching):
     assert shares == pytest.approx([0.93915, 0.91937], abs=1e-4)
     assert read(searching, f"{BUILD}/tucker/search.json")["taken"] == 2
     for name in ("first/ranks.json", "rounds/1/model.safetensors"):
-        of_trial = (searching.folder / BUILD / "tucker_trial2" / name).read_bytes()
-        assert (searching.folder / BUILD / "tucker" / name).read_bytes() == of_trial
-    # The second trial knows what layers lose from the first.
+        content = (searching.folder / BUILD / "tucker_trial2" / name).read_bytes()
+        assert (searching.folder / BUILD / "tucker" / name).read_bytes() == content
+    # The second trial reuses the losses of layers that the first has measured.
     first, second = (
         read(searching, f"{BUILD}/tucker_trial{n}/first/ranks.json")["losses"] for n in (1, 2)
     )
@@ -49,7 +49,7 @@ def test_the_best_trial_becomes_the_network(searching):
     assert job_counts(searching.snakemake("-n", network)) == {}
 
 
-def test_a_search_among_rounds_is_refused(searching):
+def test_a_search_with_several_rounds_is_refused(searching):
     searching.change_params(methods__tucker__schedule={"kind": "iterative"})
     done = searching.run("snakemake", "-n", check=False)
     assert done.returncode

@@ -1,5 +1,5 @@
-# Checks the configuration, names the wildcards, and answers what depends on both. The answers
-# come from lowrank.graph, where they can be tested.
+# Check the configuration, declare the wildcards, and create GRAPH, which computes inputs and
+# parameters of the rules. Its code is in lowrank.graph, where it can be tested.
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -12,7 +12,7 @@ from lowrank.graph.recording import record_run
 from lowrank.graph.snakemake_run import (
     begin_run,
     builds_outputs,
-    end_steps_when_told,
+    end_steps_on_signal,
     refuse_moved_files,
 )
 from lowrank.graph.names import LAYER_NAME
@@ -22,16 +22,17 @@ from lowrank.steps.options import command
 prefer_this_environment()
 remember_profile(sys.argv[1:])
 
-# Steps that train side by side on the same cores take many times as long as one after the other:
-# the threads of each wait for one another. Not where a cluster's nodes run the jobs.
+# Limit the cores, because steps that train in parallel on the same cores are many times slower than
+# one after the other: their threads wait for each other. On a cluster, the nodes run the jobs.
 if workflow.nodes is None and (workflow.resource_settings.cores or 0) > available_cpu_count():
     logger.warning(
-        f"--cores {workflow.cores}: this machine has {available_cpu_count()}; no more are used."
+        f"--cores {workflow.cores}: this machine has only {available_cpu_count()} cores, which"
+        " are used."
     )
     workflow.register_resource("_cores", available_cpu_count())
 
-# Those of the command line come first there. A workflow that takes this one as a module brings a
-# configuration of its own.
+# params.yaml first: Snakemake lists the files of the command line before it. A workflow that uses
+# this one as a module has its own configuration file.
 files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
     refuse_moved_files(workflow)
@@ -40,8 +41,8 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params
 
-# One run at a time in this folder. Before any file is looked at: what is missing or stale now may
-# be there when another run has ended.
+# Allow one run at a time in this folder. Take the lock before any file is read, because files that
+# are missing or stale now may be made by the other run.
 try:
     if begin_run(workflow, logger.warning):
         GRAPH.begin_stage()
@@ -50,27 +51,27 @@ except UserError as error:
 
 
 onstart:
-    end_steps_when_told(logger.warning)
+    end_steps_on_signal(logger.warning)
 
 
-# So that a `dvc repro` after this run keeps what it built and builds nothing twice.
+# Record the outputs, so that a later `dvc repro` keeps them and builds nothing again.
 onsuccess:
     if builds_outputs(workflow):
         record_run(workflow.dag.jobs, config, GRAPH, logger.warning)
 
 
 wildcard_constraints:
-    # Alternations of the known names, so that `mobilenet_v2_tucker` splits in one way only.
-    model=GRAPH.one_of("checkpoint"),
-    method=GRAPH.one_of("methods"),
-    dataset=GRAPH.one_of("dataset"),
-    device=GRAPH.one_of("benchmark"),
-    study=GRAPH.one_of("studies") or "none",
-    # A layer's name in its network: `features.conv1_1`.
+    # Only known names, so that `mobilenet_v2_tucker` can be split in only one way.
+    model=GRAPH.names_pattern("checkpoint"),
+    method=GRAPH.names_pattern("methods"),
+    dataset=GRAPH.names_pattern("dataset"),
+    device=GRAPH.names_pattern("benchmark"),
+    study=GRAPH.names_pattern("studies") or "none",
+    # Name of a layer in its network, such as `features.conv1_1`.
     layer=LAYER_NAME,
     # Rounds and trials count from 1.
     round=r"[1-9]\d*",
     number=r"[1-9]\d*",
-    # Where a round's ranks and factors are: the first round's apart from the later ones, which
-    # depend on fine-tuning and so belong to the DVC stage `finetune`.
+    # Folder of a round's ranks and factors. The first round has its own folder. The later rounds
+    # depend on fine-tuning, so they belong to the DVC stage `finetune`.
     at=r"first|rounds/[1-9]\d*",

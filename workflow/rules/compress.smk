@@ -1,5 +1,5 @@
-# A round: ranks for its layers, factors for each, then fine-tuning. The next round starts from
-# the network of the last.
+# A round: choose the ranks of its layers, decompose each layer, then fine-tune. The next round starts
+# from the network of the previous one.
 
 
 rule select_ranks:
@@ -7,8 +7,8 @@ rule select_ranks:
         state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
-        # To measure what each layer is worth, and to try what was chosen.
-        dataset=GRAPH.compress.measured_on,
+        # For measuring the loss of each layer, and for evaluating the chosen ranks.
+        dataset=GRAPH.compress.measured_dataset,
         splits=GRAPH.compress.measured_splits,
         moments=GRAPH.compress.measured_moments,
         latencies=GRAPH.compress.latencies,
@@ -33,21 +33,21 @@ rule select_ranks:
         stages_left=GRAPH.compress.stages_left,
         predict=GRAPH.compress.predict,
         threads=PARAMS.select_ranks.threads,
-        # The moments are gone when these change, and so cannot tell.
+        # The moments are temporary, so a change of these settings must be a parameter.
         calibration=GRAPH.compress.measured_calibration_json,
     shell:
         command("select_ranks")
 
 
-# For a target of latencies: layers are measured, a first choice made of them, its network measured
-# in one piece, and ranks chosen again with what that showed. What was measured is remembered for
-# every model and method.
+# For a target of latency: measure layers, make a first choice of ranks, measure its network in one
+# piece, and choose the ranks again with the corrected latencies. Measured latencies of layers are
+# stored and used for all models and methods.
 use rule select_ranks as draft_ranks with:
     input:
         state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         replaceable="build/{model}/original/replaceable.json",
-        dataset=GRAPH.compress.measured_on,
+        dataset=GRAPH.compress.measured_dataset,
         splits=GRAPH.compress.measured_splits,
         moments=GRAPH.compress.measured_moments,
         latencies=GRAPH.compress.latencies_of_layers,
@@ -93,7 +93,7 @@ rule profile_layers:
         output="build/{model}/{method}/latencies/{device}.json",
     log:
         "logs/profile_layers/{model}/{method}/{device}.log",
-    # All cores, so that no other job of this run disturbs the clock.
+    # All cores, so that no other job of this run disturbs the measurement.
     threads: workflow.cores
     params:
         network=GRAPH.network_json,
@@ -108,7 +108,7 @@ rule profile_layers:
         command("profile_layers")
 
 
-# For `norm: activation`. Large, quickly made again, and needed by one round alone.
+# For `norm: activation`. The file is temporary: it is large, quick to make, and used by one round.
 rule calibrate:
     input:
         state=GRAPH.compress.state_before,
@@ -135,12 +135,12 @@ rule decompose:
         state=GRAPH.compress.state_before,
         table="data/networks/{model}.json",
         plan="build/{model}/{method}/{at}/ranks.json",
-        moments=GRAPH.compress.moments_beside,
-        # For `sequential`.
-        original=GRAPH.compress.original_beside,
+        moments=GRAPH.compress.layer_moments,
+        # Only for `sequential`.
+        original=GRAPH.compress.sequential_original,
         before=GRAPH.compress.factors_before,
-        dataset=GRAPH.compress.images_beside,
-        splits=GRAPH.compress.splits_beside,
+        dataset=GRAPH.compress.sequential_dataset,
+        splits=GRAPH.compress.sequential_splits,
     output:
         factors="build/{model}/{method}/{at}/factors/{layer}.safetensors",
     log:
@@ -150,13 +150,13 @@ rule decompose:
         network=GRAPH.network_json,
         code=GRAPH.code("decompose", "calibrate"),
         threads=GRAPH.compress.threads_of_decompose,
-        images=GRAPH.compress.number_of_images_beside,
+        images=GRAPH.compress.sequential_images,
         calibration=GRAPH.compress.calibration_json,
     shell:
         command("decompose")
 
 
-# Once for a model, where one of its methods has `distill` for plain images.
+# Runs once for each model, if one of its methods has `distill` with plain images.
 rule teacher_outputs:
     input:
         state="build/{model}/original/model.safetensors",
@@ -196,9 +196,9 @@ rule finetune:
         network=GRAPH.network_json,
         code=GRAPH.code("finetune"),
         settings=lambda wildcards: GRAPH.compress.finetune(wildcards).model_dump_json(),
-        # Where `select_ranks` may have left that to this step.
+        # Below 1 if `select_ranks` has not evaluated the ranks, so this step must check the drop.
         largest_drop=GRAPH.compress.largest_drop,
-        # The test split is only ever reported, so the rounds before the last leave it alone.
+        # The test split is only used for reports, so only the last round uses it.
         test=GRAPH.compress.is_last,
     shell:
         command("finetune")

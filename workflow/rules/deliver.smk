@@ -1,4 +1,4 @@
-# What a user takes away: the ONNX files, what they cost on a device, and the result.
+# Files for delivery: the ONNX files, their measurements on devices, and the result.
 
 
 rule export_onnx:
@@ -41,8 +41,8 @@ use rule export_onnx as export_original with:
         accuracy=False,
 
 
-# What a device's processor can do decides the types of int8 files. The description of this machine
-# is made again when its processor or its ONNX Runtime is another.
+# The processor of a device determines the types of int8 files. The description of this machine is
+# made again if its processor or its ONNX Runtime has changed.
 rule describe_device:
     output:
         output="build/devices/{device}.json",
@@ -56,8 +56,8 @@ rule describe_device:
         command("describe_device")
 
 
-# For methods with `quantize`. The folder is DVC's, which keeps one for every method: it holds a
-# report alone where nothing is quantised.
+# For methods with `quantize`. DVC requires the folder for every method. It contains only a report if
+# nothing is quantized.
 rule quantize:
     input:
         model="build/{model}/{method}/model.onnx",
@@ -65,13 +65,13 @@ rule quantize:
         dataset=GRAPH.dataset,
         devices=GRAPH.deliver.descriptions,
         splits="build/{model}/original/splits",
-        # The control, where the method leaves the original as it is.
+        # The control, if the method does not change the original.
         ready=GRAPH.deliver.ready_int8,
     output:
         folder=directory("build/{model}/{method}/int8"),
     log:
         "logs/quantize/{model}/{method}.log",
-    # All cores where nodes are timed, so that no other job of this run disturbs the clock.
+    # All cores if nodes are timed, so that no other job of this run disturbs the measurement.
     threads: workflow.cores if PARAMS.quantize.by_time else PARAMS.quantize.threads
     params:
         code=GRAPH.code("quantize"),
@@ -82,7 +82,7 @@ rule quantize:
         command("quantize")
 
 
-# The control of every result: what int8 alone gives, without any compression.
+# The control of every result: the original in int8, without compression.
 use rule quantize as quantize_original with:
     input:
         model="build/{model}/original/model.onnx",
@@ -108,7 +108,7 @@ rule benchmark:
         compressed="build/{model}/{method}/model.onnx",
         quantized=GRAPH.deliver.quantized,
         control="build/{model}/original/int8",
-        # Some images, whose answers on the device are compared with those expected.
+        # Some images, for which outputs on the device are compared with the expected outputs.
         dataset=GRAPH.dataset,
         state="build/{model}/original/model.safetensors",
         processor="build/devices/{device}.json",
@@ -116,7 +116,7 @@ rule benchmark:
         output="build/{model}/{method}/benchmark/{device}.json",
     log:
         "logs/benchmark/{model}/{method}/{device}.log",
-    # All cores, so that no other job of this run disturbs the clock.
+    # All cores, so that no other job of this run disturbs the measurement.
     threads: workflow.cores
     params:
         code=GRAPH.code("benchmark"),
@@ -125,7 +125,7 @@ rule benchmark:
         command("benchmark")
 
 
-# Lists of files come from functions: `consider-ancient` in profiles/dvc passes over plain lists.
+# Lists of files come from functions, because `consider-ancient` in profiles/dvc ignores plain lists.
 rule summarize:
     input:
         original="build/{model}/original/metrics.json",
@@ -142,7 +142,7 @@ rule summarize:
         search=GRAPH.search.search,
         benchmarks=GRAPH.deliver.benchmarks,
         table="data/networks/{model}.json",
-        # Made here when the graph is read, wherever the other files are.
+        # Local, because it is made in this folder when the graph is read.
         first_run=local(GRAPH.first_run()),
     output:
         result="results/{model}_{method}.json",
@@ -150,7 +150,7 @@ rule summarize:
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
-        # Not deleted before the job, which replaces its own files there and leaves a user's alone.
+        # `update` does not delete the folder before the job. The job replaces only lowrank's files.
         delivered=update(directory("models/{model}_{method}")),
     log:
         "logs/summarize/{model}/{method}.log",
@@ -161,7 +161,7 @@ rule summarize:
         command("summarize")
 
 
-# A result that no rule makes: say which name is wrong instead of "no rule to produce".
+# A result that no rule makes. Report the wrong name instead of Snakemake's "no rule to produce".
 rule unknown_result:
     input:
         GRAPH.refuse,

@@ -1,8 +1,8 @@
-# Data and trained networks, in one form each.
+# Datasets and trained networks, each converted to one format.
 
 
-# Not deleted before the job, but replaced by it when the new one is complete: what cannot be
-# fetched again must not be lost.
+# `update` does not delete the old dataset before the job. The job replaces it when the new one is
+# complete, so data that cannot be downloaded again is not lost.
 rule dataset:
     output:
         output=update(directory("data/datasets/{dataset}")),
@@ -17,7 +17,7 @@ rule dataset:
         command("dataset")
 
 
-# Which images choices about a network are made on, and which are reported.
+# Divide images into those for choices about a network, for reports and for training.
 rule splits:
     input:
         dataset=GRAPH.dataset,
@@ -35,8 +35,9 @@ rule splits:
         command("splits")
 
 
-# What the graph knows of a network. Reading the Snakefile makes a table that is missing or stale,
-# because the graph depends on it; this rule makes it on demand, `--forcerun inspect`.
+# The layer table, which describes a network to the graph. Missing and stale tables are already made
+# when the Snakefile is read, because the graph depends on them. This rule makes a table on demand,
+# with `--forcerun inspect`.
 rule inspect:
     output:
         "data/networks/{model}.json",
@@ -49,7 +50,7 @@ rule inspect:
         " --name {wildcards.model} --output {output} -- {params.network:q}"
 
 
-# For DVC, which compares files: the digests that the rules have as parameters.
+# The code digests, which are parameters of the rules, as a file for DVC.
 rule code:
     output:
         output="build/code.json",
@@ -62,7 +63,7 @@ rule code:
         command("code")
 
 
-# Without `code`: what the registry offers is what arrives, whatever fetches it.
+# Without the parameter `code`, because the downloaded file does not depend on lowrank's code.
 rule fetch_weights:
     output:
         output=update(GRAPH.networks.downloaded("{model}")),
@@ -83,7 +84,7 @@ rule checkpoint:
     output:
         state="build/{model}/original/model.safetensors",
         metrics="build/{model}/original/metrics.json",
-        # Layers that no factors can replace without changing what the network computes.
+        # Layers that cannot be replaced, because even exact factors change the network's outputs.
         replaceable="build/{model}/original/replaceable.json",
     log:
         "logs/checkpoint/{model}.log",
@@ -97,7 +98,7 @@ rule checkpoint:
         command("checkpoint")
 
 
-# How the shipped checkpoints were made. Nothing asks for its output unless a user does, by name.
+# Makes the shipped checkpoints. It runs only if a user requests its output by name.
 rule pretrain:
     input:
         dataset=GRAPH.dataset,

@@ -1,7 +1,8 @@
-# All variants side by side, and what `snakemake --report report.html` shows.
+# Comparison of all variants, and the pictures that `snakemake --report report.html` shows.
 
 
-# Beside the matrix every result that is there. Not as inputs: those would be built.
+# Includes all existing results, not only the matrix. Other results are not inputs, because they
+# would be built.
 rule overview:
     input:
         results=GRAPH.report.matrix_results,
@@ -43,7 +44,7 @@ rule overview:
         command("overview")
 
 
-# DVC draws the same from the tables by itself.
+# DVC draws its own plots from the same tables.
 rule draw:
     input:
         result="results/{model}_{method}.json",

@@ -1,5 +1,5 @@
-# A target of accuracy: trials that halve a range of costs. Each is a method of its own, of the name
-# `<method>_trial<number>`, made by the ordinary rules at the share that `next_trial` names.
+# The search for a target of `accuracy_drop`: each trial halves the range of costs. A trial is a method
+# named `<method>_trial<number>`. The ordinary rules build it, at the share that `next_trial` chooses.
 
 
 rule next_trial:
@@ -40,7 +40,7 @@ rule judge_trial:
         command("judge_trial")
 
 
-# The original in int8 is a candidate, too.
+# The original in int8 is also a candidate.
 use rule judge_trial as judge_control with:
     input:
         original="build/{model}/original/model.onnx",
@@ -55,7 +55,7 @@ use rule judge_trial as judge_control with:
         "logs/judge_control/{model}/{method}.log",
 
 
-# The network of the best trial becomes that of the method.
+# The network of the best trial becomes the network of the method.
 rule settle:
     input:
         trials=GRAPH.search.all_trials,

@@ -1,4 +1,4 @@
-# Comparisons of methods that differ in one thing. On demand: `make study`.
+# Comparisons of methods that differ in one choice, on demand: `make study`.
 
 
 rule study:

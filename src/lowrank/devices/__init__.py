@@ -1,4 +1,4 @@
-"""ONNX Runtime only: measuring a model here or on another machine."""
+"""Measure ONNX models on this machine or on another one, with ONNX Runtime alone."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _KINDS: dict[str, Callable[[str, dict[str, Any]], Device]] = {
 
 
 def create_device(name: str, settings: dict[str, Any]) -> Device:
-    """Create the device that the user calls `name`, with its settings for every measurement.
+    """Create the device `name` with the settings that apply to all its measurements.
 
-    `settings["kind"]` says what it is; without it, the name is the kind. Raises DeviceError for a
-    kind that is not known.
+    `settings["kind"]` selects the kind of device. If it is missing, `name` is the kind. Raises
+    DeviceError for an unknown kind.
     """
     kind = settings.get("kind", name)
     if kind not in _KINDS:
         raise DeviceError(
-            f"device '{name}' is of an unknown kind '{kind}'. Known: {', '.join(sorted(_KINDS))}. "
+            f"device '{name}' has the unknown kind '{kind}'. Known: {', '.join(sorted(_KINDS))}. "
             "Correct it in params.yaml."
         )
     return _KINDS[kind](name, settings)

@@ -1,4 +1,4 @@
-"""What a model answers to real images, and whether two machines answer alike."""
+"""Compute a model's outputs for real images, and compare the outputs of two machines."""
 
 from __future__ import annotations
 
@@ -11,81 +11,93 @@ import numpy as np
 from lowrank.devices.device import DeviceError, MeasureSettings
 from lowrank.devices.runtime import open_session
 
-# Float: sums in another order differ by 1e-6 of the outputs, products in bfloat16 by some 1e-3.
-# The same bound holds between the exported file and PyTorch.
+# In float, a different order of summation changes the outputs by about 1e-6 of their norm, and
+# products in bfloat16 by about 1e-3. The exported file must agree with PyTorch to the same bound.
 LARGEST_FLOAT_ERROR = 1e-3
-# int8: a sum that lies between two steps may be rounded either way, and each layer passes that on.
-# Correct kernels come to 0.002 to 0.005 of the outputs on VGG-16 and ResNet-20, and no image of 200
-# changes its class. Saturation without VNNI comes to 0.24 on ResNet-20, 15 % of classes change.
+# In int8, a sum between two quantization steps may be rounded either way, and each layer passes the
+# difference on. On VGG-16 and ResNet-20, correct kernels differ by 0.002 to 0.005 of the norm and
+# none of 200 images changes its class. Saturation without VNNI differs by 0.24 on ResNet-20, where
+# 15 % of the images change their class.
 LARGEST_INT8_ERROR = 0.05
 LARGEST_INT8_CHANGED_PERCENT = 5.0
 
 
 def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:
-    """Run a model over the images of a .npy file, (N, C, H, W), float32; its outputs, (N, outputs).
+    """Run a model on the images of a .npy file and return its outputs, (N, outputs).
 
-    Raises DeviceError as `open_session` does, and for images that the model does not take.
+    The images are float32, (N, C, H, W). Images that do not fill a complete batch are left out.
+    Raises DeviceError like `open_session`, and if the images do not fit the model.
     """
     session = open_session(model, settings)
     data = np.load(images)
-    (given,) = session.get_inputs()
-    batch = given.shape[0] if isinstance(given.shape[0], int) else settings.batch_size
-    whole = len(data) - len(data) % batch
-    if not whole or list(data.shape[1:]) != list(given.shape[1:]):
+    (model_input,) = session.get_inputs()
+    shape = model_input.shape
+    batch = shape[0] if isinstance(shape[0], int) else settings.batch_size
+    count = len(data) - len(data) % batch
+    if not count or list(data.shape[1:]) != list(shape[1:]):
         raise DeviceError(
-            f"{model}: it takes images of shape {given.shape}; {data.shape} were given to compare "
-            "its answers."
+            f"{model}: the model takes images of shape {shape}, but the images for the comparison "
+            f"of its outputs ({images}) have shape {data.shape}. Prepare images of that shape."
         )
-    found = [
-        session.run(None, {given.name: data[start : start + batch]})[0]
-        for start in range(0, whole, batch)
+    outputs = [
+        session.run(None, {model_input.name: data[start : start + batch]})[0]
+        for start in range(0, count, batch)
     ]
-    return np.concatenate(found).reshape(whole, -1).tolist()
+    return np.concatenate(outputs).reshape(count, -1).tolist()
 
 
 def expected_answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:
-    """What the file itself says: each node by its own float kernel, nothing fused.
+    """Return the reference outputs of a model file, computed without graph optimization.
 
-    An int8 file is computed in float between its conversions, so that neither saturation nor a
-    wrong integer kernel of this machine is in it.
+    Every node runs in its own float kernel and nothing is fused. An int8 model is computed in float
+    between its conversions. So neither saturation nor a wrong integer kernel of this machine can
+    affect the result. Parameters, return value and DeviceError are as in `answers`.
     """
     return answers(model, images, dataclasses.replace(settings, optimization="none"))
 
 
 def agreement(
-    found: list[list[float]], expected: list[list[float]], *, in_int8: bool
+    outputs: list[list[float]], expected: list[list[float]], *, in_int8: bool
 ) -> dict[str, Any]:
-    """Compare a device's answers with those that are expected.
+    """Compare a device's outputs with the expected outputs.
+
+    Parameters
+    ----------
+    outputs, expected : list of list of float, (images, outputs)
+        The outputs of the device, and the reference outputs.
+    in_int8 : bool
+        Whether the model is an int8 model, for which the limits are wider.
 
     Returns
     -------
     dict
-        `images`; `relative_error`, the norm of the difference over that of what is expected;
-        `changed_percent`, the images whose largest output is another; `warning`, or None where
-        the difference is rounding.
+        `images`, the number of compared images; `relative_error`, the norm of the difference
+        divided by the norm of the expected outputs; `changed_percent`, the share of images whose
+        predicted class changed; `warning`, a text for the user, or None if the difference is only
+        rounding.
     """
-    got, wanted = np.array(found, np.float64), np.array(expected, np.float64)
-    got, wanted = got[: len(wanted)], wanted[: len(got)]
-    difference, norm = np.linalg.norm(got - wanted), np.linalg.norm(wanted)
-    # NaN compares as false: what is not a number is an infinite error.
+    actual, reference = np.array(outputs, np.float64), np.array(expected, np.float64)
+    actual, reference = actual[: len(reference)], reference[: len(actual)]
+    difference, norm = np.linalg.norm(actual - reference), np.linalg.norm(reference)
+    # Comparisons with NaN are false, so an error that is not finite becomes a very large one.
     error = float(difference / norm) if norm > 0 else float(difference > 0)
     error = error if np.isfinite(error) else 1e30
-    changed = 100.0 * float((got.argmax(1) != wanted.argmax(1)).mean())
+    changed = 100.0 * float((actual.argmax(1) != reference.argmax(1)).mean())
     limit = LARGEST_INT8_ERROR if in_int8 else LARGEST_FLOAT_ERROR
     most_changed = LARGEST_INT8_CHANGED_PERCENT if in_int8 else 0.0
-    # In float a tie of two classes may fall either way: the error decides alone.
+    # In float only the error decides, because a tie between two classes can change with rounding.
     wrong = error > limit or (in_int8 and changed > most_changed)
     warning = None
     if wrong:
         warning = (
-            f"its outputs differ from what the file says by {error:.3g} of their norm, and "
-            f"{changed:.1f} % of {len(got)} images get another class (rounding comes to at most "
-            f"{limit:g} and {most_changed:g} %): ONNX Runtime computes it wrongly on this device. "
-            "Its accuracy there is not the one stated. Try another version of onnxruntime"
-            + (", or `quantize.reduce_range: true`" if in_int8 else "")
+            f"its outputs differ from the reference outputs of the file by {error:.3g} of their "
+            f"norm, and {changed:.1f} % of {len(actual)} images get another class (rounding causes "
+            f"at most {limit:g} and {most_changed:g} %): ONNX Runtime computes this model wrongly "
+            "on this device. Its accuracy there is not the stated accuracy. Try another version of "
+            "onnxruntime" + (", or `quantize.reduce_range: true`" if in_int8 else "")
         )
     return {
-        "images": len(got),
+        "images": len(actual),
         "relative_error": error,
         "changed_percent": changed,
         "warning": warning,

@@ -1,6 +1,6 @@
-"""What a machine does while it measures: load, clocks, heat, and who else takes its processor.
+"""Record the state of a machine during a measurement: load, clock, heat, other processes.
 
-Linux tells; where a figure is not to be had, it is None.
+The figures come from Linux. A figure that is not available is None.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Above these shares of one core a measurement is not to be trusted.
-_OTHERS = 0.15
-_STOLEN = 0.05
+# A measurement is unreliable if other processes or the host take more than these shares of a core.
+_MAX_OTHER_CPU = 0.15
+_MAX_STOLEN_CPU = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Counters of the machine and of this process, at one moment.
+    """Counters of the machine and of this process at one moment.
 
-    `busy` and `stolen` are seconds that all cores together worked, and that a host took from them;
-    `own` those of this process; `throttled` how often heat has slowed a core.
+    `wall` is the time in s. `own` is the processor time of this process in s. `busy` is the time
+    that all cores together have worked, in s, and `stolen` the time that the host of a virtual
+    machine has taken from them. `throttled` counts how often heat has slowed a core.
     """
 
     wall: float
@@ -33,7 +34,7 @@ class Snapshot:
 
     @classmethod
     def now(cls, root: Path = Path("/")) -> Snapshot:
-        """Of this moment."""
+        """Read the counters now."""
         busy, stolen = _cpu_seconds(root)
         counts = [
             _number(path)
@@ -51,12 +52,13 @@ class Snapshot:
         )
 
     def until(self, later: Snapshot) -> dict[str, Any]:
-        """What happened between: shares of one core that others and the host took, and heat.
+        """Return what happened between this snapshot and a later one.
 
         Returns
         -------
         dict
-            `other_cpu`, `stolen_cpu`, `throttled`; each None where the system does not tell.
+            `other_cpu` and `stolen_cpu`, the shares of one core that other processes and the host
+            took; `throttled`, how often heat slowed a core. Each is None if not available.
         """
         wall = max(later.wall - self.wall, 1e-9)
         others = stolen = throttled = None
@@ -70,7 +72,7 @@ class Snapshot:
 
 
 def state_of_machine(root: Path = Path("/")) -> dict[str, Any]:
-    """Load before a measurement, the clock's governor, and the hottest sensor in °C."""
+    """Return the load, the frequency governor and the temperature of the hottest sensor in °C."""
     load = None
     with contextlib.suppress(OSError):
         load = os.getloadavg()[0]
@@ -79,8 +81,8 @@ def state_of_machine(root: Path = Path("/")) -> dict[str, Any]:
         path = root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
         governor = path.read_text().strip() or None
     sensors = [_number(path) for path in root.glob("sys/class/thermal/thermal_zone*/temp")]
-    # Thousandths of a degree; a sensor that is off tells 0 or less.
-    degrees = [each / 1000 for each in sensors if each is not None and each > 0]
+    # In thousandths of a degree. A sensor that is off reads 0 or less.
+    degrees = [reading / 1000 for reading in sensors if reading is not None and reading > 0]
     return {
         "load": load,
         "governor": governor,
@@ -89,29 +91,30 @@ def state_of_machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def warnings_of(conditions: dict[str, Any]) -> list[str]:
-    """What speaks against a measurement, for a user."""
-    found = []
-    if (conditions["other_cpu"] or 0) > _OTHERS:
-        found.append(f"other processes took {conditions['other_cpu']:.2f} of a core")
-    if (conditions["stolen_cpu"] or 0) > _STOLEN:
-        found.append(f"the host took {conditions['stolen_cpu']:.2f} of a core away")
+    """Return the reasons, as texts for the user, why a measurement may be unreliable."""
+    warnings = []
+    if (conditions["other_cpu"] or 0) > _MAX_OTHER_CPU:
+        warnings.append(f"other processes took {conditions['other_cpu']:.2f} of a core")
+    if (conditions["stolen_cpu"] or 0) > _MAX_STOLEN_CPU:
+        warnings.append(f"the host took {conditions['stolen_cpu']:.2f} of a core away")
     if conditions["throttled"]:
-        found.append(f"heat slowed the processor {conditions['throttled']} times")
+        warnings.append(f"heat slowed the processor {conditions['throttled']} times")
     if not conditions["settled"]:
-        found.append("the models never ran evenly while they warmed up")
-    return found
+        warnings.append("the latency of the models did not become stable during the warm-up")
+    return warnings
 
 
 def _cpu_seconds(root: Path) -> tuple[float | None, float | None]:
-    """Seconds that all cores have worked, and that a host took from them."""
+    """Return the time that all cores have worked and the time taken by the host, in s."""
     try:
         first = (root / "proc/stat").read_text().splitlines()[0].split()
-        ticks = [int(each) for each in first[1:]]
+        ticks = [int(field) for field in first[1:]]
         user, nice, system, _, _, interrupts, soft, stolen = ticks[:8]
     except (OSError, ValueError, IndexError):
         return None, None
-    second = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + interrupts + soft) / second, stolen / second
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    busy = user + nice + system + interrupts + soft
+    return busy / ticks_per_second, stolen / ticks_per_second
 
 
 def _number(path: Path) -> float | None:

@@ -1,7 +1,7 @@
-"""What a device is, what a measurement is asked for, and the one exception for what goes wrong.
+"""The device interface, the settings of a measurement, and the exception that devices raise.
 
-This folder needs NumPy, ONNX Runtime and Python 3.9 or later, and nothing else of the package, so
-that it can be copied to a board as it is.
+This folder needs only Python 3.9 or later, NumPy and ONNX Runtime. It imports nothing else from
+the package, so it can be copied to a board unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Protocol
 
-# What ONNX Runtime calls products with weights.
+# ONNX Runtime's names for operators that multiply by weights.
 FLOAT_PRODUCTS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 )
@@ -19,21 +19,22 @@ INTEGER_PRODUCTS = frozenset(
     {"QLinearConv", "QLinearConvTranspose", "QGemm", "QLinearMatMul"}
     | {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
-# Levels of graph optimisation.
+# Graph optimization levels.
 OPTIMIZATIONS = ("all", "extended", "basic", "none")
-# What a quantised model has before and behind them.
+# Operators that a quantized model has before and after those products.
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class DeviceError(Exception):
-    """A device, a model file or a setting is not as it must be for a measurement.
+    """Raised when a device, a model file or a setting makes a measurement impossible.
 
-    The message is one paragraph for the user: what was found, what was expected, what to do.
+    The message is one paragraph for the user. It says what was found, what was expected and what
+    to do.
     """
 
 
 class Device(Protocol):
-    """A place where models run."""
+    """A machine that runs models."""
 
     name: str
 
@@ -43,64 +44,72 @@ class Device(Protocol):
         Parameters
         ----------
         original, compressed : Path
-            Models of one input each, of floating-point images.
+            ONNX models with a single input: a batch of floating-point images.
         settings : dict
             Fields of `MeasureSettings` by name.
 
         Returns
         -------
         dict
-            `original` and `compressed`, each with the latencies `p50`, `p90`, `p99` and `mean` of
-            one run in ms; `speedup`, the median over pairs of turns of original / compressed, each
-            the median of its turn, and `speedup_low` and `speedup_high`, which hold it 95 times in
-            100; `repeats`, the runs of each that were counted; `memory_mb`, what loading and
-            running each adds to the peak memory of a process, in 10^6 bytes; `environment`;
-            `conditions` of the machine meanwhile, with a `warning` or None; `energy_mj` of one run
-            of each, less what the idle machine takes, None and `not_measured` where nothing counts
-            it. No paths.
+            The measurement, without any paths:
+
+            - `original` and `compressed`: the latencies `p50`, `p90`, `p99` and `mean` of one run,
+              in ms.
+            - `speedup`: the ratio original / compressed of the median latencies of two paired
+              turns, as the median over all pairs. `speedup_low` and `speedup_high` are the bounds
+              of its 95 % confidence interval.
+            - `repeats`: the number of counted runs of each model.
+            - `memory_mb`: by how much loading and running each model raises the peak memory of a
+              process, in 10^6 bytes.
+            - `environment`: see `environment`.
+            - `conditions`: the state of the machine during the measurement, with a `warning` or
+              None.
+            - `energy_mj`: the energy of one run of each model, without the idle consumption. If
+              no counter is available, the values are None and `not_measured` gives the reason.
 
         Raises
         ------
         DeviceError
-            When a model cannot be read or run, or a setting cannot be met.
+            If a model cannot be read or run, or if a setting is not supported.
         """
 
     def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
-        """Why an int8 model is run in float here, for a user; None where it is not.
+        """Return the reason why this device runs an int8 model in float, or None if it does not.
 
-        A runtime without int8 kernels computes such a model in float, slower than the float model.
-        `settings` as for `measure`; DeviceError likewise.
+        A runtime without int8 kernels computes an int8 model in float, slower than the float
+        model. The reason is a text for the user. `settings` and DeviceError are as in `measure`.
         """
 
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What latencies depend on: the runtime's version, the provider, threads, the processor."""
+        """Return what latencies depend on: runtime version, provider, threads and processor."""
 
     def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What the processor can do: see `Processor.to_json`, and `runtime_version`."""
+        """Return the features of the processor (`Processor.to_json`) and `runtime_version`."""
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
-        """What a model answers there, (batch, outputs), to the noise that it is measured on.
+        """Return the outputs of a model, (batch, outputs), for the noise that it is measured on.
 
-        The same noise on every device: answers can be compared. `settings` as for `measure`;
-        DeviceError likewise.
+        The noise is the same on every device, so outputs can be compared between devices.
+        `settings` and DeviceError are as in `measure`.
         """
 
     def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
-        """What a model answers there to the images of a .npy file, (N, C, H, W): (N, outputs).
+        """Return the outputs of a model, (N, outputs), for the images of a .npy file, (N, C, H, W).
 
-        Of the images that fill whole batches. `settings` as for `measure`; DeviceError likewise.
+        Images that do not fill a complete batch are left out. `settings` and DeviceError are as in
+        `measure`.
         """
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
-        """The time of each node of one ONNX model, by its name in the optimized graph.
+        """Return the time of each node of an ONNX model, by its name in the optimized graph.
 
-        `settings` as for `measure`; DeviceError likewise.
+        `settings` and DeviceError are as in `measure`.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeTime:
-    """What a node takes: its operator, as ONNX Runtime calls it, and ms in one run."""
+    """The operator of a node, as ONNX Runtime names it, and the node's time in one run, in ms."""
 
     operator: str
     milliseconds: float
@@ -108,15 +117,32 @@ class NodeTime:
 
 @dataclasses.dataclass(frozen=True)
 class MeasureSettings:
-    """How to measure.
+    """The settings of a measurement.
 
-    `threads` inside an operator; the ONNX Runtime execution `provider` and the level of its graph
-    `optimization`; `batch_size` in images. In each of several `sittings`, processes of their own:
-    `warmup_seconds` for each model at least, before the first timed run; then turns of `turn_runs`
-    runs of one model and of the other. Of each turn the first run is not counted, unless it is the
-    only one. In all at least `repeats` runs of each are, and more until those of both have taken
-    `seconds`. Energy is counted over `energy_seconds` of each model, and as many of none before and
-    after; 0: not at all.
+    Attributes
+    ----------
+    threads : int
+        Threads inside one operator.
+    provider : str
+        Execution provider of ONNX Runtime.
+    optimization : str
+        Graph optimization level of ONNX Runtime, one of `OPTIMIZATIONS`.
+    batch_size : int
+        Images in a batch.
+    sittings : int
+        Processes over which the runs are distributed. Each one warms both models up, then
+        alternates between turns of one model and turns of the other.
+    warmup_seconds : float
+        Minimum time that each model runs before the first timed run.
+    turn_runs : int
+        Runs in a turn. The first run of a turn is not counted, unless it is the only one.
+    repeats : int
+        Minimum number of counted runs of each model, over all sittings.
+    seconds : float
+        Minimum total time of the counted runs of both models, over all sittings.
+    energy_seconds : float
+        Time over which the energy of each model is counted. The idle machine is counted for the
+        same time before and after. 0 disables the measurement of energy.
     """
 
     threads: int = 1
@@ -131,12 +157,16 @@ class MeasureSettings:
     energy_seconds: float = 5.0
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not value >= minimum
+            ):
                 raise DeviceError(
                     f"benchmark setting '{name}' is {value!r}; it must be a number of at least "
-                    f"{least}. Correct it in params.yaml."
+                    f"{minimum}. Correct it in params.yaml."
                 )
         if self.optimization not in OPTIMIZATIONS:
             raise DeviceError(
@@ -146,9 +176,10 @@ class MeasureSettings:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> MeasureSettings:
-        """From a dictionary; what is not in it has its default. DeviceError for unknown names.
+        """Create settings from a dictionary. Missing entries take their default.
 
-        The device's `kind` may be among them, so that its section of params.yaml fits as it is.
+        The entry `kind` is ignored, so the device's section of params.yaml can be passed unchanged.
+        Raises DeviceError for unknown names and invalid values.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         settings = {name: value for name, value in settings.items() if name != "kind"}
@@ -161,34 +192,34 @@ class MeasureSettings:
         return cls(**settings)
 
 
-# Settings of which there may be several.
-_SEVERAL = ("threads", "batch_size")
+# Settings that accept a list of values.
+_LIST_SETTINGS = ("threads", "batch_size")
 
 
 def combinations(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of each measurement on a device, by a name; the main one first.
+    """Return the settings of each measurement on a device by name, the main measurement first.
 
-    Several `threads` and several `batch_size` are every combination.
+    Lists of `threads` and `batch_size` are expanded to every combination.
     """
-    several = {
+    values_by_name = {
         name: settings[name] if isinstance(settings[name], (list, tuple)) else [settings[name]]
-        for name in _SEVERAL
+        for name in _LIST_SETTINGS
         if name in settings
     }
-    found = {}
-    for values in itertools.product(*several.values()):
-        chosen = dict(zip(several, values))  # noqa: B905  (`strict` is Python 3.10's)
-        name = "_".join(f"{each}_{value}" for each, value in chosen.items())
-        found[name] = {**settings, **chosen}
-    return found
+    measurements = {}
+    for values in itertools.product(*values_by_name.values()):
+        chosen = dict(zip(values_by_name, values))  # noqa: B905  (`strict` is Python 3.10's)
+        name = "_".join(f"{key}_{value}" for key, value in chosen.items())
+        measurements[name] = {**settings, **chosen}
+    return measurements
 
 
 def main_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The first of `combinations`."""
+    """Return the settings of the main measurement, the first of `combinations`."""
     return next(iter(combinations(settings).values()))
 
 
-_LEAST = {
+_MINIMUM = {
     "threads": 1,
     "batch_size": 1,
     "sittings": 1,

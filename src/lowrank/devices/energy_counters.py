@@ -1,11 +1,11 @@
-"""What a run takes from the socket or the battery: a program, run afresh for a pair of models.
+"""Program that measures the energy of one run of each of two models in a new process.
 
     python -m lowrank.devices.energy_counters ORIGINAL COMPRESSED SETTINGS
 
-SETTINGS are the fields of `MeasureSettings` as JSON. It prints a JSON object: `original` and
-`compressed` in mJ of one run, less what the machine takes when idle, and the `counter` that told;
-where there is none, both are null and `not_measured` says why. Or `error` with the message of a
-DeviceError.
+SETTINGS are the fields of `MeasureSettings` as JSON. The program prints a JSON object: `original`
+and `compressed`, the energy of one run in mJ without the idle consumption of the machine, and
+`counter`, the name of the energy counter. If no counter is available, both are null and
+`not_measured` gives the reason. On failure it prints `error` with the message of a DeviceError.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 _GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
-# Between looks at a battery, whose gauge changes about once a second.
+# Time between two samples of a battery. Its gauge changes about once per second.
 _SAMPLE_SECONDS = 0.1
 
 
 class Counter(Protocol):
-    """Something that counts energy."""
+    """A counter of energy."""
 
     name: str
 
     def joules(self) -> float:
-        """Since some moment in the past; it never falls."""
+        """Return the energy in J since a fixed moment in the past. It never decreases."""
 
 
 class Rapl:
-    """Intel's and AMD's counters of whole processors, through Linux's powercap.
+    """The energy counters of Intel and AMD processors, read through Linux's powercap.
 
-    Where there is none of a processor, that of the whole platform (`psys`).
+    If no processor has a counter, the counter of the whole platform (`psys`) is used.
 
     Parameters
     ----------
     root : Path
-        Of the file system.
+        Root of the file system.
 
     Raises
     ------
     OSError
-        Where a counter is not to be read.
+        If there is no counter or a counter cannot be read.
     """
 
     name = "RAPL"
@@ -65,10 +65,10 @@ class Rapl:
         self._total = 0
 
     def joules(self) -> float:
-        """Of all processors."""
+        """Return the energy of all processors in J since this object was created."""
         now = self._read()
         for value, last, span in zip(now, self._last, self._ranges):  # noqa: B905  (Python 3.10's)
-            # The counter starts again from 0 at its end.
+            # The counter wraps around to 0.
             self._total += value - last if value >= last else value - last + span
         self._last = now
         return self._total / 1e6
@@ -78,10 +78,10 @@ class Rapl:
 
 
 def _disjoint_zones(root: Path) -> list[Path]:
-    """Return the counters of which none contains another: one for each processor.
+    """Return counters that do not overlap: one for each processor.
 
-    `intel-rapl:0` is a processor and `intel-rapl:0:1` a part of it. Beside them may stand `psys`,
-    the whole platform, which contains the processors: it counts only where it is alone.
+    `intel-rapl:0` is a processor and `intel-rapl:0:1` is a part of it. `psys` is the whole platform
+    and contains the processors, so it is used only if there is no other counter.
     """
     zones = sorted(root.glob("sys/class/powercap/*-rapl:*"))
     labels = {
@@ -92,9 +92,17 @@ def _disjoint_zones(root: Path) -> list[Path]:
 
 
 class Battery:
-    """What a battery gives, from its gauge's power or current and voltage, sampled.
+    """The energy that a battery delivers, sampled from its power or its current and voltage.
 
-    `root` as for `Rapl`; OSError likewise, also where the battery is being charged.
+    Parameters
+    ----------
+    root : Path
+        Root of the file system.
+
+    Raises
+    ------
+    OSError
+        If there is no battery, it cannot be read, or it is not discharging.
     """
 
     name = "battery"
@@ -107,7 +115,7 @@ class Battery:
         threading.Thread(target=self._sample, daemon=True).start()
 
     def joules(self) -> float:
-        """Sampled until now."""
+        """Return the energy in J delivered since this object was created."""
         self._add()
         return self._total
 
@@ -123,15 +131,15 @@ class Battery:
                 continue
             if status != "Discharging":
                 raise PermissionError(
-                    f"the battery is {status.lower()}: unplug the device, so that it gives what "
-                    "the device takes"
+                    f"the battery is {status.lower()}: unplug the device, so that it runs on its "
+                    "battery"
                 )
             return folder
         raise FileNotFoundError("no battery")
 
     def _watts(self) -> float:
         def read(name: str) -> float:
-            # Millionths; drivers differ in the sign of what is given.
+            # In millionths. The sign of a discharge current depends on the driver.
             return abs(float((self._folder / name).read_text())) / 1e6
 
         if (self._folder / "power_now").exists():
@@ -140,9 +148,9 @@ class Battery:
 
     def _add(self) -> None:
         with self._lock:
-            then, before = self._last
+            last_time, last_watts = self._last
             self._last = now, watts = time.perf_counter(), self._watts()
-            self._total += (now - then) * (watts + before) / 2
+            self._total += (now - last_time) * (watts + last_watts) / 2
 
     def _sample(self) -> None:
         while True:
@@ -151,7 +159,10 @@ class Battery:
 
 
 class Nvml:
-    """The counter of an NVIDIA GPU, the first. Raises ImportError without its library."""
+    """The energy counter of the first NVIDIA GPU.
+
+    Raises ImportError if `pynvml` is not installed.
+    """
 
     name = "NVML"
 
@@ -164,18 +175,24 @@ class Nvml:
         self._millijoules()
 
     def joules(self) -> float:
-        """Of the whole GPU."""
+        """Return the energy of the whole GPU in J since its driver was loaded."""
         return self._millijoules() / 1e3
 
 
 def find_counter(provider: str, root: Path = Path("/")) -> Counter | str:
-    """What counts the energy of a provider here; or why nothing does, for a user."""
+    """Return a counter for the energy of a provider on this machine.
+
+    If there is none, return the reason as a text for the user.
+    """
     if provider in _GPU_PROVIDERS:
         try:
             return Nvml()
-        except Exception as error:  # its own exceptions share no base with ImportError
-            return f"NVML does not tell ({error}); `pip install nvidia-ml-py` on the device"
-    because = []
+        except Exception as error:  # The exceptions of pynvml do not derive from ImportError.
+            return (
+                f"NVML cannot be read ({error}); run `pip install nvidia-ml-py` on the device if "
+                "it is missing"
+            )
+    reasons = []
     for kind, missing in (
         (Rapl, "no RAPL counter"),
         (Battery, "no battery"),
@@ -183,17 +200,18 @@ def find_counter(provider: str, root: Path = Path("/")) -> Counter | str:
         try:
             return kind(root)
         except FileNotFoundError:
-            because.append(missing)
+            reasons.append(missing)
         except PermissionError as error:
             # Linux lets only root read RAPL.
-            because.append(
+            reasons.append(
                 str(error)
                 if error.errno is None
-                else f"{error.filename} may not be read (`sudo chmod a+r {error.filename}`)"
+                else f"no permission to read {error.filename}; run `sudo chmod a+r "
+                f"{error.filename}`"
             )
         except (OSError, ValueError) as error:
-            because.append(str(error))
-    return ", ".join(because)
+            reasons.append(str(error))
+    return ", ".join(reasons)
 
 
 def millijoules_of_a_run(
@@ -204,76 +222,77 @@ def millijoules_of_a_run(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, float]:
-    """Energy of one run of each model, less what the machine takes when idle.
+    """Return the energy of one run of each model without the idle consumption of the machine.
 
     Parameters
     ----------
     runs : dict
-        By the name of a model, what runs it once.
+        Function that runs a model once, by the name of the model.
     counter : Counter
-        What tells.
+        Counter to read.
     seconds : float
-        How long each model runs, and how long the machine is left alone before and after all.
+        How long each model runs. The idle machine is measured for the same time before the first
+        model and after the last one.
     clock, sleep : callable
-        The time in s, and waiting.
+        Functions that return the time in s and wait for a time in s.
 
     Returns
     -------
     dict
-        mJ by model, and `idle_watts`.
+        Energy in mJ by the name of the model, and `idle_watts`.
     """
 
-    def spent(work: Callable[[], int]) -> tuple[float, float, int]:
+    def measure(work: Callable[[], int]) -> tuple[float, float, int]:
         start, before = clock(), counter.joules()
         count = work()
         return counter.joules() - before, clock() - start, count
 
-    def idle() -> int:
+    def wait() -> int:
         sleep(seconds)
         return 1
 
-    def repeated(run: Callable[[], object]) -> int:
+    def repeat(run: Callable[[], object]) -> int:
         count, end = 0, clock() + seconds
         while clock() < end:
             run()
             count += 1
         return count
 
-    idles = [spent(idle)]
-    found = {name: spent(lambda run=run: repeated(run)) for name, run in runs.items()}
-    idles.append(spent(idle))
-    watts = sum(each[0] for each in idles) / sum(each[1] for each in idles)
+    idles = [measure(wait)]
+    measurements = {name: measure(lambda run=run: repeat(run)) for name, run in runs.items()}
+    idles.append(measure(wait))
+    watts = sum(joules for joules, _, _ in idles) / sum(elapsed for _, elapsed, _ in idles)
     return {
         **{
-            # A counter's step may be more than a small model takes.
-            name: max(joules - watts * passed, 0.0) / count * 1e3
-            for name, (joules, passed, count) in found.items()
+            # Not below 0: the resolution of a counter may exceed the energy of a small model.
+            name: max(joules - watts * elapsed, 0.0) / count * 1e3
+            for name, (joules, elapsed, count) in measurements.items()
         },
         "idle_watts": watts,
     }
 
 
 def main(original: str, compressed: str, settings: str) -> None:
-    """Measure, and print what was found."""
-    asked = MeasureSettings.of(json.loads(settings))
-    nothing: dict[str, Any] = {"original": None, "compressed": None}
-    if not asked.energy_seconds:
-        print(json.dumps({**nothing, "not_measured": "`energy_seconds` is 0"}))
+    """Measure the energy of both models and print it as JSON."""
+    measure_settings = MeasureSettings.of(json.loads(settings))
+    no_energy: dict[str, Any] = {"original": None, "compressed": None}
+    if not measure_settings.energy_seconds:
+        print(json.dumps({**no_energy, "not_measured": "`energy_seconds` is 0"}))
         return
-    counter = find_counter(asked.provider)
+    counter = find_counter(measure_settings.provider)
     if isinstance(counter, str):
-        print(json.dumps({**nothing, "not_measured": counter}))
+        print(json.dumps({**no_energy, "not_measured": counter}))
         return
     try:
         paths = {"original": original, "compressed": compressed}
-        runs = {name: load_runner(Path(path), asked) for name, path in paths.items()}
+        runs = {name: load_runner(Path(path), measure_settings) for name, path in paths.items()}
     except DeviceError as error:
         print(json.dumps({"error": str(error)}))
         return
     for run in runs.values():
-        warm_up(run, seconds=asked.warmup_seconds)
-    found = millijoules_of_a_run(runs, counter, seconds=asked.energy_seconds)
-    print(json.dumps({**found, "counter": counter.name}))
+        warm_up(run, seconds=measure_settings.warmup_seconds)
+    energies = millijoules_of_a_run(runs, counter, seconds=measure_settings.energy_seconds)
+    print(json.dumps({**energies, "counter": counter.name}))
 
 
 if __name__ == "__main__":

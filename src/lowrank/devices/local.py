@@ -1,4 +1,4 @@
-"""The machine that runs the pipeline, as a device."""
+"""Measure on the machine that runs the pipeline."""
 
 from __future__ import annotations
 
@@ -32,22 +32,25 @@ _NANOSECONDS_PER_MILLISECOND = 1e6
 
 
 class LocalDevice:
-    """Runs models here. Its settings hold where a measurement does not set its own."""
+    """A device that runs models on this machine.
+
+    The settings of the device apply unless a measurement overrides them.
+    """
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         self.name = name
         self._settings = settings
 
     def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """Measure two ONNX models turn about; see `Device.measure`."""
-        asked = MeasureSettings.of({**self._settings, **settings})
+        """Measure two ONNX models in alternating turns; see `Device.measure`."""
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
         models = {"original": Path(original), "compressed": Path(compressed)}
         machine = state_of_machine()
-        sittings = [_sitting(models, asked) for _ in range(asked.sittings)]
-        arrays = [np.array(each["nanoseconds"]) for each in sittings]
+        sittings = [_sitting(models, measure_settings) for _ in range(measure_settings.sittings)]
+        arrays = [np.array(sitting["nanoseconds"]) for sitting in sittings]
         speedup, low, high = ratio_and_interval(arrays)
         counted = {
-            name: np.concatenate([each[:, column].ravel() for each in arrays])
+            name: np.concatenate([array[:, column].ravel() for array in arrays])
             for column, name in enumerate(models)
         }
         return {
@@ -56,34 +59,36 @@ class LocalDevice:
             "speedup_low": low,
             "speedup_high": high,
             "repeats": counted["original"].size,
-            "memory_mb": {name: _peak_memory_mb(model, asked) for name, model in models.items()},
-            "energy_mj": _answer("energy_counters", list(models.values()), asked),
+            "memory_mb": {
+                name: _peak_memory_mb(model, measure_settings) for name, model in models.items()
+            },
+            "energy_mj": _run_program("energy_counters", list(models.values()), measure_settings),
             "environment": self.environment(settings),
             "conditions": _conditions(machine, sittings),
         }
 
     def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
         """See `Device.lacks_int8`."""
-        asked = MeasureSettings.of({**self._settings, **settings})
-        once = dataclasses.replace(asked, warmup_seconds=0, repeats=1, seconds=0)
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
+        once = dataclasses.replace(measure_settings, warmup_seconds=0, repeats=1, seconds=0)
         operators = {node.operator for node in node_times(Path(model), once).values()}
         in_float = sorted(operators & FLOAT_PRODUCTS)
-        # Where every node stayed in float for accuracy's sake, nothing was to be run in int8.
+        # A model whose nodes all stayed in float for accuracy is not supposed to run in int8.
         if not in_float or operators & INTEGER_PRODUCTS or not operators & QUANTIZATION:
             return None
         return (
-            f"{asked.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 kernels for "
-            f"this model: it runs {', '.join(in_float)} in float"
+            f"{measure_settings.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 "
+            f"kernels for this model: it runs {', '.join(in_float)} in float"
         )
 
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What latencies depend on here; see `Device.environment`."""
-        asked = MeasureSettings.of({**self._settings, **settings})
+        """See `Device.environment`."""
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
         processor = Processor.here()
         return {
             "runtime_version": onnxruntime.__version__,
-            "provider": asked.provider,
-            "threads": asked.threads,
+            "provider": measure_settings.provider,
+            "threads": measure_settings.threads,
             "cpu": processor.cpu,
             "machine": processor.architecture,
             **processor.features,
@@ -95,13 +100,13 @@ class LocalDevice:
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""
-        asked = MeasureSettings.of({**self._settings, **settings})
-        return load_runner(Path(model), asked)()[0].tolist()
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
+        return load_runner(Path(model), measure_settings)()[0].tolist()
 
     def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.answers`."""
-        asked = MeasureSettings.of({**self._settings, **settings})
-        return answers(Path(model), Path(images), asked)
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
+        return answers(Path(model), Path(images), measure_settings)
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
@@ -109,23 +114,23 @@ class LocalDevice:
 
 
 def _sitting(models: dict[str, Path], settings: MeasureSettings) -> dict[str, Any]:
-    """One of several, in a process of its own, with its share of runs and seconds."""
+    """Run one of several sittings in a new process, with its share of the runs and seconds."""
     share = dataclasses.replace(
         settings,
         repeats=-(-settings.repeats // settings.sittings),
         seconds=settings.seconds / settings.sittings,
     )
-    return _answer("sitting", list(models.values()), share)
+    return _run_program("sitting", list(models.values()), share)
 
 
 def _conditions(machine: dict[str, Any], sittings: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the machine before, and the worst of all sittings."""
+    """Return the state of the machine before, the worst values of all sittings, and a warning."""
     worst = {}
     for name in sittings[0]["conditions"]:
-        known = [each["conditions"][name] for each in sittings]
-        worst[name] = max((each for each in known if each is not None), default=None)
-    found = {**machine, **worst, "settled": all(each["settled"] for each in sittings)}
-    return {**found, "warning": "; ".join(warnings_of(found)) or None}
+        values = [sitting["conditions"][name] for sitting in sittings]
+        worst[name] = max((value for value in values if value is not None), default=None)
+    conditions = {**machine, **worst, "settled": all(sitting["settled"] for sitting in sittings)}
+    return {**conditions, "warning": "; ".join(warnings_of(conditions)) or None}
 
 
 def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
@@ -139,25 +144,28 @@ def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
 
 
 def _peak_memory_mb(model: Path, settings: MeasureSettings) -> float:
-    """In 10^6 bytes, where no other model has been."""
-    return _answer("peak_memory", [model], settings)["bytes"] / 1e6
+    """Return by how much a model raises the peak memory of a new process, in 10^6 bytes."""
+    return _run_program("peak_memory", [model], settings)["bytes"] / 1e6
 
 
-def _answer(program: str, models: list[Path], settings: MeasureSettings) -> dict[str, Any]:
-    """What one of the programs in this folder answers, in a fresh process."""
+def _run_program(program: str, models: list[Path], settings: MeasureSettings) -> dict[str, Any]:
+    """Run a program of this folder in a new process and return its answer.
+
+    Raises DeviceError if the process fails or answers with an error.
+    """
     folder = str(Path(__file__).resolve().parents[2])
-    search = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    search_path = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
         [sys.executable, "-m", f"lowrank.devices.{program}", *map(str, models),
          json.dumps(dataclasses.asdict(settings))],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
     )  # fmt: skip
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise DeviceError(
             f"{' and '.join(map(str, models))}: the process that measures ended with status "
-            f"{result.returncode} ({last}). If the machine was short of memory, free some and "
+            f"{result.returncode} ({last}). If the machine ran out of memory, free some and "
             "measure again."
         )
     answer = json.loads(result.stdout)

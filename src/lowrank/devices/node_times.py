@@ -1,4 +1,4 @@
-"""How long each node of a model takes, by ONNX Runtime's own profile."""
+"""Measure how long each node of a model takes, from ONNX Runtime's own profile."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ from lowrank.devices.runtime import open_session, warm_up
 if TYPE_CHECKING:
     import onnxruntime
 
-# A node takes at least this, whatever the correction of its time says, in µs.
-_LEAST = 0.05
+# Lower bound of the corrected time of a node, in µs.
+_MIN_MICROSECONDS = 0.05
 
 
 def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
-    """The mean time of each node of a model, without the slowest tenth of the runs.
+    """Return the mean time of each node of a model, without the slowest tenth of the runs.
 
-    Writing the profile lengthens each node by some microseconds, which for small ones is most of
-    what it shows. So the model is timed without it, too, and what the profile adds in all is taken
-    from every node alike: together they take what the model takes.
+    Writing the profile adds some microseconds to each node, which is most of the measured time of a
+    small node. So the model is also timed without the profile. The total overhead is divided
+    equally among the nodes and subtracted, so the times of all nodes add up to the time of the
+    model.
 
     Parameters
     ----------
     model : Path
-        An ONNX model whose inputs have fixed shapes, but for a batch that may be free.
+        An ONNX model whose inputs have fixed shapes. Only the batch dimension may be free.
     settings : MeasureSettings
-        How often and how long to run it, each with the profile and without.
+        Settings that say how often and how long to run the model, both with and without the
+        profile.
 
     Returns
     -------
     dict
-        By the name of the node, as the optimized graph has it: nodes that were fused have one.
+        NodeTime by the name of the node in the optimized graph. Fused nodes share one entry.
 
     Raises
     ------
     DeviceError
-        As `lowrank.devices.runtime.load_runner` does.
+        In the same cases as `lowrank.devices.runtime.open_session`.
     """
-    whole = _typical(_run(open_session(model, settings), settings))
+    model_time = _typical(_run(open_session(model, settings), settings))
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(model, settings, profile=Path(folder) / "profile")
         runs = len(_run(session, settings))
@@ -61,49 +63,51 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
     return {
         name: NodeTime(operator, float(microseconds) / 1e3)
         for (name, operator), microseconds in zip(  # noqa: B905  (`strict` is Python 3.10's)
-            nodes, without_profiling(profiled, whole)
+            nodes, without_profiling(profiled, model_time)
         )
     }
 
 
-def without_profiling(profiled: np.ndarray, whole: float) -> np.ndarray:
-    """What nodes take when no profile is written, in the unit of the arguments.
+def without_profiling(profiled: np.ndarray, model_time: float) -> np.ndarray:
+    """Return the times of nodes without the overhead of the profile, in the unit of the arguments.
 
     Parameters
     ----------
     profiled : array, (nodes,)
-        What the profile shows of each.
-    whole : float
-        What the model takes without it.
+        Time of each node according to the profile.
+    model_time : float
+        Time of the model when no profile is written.
     """
-    return np.maximum(profiled - (profiled.sum() - whole) / max(len(profiled), 1), _LEAST)
+    return np.maximum(
+        profiled - (profiled.sum() - model_time) / max(len(profiled), 1), _MIN_MICROSECONDS
+    )
 
 
 def _run(session: onnxruntime.InferenceSession, settings: MeasureSettings) -> list[float]:
-    """Microseconds of each run after warming up, on fixed normal noise."""
+    """Run the model on fixed normal noise after a warm-up and return each run's time in µs."""
     generator = np.random.default_rng(0)
     feed = {
-        each.name: generator.standard_normal(
-            [size if isinstance(size, int) else settings.batch_size for size in each.shape],
+        model_input.name: generator.standard_normal(
+            [size if isinstance(size, int) else settings.batch_size for size in model_input.shape],
             dtype=np.float32,
         )
-        for each in session.get_inputs()
+        for model_input in session.get_inputs()
     }
     warm_up(lambda: session.run(None, feed), seconds=settings.warmup_seconds)
-    found: list[float] = []
+    durations: list[float] = []
     end = time.perf_counter() + settings.seconds
-    while len(found) < settings.repeats or time.perf_counter() < end:
+    while len(durations) < settings.repeats or time.perf_counter() < end:
         start = time.perf_counter_ns()
         session.run(None, feed)
-        found.append((time.perf_counter_ns() - start) / 1e3)
-    return found
+        durations.append((time.perf_counter_ns() - start) / 1e3)
+    return durations
 
 
 def _node_name(event: str) -> str:
-    """Without what ONNX Runtime puts behind it where it makes a node of another."""
+    """Return the node's name without the suffixes that ONNX Runtime adds to it."""
     return re.sub(r"(_nchwc|_token_\d+)?_kernel_time$", "", event)
 
 
 def _typical(microseconds: list[float]) -> float:
-    """The mean of all but the slowest tenth: the clock's whole microseconds average out."""
+    """Return the mean without the slowest tenth. It averages out the clock's 1 µs resolution."""
     return float(np.mean(np.sort(microseconds)[: max(1, int(0.9 * len(microseconds)))]))

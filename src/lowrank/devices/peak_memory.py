@@ -1,9 +1,9 @@
-"""What one model adds to the peak memory of a process: a program, run afresh for each model.
+"""Program that measures by how much one model raises the peak memory of a new process.
 
     python -m lowrank.devices.peak_memory MODEL SETTINGS
 
-SETTINGS are the fields of `MeasureSettings` as JSON. It prints a JSON object: `bytes`, or `error`
-with the message of a DeviceError.
+SETTINGS are the fields of `MeasureSettings` as JSON. The program prints a JSON object: `bytes`, or
+`error` with the message of a DeviceError.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from lowrank.devices.device import DeviceError, MeasureSettings
 from lowrank.devices.runtime import load_runner
 
-# ONNX Runtime plans its memory during the first run; a few more show that it keeps to the plan.
+# ONNX Runtime allocates most of its memory during the first run. A few more runs reach the peak.
 _RUNS = 5
 
 
 def peak_bytes() -> int:
-    """Return the largest resident set that this process has had, in bytes."""
+    """Return the largest resident set size of this process so far, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -29,13 +29,13 @@ def peak_bytes() -> int:
     for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    # Not the first choice: on Linux it starts at the peak of the process that started this one.
+    # Only a fallback: on Linux, this value starts at the peak of the parent process.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(model: str, settings: str) -> None:
-    """Load and run the model; print by how many bytes the peak rose."""
+    """Load and run the model, and print the rise of the peak memory as JSON."""
     before = peak_bytes()
     try:
         run = load_runner(Path(model), MeasureSettings.of(json.loads(settings)))

@@ -1,16 +1,18 @@
-"""What runs on the other machine: a program over the device that it is.
+"""Program that runs on the other machine and measures there as a local device.
 
     python -m lowrank.devices.remote FOLDER VERB ...
 
-It is started over SSH by `lowrank.devices.ssh`, in the copy of this folder that was sent there, and
-prints one JSON object: the answer, or `problem` with a message. FOLDER holds `models/`, by their
-hash, `jobs/` and `lock`; it is `lowrank-device` below the one that the user names.
+`lowrank.devices.ssh` starts it over SSH, from the copy of this folder that it has sent. The program
+prints one JSON object: the answer, or `problem` with a message. FOLDER is the subfolder
+`lowrank-device` of the folder that the user names. It contains `models/`, whose files are named by
+their hash, `jobs/` and `lock`.
 
-`have HASH ...`      How many bytes of each model are here, and which are whole by their hash.
-`receive HASH AT OF` The rest of a model of OF bytes, from byte AT on, from the standard input.
-`run JOB`            Do the request on the standard input, once, and wait for the answer. The work
-                     is a process of its own: a second `run` of the same job waits for the same one.
-`work JOB`           That process.
+`have HASH ...`            Print how many bytes of each model have arrived, and which are complete.
+`receive HASH START SIZE`  Read a model of SIZE bytes from byte START on, from the standard input.
+`run JOB`                  Start the request on the standard input, once, and wait for the answer.
+                           The work is done in a process of its own. A second `run` of the same job
+                           waits for the same process.
+`work JOB`                 Do the work of a job. `run` starts this process.
 """
 
 from __future__ import annotations
@@ -37,64 +39,71 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 
-# Answers that nobody fetched are of no use after a day.
+# Jobs are removed after a day, even if nobody has read their answers.
 _KEPT_SECONDS = 86400
 
-# Between looks at whether a job is done: short beside what a measurement takes.
+# Time between two checks whether a job is done. It is short compared with a measurement.
 _POLL_SECONDS = 0.05
 
 
 def have(folder: Path, hashes: list[str]) -> dict[str, Any]:
-    """For each model whether it is whole, and how many bytes of it are here."""
+    """Return for each model whether it is complete, and how many bytes have arrived if not."""
     models = folder / "models"
-    found = {}
-    for each in hashes:
-        part, whole = _part(models, each), _whole(models, each)
-        # A disk, or somebody, may have altered it since it arrived.
-        if is_whole := whole.is_file() and _hash_of(whole) == each:
+    states = {}
+    for expected in hashes:
+        part, complete = _part_path(models, expected), _model_path(models, expected)
+        # The file may have been altered since it arrived, so its hash is checked every time.
+        if is_complete := complete.is_file() and _hash_of(complete) == expected:
             part.unlink(missing_ok=True)
         else:
-            whole.unlink(missing_ok=True)
-        found[each] = {
-            "whole": is_whole,
+            complete.unlink(missing_ok=True)
+        states[expected] = {
+            "whole": is_complete,
             "bytes": part.stat().st_size if part.is_file() else 0,
         }
-    return {"models": found}
+    return {"models": states}
 
 
 def receive(folder: Path, expected: str, start: str, size: str) -> dict[str, Any]:
-    """Append the standard input to what is here of a model.
+    """Append the standard input to the part of a model that has already arrived.
 
-    The answer's `whole` says whether that is the right one; if not, nothing of it is kept.
+    Returns `whole`: whether the completed file has the expected hash. If not, the file is removed.
+    Raises DeviceError if the data is incomplete, or if another run sends the same model.
     """
     models = folder / "models"
     models.mkdir(parents=True, exist_ok=True)
-    part = _part(models, expected)
+    part = _part_path(models, expected)
     with part.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if file.tell() != int(start):
-            raise DeviceError("another run sends the same model. Wait for it, then run again.")
+            raise DeviceError(
+                "another run is sending the same model. Wait until it ends, then run the command "
+                "again."
+            )
         shutil.copyfileobj(sys.stdin.buffer, file, _CHUNK)
         arrived = file.tell()
     if arrived < int(size):
-        # The connection is gone, and so is who would read this; the next one goes on from here.
-        raise DeviceError(f"{arrived} of {size} bytes of the model arrived.")
+        # The connection is lost, so nobody reads this. The next connection sends the rest.
+        raise DeviceError(f"only {arrived} of {size} bytes of the model arrived.")
     if _hash_of(part) != expected:
         part.unlink()
         return {"whole": False}
-    part.replace(_whole(models, expected))
+    part.replace(_model_path(models, expected))
     return {"whole": True}
 
 
 def run(folder: Path, job: str) -> dict[str, Any]:
-    """Start the request on the standard input unless it was, and wait for its answer."""
-    place = folder / "jobs" / job
+    """Start the job for the request on the standard input, unless it exists, and wait for it.
+
+    Returns the answer of the job. Raises DeviceError if its process ends without an answer.
+    """
+    job_folder = folder / "jobs" / job
     request = sys.stdin.buffer.read()
-    if not place.is_dir():
-        _forget_old_jobs(folder)
-        place.mkdir(parents=True)
-        (place / "request.json").write_bytes(request)
-        with (place / "log").open("wb") as log:
+    if not job_folder.is_dir():
+        _remove_old_jobs(folder)
+        job_folder.mkdir(parents=True)
+        (job_folder / "request.json").write_bytes(request)
+        with (job_folder / "log").open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-B", "-m", "lowrank.devices.remote", str(folder), "work", job],
                 stdin=subprocess.DEVNULL,
@@ -102,42 +111,49 @@ def run(folder: Path, job: str) -> dict[str, Any]:
                 stderr=log,
                 start_new_session=True,
             )
-        (place / "pid").write_text(str(worker.pid))
-    answer = place / "answer.json"
+        (job_folder / "pid").write_text(str(worker.pid))
+    answer = job_folder / "answer.json"
     while not answer.exists():
-        if not _is_alive(place):
-            last = (place / "log").read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise DeviceError(f"the measuring process ended without an answer; it said: {last[-1]}")
+        if not _is_alive(job_folder):
+            log_text = (job_folder / "log").read_text(errors="replace")
+            lines = log_text.strip().splitlines() or ["nothing"]
+            raise DeviceError(
+                "the process that measures ended without an answer. The last line that it printed: "
+                f"{lines[-1]}"
+            )
         time.sleep(_POLL_SECONDS)
     return json.loads(answer.read_text())
 
 
 def work(folder: Path, job: str) -> dict[str, Any]:
-    """Do the request of a job, alone on this device, and leave the answer for `run`."""
-    place = folder / "jobs" / job
-    request = json.loads((place / "request.json").read_text())
+    """Carry out the request of a job while no other job runs, and write the answer for `run`."""
+    job_folder = folder / "jobs" / job
+    request = json.loads((job_folder / "request.json").read_text())
     try:
         with _locked(folder / "lock", request["owner"]):
-            answer = {"answer": _called(folder / "models", request)}
+            answer = {"answer": _call_device(folder / "models", request)}
     except DeviceError as error:
         answer = {"problem": str(error)}
-    partial = place / "answer.part"
+    partial = job_folder / "answer.part"
     partial.write_text(json.dumps(answer, default=dataclasses.astuple))
-    partial.replace(place / "answer.json")
+    partial.replace(job_folder / "answer.json")
     return {}
 
 
-def _called(models: Path, request: dict[str, Any]) -> Any:
-    """One of the methods of a device, with models by their hash."""
+def _call_device(models: Path, request: dict[str, Any]) -> Any:
+    """Call the requested method of a local device. Models are given by their hashes."""
     settings = request["settings"]
     device = LocalDevice(request["device"], {})
-    arguments = [_whole(models, each) for each in request["models"]]
+    arguments = [_model_path(models, digest) for digest in request["models"]]
     return getattr(device, request["method"])(*arguments, settings)
 
 
 @contextlib.contextmanager
 def _locked(path: Path, owner: str) -> Iterator[None]:
-    """Hold the device; DeviceError where another one does. The lock goes with the process."""
+    """Lock the device until the block or the process ends.
+
+    Raises DeviceError if another process holds the lock.
+    """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +163,8 @@ def _locked(path: Path, owner: str) -> Iterator[None]:
             age = max(time.time() - holder["since"], 0)
             raise DeviceError(
                 f"it is busy with a measurement that {holder['owner']} started {age:.0f} s ago. "
-                "Two at a time would slow each other: wait for that one, or end it."
+                "Two measurements at the same time would slow each other. Wait until that one "
+                "ends, or stop it."
             ) from None
         file.truncate(0)
         file.write(json.dumps({"owner": owner, "since": time.time()}))
@@ -156,59 +173,59 @@ def _locked(path: Path, owner: str) -> Iterator[None]:
 
 
 def _hash_of(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _whole(models: Path, digest: str) -> Path:
+def _model_path(models: Path, digest: str) -> Path:
     return models / f"{digest}.onnx"
 
 
-def _part(models: Path, digest: str) -> Path:
+def _part_path(models: Path, digest: str) -> Path:
     return models / f"{digest}.part"
 
 
-def _is_alive(place: Path) -> bool:
-    """Whether the worker of a job still runs, or may not have begun."""
+def _is_alive(job_folder: Path) -> bool:
+    """Return whether the process of a job is running or may still start."""
     try:
-        pid = int((place / "pid").read_text())
+        pid = int((job_folder / "pid").read_text())
     except (OSError, ValueError):
-        # Between the making of the folder and the start; long after, there was none.
-        return time.time() - place.stat().st_mtime < 10
+        # The folder exists but the process has no number yet. It starts within seconds or never.
+        return time.time() - job_folder.stat().st_mtime < 10
     with contextlib.suppress(ChildProcessError):
-        # A child of this process that has ended is still there until it is asked for.
+        # A child process that has ended still exists until its parent waits for it.
         os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
     except OSError:
-        return (place / "answer.json").exists()
+        return (job_folder / "answer.json").exists()
     return True
 
 
-def _forget_old_jobs(folder: Path) -> None:
-    for place in (folder / "jobs").glob("*"):
-        if time.time() - place.stat().st_mtime > _KEPT_SECONDS:
-            shutil.rmtree(place, ignore_errors=True)
+def _remove_old_jobs(folder: Path) -> None:
+    for job_folder in (folder / "jobs").glob("*"):
+        if time.time() - job_folder.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(job_folder, ignore_errors=True)
 
 
 def main(folder: str, verb: str, *arguments: str) -> None:
-    """Answer in JSON, whatever happens."""
-    place = Path(folder).expanduser()
+    """Carry out a verb and print its answer, or the problem, as JSON."""
+    path = Path(folder).expanduser()
     try:
         if verb == "have":
-            answer = have(place, list(arguments))
+            answer = have(path, list(arguments))
         else:
-            answer = {"receive": receive, "run": run, "work": work}[verb](place, *arguments)
+            answer = {"receive": receive, "run": run, "work": work}[verb](path, *arguments)
     except DeviceError as error:
         answer = {"problem": str(error)}
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         answer = {
-            "problem": f"no space is left for {error.filename or place} there. Free some, or name "
-            "another `folder`."
+            "problem": f"no space is left for {error.filename or path} on that machine. Free some, "
+            "or set `folder` to another folder."
             if full
             else f"{error}."
         }

@@ -1,4 +1,4 @@
-"""A model loaded in ONNX Runtime, with an input to run it on."""
+"""Load a model in ONNX Runtime, with an input to run it on, and warm it up."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lowrank.devices.device import DeviceError, MeasureSettings
 
 NANOSECONDS_PER_SECOND = 1e9
 
-# Of warming up: the least runs of a stretch, how far two may differ, and after how many times the
-# seconds asked for it ends in any case.
-_LEAST_RUNS = 3
-_EVEN = 0.03
-_MOST = 10
+# Warm-up: the minimum number of runs in an interval, the relative difference up to which two
+# interval medians count as equal, and the multiple of the requested time after which it stops.
+_MIN_RUNS = 3
+_STABLE = 0.03
+_MAX_DURATION = 10
 
 _LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -29,11 +29,11 @@ _LEVELS = {
 
 
 def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], list[np.ndarray]]:
-    """Load an ONNX model; the function returned gives its outputs for fixed normal noise.
+    """Load an ONNX model and return a function that computes its outputs for fixed normal noise.
 
-    Raises DeviceError when the execution provider is not there, when the file is missing or no
-    model that this version of ONNX Runtime reads, or when the model's input is not one batch of
-    floating-point images of the size asked for.
+    Raises DeviceError if the execution provider is not available, if the file is missing, if this
+    version of ONNX Runtime cannot read it, or if the model's input is not a single batch of
+    floating-point images of the requested batch size.
     """
     session = open_session(model, settings)
     feed = {session.get_inputs()[0].name: _noise(model, session, settings.batch_size)}
@@ -43,9 +43,10 @@ def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], list[np.
 def open_session(
     model: Path, settings: MeasureSettings, *, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX model, of any inputs; raises DeviceError as `load_runner` does.
+    """Load an ONNX model with any inputs. Raises DeviceError like `load_runner`.
 
-    With `profile`, ONNX Runtime's own profile of each run goes to a file whose name begins so.
+    With `profile`, ONNX Runtime writes its own profile of each run to a file whose path starts with
+    `profile`.
     """
     _require_provider(settings.provider)
     if not model.is_file():
@@ -58,22 +59,22 @@ def open_session(
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = _LEVELS[settings.optimization]
-    options.log_severity_level = 3  # errors: what it warns about are its own choices
+    options.log_severity_level = 3  # Errors only: its warnings are about its own choices.
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[settings.provider])
-    except Exception as error:  # ONNX Runtime's exceptions share no other base
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower base class.
         raise DeviceError(
             f"{model}: ONNX Runtime {onnxruntime.__version__} cannot load this file of "
-            f"{model.stat().st_size} bytes as a model ({error}). If it was cut off while it was "
-            "copied, export or fetch it again; if its operator set is too new, install a newer "
+            f"{model.stat().st_size} bytes as a model ({error}). If the file was truncated during "
+            "a copy, export or download it again. If its operator set is too new, install a newer "
             "onnxruntime."
         ) from error
-    # ONNX Runtime falls back to the CPU without a word when a provider fails to start.
+    # ONNX Runtime silently falls back to the CPU if a provider fails to start.
     if settings.provider not in session.get_providers():
         raise DeviceError(
-            f"execution provider '{settings.provider}' is installed but did not start for {model}; "
-            f"running are: {', '.join(session.get_providers())}. Check its drivers, or name one of "
-            "these as `provider` in params.yaml."
+            f"execution provider '{settings.provider}' is installed but did not start for {model}. "
+            f"Running: {', '.join(session.get_providers())}. Check its drivers, or set `provider` "
+            "in params.yaml to one of these."
         )
     return session
 
@@ -84,41 +85,43 @@ def warm_up(
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> bool:
-    """Run until caches are full, clocks have risen and memory is had: until it runs evenly.
+    """Run a model until its latency is stable.
+
+    The warm-up fills the caches, raises the processor's clock rate and allocates memory.
 
     Parameters
     ----------
     run : callable
-        Runs a model once.
+        Function that runs the model once.
     seconds : float
-        How long at least; ten times as long at most. 0: once.
+        Minimum duration. The maximum is ten times this. With 0, the model runs once.
     clock : callable
-        The time in ns.
+        Function that returns the time in ns.
 
     Returns
     -------
     bool
-        Whether it came to run evenly: the medians of two stretches in a row, a quarter of the
-        seconds each, are within 3 % of each other.
+        Whether the latency became stable: the medians of two consecutive intervals, each a quarter
+        of `seconds` long, differ by at most 3 %.
     """
     run()
-    least = seconds * NANOSECONDS_PER_SECOND
-    start, last = clock(), None
-    while least > 0:
+    minimum = seconds * NANOSECONDS_PER_SECOND
+    start, previous = clock(), None
+    while minimum > 0:
         durations: list[int] = []
-        end = clock() + least / 4
-        while clock() < end or len(durations) < _LEAST_RUNS:
-            begun = clock()
+        end = clock() + minimum / 4
+        while clock() < end or len(durations) < _MIN_RUNS:
+            run_start = clock()
             run()
-            durations.append(clock() - begun)
-        middle = statistics.median(durations)
-        evenly = last is not None and abs(middle - last) <= _EVEN * last
-        passed = clock() - start
-        if passed >= least and evenly:
+            durations.append(clock() - run_start)
+        median = statistics.median(durations)
+        stable = previous is not None and abs(median - previous) <= _STABLE * previous
+        elapsed = clock() - start
+        if elapsed >= minimum and stable:
             return True
-        if passed >= _MOST * least:
+        if elapsed >= _MAX_DURATION * minimum:
             return False
-        last = middle
+        previous = median
     return True
 
 
@@ -127,25 +130,25 @@ def _require_provider(provider: str) -> None:
     if provider not in available:
         raise DeviceError(
             f"execution provider '{provider}' is not available here. Available: "
-            f"{', '.join(available)}. Name one of these as `provider` in params.yaml, or install "
-            "the build of onnxruntime that has it."
+            f"{', '.join(available)}. Set `provider` in params.yaml to one of these, or install "
+            "the build of onnxruntime that provides it."
         )
 
 
 def _noise(model: Path, session: onnxruntime.InferenceSession, batch_size: int) -> np.ndarray:
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"'{each.name}' ({each.type})" for each in inputs) or "none"
+        listed = ", ".join(f"'{value.name}' ({value.type})" for value in inputs) or "none"
         raise DeviceError(
-            f"{model}: its inputs are {found}; one of type tensor(float) is expected. Export the "
-            "network with its images as the only input."
+            f"{model}: the model's inputs are {listed}, but a single input of type tensor(float) "
+            "is expected. Export the network with its images as the only input."
         )
     batch, *image = inputs[0].shape
     fixed_batch = isinstance(batch, int)
     if not all(isinstance(size, int) for size in image) or (fixed_batch and batch != batch_size):
         raise DeviceError(
-            f"{model}: its input has shape {inputs[0].shape}; a batch of {batch_size} and "
-            "otherwise fixed sizes are expected. Change `batch_size` in params.yaml, or export "
-            "the model with only its batch free."
+            f"{model}: the model's input has shape {inputs[0].shape}, but a batch of {batch_size} "
+            "and fixed sizes in all other dimensions are expected. Change `batch_size` in "
+            "params.yaml, or export the model with only its batch dimension free."
         )
     return np.random.default_rng(0).standard_normal((batch_size, *image), dtype=np.float32)

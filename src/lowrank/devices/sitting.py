@@ -1,11 +1,11 @@
-"""One sitting of a measurement: a program, run afresh several times.
+"""Program that runs one sitting of a measurement in a new process.
 
     python -m lowrank.devices.sitting ORIGINAL COMPRESSED SETTINGS
 
-Where the memory of a model lies is luck that lasts as long as the process; several processes even
-it out. SETTINGS are the fields of `MeasureSettings` as JSON. It prints a JSON object:
-`nanoseconds`, as `nanoseconds_in_turns` returns them, `settled` and `conditions`; or `error` with
-the message of a DeviceError.
+The place of a model in memory affects its speed for as long as the process lives. Several
+processes average this effect out. SETTINGS are the fields of `MeasureSettings` as JSON. The program
+prints a JSON object: `nanoseconds` as `nanoseconds_in_turns` returns them, `settled` and
+`conditions`; or `error` with the message of a DeviceError.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from lowrank.devices.turns import nanoseconds_in_turns
 
 
 def main(original: str, compressed: str, settings: str) -> None:
-    """Measure, and print what was found."""
-    asked = MeasureSettings.of(json.loads(settings))
+    """Measure both models and print the result as JSON."""
+    measure_settings = MeasureSettings.of(json.loads(settings))
     try:
-        runners = [load_runner(Path(model), asked) for model in (original, compressed)]
+        runners = [load_runner(Path(model), measure_settings) for model in (original, compressed)]
     except DeviceError as error:
         print(json.dumps({"error": str(error)}))
         return
-    settled = [warm_up(run, seconds=asked.warmup_seconds) for run in runners]
+    settled = [warm_up(run, seconds=measure_settings.warmup_seconds) for run in runners]
     before = Snapshot.now()
     nanoseconds = nanoseconds_in_turns(
-        *runners, runs=asked.turn_runs, repeats=asked.repeats, seconds=asked.seconds
+        *runners,
+        runs=measure_settings.turn_runs,
+        repeats=measure_settings.repeats,
+        seconds=measure_settings.seconds,
     )
     conditions = before.until(Snapshot.now())
     print(

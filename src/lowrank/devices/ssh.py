@@ -1,8 +1,8 @@
-"""Another machine, reached by the system's OpenSSH client.
+"""Measure on another machine through the system's OpenSSH client.
 
-Keys, jump hosts and multiplexing are as the user's SSH configuration has them. What is sent is this
-folder and the models, each once and checked by its hash; the other machine needs Python, NumPy and
-ONNX Runtime.
+Keys, jump hosts and multiplexing come from the user's SSH configuration. This folder and the models
+are sent once each and checked by their hashes. The other machine needs Python, NumPy and ONNX
+Runtime.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.devices.device import DeviceError, NodeTime
-from lowrank.devices.there import CLEAN, FOLDER, PREPARE
+from lowrank.devices.remote_scripts import CLEAN, FOLDER, PREPARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Never a question, for nobody is there to answer; a connection that is dead is found so.
+# BatchMode never asks for a password. The other options detect a dead connection.
 _OPTIONS = (
     "-o", "BatchMode=yes",
     "-o", "ConnectTimeout=15",
@@ -34,70 +34,83 @@ _OPTIONS = (
     "-o", "ServerAliveCountMax=3",
 )  # fmt: skip
 
-# What the OpenSSH client says before it gives up, and what that means to a user.
-_REFUSALS = (
+# Messages of the OpenSSH client, and their explanation for the user.
+_EXPLANATIONS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "its host key is not the one that is known. Somebody may be between, or the machine was "
-        "set up anew: find out which, and only then `ssh-keygen -R {host}`.",
+        "its host key differs from the known one. Either the machine was reinstalled, or somebody "
+        "intercepts the connection. Find out which. If the new key is right, run "
+        "`ssh-keygen -R {host}`.",
     ),
     (
         "Host key verification failed",
-        "its host key is not known here. Connect once by hand, `ssh {host}`, and compare it.",
+        "its host key is not known on this machine. Run `ssh {host}` once by hand and compare the "
+        "key.",
     ),
     (
         "Could not resolve hostname",
-        "there is no host of that name. Correct `host` in params.yaml, or add it to ~/.ssh/config.",
+        "no host has this name. Correct `host` in params.yaml, or add it to ~/.ssh/config.",
     ),
     (
         "Permission denied",
-        "it accepts none of the keys. Put one there with `ssh-copy-id {host}`, or name it in "
-        "~/.ssh/config; passwords cannot be asked for.",
+        "it accepts none of your keys. Install one with `ssh-copy-id {host}`, or name the right "
+        "key in ~/.ssh/config. Password login is not supported.",
     ),
-    ("Connection refused", "no SSH server answers there. Start one, or correct the port."),
-    ("No route to host", "the machine cannot be reached. Is it on, and in this network?"),
-    ("Connection timed out", "the machine does not answer. Is it on, and in this network?"),
-    ("Operation timed out", "the machine does not answer. Is it on, and in this network?"),
-    ("Bad configuration option", "the SSH configuration has an error."),
+    ("Connection refused", "no SSH server answers on that port. Start one, or correct the port."),
+    ("No route to host", "the machine cannot be reached. Check its power and its network."),
+    ("Connection timed out", "the machine does not answer. Check its power and its network."),
+    ("Operation timed out", "the machine does not answer. Check its power and its network."),
+    ("Bad configuration option", "the SSH configuration has an error. Correct ~/.ssh/config."),
 )
 
-# The client's exit status for a failure of its own, such as a connection that is lost.
+# The client's exit status if it fails itself, for example because the connection is lost.
 _LOST = 255
 
-# What a `host` may be: a name, an address, `user@host`, `ssh://user@host:port`. Nothing that the
-# client could take for an option, or a configuration hand to a shell.
+# A `host` is a name, an address, `user@host` or `ssh://user@host:port`. The pattern excludes text
+# that the client could read as an option, or that a configuration could pass to a shell.
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:@%/\[\]-]*")
 
-# Options of the client that a `command` may have. Others, `-o` above all, can name programs to run;
-# they belong in the user's own SSH configuration.
+# Options of the client that a `command` may contain. Other options, especially `-o`, can name
+# programs to run. They belong in the user's own SSH configuration.
 _WITH_VALUE, _ALONE = ("-F", "-i", "-l", "-p", "-J", "-c", "-m"), ("-4", "-6", "-C", "-q", "-v")
 
-# Python over there writes no compiled files: a disk that was full would leave cut ones.
+# -B: Python writes no compiled files, because a full disk would leave truncated ones.
 _PYTHON_OPTIONS = ("-B", "-c")
 
 
 class SshDevice:
-    """Runs models on another machine. Its settings hold where a measurement does not set its own.
+    """A device that runs models on another machine over SSH.
+
+    The settings of the device apply unless a measurement overrides them.
 
     Parameters
     ----------
     name : str
-        What the user calls it.
+        The user's name for the device.
     settings : dict
-        Fields of `MeasureSettings` by name, and `host`, as in the user's SSH configuration;
-        `python` over there; `folder` over there, for what is sent; `command`, the SSH client.
+        Fields of `MeasureSettings` by name, and: `host`, a name of the user's SSH configuration;
+        `python`, the interpreter on the other machine; `folder`, the folder on the other machine
+        for the files that are sent; `command`, the SSH client.
+
+    Raises
+    ------
+    DeviceError
+        If `host` is missing, or `host` or `command` is invalid.
     """
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         self.name = name
-        own, self._settings = _apart(settings)
-        if not own.get("host"):
-            raise DeviceError("`host` is missing: the name of the machine in ~/.ssh/config.")
-        self._link = _Link(**own)
-        self._there: dict[str, str] = {}
+        link_settings, self._settings = _split(settings)
+        if not link_settings.get("host"):
+            raise DeviceError(
+                f"device '{name}': `host` is missing. Set it to the name of the machine in "
+                "~/.ssh/config."
+            )
+        self._link = _Link(**link_settings)
+        self._remote: dict[str, str] = {}
 
     def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """Measure two ONNX models turn about over there; see `Device.measure`."""
+        """Measure two ONNX models in alternating turns on the other machine: `Device.measure`."""
         return self._ask("measure", [original, compressed], settings)
 
     def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
@@ -122,92 +135,96 @@ class SshDevice:
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
-        found = self._ask("node_times", [model], settings)
-        return {name: NodeTime(*each) for name, each in found.items()}
+        fields_by_node = self._ask("node_times", [model], settings)
+        return {name: NodeTime(*fields) for name, fields in fields_by_node.items()}
 
     def clean(self) -> dict[str, Any]:
-        """Remove what was sent, and nothing else.
+        """Remove the files that were sent to the other machine, and no others.
 
-        Returns `folder`, how many files were `removed`, and the names of those that `stay` because
-        they are not ours. Raises DeviceError where a measurement is running.
+        Returns a dict with `folder`, the number of `removed` files, and the names of the files that
+        `stay` because lowrank did not create them. Raises DeviceError if a measurement is running.
         """
         link = self._link
         command = [link.python, *_PYTHON_OPTIONS, FOLDER + CLEAN, link.folder]
-        found = self._twice(lambda: link.json(command))
-        _require_usable(found, link)
-        return found
+        report = self._retry_once(lambda: link.json(command))
+        _require_usable(report, link)
+        return report
 
     def _ask(self, method: str, models: list[Path], settings: dict[str, Any]) -> Any:
-        """Have a method of a device called over there, once, whatever the connection does."""
-        _, asked = _apart({**self._settings, **settings})
+        """Call a method of the device on the other machine, once even if the connection is lost."""
+        _, measure_settings = _split({**self._settings, **settings})
         hashes = [_digest(Path(model)) for model in models]
         digests = dict(zip(hashes, map(Path, models)))  # noqa: B905  (`strict` is Python 3.10's)
         for digest, model in digests.items():
-            self._twice(lambda digest=digest, model=model: self._send(digest, model))
+            self._retry_once(lambda digest=digest, model=model: self._send(digest, model))
         request = {
             "method": method,
             "models": hashes,
             "device": self.name,
-            "settings": asked,
+            "settings": measure_settings,
             "owner": f"{getpass.getuser()} at {socket.gethostname()}",
         }
         job = uuid.uuid4().hex
         data = json.dumps(request).encode()
         try:
-            return self._twice(lambda: self._call("run", job, data=data))["answer"]
+            return self._retry_once(lambda: self._call("run", job, data=data))["answer"]
         except DeviceError as error:
-            # With the models' names here.
-            told = str(error)
+            # Replace the paths on the other machine by the paths on this one.
+            message = str(error)
             for digest, model in digests.items():
-                told = re.sub(rf"\S*{digest}\.onnx", str(model), told)
-            raise DeviceError(told) from error
+                message = re.sub(rf"\S*{digest}\.onnx", str(model), message)
+            raise DeviceError(message) from error
 
     def _send(self, digest: str, model: Path) -> None:
-        """Bring a model there, or the rest of it where a part has arrived.
+        """Send a model, or the rest of it if a part has already arrived.
 
-        What is there is used only where its hash is right. A part that turns out to be another
-        file's is sent again from the start.
+        A copy on the other machine is used only if its hash is right. If the completed file has a
+        wrong hash, the model is sent once more from the start.
         """
         for _ in range(2):
-            known = self._call("have", digest)["models"][digest]
-            if known["whole"]:
+            state = self._call("have", digest)["models"][digest]
+            if state["whole"]:
                 return
             with model.open("rb") as file:
-                file.seek(known["bytes"])
+                file.seek(state["bytes"])
                 size = model.stat().st_size
-                arrived = self._call("receive", digest, str(known["bytes"]), str(size), data=file)
-            if arrived["whole"]:
+                result = self._call("receive", digest, str(state["bytes"]), str(size), data=file)
+            if result["whole"]:
                 return
         raise DeviceError(
-            f"{self._link.host}: {model} arrived altered twice. Check the disk over there."
+            f"{self._link.host}: {model} arrived with a wrong hash twice. Check the disk of that "
+            "machine."
         )
 
     def _call(self, verb: str, *arguments: str, data: Any = b"") -> dict[str, Any]:
-        """What our program over there answers. Raises DeviceError for a problem that it tells."""
-        there = self._prepared()
+        """Run `lowrank.devices.remote` on the other machine and return its answer.
+
+        Raises DeviceError if the answer is a problem.
+        """
+        remote = self._prepared()
         code = "import os, sys; os.chdir(sys.argv.pop(1)); sys.path.insert(0, '')"
         code += "; os.environ['PYTHONDONTWRITEBYTECODE'] = '1'"
         code += "; import runpy; runpy.run_module('lowrank.devices.remote', run_name='__main__')"
         command = [self._link.python, *_PYTHON_OPTIONS, code]
-        command += [there["room"], there["folder"], verb, *arguments]
+        command += [remote["room"], remote["folder"], verb, *arguments]
         answer = self._link.json(command, data)
         if "problem" in answer:
             raise DeviceError(f"{self._link.host}: {answer['problem']}")
         return answer
 
     def _prepared(self) -> dict[str, str]:
-        """Send this folder, once, and find out what the machine has."""
-        if not self._there:
+        """Send this folder once and return the description of the other machine."""
+        if not self._remote:
             room, digest = _packed_room()
             link = self._link
             command = [link.python, *_PYTHON_OPTIONS, FOLDER + PREPARE, link.folder, digest]
-            found = self._twice(lambda: link.json(command, room))
-            _require_usable(found, link)
-            self._there = found
-        return self._there
+            report = self._retry_once(lambda: link.json(command, room))
+            _require_usable(report, link)
+            self._remote = report
+        return self._remote
 
-    def _twice(self, attempt: Callable[[], Any]) -> Any:
-        """A lost connection is made again once; what has arrived is not sent again."""
+    def _retry_once(self, attempt: Callable[[], Any]) -> Any:
+        """Try again once if the connection is lost. Data that has arrived is not sent again."""
         try:
             return attempt()
         except _LostError:
@@ -215,18 +232,17 @@ class SshDevice:
                 return attempt()
             except _LostError as error:
                 raise DeviceError(
-                    f"{self._link.host}: the connection was lost twice ({error}). What was "
-                    "measured on other devices stays. Mend the network, then run the same command "
-                    "again."
+                    f"{self._link.host}: the connection was lost twice ({error}). Measurements on "
+                    "other devices are kept. Check the network, then run the same command again."
                 ) from error
 
 
 class _LostError(Exception):
-    """A connection that was there is lost."""
+    """Raised when an established connection is lost."""
 
 
 class _Link:
-    """Runs commands over there."""
+    """An SSH connection that runs commands on the other machine."""
 
     def __init__(
         self,
@@ -237,125 +253,130 @@ class _Link:
     ) -> None:
         if not _HOST.fullmatch(host):
             raise DeviceError(
-                f"`host` is {host!r}, expected a name of ~/.ssh/config, an address, or "
+                f"`host` is {host!r}; expected a name of ~/.ssh/config, an address, or "
                 "`user@host`. Options belong in ~/.ssh/config."
             )
         self.host, self.python, self.folder = host, python, folder
         self._command = _client(command)
 
     def json(self, command: list[str], data: Any = b"") -> dict[str, Any]:
-        """The JSON object that a command prints as its last line."""
+        """Run a command and return the JSON object that it prints as its last line."""
         printed = self.run(command, data)
         try:
             return json.loads(printed.strip().splitlines()[-1])
         except (IndexError, ValueError):
             raise DeviceError(
-                f"{self.host}: '{self.python}' answered {printed[-200:]!r} where JSON was "
-                "expected. Does the login shell over there print something of its own?"
+                f"{self.host}: '{self.python}' printed {printed[-200:]!r}, but JSON was expected. "
+                "Make sure that the login shell on that machine prints nothing."
             ) from None
 
     def run(self, command: list[str], data: Any = b"") -> str:
-        """What a command prints; `data` are bytes, or a file that is open, for its input.
+        """Run a command and return what it prints.
 
-        Raises _LostError where the connection is lost, and DeviceError for all else that fails.
+        `data` is the standard input of the command: bytes or an open file. Raises _LostError if the
+        connection is lost, and DeviceError for any other failure.
         """
         line = " ".join(map(_quoted, command))
-        given = {"input": data} if isinstance(data, bytes) else {"stdin": data}
+        standard_input = {"input": data} if isinstance(data, bytes) else {"stdin": data}
         try:
             done = subprocess.run(
                 [*self._command, *_OPTIONS, "--", self.host, line],
                 capture_output=True,
                 check=False,
-                **given,
+                **standard_input,
             )
         except FileNotFoundError:
             raise DeviceError(
-                f"there is no '{self._command[0]}' here. Install the OpenSSH client "
+                f"'{self._command[0]}' was not found on this machine. Install the OpenSSH client "
                 "(`apt install openssh-client`)."
             ) from None
-        said = done.stderr.decode(errors="replace").strip()
+        errors = done.stderr.decode(errors="replace").strip()
         if done.returncode == _LOST:
-            for sign, meaning in _REFUSALS:
-                if sign in said:
-                    raise DeviceError(
-                        f"{self.host}: {meaning.format(host=self.host)} ({said.splitlines()[-1]})"
-                    )
-            raise _LostError(said.splitlines()[-1] if said else "without a word")
+            for sign, explanation in _EXPLANATIONS:
+                if sign in errors:
+                    last = errors.splitlines()[-1]
+                    raise DeviceError(f"{self.host}: {explanation.format(host=self.host)} ({last})")
+            raise _LostError(errors.splitlines()[-1] if errors else "without a message")
         if done.returncode == 127:
             raise DeviceError(
-                f"{self.host}: there is no '{command[0]}' over there ({said}). Install Python 3.9 "
-                "or later (`sudo apt install python3 python3-pip`; in Termux `pkg install "
-                "python`), or name it as `python`."
+                f"{self.host}: '{command[0]}' was not found on that machine ({errors}). Install "
+                "Python 3.9 or later (`sudo apt install python3 python3-pip`; in Termux `pkg "
+                "install python`), or set `python` to its path."
             )
         if done.returncode:
-            last = said.splitlines()[-1] if said else "it printed nothing"
-            full = " No space is left over there." if "No space left" in said else ""
+            last = errors.splitlines()[-1] if errors else "it printed nothing"
+            full = " No space is left on that machine." if "No space left" in errors else ""
             raise DeviceError(
                 f"{self.host}: '{command[0]}' ended with status {done.returncode} ({last}).{full}"
             )
         return done.stdout.decode(errors="replace")
 
 
-def _require_usable(found: dict[str, Any], link: _Link) -> None:
-    """Raise DeviceError where the machine lacks something, with the command that brings it."""
+def _require_usable(report: dict[str, Any], link: _Link) -> None:
+    """Raise DeviceError if the machine lacks something. The message says how to install it."""
     host, python = link.host, link.python
-    if "old" in found:
+    if "old" in report:
         raise DeviceError(
-            f"{host}: '{python}' is Python {found['old']}; 3.9 or later is needed. Install one, "
-            "and name it as `python`."
+            f"{host}: '{python}' is Python {report['old']}; 3.9 or later is needed. Install one, "
+            "and set `python` to its path."
         )
-    if "refused" in found:
-        raise DeviceError(f"{host}: {found['refused']}")
-    if "problem" in found:
+    if "refused" in report:
+        raise DeviceError(f"{host}: {report['refused']}")
+    if "problem" in report:
         raise DeviceError(
-            f"{host}: nothing can be kept in {link.folder} ({found['problem']}). Free some space, "
-            "or name another `folder`."
+            f"{host}: cannot write to {link.folder} ({report['problem']}). Free some space, or set "
+            "`folder` to another folder."
         )
-    if "missing" in found:
+    if "missing" in report:
         raise DeviceError(
-            f"{host}: {found['python']} has no {found['missing']}. Install it: "
+            f"{host}: {report['python']} has no {report['missing']}. Install it: "
             f"`ssh {host} {python} -m pip install numpy onnxruntime`."
         )
-    if "broken" in found:
+    if "broken" in report:
         raise DeviceError(
-            f"{host}: {found['broken']} does not load on this machine ({found['machine']}). It may "
-            f"be for another architecture: `ssh {host} {python} -m pip install --force-reinstall "
-            "numpy onnxruntime`."
+            f"{host}: {report['broken']} does not load on this machine ({report['machine']}). It "
+            f"may be built for another architecture. Reinstall it: `ssh {host} {python} -m pip "
+            "install --force-reinstall numpy onnxruntime`."
         )
 
 
 def _client(command: str) -> list[str]:
-    """The words of a `command`. Raises DeviceError where it is not the OpenSSH client."""
+    """Split `command` into words. Raises DeviceError if it is not the OpenSSH client."""
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise DeviceError(f"`command` is {command!r}: {error}.") from None
+        raise DeviceError(
+            f"`command` is {command!r}, which is not a valid shell command ({error}). Correct its "
+            "quotes."
+        ) from None
     program, rest = (words[0] if words else ""), iter(words[1:])
     if Path(program).name not in ("ssh", "ssh.exe"):
         raise DeviceError(
-            f"`command` is {command!r}, expected the OpenSSH client: `ssh`, or a path that ends "
+            f"`command` is {command!r}; expected the OpenSSH client: `ssh`, or a path that ends "
             "in `/ssh`, with options."
         )
     for word in rest:
         value = next(rest, "-") if word in _WITH_VALUE else ""
         if word not in (*_WITH_VALUE, *_ALONE) or value.startswith("-"):
             raise DeviceError(
-                f"`command` is {command!r}: of the client's options it may have "
-                f"{', '.join((*_WITH_VALUE, *_ALONE))}; '{word}' belongs in ~/.ssh/config, or in a "
-                "file that `-F` names."
+                f"`command` is {command!r}, but '{word}' is not allowed there. Allowed options: "
+                f"{', '.join((*_WITH_VALUE, *_ALONE))}. Other options belong in ~/.ssh/config, or "
+                "in a file given with `-F`."
             )
     return words
 
 
-def _apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the machine is, and how it measures."""
-    ours = ("host", "python", "folder", "command")
-    own = {name: settings[name] for name in ours if name in settings}
-    return own, {name: each for name, each in settings.items() if name not in (*ours, "kind")}
+def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the settings into those of the connection and those of a measurement."""
+    names = ("host", "python", "folder", "command")
+    link_settings = {name: settings[name] for name in names if name in settings}
+    return link_settings, {
+        name: value for name, value in settings.items() if name not in (*names, "kind")
+    }
 
 
 def _quoted(word: str) -> str:
-    """For the shell over there, which still puts its home folder for a leading `~/`."""
+    """Quote a word for the shell of the other machine. The shell still expands a leading `~/`."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
@@ -366,9 +387,9 @@ def _digest(path: Path) -> str:
 
 
 def _packed_room() -> tuple[bytes, str]:
-    """The folder of this file as a package of its own, a tar file, and its hash."""
+    """Pack this folder as a package and return the tar file and the hash of its contents."""
     modules = Path(__file__).parent.glob("*.py")
-    files = {f"lowrank/devices/{each.name}": each.read_bytes() for each in modules}
+    files = {f"lowrank/devices/{module.name}": module.read_bytes() for module in modules}
     files["lowrank/__init__.py"] = b""
     packed = io.BytesIO()
     digest = hashlib.sha256()

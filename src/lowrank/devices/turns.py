@@ -1,4 +1,4 @@
-"""Two models turn about, and how sure their ratio is."""
+"""Time two models in alternating turns, and estimate the uncertainty of their ratio."""
 
 from __future__ import annotations
 
@@ -25,74 +25,83 @@ def nanoseconds_in_turns(
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> np.ndarray:
-    """Time two models turn about.
+    """Time two models in alternating turns.
 
-    A turn is some runs of one model, and a pair of turns is one of each, close together, so that
-    whatever slows the machine for a while slows both. Which goes first alternates, and the number
-    of pairs is even, so that going first is no advantage to either.
+    A turn is a series of runs of one model. A pair of turns is one turn of each model, close
+    together in time, so anything that slows the machine for a while slows both. The model that
+    starts a pair alternates and the number of pairs is even, so neither gains from going first.
 
-    The first run of a turn is not counted: it finds the processor's caches full of the other
-    model, which no application runs in between. In turns of one run it is counted.
+    The first run of a turn is not counted, because the processor's caches still hold the other
+    model. An application would not run the other model in between. If a turn has only one run,
+    that run is counted.
 
     Parameters
     ----------
     original, compressed : callable
-        Run one model once.
+        Functions that run one model once.
     runs : int
-        Runs in a turn.
+        Number of runs in a turn.
     repeats : int
-        Counted runs of each model at least.
+        Minimum number of counted runs of each model.
     seconds : float
-        Time that the counted runs of both models take together at least.
+        Minimum total time of the counted runs of both models.
     clock : callable
-        The time in ns.
+        Function that returns the time in ns.
 
     Returns
     -------
     array of int64, (pairs, 2, counted runs)
-        How long each counted run took, in ns: of the original, of the compressed.
+        Duration of each counted run in ns. The second axis is original, compressed.
     """
     models = (original, compressed)
-    least_total = seconds * NANOSECONDS_PER_SECOND
+    minimum_total = seconds * NANOSECONDS_PER_SECOND
     total = 0
     counted = max(runs - 1, 1)
     pairs: list[list[list[int]]] = []
-    while len(pairs) * counted < repeats or total < least_total or len(pairs) % 2:
+    while len(pairs) * counted < repeats or total < minimum_total or len(pairs) % 2:
         pair: list[list[int]] = [[], []]
-        for which in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
+        for index in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
             for _ in range(runs):
                 start = clock()
-                models[which]()
-                # A clock too coarse for the run would otherwise make a ratio of zeros.
-                pair[which].append(max(clock() - start, 1))
-            pair[which] = pair[which][-counted:]
-            total += sum(pair[which])
+                models[index]()
+                # At least 1 ns: a coarse clock must not lead to a ratio of zeros.
+                pair[index].append(max(clock() - start, 1))
+            pair[index] = pair[index][-counted:]
+            total += sum(pair[index])
         pairs.append(pair)
     return np.array(pairs, dtype=np.int64)
 
 
 def ratio_and_interval(sittings: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The median ratio of original to compressed, and the bounds that hold it 95 times in 100.
+    """Return the median ratio original / compressed and the bounds of its 95 % interval.
 
-    By bootstrap (Efron 1979) in two stages: of sittings, and of the pairs of turns in each. Within
-    one sitting a model keeps its place in memory, and so its luck: pairs alone would tell an
-    interval far narrower than the next measurement's distance.
+    The interval comes from a bootstrap (Efron 1979) in two stages, over sittings and over the pairs
+    of turns in each sitting. Within one sitting a model keeps its place in memory, which affects
+    all its runs. An interval from pairs alone would be far narrower than the difference to the next
+    measurement.
 
     Parameters
     ----------
-    sittings
-        Of each what `nanoseconds_in_turns` returned.
+    sittings : sequence of array
+        The result of `nanoseconds_in_turns` for each sitting.
+
+    Returns
+    -------
+    tuple of float
+        The median ratio, the lower bound and the upper bound.
     """
     ratios = []
     for sitting in sittings:
-        of_turns = np.median(sitting, axis=2)
-        ratios.append(of_turns[:, 0] / of_turns[:, 1])
+        turn_medians = np.median(sitting, axis=2)
+        ratios.append(turn_medians[:, 0] / turn_medians[:, 1])
     generator = np.random.default_rng(0)
-    found = np.empty(_RESAMPLES)
+    medians = np.empty(_RESAMPLES)
     for resample in range(_RESAMPLES):
-        chosen = generator.integers(len(ratios), size=len(ratios))
-        drawn = [generator.choice(ratios[index], len(ratios[index])) for index in chosen]
-        found[resample] = np.median(np.concatenate(drawn))
-    beyond = (100 - _COVERED_PERCENT) / 2
-    low, high = np.percentile(found, [beyond, 100 - beyond])
+        chosen_sittings = generator.integers(len(ratios), size=len(ratios))
+        drawn_ratios = [
+            generator.choice(ratios[index], len(ratios[index])) for index in chosen_sittings
+        ]
+        medians[resample] = np.median(np.concatenate(drawn_ratios))
+    tail_percent = (100 - _COVERED_PERCENT) / 2
+    low, high = np.percentile(medians, [tail_percent, 100 - tail_percent])
     return float(np.median(np.concatenate(ratios))), float(low), float(high)

@@ -1,1 +1,1 @@
-"""What rules and stages ask for: paths, settings, locks, digests of code."""
+"""Answers for rules and stages: paths, settings, locks and digests of code."""

@@ -1,11 +1,11 @@
-"""Digests of source code, by which both engines notice that a step would now do something else.
+"""Compute digests of source code, so that both engines detect that the code of a step has changed.
 
-A step's digest covers its module and everything that it imports inside `lowrank`, found by
-reading the sources, so nothing is imported for it. Comments, docstrings and layout do not count.
-The code of a user's own network is covered in the same way, within the project folder.
+A step's digest covers its module and everything that it imports inside `lowrank`. The sources are
+read, not imported. Comments, docstrings and layout do not count. The code of a user's own network
+is covered in the same way, within the project folder.
 
-What a static reading cannot see: a module imported by a computed name, and data files that a module
-reads. Packages from elsewhere count by their version, and only where a `factory` names one.
+Reading the sources does not find modules imported by a computed name, and data files that a module
+reads. Other packages count by their version, and only if a `factory` names one.
 """
 
 import ast
@@ -22,11 +22,11 @@ from lowrank.graph.step_names import STEPS
 
 PACKAGE = Path(lowrank.__file__).parent
 
-# Their effect on a step is visible in its parameters and inputs, or is none: the configuration, the
-# graph, the command line, and the wording of errors.
+# Modules that either have no effect on a step, or whose effect is visible in its parameters and
+# inputs: the configuration, the graph, the command line and the wording of errors.
 LEFT_OUT = frozenset(
     {
-        "lowrank",  # The package itself imports its library when that is asked for, not before.
+        "lowrank",  # The package itself imports the library only on demand.
         "lowrank.cli",
         "lowrank.errors",
         "lowrank.report.provenance",
@@ -37,19 +37,19 @@ LEFT_OUT = frozenset(
     }
 )
 ROOMS_LEFT_OUT = frozenset({"lowrank.config", "lowrank.graph"})
-# How the source of a network is understood changes what a step does.
+# Exception: how the source of a network is interpreted changes what a step does.
 NOT_LEFT_OUT = frozenset({"lowrank.config.network_source"})
 
 
 def digest_of_step(step: str) -> str:
-    """Digest of the code that `lowrank <step>` runs, and of lowrank's version."""
+    """Return the digest of the code that `lowrank <step>` runs, and of lowrank's version."""
     return _digest_of(f"lowrank.steps.{step}", importlib.metadata.version("lowrank"))
 
 
 def digest_of_module(module: str, folder: Path = Path()) -> str:
-    """Digest of a user's module with all that it imports within `folder`.
+    """Return the digest of a user's module and everything that it imports within `folder`.
 
-    A module that is not in `folder` counts by the version of the package that it belongs to.
+    A module outside `folder` counts by the version of its package.
     """
     files = files_of_module(module, folder)
     if not files:
@@ -64,12 +64,12 @@ def write_digests(path: Path, networks: Mapping[str, str]) -> None:
 
 
 def files_of_step(step: str) -> tuple[Path, ...]:
-    """The source files that a step's digest covers."""
+    """Return the source files that a step's digest covers."""
     return _closure(f"lowrank.steps.{step}", "lowrank", PACKAGE)
 
 
 def files_of_module(module: str, folder: Path = Path()) -> tuple[Path, ...]:
-    """The source files in `folder` that make up a user's module: its own and what it imports."""
+    """Return the source files in `folder` of a user's module and of everything that it imports."""
     return _closure(module, "", folder.resolve())
 
 
@@ -77,28 +77,28 @@ def files_of_module(module: str, folder: Path = Path()) -> tuple[Path, ...]:
 def _digest_of(module: str, version: str) -> str:
     files = _closure(module, "lowrank", PACKAGE)
     if not files:
-        raise ValueError(f"{module} is no module of lowrank")
+        raise ValueError(f"{module} is not a module of lowrank")
     return _short("\n".join([version, *map(_significant, files)]))
 
 
 def _closure(module: str, package: str, root: Path) -> tuple[Path, ...]:
-    """The files below `root`, the folder of `package`, that a module consists of, sorted."""
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
+    """Return the sorted files of a module and its imports below `root`, the folder of `package`."""
+    files: dict[str, Path] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
         path = _file_of(name, package, root)
-        if path is None or name in found or (package and is_left_out(name)):
+        if path is None or name in files or (package and is_left_out(name)):
             continue
-        found[name] = path
-        waiting += _imports(path, name)
+        files[name] = path
+        pending += _imports(path, name)
         # Importing a.b runs a/__init__.py first.
-        waiting += [parent] if (parent := name.rpartition(".")[0]) else []
-    return tuple(sorted(set(found.values())))
+        pending += [parent] if (parent := name.rpartition(".")[0]) else []
+    return tuple(sorted(set(files.values())))
 
 
 def is_left_out(name: str) -> bool:
-    """Whether the digest of a step does not cover a module of lowrank."""
+    """Return whether the digests of steps leave out a module of lowrank."""
     room = ".".join(name.split(".")[:2])
     return name not in NOT_LEFT_OUT and (name in LEFT_OUT or room in ROOMS_LEFT_OUT)
 
@@ -109,27 +109,27 @@ def _file_of(name: str, package: str, root: Path) -> Path | None:
         if parts[0] != package:
             return None
         parts = parts[1:]
-    place = root.joinpath(*parts)
-    candidates = [place / "__init__.py"] + ([place.with_name(f"{place.name}.py")] if parts else [])
+    base = root.joinpath(*parts)
+    candidates = [base / "__init__.py"] + ([base.with_name(f"{base.name}.py")] if parts else [])
     return next((path for path in candidates if path.is_file()), None)
 
 
 @functools.cache
 def _imports(path: Path, name: str) -> tuple[str, ...]:
-    """Names of modules that a file may import, those inside functions included."""
+    """Return the names of all modules that a file may import, including imports in functions."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found: list[str] = []
+    names: list[str] = []
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, package)
-            found += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+            names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
         elif isinstance(node, ast.Call):
-            found += _by_literal_name(node)
+            names += _by_literal_name(node)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found += _programs(node.value)
-    return tuple(filter(None, found))
+            names += _programs(node.value)
+    return tuple(filter(None, names))
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
@@ -141,7 +141,7 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
 
 
 def _by_literal_name(node: ast.Call) -> Iterable[str]:
-    """The module in `import_module("a.b")`."""
+    """Return the module in `import_module("a.b")`; empty for any other call."""
     called = node.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
     first = node.args[0] if node.args else None
@@ -151,9 +151,10 @@ def _by_literal_name(node: ast.Call) -> Iterable[str]:
 
 
 def _programs(text: str) -> Iterable[str]:
-    """Modules of lowrank that a string names: `-m lowrank.devices.remote` is started so.
+    """Return the modules of lowrank that a string names, such as `lowrank.devices.remote`.
 
-    A computed name, f"lowrank.devices.{program}", stands for every module of the package.
+    Such programs are started by name in another process. The constant part of a computed name such
+    as f"lowrank.devices.{program}" stands for every module of that package.
     """
     if not re.fullmatch(r"lowrank(\.\w+)+\.?", text):
         return []
@@ -170,16 +171,16 @@ def _tree(path: Path) -> ast.Module:
 
 @functools.cache
 def _significant(path: Path) -> str:
-    """The source without comments, docstrings and layout.
+    """Return the source of a file without comments, docstrings and layout.
 
-    Written back as source, not dumped as a tree: the trees of Python's versions differ more.
+    The syntax tree is converted back to source, because trees differ more between Python versions.
     """
     tree = _tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            if text and isinstance(first.value.value, str):
+            is_constant = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            if is_constant and isinstance(first.value.value, str):
                 node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(ast.fix_missing_locations(tree))
 

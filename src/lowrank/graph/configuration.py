@@ -1,4 +1,4 @@
-"""Which parts of params.yaml decide the result of one variant."""
+"""Select the parts of params.yaml that determine the result of one variant."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from lowrank.report.provenance import NAMED
 def configuration_of(
     document: Mapping[str, Any], params: Params, model: str, method: str
 ) -> dict[str, Any]:
-    """Return what decides the result of `model` by `method`, as a params.yaml of its own.
+    """Return the part of params.yaml that determines the result of `model` and `method`.
+
+    The part is a valid params.yaml.
 
     Parameters
     ----------
     document
         The configuration with all overrides applied, as the engine read it.
     params
-        The same, checked.
+        The same configuration, checked.
+    model, method
+        The names of the network and of the method of the variant.
     """
     network = params.checkpoint[model]
-    asking = params.trial_of(method)
-    name = asking[0] if asking else method
-    wanted = {
+    trial = params.trial_of(method)
+    name = trial[0] if trial else method
+    relevant = {
         "dataset": [network.dataset],
         "checkpoint": [model],
         "methods": [name],
@@ -34,14 +38,14 @@ def configuration_of(
         "benchmark": list(params.matrix.devices),
         "pretrain": [model] if network.weights.startswith("build/pretrain/") else [],
     }
-    chosen: dict[str, Any] = {"matrix": {"devices": list(params.matrix.devices)}}
+    configuration: dict[str, Any] = {"matrix": {"devices": list(params.matrix.devices)}}
     for section, entries in document.items():
         if section == "matrix":
             continue
         if section not in NAMED:
-            chosen[section] = entries
+            configuration[section] = entries
             continue
-        found = {each: entries[each] for each in wanted[section] if each in (entries or {})}
-        if found:
-            chosen[section] = found
-    return chosen
+        selected = {key: entries[key] for key in relevant[section] if key in (entries or {})}
+        if selected:
+            configuration[section] = selected
+    return configuration

@@ -1,4 +1,4 @@
-"""What workflow/rules/deliver.smk asks: exports, int8, measurements, results."""
+"""Answers for workflow/rules/deliver.smk: exports, int8, measurements and results."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class DeliverRules:
         self.graph, self.params = graph, graph.params
 
     def plans(self, wildcards: Wildcards) -> list[str]:
-        """The plan of every round; an empty one, which DVC expects, where there is no round."""
+        """Return the plan of each round; without rounds, the empty plan that DVC expects."""
         folder = self.graph.folder(wildcards)
         numbers = self.graph.round_numbers(wildcards) or [1]
         return [f"{folder}/{place_of_round(number)}/ranks.json" for number in numbers]
 
     def round_metrics(self, wildcards: Wildcards) -> list[str]:
-        """The accuracy of every round."""
-        return self._of_rounds(wildcards, "metrics")
+        """Return the accuracy of each round."""
+        return self._round_files(wildcards, "metrics")
 
     def round_curves(self, wildcards: Wildcards) -> list[str]:
-        """The training curve of every round."""
-        return self._of_rounds(wildcards, "curve")
+        """Return the training curve of each round."""
+        return self._round_files(wildcards, "curve")
 
     def round_timings(self, wildcards: Wildcards) -> list[str]:
-        """Steps and seconds of every round."""
-        return self._of_rounds(wildcards, "timing")
+        """Return the steps and seconds of each round."""
+        return self._round_files(wildcards, "timing")
 
-    def _of_rounds(self, wildcards: Wildcards, name: str) -> list[str]:
+    def _round_files(self, wildcards: Wildcards, name: str) -> list[str]:
         folder = self.graph.folder(wildcards)
         return [
             f"{folder}/rounds/{number}/{name}.json"
@@ -48,19 +48,20 @@ class DeliverRules:
         ]
 
     def quantized(self, wildcards: Wildcards) -> list[str]:
-        """The folder of a variant in int8, where its method asks for one; else none."""
+        """Return the folder of a variant in int8, if its method requests it; else none."""
         if not self.graph.quantize(wildcards):
             return []
         return [f"{self.graph.folder(wildcards)}/int8"]
 
     def descriptions(self, wildcards: Wildcards) -> list[str]:
-        """What the processor of each device of the matrix can do; the main device first."""
+        """Return the processor descriptions of the devices of the matrix, the main device first."""
         return [f"build/devices/{device}.json" for device in self.params.matrix.devices]
 
     def connections_json(self, wildcards: Wildcards) -> str:
-        """How the devices of the matrix are reached, where int8 files are timed there; else none.
+        """Return the connections of the devices on which int8 files are timed, as JSON.
 
-        Without how they measure: another number of runs is no reason to quantize again.
+        The settings of measurements are left out, because a new number of runs is no reason to
+        quantize again.
         """
         timed = self.params.matrix.devices if self.params.quantize.by_time else ()
         return json.dumps(
@@ -68,13 +69,13 @@ class DeliverRules:
         )
 
     def device_signature(self, wildcards: Wildcards) -> str:
-        """What a description depends on: the processor and runtime of a device that is this one."""
+        """Return the processor and runtime that a description depends on; '' if not local."""
         if self.params.benchmark[wildcards.device].kind != "local":
             return ""
         return here_signature()
 
     def ready_int8(self, wildcards: Wildcards) -> list[str]:
-        """The original's folder in int8, for a method that leaves the original as it is."""
+        """Return the original's folder in int8, for a method that does not change the original."""
         if not self.graph.quantize(wildcards) or self.graph.rounds(
             wildcards.model, wildcards.method
         ):
@@ -82,12 +83,12 @@ class DeliverRules:
         return [f"build/{wildcards.model}/original/int8"]
 
     def benchmarks(self, wildcards: Wildcards) -> list[str]:
-        """The measurements on every device."""
+        """Return the measurements on all devices."""
         folder = f"{self.graph.folder(wildcards)}/benchmark"
         return [f"{folder}/{device}.json" for device in self.params.matrix.devices]
 
     def described_json(self, wildcards: Wildcards) -> str:
-        """What a variant's card states beside what was measured, as JSON."""
+        """Return the facts of a variant's model card that are not measured, as JSON."""
         name = f"{wildcards.model}_{wildcards.method}"
         return json.dumps(
             {
@@ -103,7 +104,7 @@ class DeliverRules:
 
 @functools.cache
 def here_signature() -> str:
-    """What int8 files and latencies of this machine depend on: its processor and its runtime."""
+    """Return the processor and runtime of this machine, on which int8 files and latency depend."""
     from importlib.metadata import PackageNotFoundError, version
 
     from lowrank.devices.processor import Processor
@@ -111,5 +112,5 @@ def here_signature() -> str:
     try:
         runtime = version("onnxruntime")
     except PackageNotFoundError:
-        runtime = "of another package"  # onnxruntime-gpu, say
+        runtime = "of another package"  # For example onnxruntime-gpu.
     return f"{Processor.here().signature}; onnxruntime {runtime}"

@@ -1,7 +1,8 @@
-"""What the workflow knows of dvc.yaml: the outputs of each stage, and what DVC must watch.
+"""Outputs of the stages in dvc.yaml, and the files that DVC must watch.
 
-DVC decides which stages are stale. It does not delete their outputs (`persist`), for it would do so
-while another run may need them; the `snakemake` that a stage starts does, once it has the lock.
+DVC decides which stages are stale, but it does not delete their outputs (`persist`), because
+another run may need them at that time. The `snakemake` that a stage starts deletes them after it
+has taken the lock.
 """
 
 import itertools
@@ -17,12 +18,12 @@ from lowrank.config.params import Params
 from lowrank.core.delivery import remove_own_files
 from lowrank.errors import UserError
 
-# Names of folders that hold a file for each factored layer, or each round: there may be none.
+# Folders with a file for each factored layer or each round. They may be empty.
 MAY_BE_EMPTY = ("factors", "rounds")
 
-# By stage. A folder goes whole, so that nothing of an earlier choice stays in it. Not here:
-# datasets, which are replaced when the new one is complete, and layer tables, which are always
-# current.
+# Outputs to delete, by stage. Folders are deleted with everything in them, so nothing remains from
+# earlier settings. Datasets are not listed, because they are replaced when the new one is complete.
+# Layer tables are not listed, because they are always current.
 _FIELDS = ("model", "method", "device")
 _OUTPUTS = {
     "code": ("build/code.json",),
@@ -62,32 +63,32 @@ _OUTPUTS = {
 
 
 def running_stage() -> str | None:
-    """The DVC stage that this process runs in, as DVC names it: `finetune@vgg16-tucker`."""
+    """Return the DVC stage that this process runs in, such as `finetune@vgg16-tucker`, or None."""
     return os.environ.get("DVC_STAGE") or None
 
 
 def outputs_of(stage: str, params: Params) -> list[Path]:
-    """The outputs that a stage makes again from nothing; none for a stage that is not known."""
+    """Return the outputs that a stage makes from scratch; empty for an unknown stage."""
     name, _, key = stage.partition("@")
-    choices = itertools.product(params.checkpoint, params.methods, params.benchmark)
-    found = set()
-    for names in (dict(zip(_FIELDS, each, strict=True)) for each in choices):
+    combinations = itertools.product(params.checkpoint, params.methods, params.benchmark)
+    paths = set()
+    for names in (dict(zip(_FIELDS, combination, strict=True)) for combination in combinations):
         for path in _OUTPUTS.get(name, ()):
             used = [value for field, value in names.items() if f"{{{field}}}" in path]
             if "-".join(used) == key:
-                found.add(Path(path.format(**names)))
-    return sorted(found)
+                paths.add(Path(path.format(**names)))
+    return sorted(paths)
 
 
 def remove_outputs(stage: str, params: Params) -> None:
-    """Remove what a stale stage made, so that Snakemake makes it again.
+    """Remove the outputs of a stale stage, so that Snakemake makes them again.
 
-    Folders that a method without factors or rounds leaves empty are there afterwards: DVC wants
-    every output of a stage.
+    Folders that stay empty for a method without factors or rounds are created again, because DVC
+    requires every output of a stage.
     """
     for path in outputs_of(stage, params):
         if path.parts[0] == "models":
-            # A user's package may have such a name.
+            # The folder may also be a package of the user, whose files are kept.
             remove_own_files(path)
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -98,29 +99,30 @@ def remove_outputs(stage: str, params: Params) -> None:
 
 
 def require_watched(files: Iterable[Path], stage: str, about: str) -> None:
-    """Raise UserError unless DVC watches all files: they lie in what a stage depends on.
+    """Raise UserError unless all files are dependencies of a stage, so that DVC watches them.
 
-    Without a dvc.yaml there is nothing to check.
+    Without a dvc.yaml, nothing is checked.
     """
     document = Path("dvc.yaml")
     if not document.exists():
         return
     stages: Any = yaml.safe_load(document.read_text()).get("stages", {})
-    described = stages.get(stage, {})
-    watched = [Path(str(path)) for path in described.get("do", described).get("deps") or []]
+    definition = stages.get(stage, {})
+    watched = [Path(str(path)) for path in definition.get("do", definition).get("deps") or []]
     here = Path.cwd()
     for file in files:
-        inside = Path(os.path.relpath(file, here))
-        if not any(inside == each or each in inside.parents for each in watched):
+        relative = Path(os.path.relpath(file, here))
+        if not any(relative == path or path in relative.parents for path in watched):
             raise UserError(
-                f"dvc.yaml: {about} uses {inside}, which DVC does not watch: it would take results "
-                f"for current after that file changes. Add a line `- {_suggested(inside)}` to "
-                f"`deps` of the stage `{stage}`, and run the same command again."
+                f"dvc.yaml: {about} uses {relative}, which DVC does not watch. DVC would treat "
+                "results as current after that file changes. Add a line "
+                f"`- {_suggested(relative)}` to `deps` of the stage `{stage}`, and run the same "
+                "command again."
             )
 
 
 def require_known_folders(stage: str, params: Params) -> None:
-    """Raise UserError where a stage reads folders of images that DVC does not watch."""
+    """Raise UserError if a stage reads folders of images that DVC does not watch."""
     name, _, key = stage.partition("@")
     if not Path("dvc.yaml").exists():
         return
@@ -136,10 +138,10 @@ def require_known_folders(stage: str, params: Params) -> None:
 
 
 def _variable(document: Any, name: str) -> Any:
-    """A variable at the top of dvc.yaml."""
-    return next((each[name] for each in document.get("vars", []) if name in each), None)
+    """Return a variable of the `vars` section of dvc.yaml, or None."""
+    return next((entry[name] for entry in document.get("vars", []) if name in entry), None)
 
 
 def _suggested(path: Path) -> Path:
-    """A package as a whole, a module by itself."""
+    """Return the folder of a package, or the file of a single module."""
     return Path(path.parts[0]) if len(path.parts) > 1 else path

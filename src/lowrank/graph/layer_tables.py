@@ -1,4 +1,4 @@
-"""Layer tables: what the graph knows of a network before anything runs."""
+"""Read and make layer tables, which describe networks to the graph before anything runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class LayerTables:
-    """Reads the layer tables of networks, and makes those that are missing or stale."""
+    """The layer tables of the networks. Missing and stale tables are made when they are read."""
 
     def __init__(self, graph: Graph, folder: Path = TABLES) -> None:
         self.graph, self.params = graph, graph.params
         self._tables = folder
 
     def network_code(self, model: str) -> str:
-        """Digest of the user's code that builds a network; what lowrank has is the steps' code."""
+        """Return the digest of the user's code that builds a network, or `lowrank` without one."""
         factory = self.graph.source(model).factory
         return digest_of_module(factory.partition(":")[0]) if factory else "lowrank"
 
@@ -52,17 +52,21 @@ class LayerTables:
         return {model: self.network_code(model) for model in self.params.checkpoint}
 
     def read(self, model: str) -> LayerTable:
+        """Return the layer table of a network.
+
+        Raises UserError if the table must be made and the network cannot be built.
+        """
         path, source = self._tables / f"{model}.json", self.graph.source(model).to_json()
-        # A table of the network as it was described or written before is no use.
+        # A table is stale if the description or the code of the network has changed.
         if not self._is_current(path, model):
-            # In a process of its own: the graph must not wait for PyTorch every time.
+            # A separate process imports PyTorch, so reading the graph stays fast otherwise.
             arguments = ["inspect", "--name", model, "--output", str(path), "--"]
             run_step([*arguments, json.dumps(source)], output=path, about=f"checkpoint.{model}")
-            self._note_code_of_table(model)
+            self._write_code_note(model)
         return LayerTable.from_json(read_json(path))
 
     def table(self, wildcards: Wildcards) -> str:
-        """The layer table of a network, which is made when the graph is read where it is stale."""
+        """Return the path of a network's layer table, after making it if it is stale."""
         self.read(wildcards.model)
         return str(self._tables / f"{wildcards.model}.json")
 
@@ -74,12 +78,13 @@ class LayerTables:
             return False
         if table.get("code", "lowrank") != self.network_code(model):
             return False
-        # Shipped tables fit the code beside them; from then on a note says what code made them.
+        # Shipped tables match the code that they are shipped with, so the note is made now. Later
+        # changes of the code differ from the note.
         note = TABLE_CODE / model
         if not note.exists():
-            self._note_code_of_table(model)
+            self._write_code_note(model)
         return note.read_text() == digest_of_step("inspect")
 
     @staticmethod
-    def _note_code_of_table(model: str) -> None:
+    def _write_code_note(model: str) -> None:
         write_text(TABLE_CODE / model, digest_of_step("inspect"))

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Protocol
 
 TABLES = Path("data/networks")
-# Of a layer in its network, `features.conv1_1`; a file of factors has this name.
+# Pattern of a layer's name in its network, such as `features.conv1_1`. Files of factors use it.
 LAYER_NAME = r"[\w.-]+"
 FIRST_RUN = Path("build/first_run")
-# What code of lowrank's made a table, which the table does not say: it is in Git, and would change
-# with every change of that code.
+# Digests of the code that made each layer table. They are not in the tables themselves, because
+# tables are in Git and would change with every change of that code.
 TABLE_CODE = Path("build/table_code")
 RESULTS = Path("results")
 
 
 class Wildcards(Protocol):
-    """What Snakemake hands to an input function; each rule has some of these."""
+    """The wildcards that Snakemake passes to an input function. Each rule has some of these."""
 
     model: str
     method: str
@@ -29,10 +29,10 @@ class Wildcards(Protocol):
 
 
 def splits_of(wildcards: Wildcards) -> str:
-    """Return the folder that says which images choices about a network are made on."""
+    """Return the folder of a network's splits: the images for choices, training and reports."""
     return f"build/{wildcards.model}/original/splits"
 
 
 def place_of_round(number: int) -> str:
-    """Return the folder of a round's ranks and factors, below that of its variant."""
+    """Return the folder of a round's ranks and factors, relative to the folder of its variant."""
     return "first" if number == 1 else f"rounds/{number}"

@@ -1,4 +1,4 @@
-"""What workflow/rules/networks.smk asks: datasets, splits, weights, recipes."""
+"""Answers for workflow/rules/networks.smk: datasets, splits, weights and recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lowrank.graph.names import (
 if TYPE_CHECKING:
     from lowrank.graph.pipeline import Graph
 
-# Trained weights that others publish, for networks that lowrank defines and no registry offers.
+# Sources of published weights, for networks that lowrank defines and no registry offers.
 WEIGHTS_ELSEWHERE = {
     "alexnet": "bvlc_alexnet.caffemodel from the BVLC model zoo of Caffe",
     "googlenet": "bvlc_googlenet.caffemodel from the BVLC model zoo of Caffe",
@@ -34,32 +34,32 @@ class NetworkRules:
         self.graph, self.params = graph, graph.params
 
     def image_files(self, wildcards: Any) -> str:
-        """Digests of the image folders of a dataset; empty for one that is known by its contents.
+        """Return the digests of the image folders of a dataset. Empty if it has no folders.
 
-        CIFAR-10 and Fashion-MNIST are verified against the contents that they must have, so it
-        does not matter which file they come from.
+        CIFAR-10 and Fashion-MNIST have no folders. Their contents are verified, so it does not
+        matter which file they come from.
         """
         settings = self.params.dataset[wildcards.dataset]
         folders = filter(None, [settings.train, settings.validation])
         return " ".join(map(digest_of_folder, folders))
 
     def validation_files(self, wildcards: Wildcards) -> str:
-        """Digest of a network's own folder of validation images; empty where it has none."""
+        """Return the digest of a network's own folder of validation images; empty without one."""
         folder = self.params.checkpoint[wildcards.model].validation.folder
         return digest_of_folder(folder) if folder else ""
 
     def validation_json(self, wildcards: Wildcards) -> str:
-        """Which images choices about a network are made on, as JSON."""
+        """Return the setting that selects the images for choices about a network, as JSON."""
         return json.dumps(self.params.checkpoint[wildcards.model].validation.to_document())
 
     def decoding_json(self, wildcards: Wildcards) -> str:
-        """How a folder of validation images is read, as JSON; empty where there is none."""
+        """Return the settings for reading a folder of validation images, as JSON; `{}` if none."""
         if self.params.checkpoint[wildcards.model].validation.folder is None:
             return "{}"
         return self._dataset_settings(wildcards).model_dump_json()
 
     def threads_of_splits(self, wildcards: Wildcards) -> int:
-        """CPU threads that decode a folder of validation images."""
+        """Return the number of CPU threads that decode a folder of validation images."""
         if self.params.checkpoint[wildcards.model].validation.folder is None:
             return 1
         return self._dataset_settings(wildcards).threads
@@ -68,14 +68,17 @@ class NetworkRules:
         return self.params.dataset[self.params.checkpoint[wildcards.model].dataset]
 
     def weights(self, wildcards: Wildcards) -> str:
-        """The file of a model's trained weights. Raises UserError where nothing can provide it."""
+        """Return the file of a model's trained weights.
+
+        Raises UserError if the file does not exist and no rule makes it.
+        """
         model = wildcards.model
         settings = self.params.checkpoint[model]
         path = settings.weights
-        made_here = path == f"build/pretrain/{model}.safetensors" or (
+        is_built = path == f"build/pretrain/{model}.safetensors" or (
             settings.torchvision_weights and path == self.downloaded(model)
         )
-        if not made_here and not Path(path).is_file():
+        if not is_built and not Path(path).is_file():
             raise UserError(
                 f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
                 f"{self._advice(model)}"
@@ -84,11 +87,11 @@ class NetworkRules:
 
     @staticmethod
     def downloaded(model: str) -> str:
-        """Where weights from torchvision are kept."""
+        """Return the path where weights from torchvision are stored."""
         return f"data/weights/{model}.pth"
 
     def _advice(self, model: str) -> str:
-        """Where a model's weights may come from."""
+        """Return advice on where a model's weights can come from."""
         network = self.graph.source(model).network
         if network in WEIGHTS_ELSEWHERE:
             return f"Put {WEIGHTS_ELSEWHERE[network]} there, or name another file."
@@ -98,17 +101,20 @@ class NetworkRules:
                 f"`snakemake --cores 2 build/pretrain/{model}.safetensors`."
             )
         return (
-            "Put the trained weights there, or name another file; for a network of torchvision's, "
-            f"name its weights as `torchvision_weights` and {self.downloaded(model)} as `weights`, "
-            "and they are downloaded."
+            "Put the trained weights there, or name another file. To download the weights of a "
+            "torchvision network, set `torchvision_weights` to their name and `weights` to "
+            f"{self.downloaded(model)}."
         )
 
     def start(self, wildcards: Wildcards) -> list[str]:
-        """The weights that a recipe goes on from; none where it starts at random."""
+        """Return the weights that a recipe starts from; none if it starts from random weights."""
         return list(filter(None, [self.pretrain(wildcards).start]))
 
     def pretrain(self, wildcards: Wildcards) -> PretrainSettings:
-        """The recipe of a model."""
+        """Return the recipe of a model. Raises UserError if there is none."""
         if wildcards.model not in self.params.pretrain:
-            raise UserError(f"params.yaml: `pretrain` has no recipe for {wildcards.model}.")
+            raise UserError(
+                f"params.yaml: `pretrain` has no recipe for {wildcards.model}. Add one under this "
+                "name, or use existing weights."
+            )
         return self.params.pretrain[wildcards.model]

@@ -1,6 +1,6 @@
 """The graph that a configuration describes: variants, rounds and their paths.
 
-Plain Python on the configuration and the layer tables; nothing here imports PyTorch.
+The graph is computed from the configuration and the layer tables, without PyTorch.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from lowrank.graph.studies import StudyRules
 
 
 def prefer_this_environment() -> None:
-    """Let steps find the `lowrank` of the environment that runs Snakemake, activated or not."""
+    """Put the environment that runs Snakemake first on PATH, so that steps use its `lowrank`."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
 
 
 class Graph:
-    """The graph of a configuration; for each file of workflow/rules, what its rules ask."""
+    """The graph of a configuration, with an attribute for each file in workflow/rules."""
 
     def __init__(
         self,
@@ -70,23 +70,24 @@ class Graph:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], files: Sequence[str | Path] = ()) -> Graph:
-        """Check params.yaml as Snakemake read it, with what its command line replaced.
+        """Create a graph from params.yaml as Snakemake read it, with overrides applied.
 
-        Values that Snakemake reads in another way than DVC, and lines, are those of the files,
-        where they are given, params.yaml first. Raises UserError where it is wrong.
+        Snakemake reads some values differently from DVC. If `files` are given, params.yaml first,
+        such values and the line numbers in messages are taken from them. Raises UserError for an
+        invalid configuration.
         """
         read = reconciled(document, files) if files else Document(document)
         return cls(parse_params(read), document=read.entries)
 
     @classmethod
     def load(cls) -> Graph:
-        """The graph of the params.yaml in this folder."""
+        """Create the graph of the params.yaml in this folder."""
         return cls(load_params())
 
     def variants(self, names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-        """Model and method by result name; by default those of the matrix.
+        """Return model and method by the name of a result, by default for the matrix.
 
-        Raises UserError for a name that is neither.
+        Raises UserError for an unknown name.
         """
         known, matrix = self.known_variants, self.params.matrix
         names = names or [f"{m}_{k}" for m in matrix.models for k in matrix.methods]
@@ -97,14 +98,14 @@ class Graph:
 
     @property
     def known_variants(self) -> dict[str, tuple[str, str]]:
-        """Model and method of every result that could be asked for, by its name."""
+        """Model and method of every possible result, by its name."""
         return {f"{m}_{k}": (m, k) for m in self.params.checkpoint for k in self.params.methods}
 
     def first_run(self) -> str:
-        """A file made by the first run in a clone, and an input of every result.
+        """Create a file in the first run in a clone, and return its path, an input of all results.
 
-        Results are in Git, so a fresh clone holds them without the models that they describe, and
-        Snakemake would find nothing to do. This file is newer than they are.
+        A fresh clone contains the results but not their models, so Snakemake would have nothing to
+        do. This file is newer than the results, so they are made again.
         """
         if not FIRST_RUN.exists():
             FIRST_RUN.parent.mkdir(parents=True, exist_ok=True)
@@ -112,41 +113,42 @@ class Graph:
         return str(FIRST_RUN)
 
     def begin_stage(self) -> None:
-        """Inside `dvc repro`: remove what the stale stage made. Call it under the run's lock."""
+        """Remove the outputs of the stale stage inside `dvc repro`. The caller holds the lock."""
         if stage := running_stage():
             require_known_folders(stage, self.params)
             remove_outputs(stage, self.params)
 
     @staticmethod
     def code(*steps: str) -> str:
-        """What the code of some steps comes to, by default of all.
+        """Return the digests of the code of some steps, by default of all.
 
-        A rule's jobs are stale where it has changed.
+        The jobs of a rule are stale if the digests have changed.
         """
         return " ".join(map(digest_of_step, steps or STEPS))
 
     @property
     def searching(self) -> str:
-        """A pattern that matches the methods that find ranks by trials and nothing else."""
+        """Pattern that matches only the methods that search for ranks by trials."""
         return "|".join(map(re.escape, self.params.searching)) or "none"
 
     @property
     def not_searching(self) -> str:
-        """A pattern that matches all other methods, trials among them, and nothing else."""
+        """Pattern that matches only the methods that do not search, including trials."""
         searching = self.params.searching
         return "|".join(re.escape(name) for name in self.params.methods if name not in searching)
 
-    def one_of(self, section: str) -> str:
-        """A pattern that matches the names of a section of params.yaml and nothing else."""
+    def names_pattern(self, section: str) -> str:
+        """Return a pattern that matches only the names in a section of params.yaml."""
         return "|".join(map(re.escape, getattr(self.params, section)))
 
-    @functools.cache  # noqa: B019  (one graph a process)
+    @functools.cache  # noqa: B019  (There is one graph per process.)
     def rounds(self, model: str, method: str) -> list[dict[str, str]]:
-        """For each round its layers, in the order of the schedule, with their factorizations.
+        """Return the factorization by layer for each round, in the order of the schedule.
 
-        A method that names no factorization at all has one round without layers: the network is
-        fine-tuned as it is, for comparison. If it is not fine-tuned either, there is no round, and
-        the original is what is exported and quantized.
+        A method without factorizations has one round without layers, in which the unchanged network
+        is fine-tuned for comparison. Without fine-tuning it has no rounds, and the original is
+        exported and quantized. Raises UserError for unknown layers, and for a method that names
+        factorizations but selects no layer.
         """
         settings = self.params.methods[method]
         table, by_kind = self.tables.read(model), settings.factorize.by_kind()
@@ -156,17 +158,17 @@ class Graph:
         )
         if not assigned and any(by_kind.values()):
             raise UserError(
-                f"params.yaml: `methods.{method}.factorize` takes no layer of {model}. Name a "
-                "factorization for at least one kind of layer that the network has, and let "
-                "`include` and `exclude` leave some."
+                f"params.yaml: `methods.{method}.factorize` selects no layer of {model}. Name a "
+                "factorization for at least one kind of layer in the network, and check that "
+                "`include` and `exclude` do not rule out all layers."
             )
         if not assigned:
             return [{}] if self.params.finetune_of(model, method).trains else []
-        taken = [layer for layer in table.layers if layer.name in assigned]
-        _refuse_unfit_names([layer.name for layer in taken], model)
+        selected = [layer for layer in table.layers if layer.name in assigned]
+        _require_file_names([layer.name for layer in selected], model)
         schedule = settings.schedule
         rounds = rounds_of(
-            taken,
+            selected,
             kind=schedule.kind,
             group=schedule.group,
             order=schedule.order,
@@ -175,54 +177,63 @@ class Graph:
         return [{name: assigned[name] for name in layers} for layers in rounds]
 
     def ranks_json(self, wildcards: Wildcards) -> str:
-        """How the ranks of a variant are chosen, as JSON."""
+        """Return the settings of a variant's rank rule, as JSON."""
         return self.params.ranks_of(wildcards.model, wildcards.method).model_dump_json()
 
     def dataset(self, wildcards: Wildcards) -> str:
-        """The folder of the dataset that a model is trained on."""
+        """Return the folder of the dataset that a model is trained on."""
         return f"data/datasets/{self.params.checkpoint[wildcards.model].dataset}"
 
     def network_json(self, wildcards: Wildcards) -> str:
-        """How a model's network is built, as JSON."""
+        """Return the description of how a model's network is built, as JSON."""
         return json.dumps(self.source(wildcards.model).to_json())
 
     def source(self, model: str) -> NetworkSource:
+        """Return the description of how a model's network is built."""
         return self.params.checkpoint[model].named(model)
 
     def last_state(self, wildcards: Wildcards) -> str:
-        """The network that the last round leaves; the original where there is no round."""
+        """Return the network after the last round, or the original if there are no rounds."""
         last = len(self.rounds(wildcards.model, wildcards.method))
         if not last:
             return f"build/{wildcards.model}/original/model.safetensors"
         return f"{self.folder(wildcards)}/rounds/{last}/model.safetensors"
 
     def layers_json(self, wildcards: Wildcards) -> str:
-        """The layers of a round with their factorizations, as JSON."""
+        """Return the layers of a round with their factorizations, as JSON."""
         return json.dumps(self.layers(wildcards))
 
     def quantize(self, wildcards: Wildcards) -> str:
-        """How a variant is quantised; empty where it is not."""
+        """Return the quantization of a variant; empty without one."""
         return self.params.methods[wildcards.method].quantize or ""
 
     @property
     def unknown_variant(self) -> str:
-        """A pattern for every `{variant}` that is not a known `{model}_{method}`."""
-        known = f"(?:{self.one_of('checkpoint')})_(?:{self.one_of('methods')})"
+        """Pattern that matches every `{variant}` that is not a known `{model}_{method}`."""
+        known = f"(?:{self.names_pattern('checkpoint')})_(?:{self.names_pattern('methods')})"
         return rf"(?!(?:{known})\.json$)[^/]+"
 
     def refuse(self, wildcards: Any) -> list[str]:
         """Raise UserError for a result whose model or method is not in params.yaml."""
         return list(self.variants([wildcards.variant]))
 
-    def asking_method(self, method: str) -> str:
-        """The method that a trial belongs to, whose moments and latencies it shares; or itself."""
+    def searching_method(self, method: str) -> str:
+        """Return the searching method of a trial, or the method itself if it is no trial.
+
+        A trial shares the moments and latencies of its searching method.
+        """
         trial = self.params.trial_of(method)
         return trial[0] if trial else method
 
     def trial_numbers(self, wildcards: Wildcards) -> range:
+        """Return the numbers of the trials of a search."""
         return range(1, self.params.methods[wildcards.method].ranks.search.trials + 1)
 
     def layers(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the layers of a round with their factorizations.
+
+        Raises UserError if the schedule does not have this round.
+        """
         rounds = self.rounds(wildcards.model, wildcards.method)
         number = self.round_number(wildcards)
         if number == 1 and not rounds:
@@ -235,63 +246,74 @@ class Graph:
         return rounds[number - 1]
 
     def keeps_outputs(self, wildcards: Wildcards) -> bool:
+        """Return whether decompositions minimize the error of outputs, `norm: activation`."""
         return self.params.methods[wildcards.method].factorize.norm == "activation"
 
     def is_sequential(self, wildcards: Wildcards) -> bool:
+        """Return whether the layers of a round are decomposed one after the other."""
         return self.params.methods[wildcards.method].factorize.sequential
 
-    def shares_out(self, wildcards: Wildcards) -> bool:
-        # A control, which factors nothing, has no ranks to share out.
-        factors = any(self.params.methods[wildcards.method].factorize.by_kind().values())
+    def chooses_ranks_together(self, wildcards: Wildcards) -> bool:
+        """Return whether the rank rule chooses the ranks of all layers together."""
+        # A control has no factorizations and so no ranks.
+        is_factored = any(self.params.methods[wildcards.method].factorize.by_kind().values())
         rule = self.params.ranks_of(wildcards.model, wildcards.method)
-        return factors and rule.looks_at_all_layers
+        return is_factored and rule.looks_at_all_layers
 
     def measures(self, wildcards: Wildcards) -> bool:
-        return self.round_number(wildcards) == 1 and self.shares_out(wildcards)
+        """Return whether this is the first round and its rank rule measures all layers."""
+        return self.round_number(wildcards) == 1 and self.chooses_ranks_together(wildcards)
 
     def _check_names(self, model: str, method: str, table: LayerTable) -> None:
-        """Raise UserError for a layer that the method names and the network has not."""
+        """Raise UserError for a layer that the method names but the network does not have."""
         known = [layer.name for layer in table.layers]
         settings = self.params.methods[method]
         order = settings.schedule.order
-        named = {
+        names_by_setting = {
             "ranks.table": self.params.ranks_of(model, method).table,
             "schedule.order": () if isinstance(order, str) else order,
         }
-        for place, names in named.items():
+        for setting, names in names_by_setting.items():
             for name in names:
                 if name not in known:
-                    where = f"params.yaml: `methods.{method}.{place}`"
+                    where = f"params.yaml: `methods.{method}.{setting}`"
                     raise unknown_name(f"layer of {model}", name, known, where=where)
-        patterns = {"include": settings.factorize.include, "exclude": settings.factorize.exclude}
-        for place, each in patterns.items():
-            for pattern in each:
+        patterns_by_setting = {
+            "include": settings.factorize.include,
+            "exclude": settings.factorize.exclude,
+        }
+        for setting, patterns in patterns_by_setting.items():
+            for pattern in patterns:
                 if not any(fits(name, [pattern]) for name in known):
                     raise UserError(
-                        f"params.yaml: `methods.{method}.factorize.{place}`: no layer of {model} "
-                        f"is named like '{pattern}'. Its layers: {', '.join(known)}."
+                        f"params.yaml: `methods.{method}.factorize.{setting}`: no layer of {model} "
+                        f"matches '{pattern}'. Its layers: {', '.join(known)}. Correct the pattern."
                     )
 
     def round_numbers(self, wildcards: Wildcards) -> range:
+        """Return the numbers of a variant's rounds."""
         return range(1, len(self.rounds(wildcards.model, wildcards.method)) + 1)
 
     @staticmethod
     def folder(wildcards: Wildcards) -> str:
+        """Return the folder of a variant."""
         return f"build/{wildcards.model}/{wildcards.method}"
 
     @staticmethod
     def round_number(wildcards: Wildcards) -> int:
-        if "at" in wildcards.keys():  # noqa: SIM118  (Snakemake's wildcards are no mapping)
+        """Return the number of a round, from its place `{at}` or its number `{round}`."""
+        if "at" in wildcards.keys():  # noqa: SIM118  (Snakemake's wildcards are not a mapping.)
             return 1 if wildcards.at == "first" else int(wildcards.at.removeprefix("rounds/"))
         return int(wildcards.round)
 
 
-def _refuse_unfit_names(layers: Sequence[str], model: str) -> None:
-    """Raise UserError for a layer whose name cannot be a file's."""
+def _require_file_names(layers: Sequence[str], model: str) -> None:
+    """Raise UserError for a layer whose name cannot be the name of a file."""
     for name in layers:
         if not re.fullmatch(LAYER_NAME, name):
             raise UserError(
-                f"{model}: its layer {name!r} cannot be factored, for its factors get a file of "
-                "that name: expected letters, digits, `_`, `-` and `.`. Rename it in the network, "
-                "or name it under `exclude` of the method's `factorize`."
+                f"{model}: its layer {name!r} cannot be factored, because its name is also the "
+                "name of the file of its factors. Expected: letters, digits, `_`, `-` and `.`. "
+                "Rename the layer in the network, or add it to `exclude` of the method's "
+                "`factorize`."
             )

@@ -1,7 +1,8 @@
-"""Steps that run in a process of their own, and what their end means.
+"""Run steps in separate processes and report how they ended.
 
-The exit status, the signal and the output decide. What a process prints last decides nothing: code
-of the user's runs in it, which may print at any time, end the program, or crash it.
+Success is determined from the exit status, the signal and the output file, never from the last
+printed line. The process runs code of the user, which may print at any time, end the program, or
+crash it.
 """
 
 import re
@@ -13,20 +14,20 @@ from pathlib import Path
 
 from lowrank.errors import UserError
 
-# How a step reports a mistake; see `lowrank.steps.common`.
-_REPORTED = re.compile(r"^(?:\[[^\]]*\] )?error: (.*)$", re.MULTILINE)
+# Line in which a step reports an error; see `lowrank.steps.common`.
+_ERROR_LINE = re.compile(r"^(?:\[[^\]]*\] )?error: (.*)$", re.MULTILINE)
 
 _SHOWN_LINES = 5
 
 
 def run_step(arguments: Sequence[str], *, output: Path, about: str) -> None:
-    """Run `lowrank <arguments>` in a process of its own, which writes `output`.
+    """Run `lowrank <arguments>` in a separate process, which writes `output`.
 
-    `about` begins an error's message: which entry of params.yaml the step is for.
+    `about` is the entry of params.yaml that the step belongs to. Error messages begin with it.
 
-    Raises UserError with the step's own error; where it reported none, with the exit status or the
-    signal that ended it and the last lines that it printed. A step that ends with status 0 without
-    writing `output` has failed, too.
+    Raises UserError with the step's own error message. If the step reported none, the message has
+    the exit status or the signal, and the last printed lines. A step that ends with status 0
+    without writing `output` has also failed.
     """
     before = _version(output)
     command = [sys.executable, "-m", "lowrank.cli", *arguments]
@@ -41,8 +42,8 @@ def run_step(arguments: Sequence[str], *, output: Path, about: str) -> None:
     if done.returncode == 0 and _version(output) not in (None, before):
         return
     step = f"`lowrank {arguments[0]}`"
-    if done.returncode and (reported := _REPORTED.findall(done.stderr)):
-        raise UserError(reported[-1])
+    if done.returncode and (messages := _ERROR_LINE.findall(done.stderr)):
+        raise UserError(messages[-1])
     if done.returncode == 0:
         reason = (
             f"{step} ended without an error and without writing {output}. Code that it imports "
@@ -56,21 +57,21 @@ def run_step(arguments: Sequence[str], *, output: Path, about: str) -> None:
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """Tells one version of a file from another; None where there is no file."""
+    """Return a value that differs between versions of a file, or None if there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def _signal(number: int) -> str:
     name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
     meaning = {
-        signal.SIGKILL: "the operating system does that when memory runs out",
+        signal.SIGKILL: "the operating system sends it when memory runs out",
         signal.SIGSEGV: "compiled code crashed",
-        signal.SIGABRT: "compiled code gave up",
-        signal.SIGILL: "compiled code is for another processor",
+        signal.SIGABRT: "compiled code aborted",
+        signal.SIGILL: "compiled code was built for another processor",
         signal.SIGBUS: "compiled code crashed, or the disk is full",
     }.get(number)
     return f"{name} ({meaning})" if meaning else name
@@ -80,4 +81,4 @@ def _last_lines(printed: str) -> str:
     lines = [line for line in printed.strip().splitlines() if line.strip()]
     if not lines:
         return "It printed nothing."
-    return "It printed last:\n" + "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:])
+    return "Last lines printed:\n" + "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:])

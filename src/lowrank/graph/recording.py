@@ -1,4 +1,4 @@
-"""What Snakemake built is recorded in dvc.lock, so that DVC takes it for current and keeps it."""
+"""Record what Snakemake has built in dvc.lock, so that DVC treats it as current and keeps it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 # JSON files in the folder of a round.
-_OF_A_ROUND = {"ranks.json", "draft.json", "metrics.json", "curve.json", "timing.json"}
-_LATER = "`make record` records it later."
+_ROUND_FILES = {"ranks.json", "draft.json", "metrics.json", "curve.json", "timing.json"}
+_RECORD_LATER = "Run `make record` to record it later."
 
 
 def record_run(jobs: Iterable[Any], config: Any, graph: Graph, say: Say) -> None:
-    """Record the variants of the matrix that a run has completed, once all its jobs are done.
+    """Record the variants of the matrix that a run has completed, after all its jobs are done.
 
-    `jobs` are all jobs of its graph, those that had nothing to do included, so that the files of a
-    variant whose `summarize` is among them belong to these parameters. Nothing is recorded inside
-    `dvc repro`, without DVC, or where options have changed what params.yaml says. Where DVC
-    refuses, that is said, and the run is no failure: what it built is there.
+    `jobs` are all jobs of the run's graph, including those that had nothing to do. So the files of
+    each variant whose `summarize` is among them belong to these parameters. Nothing is recorded
+    inside `dvc repro`, without DVC, or if options have overridden params.yaml. If DVC refuses, the
+    reason is reported. The run has still succeeded, because its outputs exist.
     """
     if running_stage() or not Path(".dvc").is_dir() or not shutil.which("dvc"):
         return
@@ -41,16 +41,16 @@ def record_run(jobs: Iterable[Any], config: Any, graph: Graph, say: Say) -> None
     if not stages:
         return
     try:
-        remove_strangers(jobs)
+        remove_stale_files(jobs)
         commit(stages, graph)
     except UserError as error:
-        say(f"Not recorded in dvc.lock: {error} {_LATER}")
+        say(f"Not recorded in dvc.lock: {error} {_RECORD_LATER}")
 
 
 def commit(stages: Sequence[str], graph: Graph) -> None:
-    """Record stages, and those that they depend on, as what belongs to params.yaml and this code.
+    """Record stages and their dependencies as up to date with params.yaml and this code.
 
-    Raises UserError where DVC refuses.
+    Raises UserError if DVC refuses.
     """
     write_digests(Path("build/code.json"), graph.tables.network_codes())
     make_empty_folders(stages)
@@ -58,12 +58,12 @@ def commit(stages: Sequence[str], graph: Graph) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        told = next((line for line in lines if line.startswith("ERROR")), "it printed nothing")
-        raise UserError(f"`dvc commit` ended with status {done.returncode} ({told}).")
+        message = next((line for line in lines if line.startswith("ERROR")), "it printed nothing")
+        raise UserError(f"`dvc commit` ended with status {done.returncode} ({message}).")
 
 
 def make_empty_folders(stages: Iterable[str]) -> None:
-    """Make the folders that a method without factors or rounds leaves out and DVC expects."""
+    """Make the folders that DVC expects but a method without factors or rounds does not write."""
     for stage in stages:
         name, _, variant = stage.partition("@")
         if name == "summarize":
@@ -72,25 +72,26 @@ def make_empty_folders(stages: Iterable[str]) -> None:
                 (folder / expected).mkdir(parents=True, exist_ok=True)
 
 
-def remove_strangers(jobs: Iterable[Any]) -> None:
-    """Remove factors and rounds that an earlier choice of layers or schedule left in their folders.
+def remove_stale_files(jobs: Iterable[Any]) -> None:
+    """Remove factors and rounds that earlier settings of layers or schedule have left behind.
 
-    DVC takes these folders as they are. Only files that a step wrote are removed: networks and
-    factors with lowrank's header, and JSON files of a round by their names.
+    They are removed because DVC records these folders as they are. Only files that a step wrote are
+    removed: networks and factors with lowrank's header, and JSON files with the names of a round's
+    files.
     """
-    made = {str(path) for job in jobs for path in job.output}
-    variants = {Path(path).parents[1] for path in made if path.endswith("first/ranks.json")}
+    outputs = {str(path) for job in jobs for path in job.output}
+    variants = {Path(path).parents[1] for path in outputs if path.endswith("first/ranks.json")}
     for variant in variants:
         for folder in (variant / "first/factors", variant / "rounds"):
             for path in sorted(folder.rglob("*.safetensors")) + sorted(folder.rglob("*.json")):
-                if str(path) not in made and _is_of_a_step(path):
+                if str(path) not in outputs and _is_written_by_step(path):
                     path.unlink()
 
 
-def _is_of_a_step(path: Path) -> bool:
+def _is_written_by_step(path: Path) -> bool:
     if path.suffix == ".json":
         folder = path.parent
-        return (folder.name.isdigit() and path.name in _OF_A_ROUND) or folder.name == "latencies"
+        return (folder.name.isdigit() and path.name in _ROUND_FILES) or folder.name == "latencies"
     try:
         read_header(path)
     except UserError:
@@ -106,8 +107,9 @@ def _complete_stages(jobs: Iterable[Any], graph: Graph) -> list[str]:
         elif job.rule.name == "summarize":
             model, method = job.wildcards.model, job.wildcards.method
             matrix = graph.params.matrix
-            # DVC has the original's outputs as a dependency of every method, Snakemake not.
-            learnt_from = Path(f"build/{model}/original/outputs.safetensors")
-            if model in matrix.models and method in matrix.methods and learnt_from.exists():
+            # In dvc.yaml every method depends on the original's outputs. Snakemake makes them only
+            # for methods that learn from them.
+            teacher_outputs = Path(f"build/{model}/original/outputs.safetensors")
+            if model in matrix.models and method in matrix.methods and teacher_outputs.exists():
                 stages.append(f"summarize@{model}-{method}")
     return sorted(stages)

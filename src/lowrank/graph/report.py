@@ -1,4 +1,4 @@
-"""What workflow/rules/report.smk asks: all variants side by side, and their captions."""
+"""Answers for workflow/rules/report.smk: the comparison of all variants, and captions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class ReportRules:
         self.graph, self.params = graph, graph.params
 
     def stated(self, wildcards: Wildcards) -> str:
-        """A variant's method with all that applies to its network, as YAML."""
+        """Return a variant's method with all settings that apply to its network, as YAML."""
         return yaml.safe_dump(self.stated_settings(wildcards), sort_keys=False, width=100)
 
     def stated_settings(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Return a variant's method with all settings that apply to its network."""
         model, method = wildcards.model, wildcards.method
         settings = self.params.methods[method]
         sections = {
@@ -45,7 +46,7 @@ class ReportRules:
         }
 
     def devices_stated(self) -> str:
-        """How each device of the matrix measures, as YAML."""
+        """Return the settings of each device of the matrix, as YAML."""
         devices = {
             name: self.params.benchmark[name].model_dump(mode="json", exclude_none=True)
             for name in self.params.matrix.devices
@@ -59,9 +60,10 @@ class ReportRules:
 
     @property
     def compared(self) -> dict[str, str]:
-        """What the overview holds beside the matrix: `model:method` of each, and its digest.
+        """Results outside the matrix that the overview includes: digest by `model:method`.
 
-        Every other result that there is, but for those of studies, which have their own pictures.
+        These are all existing results of known variants, except those of studies, which have their
+        own pictures.
         """
         studied = {
             f"{model}_{method}"
@@ -70,12 +72,12 @@ class ReportRules:
             for method in study.methods(name)
         }
         matrix = self.graph.variants()
-        found = {}
+        digests = {}
         for path in sorted(RESULTS.glob("*.json")):
-            known = self.graph.known_variants.get(path.stem)
-            if known and path.stem not in matrix and path.stem not in studied:
-                found[":".join(known)] = sha256_of(path)[:12]
-        return found
+            variant = self.graph.known_variants.get(path.stem)
+            if variant and path.stem not in matrix and path.stem not in studied:
+                digests[":".join(variant)] = sha256_of(path)[:12]
+        return digests
 
     @property
     def overview_variants(self) -> str:

@@ -1,4 +1,4 @@
-"""The beginning and the end of a `snakemake` run: its lock, what dead runs left, and signals."""
+"""Begin and end a `snakemake` run: its lock, the leftovers of dead runs, and signals."""
 
 from __future__ import annotations
 
@@ -17,113 +17,114 @@ from lowrank.temporary import remove_leftovers, remove_leftovers_in
 
 Say = Callable[[str], None]
 
-# Options with which `snakemake` answers a question and changes no output.
-_QUESTIONS = (
+# Options with which `snakemake` prints information and changes no output.
+_READ_ONLY_OPTIONS = (
     *("dryrun", "lint", "unlock", "containerize", "generate_unit_tests", "archive", "report"),
     *("dag", "rulegraph", "filegraph", "d3dag", "list_rules", "list_target_rules"),
     *("print_compilation", "list_conda_envs", "list_changes", "list_input_changes"),
     *("list_params_changes", "list_untracked", "summary", "detailed_summary", "deploy_sources"),
 )
 
-# Where steps write. Below `data` a user may keep a million images: not searched.
+# Folders in which steps write. Only these are searched, as `data` may contain a million images.
 _SEARCHED = ("build", "models", "results", "logs", "data/networks", "data/weights")
 _BACKUPS = Path(".snakemake/backups")
 
 
 def begin_run(workflow: Any, say: Say) -> Run | None:
-    """Take the folder's lock for a run that may change outputs, and remove what dead runs left.
+    """Take the folder's lock for a run that may change outputs, and tidy up after dead runs.
 
-    None where Snakemake only answers a question, such as a dry run, or runs one job of a run that
-    holds the lock elsewhere.
+    Return None if Snakemake changes no output, as in a dry run, or if it runs a single job of a
+    run that holds the lock elsewhere.
     """
-    if not workflow.is_main_process or _only_asks():
+    if not workflow.is_main_process or _is_read_only():
         return None
     run = take_lock(say)
-    _hand_to_jobs(run)
+    _pass_to_jobs(run)
     if run.pid == os.getpid():
         tidy_up(say)
     return run
 
 
 def refuse_moved_files(workflow: Any) -> None:
-    """Raise UserError where Snakemake would put the workflow's files elsewhere.
+    """Raise UserError if options would move the workflow's files to other paths.
 
-    Some steps take folders, and others their caches, by the paths that they have in this folder.
+    Some steps use folders and caches by their fixed paths in this folder.
     """
     path = "build/model.onnx"
     if workflow.modifier.path_modifier.replace_prefix(path) != path:
         raise UserError(
-            "a module with `prefix:` or `replace_prefix:` would move this workflow's files, which "
-            "its steps expect where they are. Leave it out, and give the module a folder of its "
-            "own with `snakemake --directory` where its files must not meet others."
+            "a module with `prefix:` or `replace_prefix:` would move this workflow's files, but "
+            "its steps expect them at fixed paths. Remove that setting. To separate the module's "
+            "files from others, give it its own folder with `snakemake --directory`."
         )
     provider = getattr(workflow.storage_settings, "default_storage_provider", None)
     if provider:
         raise UserError(
             f"--default-storage-provider {provider}: this workflow keeps its files in its own "
-            "folder, which must be on a disk that all machines share. Run it without that option; "
-            "`dvc push` takes the files to S3 and other places."
+            "folder, which must be on a disk that all machines share. Run it without this option. "
+            "Use `dvc push` to copy the files to S3 and other storage."
         )
 
 
 def builds_outputs(workflow: Any) -> bool:
-    """Whether this is a whole run: not one job of it elsewhere, nor `--touch`."""
+    """Return whether this is a complete run: not a single job, `--touch` or a dry run."""
     return workflow.is_main_process and not workflow.touch and not workflow.dryrun
 
 
 def tidy_up(say: Say) -> None:
     """Remove the temporary files of dead processes, and Snakemake's backups of their outputs.
 
-    A backup whose output is gone is put back first: its run died while it replaced that output.
+    If an output is missing, its backup is restored first, because its run died while it was
+    replacing the output.
     """
     for backup in _outermost(_BACKUPS):
         output = backup.relative_to(_BACKUPS)
         if not output.exists():
             output.parent.mkdir(parents=True, exist_ok=True)
             backup.rename(output)
-            say(f"{output}: put back; the run that was replacing it died")
+            say(f"{output}: restored from a backup, because the run that was replacing it died")
     shutil.rmtree(_BACKUPS, ignore_errors=True)
     removed = remove_leftovers(map(Path, _SEARCHED))
-    for place in ("data/datasets", tempfile.gettempdir()):
-        removed += remove_leftovers_in(Path(place))
+    for folder in ("data/datasets", tempfile.gettempdir()):
+        removed += remove_leftovers_in(Path(folder))
     if removed:
-        say(f"removed temporary files that {len(removed)} dead processes left")
+        say(f"removed temporary files of {len(removed)} dead processes")
 
 
-def end_steps_when_told(say: Say) -> None:
-    """On SIGTERM or SIGINT to Snakemake alone, say so and tell the running steps to end.
+def end_steps_on_signal(say: Say) -> None:
+    """Install handlers that end the running steps when Snakemake receives SIGTERM or SIGINT.
 
-    Snakemake by itself waits for them without a word. Call it when Snakemake has set its own
-    handlers, which still get the signal.
+    Without them, Snakemake silently waits for the steps. Call this function after Snakemake has
+    installed its own handlers, which are still called.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        before = signal.getsignal(number)
+        previous_handler = signal.getsignal(number)
 
-        def end(received: int, frame: Any, before: Any = before) -> None:
+        def end(received: int, frame: Any, previous_handler: Any = previous_handler) -> None:
             steps = _running_steps()
             say(
-                f"{signal.Signals(received).name}: ending {len(steps)} running steps; the same "
-                "command goes on from what is finished."
+                f"{signal.Signals(received).name}: ending {len(steps)} running steps. Run the same "
+                "command again to continue."
             )
             for step in steps:
                 step.terminate()
-            if callable(before):
-                before(received, frame)
+            if callable(previous_handler):
+                previous_handler(received, frame)
 
         signal.signal(number, end)
 
 
-def _only_asks() -> bool:
+def _is_read_only() -> bool:
     arguments = _arguments()
     if arguments is None or getattr(arguments, "report_after_run", False):
         return False
-    return any(getattr(arguments, name, None) for name in _QUESTIONS)
+    return any(getattr(arguments, name, None) for name in _READ_ONLY_OPTIONS)
 
 
 def _arguments() -> Any:
-    """Snakemake's command line, which it keeps to itself while it reads a Snakefile.
+    """Return Snakemake's parsed command line, which has no public access in a Snakefile.
 
-    None where a program drives Snakemake without one.
+    Return None if a program calls Snakemake without a command line.
     """
     frame = sys._getframe()
     while frame is not None:
@@ -133,26 +134,26 @@ def _arguments() -> Any:
     return None
 
 
-def _hand_to_jobs(run: Run) -> None:
-    """Let the shells of all jobs inherit the lock, which Snakemake's would close."""
+def _pass_to_jobs(run: Run) -> None:
+    """Let the shells of all jobs inherit the lock. By default, Snakemake would close it."""
     from snakemake.shell import shell
 
     shell._process_args["pass_fds"] = (run.descriptor,)
 
 
 def _outermost(folder: Path) -> list[Path]:
-    """What was backed up: files, and the folders of datasets and of delivered networks."""
+    """Return the backed-up paths: files, and the folders of datasets and delivered networks."""
     folders = [*folder.glob("data/datasets/*"), *folder.glob("models/*")]
     files = [path for path in folder.rglob("*") if path.is_file()]
     return folders + [path for path in files if not set(path.parents) & set(folders)]
 
 
 def _running_steps() -> list[Any]:
-    """The processes of the steps below this one, without the shells that started them."""
+    """Return the processes of running steps below this one, without the shells around them."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    return [each for each in children if _is_step(each)]
+    return [child for child in children if _is_step(child)]
 
 
 def _is_step(process: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What workflow/rules/studies.smk asks: the results that a study compares."""
+"""Answers for workflow/rules/studies.smk: the results that a study compares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StudyRules:
         self.graph, self.params = graph, graph.params
 
     def study_results(self, wildcards: Wildcards) -> list[str]:
-        """The results of every variant of a study, on each of its networks."""
+        """Return the results of all variants of a study, for each of its networks."""
         study = self.params.studies[wildcards.study]
         return [
             f"results/{model}_{method}.json"

@@ -1,1 +1,1 @@
-"""Results, their comparison with the control, tables, cards and pictures."""
+"""Results, their comparison with the control, tables, model cards and pictures."""

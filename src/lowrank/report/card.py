@@ -1,7 +1,7 @@
-"""What a user takes away: ONNX files that say what they are, and a card beside each.
+"""Write the files for delivery: ONNX files with metadata, and a model card next to each.
 
-The cards and the files' metadata hold the same facts. The files that were measured are left as they
-are: these are copies of them with the metadata added, made when all is known.
+A card and the metadata of its file hold the same facts. The files that were measured are not
+changed. The delivered files are copies with metadata, made after all measurements.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lowrank.core.delivery import replace_own_files
 from lowrank.files import write_text, written_whole
 from lowrank.temporary import temporary_folder
 
-# Before the name of each entry of a file's metadata.
+# Prefix of the keys in a file's metadata.
 PREFIX = "lowrank."
 
-# Of the precision of the main file in int8; for other kinds of hardware, what follows.
+# Precision of the main int8 file. For other kinds of hardware, a suffix follows.
 INT8 = "int8"
-# Before that of the original in int8.
+# Prefix of the precision of the original in int8.
 CONTROL = "control_"
 
 
@@ -35,39 +35,45 @@ def deliver(
 ) -> None:
     """Write `<name>.onnx` and `<name>.md` for each precision, and `params.yaml`.
 
-    All are written before the first one is put in its place.
+    All files are written to a temporary folder before the first one is moved to its place.
 
     Parameters
     ----------
     folder
-        What lowrank wrote there before is replaced; files of the user's stay.
+        Where to write. Earlier files of lowrank are replaced. The user's own files are kept.
     models
-        The ONNX file by precision: `float32`, `int8`, and `int8_<file>` for the int8 files of
-        other kinds of hardware than the main device's; after `control_` those of the original.
+        The ONNX file by precision: `float32`, `int8`, and `int8_<file>` for the int8 files for
+        other hardware than that of the main device. The prefix `control_` marks int8 files of the
+        original.
     result
-        As the step `summarize` writes it.
+        The result that the step `summarize` writes.
     described
-        `name` of the variant, `network`, `input` (a network's spec), `data`, `method`,
-        `configuration`.
+        The `name` of the variant, `network`, `input` (the spec of the network), `data`, `method`
+        and `configuration`.
     layers
         The records of `layers.json`.
+
+    Raises
+    ------
+    UserError
+        If the folder holds a file of the user with a name that is needed.
     """
     import onnx
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder.parent) as beside:
-        made = beside / folder.name
-        made.mkdir()
+    with temporary_folder(folder.parent) as temporary:
+        new_folder = temporary / folder.name
+        new_folder.mkdir()
         for precision, path in models.items():
             facts = facts_of(precision, result, described, layers)
             name = described["name"] + ("" if precision == "float32" else f"_{precision}")
             model = onnx.load(path)
             onnx.helper.set_model_props(model, metadata(facts))
-            with written_whole(made / f"{name}.onnx") as partial:
+            with written_whole(new_folder / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
-            write_text(made / f"{name}.md", markdown(name, facts))
-        write_text(made / "params.yaml", _yaml(described["configuration"]) + "\n")
-        replace_own_files(folder, made.iterdir())
+            write_text(new_folder / f"{name}.md", markdown(name, facts))
+        write_text(new_folder / "params.yaml", _yaml(described["configuration"]) + "\n")
+        replace_own_files(folder, new_folder.iterdir())
 
 
 def facts_of(
@@ -76,18 +82,20 @@ def facts_of(
     described: Mapping[str, Any],
     layers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What is known of one of the files, as a JSON document. Arguments as for `deliver`."""
-    original = precision.startswith(CONTROL)
-    measured = _measured(precision.removeprefix(CONTROL), result["control"] if original else result)
-    if original:
-        # int8 changes neither; and every layer stays as it is.
+    """Return the facts about one of the files as a JSON document. Parameters as in `deliver`."""
+    is_original = precision.startswith(CONTROL)
+    measured = _measured(
+        precision.removeprefix(CONTROL), result["control"] if is_original else result
+    )
+    if is_original:
+        # int8 changes neither of these counts, and no layer is replaced.
         counts = {key: result[key]["original"] for key in ("parameters", "macs")}
         result = result | {
             key: {"original": count, "compressed": count, "ratio": 1.0}
             for key, count in counts.items()
         }
         described = described | {"method": {"name": "the original in int8", "quantize": INT8}}
-        layers = [each | {"form": "dense", "ranks": ""} for each in layers]
+        layers = [layer | {"form": "dense", "ranks": ""} for layer in layers]
     accuracy = {
         "original": result["accuracy"]["original"],
         "this_file": measured["accuracy"]["exported"],
@@ -96,7 +104,7 @@ def facts_of(
         accuracy["original_top5"] = result["accuracy"]["top5"]["original"]
         accuracy["this_file_top5"] = measured["accuracy"]["top5"]["exported"]
     devices = {
-        device: {key: each for key, each in latency.items() if key != "others"}
+        device: {key: value for key, value in latency.items() if key != "others"}
         | {"measured_with": result["environment"][device]}
         for device, latency in measured["latency_ms"].items()
     }
@@ -104,11 +112,11 @@ def facts_of(
         **{key: described[key] for key in ("network", "input", "data")},
         "precision": precision.removeprefix(CONTROL).partition("_")[0],
         "method": described["method"],
-        "layers": [{key: each[key] for key in ("layer", "form", "ranks")} for each in layers],
+        "layers": [{key: layer[key] for key in ("layer", "form", "ranks")} for layer in layers],
         "accuracy_percent": accuracy,
         **{key: measured[key] for key in ("within_tolerance",) if key in measured},
         **{key: result[key] for key in ("validation", "reported") if key in result},
-        **({} if original else {"control": _control(result)}),
+        **({} if is_original else {"control": _control(result)}),
         **{key: result[key] for key in ("parameters", "macs")},
         "size_bytes": measured["size_bytes"],
         "latency_ms": devices,
@@ -120,41 +128,41 @@ def facts_of(
 
 
 def _control(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the original in int8 is, for comparison."""
+    """Return the figures of the original in int8, for comparison."""
     control = result["control"][INT8]
     return {
         "top1_percent": control["accuracy"]["exported"],
         "size_bytes": control["size_bytes"]["compressed"],
         "latency_ms": {
-            device: each["compressed"]["p50"]
-            for device, each in control["latency_ms"].items()
-            if "compressed" in each
+            device: latency["compressed"]["p50"]
+            for device, latency in control["latency_ms"].items()
+            if "compressed" in latency
         },
     }
 
 
 def _answer(result: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return which network answers the target of a method and why; None without such a target."""
-    found = result.get("search") or result.get("target")
-    return {key: found[key] for key in ("best", "reason")} if found else None
+    """Return the best network for the target of the method and the reason; None without target."""
+    answer = result.get("search") or result.get("target")
+    return {key: answer[key] for key in ("best", "reason")} if answer else None
 
 
 def _measured(precision: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was measured of a file, under the keys of the whole result.
+    """Return the measurements of a file, under the same keys as in the result.
 
-    Of several int8 files each has the latencies of the devices that run it.
+    If there are several int8 files, each one has the latencies of the devices that run it.
     """
     if not precision.startswith(INT8):
         return result
     int8 = result[INT8]
-    names = {each.partition(".")[0]: each for each in int8.get("files", {})}
+    names = {file_name.partition(".")[0]: file_name for file_name in int8.get("files", {})}
     if not names:
         return int8
     file = names.get(precision.removeprefix(INT8).removeprefix("_"), next(iter(names.values())))
     own, size = int8["files"][file], int8["size_bytes"]
     latency = {
-        device: each
-        for device, each in int8["latency_ms"].items()
+        device: values
+        for device, values in int8["latency_ms"].items()
         if int8["devices"][device] == file
     }
     bytes_ = own["size_bytes"]
@@ -173,33 +181,33 @@ def _measured(precision: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The facts as the metadata of an ONNX file: JSON texts, and plain ones where they are text."""
+    """Return the facts as the metadata of an ONNX file. Values that are not text become JSON."""
     return {
-        PREFIX + key: each if isinstance(each, str) else json.dumps(each)
-        for key, each in facts.items()
-        if each is not None
+        PREFIX + key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in facts.items()
+        if value is not None
     }
 
 
 def markdown(name: str, facts: Mapping[str, Any]) -> str:
-    """The facts as a page for people."""
-    factored = any(each["form"] != "dense" for each in facts["layers"])
-    made = (
+    """Return the facts as the model card of a file, a Markdown page."""
+    is_factored = any(layer["form"] != "dense" for layer in facts["layers"])
+    change = (
         "made smaller and faster by low-rank decomposition"
-        if factored
-        else "all layers as they were"
+        if is_factored
+        else "with all layers unchanged"
     )
     return "\n".join(
         [
             f"# {name}",
             "",
             f"`{name}.onnx`: the network `{facts['input']['name']}`, trained on `{facts['data']}`, "
-            f"{made}, in {facts['precision']}. The file's metadata hold all of this, too.",
+            f"{change}, in {facts['precision']}. The metadata of the file contain the same facts.",
             "",
-            *_of_target(facts["answer"]),
+            *_target_answer(facts["answer"]),
             *_costs(facts),
             "",
-            *_of_tolerance(facts),
+            *_tolerance_warning(facts),
             *_choices(facts),
             "## Input and output",
             "",
@@ -211,25 +219,26 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             _yaml(facts["method"]),
             "```",
             "",
-            "| layer | what it became | ranks |",
+            "| layer | form | ranks |",
             "|---|---|---|",
             *(
-                f"| {each['layer']} | {each['form']} | {each['ranks'].replace(' x ', ', ')} |"
-                for each in facts["layers"]
+                f"| {layer['layer']} | {layer['form']} | {layer['ranks'].replace(' x ', ', ')} |"
+                for layer in facts["layers"]
             ),
             "",
-            "## How it was made",
+            "## How to reproduce it",
             "",
             f"    {facts['command']}",
             "",
-            f"by lowrank {facts['version']}"
+            f"with lowrank {facts['version']}"
             + (f", commit {facts['commit']}." if facts["commit"] else "."),
-            *_uncommitted(facts["commit"]),
+            *_uncommitted_warning(facts["commit"]),
             "",
             "## Configuration",
             "",
-            "What decides the result, overrides included; `params.yaml` beside this file holds the "
-            "same. What it does not mention has the default of that version.",
+            "All parameters that affect the result, including overrides. The file `params.yaml` in "
+            "this folder has the same content. Parameters that are not listed have the defaults of "
+            "that version.",
             "",
             "```yaml",
             _yaml(facts["configuration"]),
@@ -240,43 +249,46 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
-    # Through JSON, for the engines have mappings and tuples of their own.
+    # Convert through JSON, because the engines use their own types for mappings and tuples.
     plain = json.loads(json.dumps(document))
     return yaml.safe_dump(plain, sort_keys=False, width=100).rstrip()
 
 
-def _uncommitted(commit: str | None) -> list[str]:
+def _uncommitted_warning(commit: str | None) -> list[str]:
     if not (commit or "").endswith("-dirty"):
         return []
     return [
         "",
-        "Tracked files had uncommitted changes. The command repeats those of params.yaml; changes "
-        "of code are lost unless they were kept.",
+        "Tracked files had uncommitted changes. The command includes the changes of params.yaml. "
+        "It does not include changes of code.",
     ]
 
 
-def _of_target(answer: Mapping[str, str] | None) -> list[str]:
+def _target_answer(answer: Mapping[str, str] | None) -> list[str]:
     if answer is None:
         return []
-    which = (
-        "the original in int8, which is delivered beside the compressed network"
+    best = (
+        "the original in int8, which is delivered next to the compressed network"
         if answer["best"] == "control"
         else "the compressed network"
     )
-    return [f"The answer to the target of the method is {which}: {answer['reason']}.", ""]
+    return [
+        f"The answer to the target of the method is {best}. Reason: {answer['reason']}.",
+        "",
+    ]
 
 
 def _costs(facts: Mapping[str, Any]) -> list[str]:
-    """Return the table of costs: the original, the original in int8 where known, and this file."""
+    """Return the table of costs: the original, the original in int8 if measured, and this file."""
     accuracy, control = facts["accuracy_percent"], facts.get("control")
     images = f"{facts['reported']['images']} " if "reported" in facts else "the "
 
-    def row(label: str, original: str, int8: str, this: str, comparison: str = "") -> str:
-        cells = [label, original, *([int8] if control else []), this, comparison]
+    def row(label: str, original: str, int8: str, this_file: str, comparison: str = "") -> str:
+        cells = [label, original, *([int8] if control else []), this_file, comparison]
         return "| " + " | ".join(cells) + " |"
 
-    def of_control(value: Any, form: str) -> str:
-        return "" if value is None else form.format(value)
+    def formatted(value: Any, template: str) -> str:
+        return "" if value is None else template.format(value)
 
     lines = [
         row("", "original", "original in int8", "this file"),
@@ -284,7 +296,7 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
         row(
             f"top-1 on {images}test images, %",
             f"{accuracy['original']:.2f}",
-            of_control(control and control["top1_percent"], "{:.2f}"),
+            formatted(control and control["top1_percent"], "{:.2f}"),
             f"{accuracy['this_file']:.2f}",
         ),
     ]
@@ -293,58 +305,61 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
         lines.append(row("top-5, %", top5[0], "", top5[1]))
     for key, label, better in (
         ("parameters", "parameters", "fewer"),
-        ("macs", "multiply-accumulates of one image", "fewer"),
-        ("size_bytes", "bytes of the ONNX file", "smaller"),
+        ("macs", "multiply-accumulates for one image", "fewer"),
+        ("size_bytes", "size of the ONNX file, bytes", "smaller"),
     ):
-        each = facts[key]
-        int8 = (control or {}).get(key, each["original"])
-        counts = [f"{count:,}" for count in (each["original"], int8, each["compressed"])]
-        lines.append(row(label, *counts, f"{each['ratio']:.2f}x {better}"))
-    for device, each in facts["latency_ms"].items():
-        if "not_measured" in each:
-            because = f"not measured: {each['not_measured']}"
-            lines.append(row(f"latency on {device}", "", "", "", because))
+        quantity = facts[key]
+        int8 = (control or {}).get(key, quantity["original"])
+        counts = [f"{count:,}" for count in (quantity["original"], int8, quantity["compressed"])]
+        lines.append(row(label, *counts, f"{quantity['ratio']:.2f}x {better}"))
+    for device, latency in facts["latency_ms"].items():
+        if "not_measured" in latency:
+            reason = f"not measured: {latency['not_measured']}"
+            lines.append(row(f"latency on {device}", "", "", "", reason))
             continue
         int8 = control and control["latency_ms"].get(device)
-        medians = [f"{each[which]['p50']:.3f}" for which in ("original", "compressed")]
+        medians = [f"{latency[network]['p50']:.3f}" for network in ("original", "compressed")]
         label = f"latency on {device}, ms, median"
-        lines.append(row(label, medians[0], of_control(int8, "{:.3f}"), medians[1], _faster(each)))
+        lines.append(
+            row(label, medians[0], formatted(int8, "{:.3f}"), medians[1], _speedups(latency))
+        )
         energy = facts["energy_mj"].get(device, {})
         if energy.get("compressed") is not None:
             label = f"energy of one run on {device}, mJ"
-            used = [f"{energy[which]:.2f}" for which in ("original", "compressed")]
-            lines.append(row(label, used[0], "", used[1]))
+            energies = [f"{energy[network]:.2f}" for network in ("original", "compressed")]
+            lines.append(row(label, energies[0], "", energies[1]))
     return lines
 
 
-def _of_tolerance(facts: Mapping[str, Any]) -> list[str]:
+def _tolerance_warning(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("within_tolerance", True):
         return []
     return [
-        "**Warning:** on the validation images this file loses more against float than "
-        "`quantize.tolerance` allows, whichever nodes the search left in float.",
+        "**Warning:** on the validation images, the accuracy of this file drops by more than "
+        "`quantize.tolerance` compared with float32. The search for nodes to keep in float found "
+        "no better choice.",
         "",
     ]
 
 
 def _choices(facts: Mapping[str, Any]) -> list[str]:
-    """Which images choices were made on, and what is wrong with them."""
+    """Return the paragraph about the images on which choices were made, and a warning if any."""
     if "validation" not in facts:
         return []
-    chosen = facts["validation"]
+    validation = facts["validation"]
     origin = {
-        "train": "images held out of the training split",
-        "test": "other test images, which are not reported",
-        "folder": "images of a folder of their own",
-    }[chosen["from"]]
-    warning = [f"**Warning:** {chosen['warning']}", ""] if "warning" in chosen else []
-    return [f"Choices were made on {chosen['images']} {origin}.", "", *warning]
+        "train": "images held out from the training split",
+        "test": "test images that are not used for the reported accuracy",
+        "folder": "images of a separate folder",
+    }[validation["from"]]
+    warning = [f"**Warning:** {validation['warning']}", ""] if "warning" in validation else []
+    return [f"Choices were made on {validation['images']} {origin}.", "", *warning]
 
 
-def _faster(latency: Mapping[str, Any]) -> str:
-    """Return the speed-ups over both originals with their intervals, and the conditions."""
-    with_ = latency["measured_with"]
-    threads = with_.get("threads")
+def _speedups(latency: Mapping[str, Any]) -> str:
+    """Return the speedups over both originals with their intervals, and the environment."""
+    environment = latency["measured_with"]
+    threads = environment.get("threads")
 
     def ratio(name: str) -> str:
         low, high = latency[f"{name}_low"], latency[f"{name}_high"]
@@ -354,26 +369,25 @@ def _faster(latency: Mapping[str, Any]) -> str:
     return (
         ratio("speedup")
         + (f", {ratio(over)} than the original in int8" if over in latency else "")
-        + f": {with_.get('cpu')}, {threads} thread{'s' if threads != 1 else ''}, "
-        f"{with_.get('provider')}, ONNX Runtime {with_.get('runtime_version')}"
+        + f": {environment.get('cpu')}, {threads} thread{'s' if threads != 1 else ''}, "
+        f"{environment.get('provider')}, ONNX Runtime {environment.get('runtime_version')}"
     )
 
 
 def _input(spec: Mapping[str, Any]) -> list[str]:
     channels, height, width = spec["input_shape"]
 
-    def listed(values: Sequence[float]) -> str:
+    def joined(values: Sequence[float]) -> str:
         return ", ".join(map(str, values))
 
-    resized = (
-        f"the shorter side resized to {spec['resize']} ({spec['interpolation']}), the middle cut "
-        "out, "
+    resizing = (
+        f"shorter side resized to {spec['resize']} ({spec['interpolation']}), centre-cropped, "
         if spec["resize"]
         else ""
     )
     return [
         f"- `images`, float32, (N, {channels}, {height}, {width}): {spec['channel_order']}, "
-        f"{resized}pixels scaled to [0, 1], less ({listed(spec['mean'])}), divided by "
-        f"({listed(spec['std'])}).",
+        f"{resizing}pixels scaled to [0, 1], minus ({joined(spec['mean'])}), divided by "
+        f"({joined(spec['std'])}).",
         f"- `logits`, float32, (N, {spec['num_classes']}): a score for each class.",
     ]

@@ -1,56 +1,59 @@
-"""The figures of a result that a user compares from one commit to the next."""
+"""Select the metrics of a result that a user compares between commits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Of the whole result, and of the networks in int8 that it also holds.
-_OF_ANY = ("accuracy.exported", "size_bytes.ratio")
-_OF_FLOAT = (*_OF_ANY, "accuracy.original", "parameters.ratio", "macs.ratio", "finetune.steps")
+# Metrics of every network, further metrics of the float network, and metrics by device.
+_ANY_NETWORK = ("accuracy.exported", "size_bytes.ratio")
+_FLOAT_NETWORK = (
+    *_ANY_NETWORK,
+    *("accuracy.original", "parameters.ratio", "macs.ratio", "finetune.steps"),
+)
 _BY_DEVICE = ("compressed.p50", "speedup")
-# Where a result holds the quantized network, and the quantized original.
+# Keys of the quantized network and of the quantized original in a result.
 QUANTIZED = ("int8", "control.int8")
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics that `dvc metrics` shows, under the keys that they have in the result.
+    """Return the metrics that `dvc metrics` shows, under the same keys as in the result.
 
-    Clocks, loads, intervals, warnings and what says where the figures come from stay in the result.
+    Clock rates, loads, intervals, warnings and the origin of the result are left out.
     """
-    found: dict[str, Any] = {}
-    for within in ("", *QUANTIZED):
-        document = at(result, within) if within else result
+    metrics: dict[str, Any] = {}
+    for prefix in ("", *QUANTIZED):
+        document = at(result, prefix) if prefix else result
         if document is None:
             continue
-        for place in _OF_ANY if within else _OF_FLOAT:
-            _put(found, _joined(within, place), at(document, place))
+        for place in _ANY_NETWORK if prefix else _FLOAT_NETWORK:
+            _set(metrics, _join(prefix, place), at(document, place))
         for device, latency in document.get("latency_ms", {}).items():
             for place in _BY_DEVICE:
                 value = at(latency, place)
-                _put(found, _joined(within, f"latency_ms.{device}.{place}"), value)
+                _set(metrics, _join(prefix, f"latency_ms.{device}.{place}"), value)
         for device, energy in document.get("energy_mj", {}).items():
             place = f"energy_mj.{device}.compressed"
-            _put(found, _joined(within, place), energy.get("compressed"))
-    return found
+            _set(metrics, _join(prefix, place), energy.get("compressed"))
+    return metrics
 
 
 def at(document: Mapping[str, Any], place: str) -> Any:
-    """Return what stands at a place, given by its keys with dots between; None if nothing does."""
-    found: Any = document
+    """Return the value at a place, which is a list of keys separated by dots, or None."""
+    value: Any = document
     for key in place.split("."):
-        if not isinstance(found, Mapping) or key not in found:
+        if not isinstance(value, Mapping) or key not in value:
             return None
-        found = found[key]
-    return found
+        value = value[key]
+    return value
 
 
-def _joined(*places: str) -> str:
+def _join(*places: str) -> str:
     return ".".join(filter(None, places))
 
 
-def _put(document: dict[str, Any], place: str, value: Any) -> None:
-    """Set a scalar at a place; nothing where it was not measured."""
+def _set(document: dict[str, Any], place: str, value: Any) -> None:
+    """Set the value at a place, unless it is None because it was not measured."""
     if value is None:
         return
     *sections, name = place.split(".")

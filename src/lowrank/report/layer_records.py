@@ -1,4 +1,4 @@
-"""A record of each layer: its ranks, its costs, and the reason why it stays dense."""
+"""Build the record of each layer: its ranks, its costs, and the reason why it stays dense."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ def layer_records(
     planned: dict[str, PlannedLayer],
     factored: dict[str, Factored],
 ) -> list[dict[str, Any]]:
-    """Return a record for each layer of the network, with the same scalar columns.
+    """Return a record for each layer of the network. All records have the same scalar columns.
 
     Parameters
     ----------
     table
         The layers of the original.
     planned
-        The last plan of each layer that a method takes.
+        The last plan of each layer that the method may replace, by the layer's name.
     factored
-        What layers have been replaced by.
+        The factorization of each replaced layer, by the layer's name.
     """
     return [
         _layer_record(layer, planned.get(layer.name), factored.get(layer.name))
@@ -32,11 +32,11 @@ def layer_records(
 def _layer_record(
     layer: Layer, planned: PlannedLayer | None, factored: Factored | None
 ) -> dict[str, Any]:
-    """One row of the layer table: the same scalar columns for every layer, dense or not."""
+    """Return one row of the layer table. Dense and factored layers have the same columns."""
     if planned is None:
-        because = layer.not_factored or "the method leaves this layer dense"
+        dense_reason = layer.not_factored or "the method leaves this layer dense"
     else:
-        because = planned.dense_because
+        dense_reason = planned.dense_because
     parameters, macs = layer.parameters, layer.dense_macs
     if factored:
         parameters = sequence_parameters(factored.sequence)
@@ -51,18 +51,20 @@ def _layer_record(
         "macs_compressed": macs,
         "macs_ratio": round(layer.dense_macs / macs, 4),
         "relative_error": round(factored.relative_error, 6) if factored else 0.0,
-        "notes": "; ".join([*([because] if because else []), *(planned.notes if planned else ())]),
+        "notes": "; ".join(
+            [*([dense_reason] if dense_reason else []), *(planned.notes if planned else ())]
+        ),
     }
 
 
 def _ranks(layer: Layer, factored: Factored | None) -> dict[str, str]:
-    """The ranks of a layer, their names, and the largest that there could be; empty if dense."""
+    """Return the ranks of a layer, their names and their upper bounds. Empty texts if dense."""
     if factored is None:
         return {"ranks": "", "rank_names": "", "full_ranks": ""}
     method = get_factorization(factored.factorization)
-    listed = {
+    values_by_key = {
         "ranks": factored.ranks,
         "rank_names": method.rank_names,
         "full_ranks": method.full_ranks(one_group(layer)),
     }
-    return {key: " x ".join(map(str, each)) for key, each in listed.items()}
+    return {key: " x ".join(map(str, values)) for key, values in values_by_key.items()}

@@ -1,4 +1,4 @@
-"""Where the time of a network goes, by original layer. Needs no PyTorch."""
+"""Sum the time of a network by original layer. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Factored
 
-# What belongs to no layer: pooling, changes of memory order.
+# Name for everything that belongs to no layer, such as pooling and changes of memory layout.
 REST = "rest"
 
 
@@ -18,28 +18,28 @@ def times_by_layer(
     original: Mapping[str, float],
     compressed: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """A record for each layer, and one for the rest.
+    """Return a record for each layer, and one for the rest.
 
     Parameters
     ----------
     table
-        The network.
+        The layers of the network.
     factored
-        What layers were replaced by, by their names.
+        The factorization of each replaced layer, by the layer's name.
     original, compressed
-        Milliseconds by plain layer: a layer has its name, the first of its factors `<layer>.0`;
-        what else there is counts as rest.
+        Milliseconds by name of a plain layer. A dense layer has its own name, and its factors have
+        the names `<layer>.0`, `<layer>.1` and so on. All other names count as the rest.
 
     Returns
     -------
     list of dict
-        `layer`; `original_ms` and `compressed_ms`; of the latter `pointwise_ms`, what 1 x 1
-        convolutions take (which Kim et al. 2016 found slower than their multiply-accumulates
-        tell); and `speedup`, None where a layer takes no time of its own.
+        `layer`; `original_ms` and `compressed_ms`; `pointwise_ms`, the part of `compressed_ms` in
+        1 x 1 convolutions, which are slower than their MACs suggest (Kim et al. 2016); `speedup`,
+        or None if the layer takes no time of its own.
     """
     owners = {layer.name: (layer.name, layer) for layer in table.layers}
-    for name, each in factored.items():
-        owners |= {f"{name}.{index}": (name, plain) for index, plain in enumerate(each.sequence)}
+    for name, factors in factored.items():
+        owners |= {f"{name}.{index}": (name, plain) for index, plain in enumerate(factors.sequence)}
     records = {
         name: {"layer": name, "original_ms": 0.0, "compressed_ms": 0.0, "pointwise_ms": 0.0}
         for name in [*(layer.name for layer in table.layers), REST]
@@ -53,7 +53,7 @@ def times_by_layer(
         if layer is not None and layer.kernel == (1, 1):
             records[name]["pointwise_ms"] += milliseconds
     return [
-        {key: each if key == "layer" else round(each, 6) for key, each in record.items()}
+        {key: value if key == "layer" else round(value, 6) for key, value in record.items()}
         | {"speedup": _ratio(record["original_ms"], record["compressed_ms"])}
         for record in records.values()
     ]

@@ -1,4 +1,4 @@
-"""All variants: accuracy against what they cost, and energy."""
+"""Draw the accuracy of all variants against their cost, and their energy."""
 
 import os
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from lowrank.report.style import BLUE, GREEN, GREY, ORANGE, save
 from lowrank.report.table import ORIGINAL, place_of
 
 CONTROL = "original, int8"
-# How the networks of a panel look: the originals, and the compressed ones by precision.
-_LOOKS = {
+# Plot style by kind of network: the originals, and the compressed networks by precision.
+_STYLES = {
     ORIGINAL: {"marker": "*", "color": GREY, "markersize": 13},
     CONTROL: {"marker": "D", "color": GREEN, "markersize": 8, "markeredgecolor": "black"},
     "float32": {"marker": "o", "color": BLUE, "markersize": 7},
@@ -24,7 +24,7 @@ _LOOKS = {
 
 
 def _kind(record: dict[str, Any]) -> str:
-    """Which of the looks a network has."""
+    """Return the key of a network's plot style."""
     if record["method"] != ORIGINAL:
         return record["precision"]
     return CONTROL if record["precision"] == "int8" else ORIGINAL
@@ -39,50 +39,56 @@ def accuracy_picture(
     front: str,
     unit: float = 1,
 ) -> None:
-    """Draw accuracy against a cost, a panel for each network and device, with its Pareto front.
+    """Draw accuracy against a cost with its Pareto front, a panel for each network and device.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     records
-        As `lowrank.report.table.overview` gives them.
+        The records that `lowrank.report.table.overview` returns.
     cost
         The column of the cost.
     label
-        What the axis says, with its unit.
+        The label of the cost axis, with its unit.
     front
-        The column that says which are on the front.
+        The column that says whether a network is on the front.
     unit
-        What the axis counts in.
+        The unit of the axis. Costs are divided by it.
     """
-    records = [each | {cost: each[cost] / unit} for each in records if each[cost] is not None]
-    models = list(dict.fromkeys(each["network"] for each in records))
-    places = list(dict.fromkeys((each["device"], each["cpu"]) for each in records))
-    names = [_named(*place, places) for place in places]
+    records = [
+        record | {cost: record[cost] / unit} for record in records if record[cost] is not None
+    ]
+    models = list(dict.fromkeys(record["network"] for record in records))
+    places = list(dict.fromkeys((record["device"], record["cpu"]) for record in records))
+    names = [_device_name(*place, places) for place in places]
     figure = Figure(
         figsize=(0.6 + 7.4 * max(len(places), 1), 0.7 + 4.0 * max(len(models), 1)),
         layout="constrained",
     )
     if not records:
-        _say(figure, "No variant has been measured.")
+        _write_message(figure, "No variant has been measured.")
     else:
         axes = figure.subplots(len(models), len(places), squeeze=False)
         panels = []
         for model, row in zip(models, axes, strict=True):
             for place, name, panel in zip(places, names, row, strict=True):
-                of_panel = [each for each in records if place_of(each) == (model, *place)]
-                if not of_panel:
+                panel_records = [
+                    record for record in records if place_of(record) == (model, *place)
+                ]
+                if not panel_records:
                     panel.set_axis_off()
                     continue
-                panels.append((panel, of_panel))
-                _panel(panel, of_panel, cost, front)
+                panels.append((panel, panel_records))
+                _draw_panel(panel, panel_records, cost, front)
                 panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
                 panel.set_xlabel(label)
                 panel.set_ylabel("top-1 on the test images, %")
         figure.legend(
             handles=[
                 *(
-                    Line2D([], [], linestyle="none", label=name, **look)
-                    for name, look in _LOOKS.items()
+                    Line2D([], [], linestyle="none", label=name, **style)
+                    for name, style in _STYLES.items()
                 ),
                 Line2D([], [], color=GREY, linewidth=1, label="best at its cost (Pareto front)"),
             ],
@@ -91,45 +97,45 @@ def accuracy_picture(
             frameon=False,
             fontsize=9,
         )
-        # Names are placed by what the layout came to, which must then stay.
+        # The positions of names depend on the layout, so the layout is computed first and kept.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for panel, of_panel in panels:
-            _names(panel, of_panel, cost)
+        for panel, panel_records in panels:
+            _write_names(panel, panel_records, cost)
     save(figure, path)
 
 
-def _named(device: str, cpu: str | None, places: Sequence[tuple[str, str | None]]) -> str:
-    """The name of a device, with its CPU where one of that name had several."""
-    several = sum(name == device for name, _ in places) > 1
-    return f"{device} ({cpu})" if several else device
+def _device_name(device: str, cpu: str | None, places: Sequence[tuple[str, str | None]]) -> str:
+    """Return the name of a device, with its CPU if several CPUs have measured under that name."""
+    has_several_cpus = sum(name == device for name, _ in places) > 1
+    return f"{device} ({cpu})" if has_several_cpus else device
 
 
-def _panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str) -> None:
-    best = sorted((each for each in records if each[front]), key=lambda each: each[cost])
+def _draw_panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str) -> None:
+    best = sorted((record for record in records if record[front]), key=lambda record: record[cost])
     axes.step(
-        [each[cost] for each in best],
-        [each["top1_percent"] for each in best],
+        [record[cost] for record in best],
+        [record["top1_percent"] for record in best],
         where="post",
         color=GREY,
         linewidth=1,
         zorder=1,
     )
-    for each in records:
-        look = _LOOKS[_kind(each)]
-        axes.plot(each[cost], each["top1_percent"], linestyle="none", zorder=3, **look)
-        if _kind(each) == CONTROL and cost == "relative_latency":
-            # What lies to the right of the line costs more than the control.
-            axes.axvline(each[cost], color=GREEN, linewidth=0.8, linestyle=":", zorder=0)
+    for record in records:
+        style = _STYLES[_kind(record)]
+        axes.plot(record[cost], record["top1_percent"], linestyle="none", zorder=3, **style)
+        if _kind(record) == CONTROL and cost == "relative_latency":
+            # Networks to the right of this line cost more than the control.
+            axes.axvline(record[cost], color=GREEN, linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xscale("log")
-    lowest, highest = _span([each[cost] for each in records])
-    # Room on the right for names.
+    lowest, highest = _span([record[cost] for record in records])
+    # Leave space on the right for names.
     axes.set_xlim(lowest / 1.25, highest * (highest / lowest) ** 0.25 * 1.25)
-    accuracies = [each["top1_percent"] for each in records]
-    room = 0.12 * (max(accuracies) - min(accuracies)) + 0.1
-    axes.set_ylim(min(accuracies) - room, max(accuracies) + room)
-    wide = highest > 5 * lowest
-    subs = (1, 2, 5) if wide else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    accuracies = [record["top1_percent"] for record in records]
+    margin = 0.12 * (max(accuracies) - min(accuracies)) + 0.1
+    axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
+    is_wide = highest > 5 * lowest
+    subs = (1, 2, 5) if is_wide else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     axes.xaxis.set_major_locator(LogLocator(10, subs=subs))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -141,20 +147,22 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (lowest, highest) if highest > 1.5 * lowest else (lowest / 1.3, highest * 1.3)
 
 
-def _names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> None:
-    """Write each method beside its point, away from other names and points."""
-    x = [each[cost] for each in records]
-    y = [each["top1_percent"] for each in records]
+def _write_names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> None:
+    """Write the name of each method next to its point, away from other names and points."""
+    x = [record[cost] for record in records]
+    y = [record["top1_percent"] for record in records]
     adjust_text(
         [
-            axes.text(*place, CONTROL if _kind(each) == CONTROL else each["method"], fontsize=8)
-            for *place, each in zip(x, y, records, strict=True)
+            axes.text(
+                *position, CONTROL if _kind(record) == CONTROL else record["method"], fontsize=8
+            )
+            for *position, record in zip(x, y, records, strict=True)
         ],
         x,
         y,
         ax=axes,
         expand=(1.2, 1.7),
-        iter_lim=500,  # and no limit of time: the same picture each time
+        iter_lim=500,  # A limit of iterations instead of time, so that pictures are reproducible.
         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5},
     )
 
@@ -162,52 +170,60 @@ def _names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> None:
 def energy_picture(
     path: str | os.PathLike, records: Sequence[dict[str, Any]], reasons: Sequence[str]
 ) -> None:
-    """Draw the energy of one run of each network, a panel for each device; or why there is none.
+    """Draw the energy of one run of each network, a panel for each device.
+
+    If no device measured energy, write the reasons instead.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     records
-        As `lowrank.report.table.overview` gives them.
+        The records that `lowrank.report.table.overview` returns.
     reasons
-        What devices said that have no counter.
+        The reasons given by devices without an energy counter.
     """
-    measured = [each for each in records if each["energy_mj"] is not None]
-    devices = list(dict.fromkeys(each["device"] for each in measured))
+    measured = [record for record in records if record["energy_mj"] is not None]
+    devices = list(dict.fromkeys(record["device"] for record in measured))
     if not measured:
         figure = Figure(figsize=(8, 1.6), layout="constrained")
-        _say(figure, "\n".join(["No device counted energy.", *dict.fromkeys(reasons)]))
+        lines = ["No device measured energy.", *dict.fromkeys(reasons)]
+        _write_message(figure, "\n".join(lines))
         save(figure, path)
         return
-    most = max(sum(each["device"] == device for each in measured) for device in devices)
+    most = max(sum(record["device"] == device for record in measured) for device in devices)
     figure = Figure(figsize=(8, len(devices) * (1.2 + 0.3 * most)), layout="constrained")
     for device, row in zip(devices, figure.subplots(len(devices), 1, squeeze=False), strict=True):
         axes = row[0]
-        of_device = [each for each in measured if each["device"] == device]
-        for place, each in enumerate(of_device):
-            original = each["method"] == ORIGINAL
+        device_records = [record for record in measured if record["device"] == device]
+        for position, record in enumerate(device_records):
+            is_original = record["method"] == ORIGINAL
             axes.barh(
-                place,
-                each["energy_mj"],
-                color="white" if _kind(each) == ORIGINAL else _LOOKS[_kind(each)]["color"],
+                position,
+                record["energy_mj"],
+                color="white" if _kind(record) == ORIGINAL else _STYLES[_kind(record)]["color"],
                 edgecolor="black",
-                hatch="///" if original else "",
+                hatch="///" if is_original else "",
                 height=0.7,
             )
             axes.annotate(
-                f"{each['energy_mj']:.2f}",
-                (each["energy_mj"], place),
+                f"{record['energy_mj']:.2f}",
+                (record["energy_mj"], position),
                 (4, -3),
                 textcoords="offset points",
                 fontsize=8,
             )
-        names = [f"{each['network']} {each['method']}, {each['precision']}" for each in of_device]
-        axes.set_yticks(range(len(of_device)), labels=names, fontsize=8)
+        names = [
+            f"{record['network']} {record['method']}, {record['precision']}"
+            for record in device_records
+        ]
+        axes.set_yticks(range(len(device_records)), labels=names, fontsize=8)
         axes.invert_yaxis()
         axes.set_title(device, fontsize=11)
         axes.set_xlabel("energy of one run above idle, mJ")
-        axes.set_xlim(0, 1.15 * max(each["energy_mj"] for each in of_device))
+        axes.set_xlim(0, 1.15 * max(record["energy_mj"] for record in device_records))
     save(figure, path)
 
 
-def _say(figure: Figure, text: str) -> None:
+def _write_message(figure: Figure, text: str) -> None:
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=10)

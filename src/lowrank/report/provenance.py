@@ -1,4 +1,4 @@
-"""What made a result: commit, version, configuration, and the command that makes it again."""
+"""Identify a result: commit, version, configuration, and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from lowrank.config.document import parse_document
 from lowrank.errors import UserError
 
 PARAMS = "params.yaml"
-# What runs themselves write into tracked files.
+# Tracked files that runs write.
 _WRITTEN = ("results", "dvc.lock")
-# Where the profile that Snakemake was started with reaches the jobs that it starts.
+# Environment variable that passes the profile of the main Snakemake process to its jobs.
 _PROFILE = "LOWRANK_PROFILE"
-# Profiles that change nothing about a result, or that DVC's stages set by themselves.
-_UNREMARKABLE = ("none", "profiles/default", "profiles/dvc")
+# Profiles that do not affect a result, or that DVC's stages set themselves.
+_DEFAULT_PROFILES = ("none", "profiles/default", "profiles/dvc")
 
 
 def commit() -> str | None:
-    """Return the commit of this project, with `-dirty` where tracked files differ from it.
+    """Return the commit of this project, with `-dirty` if tracked files differ from it.
 
-    Results that a run has just written do not count. None outside Git, before the first commit, and
-    in a copy of the project inside a repository that does not track it: the commit of that
-    repository says nothing about these files.
+    Results that a run has just written do not count as a difference. Return None outside Git,
+    before the first commit, and in a copy of the project inside a repository that does not track
+    it, because the commit of that repository does not describe these files.
     """
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
     if not head or not _git("ls-files", "--", PARAMS, "Snakefile"):
         return None
-    others = [f":(exclude){name}" for name in _WRITTEN]
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
+    excluded = [f":(exclude){name}" for name in _WRITTEN]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *excluded)
     return f"{head}-dirty" if changed else head
 
 
 def stamp(target: str, configuration: Mapping[str, Any], saved_as: str) -> dict[str, str | None]:
-    """Return what identifies a result, as scalars: `commit`, `version`, `configuration`, `command`.
+    """Return the scalars that identify a result: `commit`, `version`, `configuration`, `command`.
 
     Parameters
     ----------
     target
-        The file that the command asks Snakemake for.
+        The file that the command requests from Snakemake.
     configuration
-        The sections of params.yaml that decide the result, with all overrides applied.
+        The sections of params.yaml that determine the result, with all overrides applied.
     saved_as
-        Where the configuration is saved as YAML, for overrides that `--config` cannot express.
+        The path of the configuration as YAML, for overrides that `--config` cannot express.
     """
     return {
         "commit": commit(),
@@ -62,27 +62,27 @@ def stamp(target: str, configuration: Mapping[str, Any], saved_as: str) -> dict[
 
 
 def origin_of(results: Iterable[Mapping[str, Any]], command: str | None = None) -> dict[str, str]:
-    """Return what made the figures of a picture or table, as metadata in the terms of Dublin Core.
+    """Return the origin of a picture or table as metadata in the terms of Dublin Core.
 
     Parameters
     ----------
     results
-        What the picture shows. Those of several commits are all named.
+        The results that the picture or table shows. The metadata name all their commits.
     command
-        What draws it; by default the command of the only result.
+        The command that draws it. By default the command of the only result.
     """
     results = list(results)
 
-    def named(key: str) -> str:
-        return ", ".join(dict.fromkeys(str(each[key]) for each in results if each.get(key)))
+    def values_of(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(result[key]) for result in results if result.get(key)))
 
-    versions, commits = named("version"), named("commit")
-    found = {
+    versions, commits = values_of("version"), values_of("commit")
+    metadata = {
         "Creator": f"lowrank {versions}".strip(),
         "Source": f"commit {commits}" if commits else "",
-        "Description": command or named("command"),
+        "Description": command or values_of("command"),
     }
-    return {key: each for key, each in found.items() if each}
+    return {key: value for key, value in metadata.items() if value}
 
 
 def digest(configuration: Mapping[str, Any]) -> str:
@@ -97,16 +97,16 @@ def command(
     reference: Mapping[str, Any] | None,
     saved_as: str,
 ) -> str:
-    """Return the command that builds `target` from the committed params.yaml, overrides included.
+    """Return the command that builds `target` from the committed params.yaml, with overrides.
 
     Parameters
     ----------
     target, configuration, saved_as
-        As for `stamp`.
+        See `stamp`.
     reference
-        The params.yaml of the commit. What the configuration changes, whether by `--config`,
-        `--configfile`, `dvc exp run -S` or an edit, becomes part of the command. None where there
-        is no such file.
+        The params.yaml of the commit, or None if there is none. All differences between it and the
+        configuration become part of the command, whether they come from `--config`, `--configfile`,
+        `dvc exp run -S` or an edit.
     """
     words = ["snakemake", "--cores", "all"]
     if profile := os.environ.get(_PROFILE):
@@ -119,17 +119,17 @@ def command(
     elif changed:
         words += ["--configfile", saved_as, "--"]
     text = shlex.join([*words, target])
-    # Snakemake merges sections, so an entry that was taken out cannot be named on a command line.
+    # Snakemake merges sections, so a command line cannot express that an entry was removed.
     return text + (f"  # without {', '.join(removed)} in {PARAMS}" if removed else "")
 
 
 def differences(
     reference: Mapping[str, Any], configuration: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the entries that a configuration changes or adds, nested, and those that it lacks.
+    """Return the entries that a configuration changes or adds, nested, and those that it removes.
 
-    Sections that the configuration leaves out altogether do not concern the result, and neither do
-    the names under `matrix`, `dataset` and others that it does not mention.
+    Sections that are missing from the configuration do not affect the result. The same is true for
+    missing names in the sections of `NAMED`, such as `matrix` and `dataset`.
     """
     changed: dict[str, Any] = {}
     removed: list[str] = []
@@ -143,7 +143,8 @@ def differences(
     return {section: entries for section, entries in changed.items() if entries != {}}, removed
 
 
-# Sections of params.yaml whose entries are names of the user's: a configuration holds some of them.
+# Sections of params.yaml whose keys are names chosen by the user. A configuration contains only
+# some of them.
 NAMED = ("matrix", "dataset", "checkpoint", "methods", "benchmark", "pretrain", "studies")
 
 
@@ -153,38 +154,38 @@ def _compare(
     entry: Any,
     changed: dict[str, Any],
     removed: list[str],
-    within: str,
+    parent: str,
 ) -> None:
-    """Add to `changed` how an entry differs from the reference's, and to `removed` what is gone."""
-    place = f"{within}.{key}" if within else key
+    """Add the changes of an entry to `changed`, and its missing entries to `removed`."""
+    place = f"{parent}.{key}" if parent else key
     before = reference.get(key)
     if not isinstance(entry, Mapping) or not isinstance(before, Mapping):
         if key not in reference or before != entry:
             changed[key] = entry
         return
-    deeper: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for name, value in entry.items():
-        _compare(before, name, value, deeper, removed, place)
+        _compare(before, name, value, nested, removed, place)
     removed += [f"{place}.{name}" for name in before if name not in entry]
-    if deeper:
-        changed[key] = deeper
+    if nested:
+        changed[key] = nested
 
 
 def _fits_on_the_command_line(changed: Mapping[str, Any]) -> bool:
-    """Whether Snakemake's `--config` hands these entries over as they are.
+    """Return whether Snakemake's `--config` can express these entries without changing them.
 
-    It reads nested values as text. Numbers are understood all the same, but null is not, nor are
-    arguments of the user's own code, whose types nobody knows.
+    `--config` reads nested values as text. Text is converted to numbers later, but not to null, and
+    not in the arguments of the user's own code, whose types are unknown.
     """
 
-    def plain(value: Any) -> bool:
+    def is_plain(value: Any) -> bool:
         if isinstance(value, Mapping):
-            return "arguments" not in value and all(map(plain, value.values()))
+            return "arguments" not in value and all(map(is_plain, value.values()))
         if isinstance(value, list | tuple):
-            return all(map(plain, value))
+            return all(map(is_plain, value))
         return value is not None
 
-    return all(isinstance(entries, Mapping) for entries in changed.values()) and plain(changed)
+    return all(isinstance(entries, Mapping) for entries in changed.values()) and is_plain(changed)
 
 
 def _flow(entries: Mapping[str, Any]) -> str:
@@ -195,20 +196,20 @@ def _flow(entries: Mapping[str, Any]) -> str:
 
 
 def _committed_params() -> dict[str, Any] | None:
-    """Return the params.yaml of the commit, or where there is none the file in this folder."""
+    """Return the params.yaml of the commit, or the file in this folder if there is no commit."""
     text = _git("show", f"HEAD:./{PARAMS}") if commit() else ""
     if not text and Path(PARAMS).is_file():
         text = Path(PARAMS).read_text()
     try:
         return dict(parse_document(text).entries) if text else None
-    except UserError:  # Committed by an earlier version, which took it.
+    except UserError:  # The file was committed with an earlier version that accepted it.
         return yaml.safe_load(text)
 
 
 def remember_profile(arguments: Sequence[str]) -> None:
-    """Let jobs know the profile that Snakemake was started with, given its command line.
+    """Store the profile of Snakemake's command line in the environment, for its jobs.
 
-    Jobs are processes with command lines of their own, so the first process decides.
+    Jobs are processes with their own command lines, so only the first process sets the profile.
     """
     if _PROFILE in os.environ:
         return
@@ -217,7 +218,7 @@ def remember_profile(arguments: Sequence[str]) -> None:
         option, _, value = word.partition("=")
         if option in ("--profile", "--workflow-profile"):
             profile = value or following
-    os.environ[_PROFILE] = "" if profile.rstrip("/") in _UNREMARKABLE else profile
+    os.environ[_PROFILE] = "" if profile.rstrip("/") in _DEFAULT_PROFILES else profile
 
 
 def _git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The result of a variant: nested scalars, from what its steps measured."""
+"""Build the result of a variant: nested scalars from the measurements of its steps."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,28 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the steps of a variant wrote.
+    """The documents that the steps of a variant wrote.
 
     Parameters
     ----------
     original
-        Accuracy of the original network, and which images were measured.
+        Accuracy of the original network, and the images on which it was measured.
     original_export, export
-        Reports of both exports.
+        Reports of the export of the original and of the compressed network.
     accuracies, curves, timings
-        Of every round.
+        Accuracy, training curve and timing of each round.
     plans
-        Of every round.
+        Plan of each round.
     devices
-        What each device measured, by its name.
+        Measurements of each device, by its name.
     int8
-        Report of the quantized network; None where the method delivers float alone.
+        Report of the quantized network, or None if the method delivers only float32.
     control
         Report of the quantized original.
     search
-        Report of a search for a target of accuracy; None without one.
+        Report of the search for a target of `accuracy_drop`, or None without such a target.
     method
-        The method, as its card states it.
+        The method, as the model card states it.
     """
 
     original: Document
@@ -54,14 +54,14 @@ class Measurements:
 
 
 def result_of(measured: Measurements, origin: Document) -> dict[str, Any]:
-    """Return the result.
+    """Return the result of a variant.
 
     Parameters
     ----------
     measured
-        What the steps wrote.
+        The documents that the steps wrote.
     origin
-        What identifies the result: commit, version, configuration, command.
+        The identification of the result: commit, version, configuration, command.
     """
     before, after = measured.original_export, measured.export
     document: dict[str, Any] = {
@@ -71,7 +71,7 @@ def result_of(measured: Measurements, origin: Document) -> dict[str, Any]:
             for quantity in ("parameters", "macs", "size_bytes")
         },
         **_on_devices(measured.devices),
-        "environment": {name: each["environment"] for name, each in measured.devices.items()},
+        "environment": {name: values["environment"] for name, values in measured.devices.items()},
         "rounds": len(measured.timings),
         "finetune": {
             "steps": sum(timing["steps"] for timing in measured.timings),
@@ -82,11 +82,11 @@ def result_of(measured: Measurements, origin: Document) -> dict[str, Any]:
     }
     if expected := _expected(measured):
         document["accuracy"]["validation"]["expected"] = expected.after
-    if missing := sorted({type_ for each in (before, after) for type_ in _not_counted(each)}):
+    if missing := sorted({type_ for export in (before, after) for type_ in _not_counted(export)}):
         document["macs"]["not_counted"] = ", ".join(missing)
-    # Which images choices were made on, whether these can be trusted, and which are reported.
-    images = ("validation", "reported")
-    document |= {key: measured.original[key] for key in images if key in measured.original}
+    # The images on which choices were made, with a warning about them, and the reported images.
+    image_keys = ("validation", "reported")
+    document |= {key: measured.original[key] for key in image_keys if key in measured.original}
     size_bytes = before["counts"]["size_bytes"]
     if measured.int8:
         document["int8"] = _quantized(measured.int8, measured.devices, "int8", size_bytes)
@@ -101,12 +101,12 @@ def result_of(measured: Measurements, origin: Document) -> dict[str, Any]:
 
 
 def control_is_best(result: Document) -> bool:
-    """Whether the original in int8 is the answer to the target of a variant."""
+    """Return whether the original in int8 is the answer to the target of a variant."""
     return _answer(result).get("best") == CONTROL
 
 
 def curve_of(measured: Measurements) -> list[dict[str, Any]]:
-    """Return the curves of all rounds as one, with steps counted through."""
+    """Return the curves of all rounds as one curve. Steps are counted over all rounds."""
     steps = itertools.accumulate(timing["steps"] for timing in measured.timings)
     return [
         {**point, "step": point["step"] + start}
@@ -116,14 +116,14 @@ def curve_of(measured: Measurements) -> list[dict[str, Any]]:
 
 
 def remarks(measured: Measurements, result: Document) -> list[str]:
-    """Return what a user must know of a result beside its figures, a line each."""
+    """Return the remarks and warnings that a user must read with a result, one per line."""
     lines = []
     if expected := _expected(measured):
         lines.append(
             f"expected before fine-tuning: {expected.after:.2f} % of {expected.images} images"
         )
     if missing := result["macs"].get("not_counted"):
-        lines.append(f"warning: the MACs leave out {missing}, which cannot be counted")
+        lines.append(f"warning: the MACs do not include {missing}, which cannot be counted")
     if warning := at(result, "validation.warning"):
         lines.append(f"warning: {warning}")
     lines += [
@@ -135,15 +135,15 @@ def remarks(measured: Measurements, result: Document) -> list[str]:
 
 
 def summary(result: Document, name: str) -> list[str]:
-    """Return the main figures of a result, a line for each network that it holds.
+    """Return the main figures of a result, a line for each of its networks.
 
-    `name` is that of the variant.
+    `name` is the name of the variant.
     """
     accuracy, macs, control = result["accuracy"], result["macs"], result["control"]["int8"]
     lines = [
         f"{accuracy['original']:.2f} % -> {accuracy['exported']:.2f} % top-1, "
         f"{macs['ratio']:.2f}x fewer MACs, {result['size_bytes']['ratio']:.2f}x smaller, "
-        f"{_faster(result['latency_ms'])}"
+        f"{_speedups(result['latency_ms'])}"
     ]
     if "int8" in result:
         lines.append(f"int8: {_int8_figures(result['int8'])}")
@@ -151,57 +151,59 @@ def summary(result: Document, name: str) -> list[str]:
     answer = _answer(result)
     if control_is_best(result):
         lines.append(
-            "the original in int8 is the answer to the target, and is delivered beside the "
-            f"compressed network as {name}_control_int8.onnx: {answer['reason']}"
+            "the original in int8 is the answer to the target. It is delivered next to the "
+            f"compressed network as {name}_control_int8.onnx. Reason: {answer['reason']}"
         )
     elif answer:
-        lines.append(f"the compressed network is the answer to the target: {answer['reason']}")
+        lines.append(
+            f"the compressed network is the answer to the target. Reason: {answer['reason']}"
+        )
     return lines
 
 
 def _answer(result: Document) -> dict[str, Any]:
-    """What was found for a target; empty for a method without one."""
+    """Return the answer to the target of the method, or an empty dict without a target."""
     return result.get("search") or result.get("target") or {}
 
 
 def _int8_figures(document: Document) -> str:
     return (
         f"{document['accuracy']['exported']:.2f} % top-1, "
-        f"{document['size_bytes']['ratio']:.2f}x smaller, {_faster(document['latency_ms'])}"
+        f"{document['size_bytes']['ratio']:.2f}x smaller, {_speedups(document['latency_ms'])}"
     )
 
 
 def _expected(measured: Measurements) -> Any:
-    """What was expected of the ranks of the last round that were tried; None without one."""
-    tried = [plan.expected for plan in measured.plans if plan.expected]
-    return tried[-1] if tried else None
+    """Return the expected accuracy of the last round whose ranks were evaluated, or None."""
+    expectations = [plan.expected for plan in measured.plans if plan.expected]
+    return expectations[-1] if expectations else None
 
 
 def _accuracies(measured: Measurements) -> dict[str, Any]:
-    """Accuracy on both splits: of the original, of the last round, and of the ONNX file."""
+    """Return the accuracy on both splits of the original, the last round and the ONNX file."""
     original = measured.original["accuracy"]
     exported = measured.export["accuracy"]
-    # Of several rounds the last: before its training, and after. Without any the original is left.
+    # The last round, before and after its training. Without rounds, the original is unchanged.
     last = measured.accuracies[-1]["accuracy"] if measured.accuracies else {}
-    found = {
+    accuracy_by_state = {
         "original": original,
-        **{what: last.get(what, original) for what in ("decomposed", "finetuned")},
+        **{state: last.get(state, original) for state in ("decomposed", "finetuned")},
     }
     return {
-        **_accuracy(found, "test"),
+        **_accuracy(accuracy_by_state, "test"),
         "exported": exported["top1"],
-        "validation": _accuracy(found, "validation"),
-        **_top5(found, exported),
+        "validation": _accuracy(accuracy_by_state, "validation"),
+        **_top5(accuracy_by_state, exported),
     }
 
 
 def _accuracy(measured: dict[str, dict[str, float]], split: str) -> dict[str, float]:
-    """Accuracy on one split, by what was measured."""
-    return {what: accuracy[split] for what, accuracy in measured.items()}
+    """Return the accuracy on one split, by state of the network."""
+    return {state: accuracy[split] for state, accuracy in measured.items()}
 
 
 def _top5(measured: dict[str, dict[str, float]], exported: dict[str, float]) -> dict[str, Any]:
-    """Top-5 on both splits, where there are over ten classes."""
+    """Return the top-5 accuracy on both splits. Empty with ten or fewer classes."""
     if "top5" not in exported:
         return {}
     return {
@@ -222,12 +224,12 @@ def _before_after(original: int, compressed: int) -> dict[str, float]:
 
 
 def _not_counted(export: Document) -> list[str]:
-    """Types of operators that the count of MACs leaves out, from a report of an export."""
+    """Return the operator types that the MACs of an export do not include, from its report."""
     return export["counts"].get("not_counted", [])
 
 
 def _on_devices(measured: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Latencies, memory, energy and conditions by device, or why they were not measured."""
+    """Return latency, memory, energy and conditions by device, or why they were not measured."""
     return {
         "latency_ms": {device: _latency(values) for device, values in measured.items()},
         **{
@@ -242,7 +244,7 @@ def _on_devices(measured: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _checks(measured: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What was checked of the files on the devices: answers, and the kernels of int8 files."""
+    """Return the checks that were made on the devices: outputs, and kernels of int8 files."""
     return [
         quantity
         for quantity in ("agreement", "integer_kernels")
@@ -251,14 +253,14 @@ def _checks(measured: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _latency(values: dict[str, Any]) -> dict[str, Any]:
-    """Of one device, and under `others` by other settings of it."""
+    """Return the latencies on one device. `others` holds those with other settings."""
     if "not_measured" in values:
         return values
-    found = {model: _percentiles(values[model]) for model in ("original", "compressed")}
-    found |= {name: each for name, each in values.items() if name.startswith("speedup")}
+    latency = {model: _percentiles(values[model]) for model in ("original", "compressed")}
+    latency |= {name: value for name, value in values.items() if name.startswith("speedup")}
     if "others" in values:
-        found["others"] = {name: _latency(each) for name, each in values["others"].items()}
-    return found
+        latency["others"] = {name: _latency(other) for name, other in values["others"].items()}
+    return latency
 
 
 def _percentiles(latency: dict[str, float]) -> dict[str, float]:
@@ -271,9 +273,9 @@ def _quantized(
     place: str,
     original_bytes: int,
 ) -> dict[str, Any]:
-    """Return what a quantized network is beside the original, under the keys of the whole result.
+    """Return the figures of a quantized network, under the same keys as in the result.
 
-    `place` is where the measurements of a device hold it: `int8`, or `control.int8`.
+    `place` is its key in the measurements of a device: `int8` or `control.int8`.
     """
     main = main_record(report)
     return {
@@ -282,33 +284,33 @@ def _quantized(
         **_on_devices({device: _in_int8(values, place) for device, values in measured.items()}),
         "nodes": main["nodes"],
         "kept_in_float": len(main["kept_in_float"]),
-        "within_tolerance": all(each["within_tolerance"] for each in report["files"].values()),
-        # Which file each device runs, and what is known of each: the first is the main one's.
+        "within_tolerance": all(file["within_tolerance"] for file in report["files"].values()),
+        # The file that each device runs, and the figures of each file. The main file is the first.
         "devices": report["devices"],
         "files": {
             name: {
-                "activations": each["activations"],
-                "reduce_range": each["reduce_range"],
-                "accuracy": accuracy_of(each["accuracy"]),
-                "size_bytes": each["size_bytes"],
-                "kept_in_float": len(each["kept_in_float"]),
-                "within_tolerance": each["within_tolerance"],
+                "activations": file["activations"],
+                "reduce_range": file["reduce_range"],
+                "accuracy": accuracy_of(file["accuracy"]),
+                "size_bytes": file["size_bytes"],
+                "kept_in_float": len(file["kept_in_float"]),
+                "within_tolerance": file["within_tolerance"],
             }
-            for name, each in report["files"].items()
+            for name, file in report["files"].items()
         },
     }
 
 
 def _in_int8(values: dict[str, Any], place: str) -> dict[str, Any]:
-    """Return what a device measured of a network in int8, with its other settings."""
-    found = at(values, place)
-    if "others" in values and "not_measured" not in found:
-        others = {name: at(each, place) for name, each in values["others"].items()}
-        found = found | {"others": others}
-    return found
+    """Return a device's measurements of an int8 network, including those with other settings."""
+    measured = at(values, place)
+    if "others" in values and "not_measured" not in measured:
+        others = {name: at(other, place) for name, other in values["others"].items()}
+        measured = measured | {"others": others}
+    return measured
 
 
-def _faster(latency_ms: dict[str, dict[str, Any]]) -> str:
+def _speedups(latency_ms: dict[str, dict[str, Any]]) -> str:
     return ", ".join(
         f"{values['speedup']:.2f}x faster on {device}"
         if "speedup" in values

@@ -1,4 +1,4 @@
-"""A study: variants that differ in one thing, side by side."""
+"""Draw a study: a comparison of variants that differ in one choice."""
 
 import os
 from collections.abc import Sequence
@@ -13,15 +13,19 @@ from lowrank.report.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, save
 def study_picture(
     path: str | os.PathLike, rows: Sequence[dict[str, Any]], *, title: str, x: str
 ) -> None:
-    """Draw a study: for each network the accuracy, and what it bought.
+    """Draw the accuracy of each variant of a study, and its gains, with a row for each network.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     rows
         The records that the step `study` writes.
+    title
+        The title of the picture.
     x
-        `variant`: a bar for each; `steps`: a line for each family of variants, which is their name
-        up to the last `_`.
+        `variant`: a point and bars for each variant. `steps`: a line over the steps of fine-tuning
+        for each family of variants, which is the name of a variant up to its last `_`.
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
     tallest = max(sum(row["model"] == model for row in rows) for model in models)
@@ -30,12 +34,12 @@ def study_picture(
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(len(models), panels, squeeze=False)
     for model, row_of_axes in zip(models, axes, strict=True):
-        of_model = [row for row in rows if row["model"] == model]
+        model_rows = [row for row in rows if row["model"] == model]
         if x == "variant":
-            _accuracy_points(row_of_axes[0], of_model, model)
-            _speed_bars(row_of_axes[1], of_model)
+            _accuracy_points(row_of_axes[0], model_rows, model)
+            _speed_bars(row_of_axes[1], model_rows)
         else:
-            _lines_over_steps(row_of_axes[0], of_model, model)
+            _lines_over_steps(row_of_axes[0], model_rows, model)
     save(figure, path)
 
 
@@ -43,25 +47,25 @@ def _accuracy_points(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> 
     names = [row["variant"] for row in rows]
     values = [row["test_percent"] for row in rows]
     original = rows[0]["original_percent"]
-    # Points, not bars: the axis does not start at 0.
+    # Points instead of bars, because the axis does not start at 0.
     axes.plot(values, names, "o", color=BLUE)
     axes.axvline(original, color=GREY, linestyle="--", linewidth=1)
     lowest, highest = min([*values, original]), max([*values, original])
-    room = 0.15 * (highest - lowest) + 0.2
-    axes.set_xlim(lowest - room, highest + 2 * room)
+    margin = 0.15 * (highest - lowest) + 0.2
+    axes.set_xlim(lowest - margin, highest + 2 * margin)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     for index, value in enumerate(values):
         axes.annotate(f"{value:.2f}", (value, index), (6, -3), textcoords="offset points", size=8)
     axes.grid(axis="y", alpha=0.3)
     axes.invert_yaxis()
-    axes.set_title(f"{model}: dashed, the original", fontsize=10)
+    axes.set_title(f"{model} (dashed line: original)", fontsize=10)
     axes.set_xlabel("top-1 on the test images after fine-tuning, %")
 
 
 def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    places = range(len(rows))
+    positions = range(len(rows))
     axes.barh(
-        [place - 0.2 for place in places],
+        [position - 0.2 for position in positions],
         [row["macs_ratio"] for row in rows],
         height=0.38,
         color="white",
@@ -70,17 +74,17 @@ def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         label="fewer MACs",
     )
     axes.barh(
-        [place + 0.2 for place in places],
+        [position + 0.2 for position in positions],
         [row["speedup"] for row in rows],
         height=0.38,
         color=ORANGE,
         label=f"faster, measured ({rows[0]['device']})",
     )
-    axes.set_yticks(places, labels=[])
+    axes.set_yticks(positions, labels=[])
     axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_xlabel("original / compressed")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    # Above the bars, where none reaches.
+    # Above the panel, so that no bar is covered.
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
 
@@ -106,7 +110,7 @@ def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) ->
     axes.minorticks_off()
     axes.set_xlim(-0.1 * max(1, min(filter(None, steps), default=1)), 1.2 * max(1, steps[-1]))
     axes.set_title(model, fontsize=10)
-    axes.set_xlabel("steps of fine-tuning")
+    axes.set_xlabel("fine-tuning steps")
     axes.set_ylabel("top-1 on the test images, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

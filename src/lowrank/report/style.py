@@ -1,4 +1,4 @@
-"""What all pictures share."""
+"""Colours, markers and saving, shared by all pictures."""
 
 import contextlib
 import os
@@ -11,24 +11,24 @@ from matplotlib.figure import Figure
 
 from lowrank.files import written_whole
 
-# Okabe & Ito 2008: told apart by the colour-blind. What they say is said by shape, too.
+# Okabe & Ito 2008. Colour-blind readers can distinguish them, and shapes carry the same meaning.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00")
 MARKERS = "osD^vP"
 
 
-# What the metadata of pictures say that are being drawn.
+# Metadata of the pictures that are being drawn.
 _ORIGIN: ContextVar[Mapping[str, str]] = ContextVar("origin", default=MappingProxyType({}))
 
 
 @contextlib.contextmanager
 def stamped(origin: Mapping[str, str]) -> Iterator[None]:
-    """Let pictures that are saved inside the block say what made their figures.
+    """Write the origin of the figures into the metadata of pictures saved inside the block.
 
     Parameters
     ----------
     origin
-        As `lowrank.report.provenance.origin_of` returns it.
+        The metadata that `lowrank.report.provenance.origin_of` returns.
     """
     token = _ORIGIN.set(origin)
     try:
@@ -38,7 +38,7 @@ def stamped(origin: Mapping[str, str]) -> Iterator[None]:
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure as SVG; the same figures give the same bytes: no date, no random names."""
+    """Write a figure as a reproducible SVG file, without dates and random names."""
     metadata = {"Date": None, "Creator": "lowrank", **_ORIGIN.get()}
     with (
         mpl.rc_context({"svg.hashsalt": "lowrank", "svg.fonttype": "none"}),

@@ -1,4 +1,4 @@
-"""All variants side by side: a record for each, which of them are worth having, and a table."""
+"""Compare all variants: a record for each, the Pareto fronts, and a table."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 from lowrank.config.params import trial_name
 from lowrank.report.headline import at
 
-# The network as it was, among the methods. In int8 it is the control.
+# Method name of the original network. The original in int8 is the control.
 ORIGINAL = "original"
 
 Record = dict[str, Any]
 
 
 def records_of(model: str, method: str, result: Mapping[str, Any]) -> list[Record]:
-    """Return the records of one result: for each device, of the original and the variant.
+    """Return the records of one result: the original and the variant on each device.
 
     Parameters
     ----------
     model, method
-        Of the variant.
+        The model and the method of the variant.
     result
-        As the step `summarize` writes it.
+        The result that the step `summarize` writes.
 
     Returns
     -------
     list of dict
-        Scalars, with their unit in their name; None where something was not measured. For each
-        device the original in float32 and, where the result has it, in int8 (the control), as they
-        were measured there; then the variant in float32 and, where it has that, in int8.
+        Records of scalars with their unit in their name, or None if not measured. The order for
+        each device is: the original in float32, the original in int8 (the control) if the result
+        contains it, the variant in float32, the variant in int8 if the result contains it.
     """
     networks: list[tuple[str, str, Mapping[str, Any]]] = [(method, "float32", result)]
     if control := at(result, "control.int8"):
         networks.insert(0, (ORIGINAL, "int8", control))
     if "int8" in result:
         networks.append((method, "int8", result["int8"]))
-    found = []
+    records = []
     for device in result["latency_ms"]:
         before = _record(model, ORIGINAL, "float32", device, result)
         before |= {
@@ -47,22 +47,22 @@ def records_of(model: str, method: str, result: Mapping[str, Any]) -> list[Recor
             **{key: result[name]["original"] for key, name in _COUNTS.items()},
             **_measured(result, device, "original"),
         }
-        found.append(before)
+        records.append(before)
         for name, precision, document in networks:
             record = _record(model, name, precision, device, result)
-            found.append(record | _compared(result, document, device))
+            records.append(record | _compared(result, document, device))
             if name == ORIGINAL:
-                # What int8 leaves as it is has no ratio.
+                # int8 does not change these counts, so they have no ratio.
                 unchanged = ("macs", "parameters")
-                found[-1] |= {key: result[key]["original"] for key in unchanged}
-                found[-1] |= {f"{key}_ratio": None for key in unchanged}
-                found[-1] |= {"finetune_steps": None, "speedup_over_control": None}
-                found[-1] |= {"points_below_control": None}
-    return found
+                records[-1] |= {key: result[key]["original"] for key in unchanged}
+                records[-1] |= {f"{key}_ratio": None for key in unchanged}
+                records[-1] |= {"finetune_steps": None, "speedup_over_control": None}
+                records[-1] |= {"points_below_control": None}
+    return records
 
 
 def _compared(result: Mapping[str, Any], document: Mapping[str, Any], device: str) -> Record:
-    """Return what is known of one network of a result beside the original and the control."""
+    """Return the figures of one network of a result, compared with the original and the control."""
     top1 = document["accuracy"]["exported"]
     latency = document["latency_ms"].get(device, {})
     record = {
@@ -85,7 +85,7 @@ def _compared(result: Mapping[str, Any], document: Mapping[str, Any], device: st
     return record
 
 
-# What a record calls a quantity, and what the result calls it.
+# Name of a quantity in a record, and its name in the result.
 _COUNTS = {"macs": "macs", "parameters": "parameters", "onnx_bytes": "size_bytes"}
 
 _COLUMNS = (
@@ -104,33 +104,34 @@ def _record(
     return dict.fromkeys(_COLUMNS) | named | {"cpu": at(result, f"environment.{device}.cpu")}
 
 
-def _measured(document: Mapping[str, Any], device: str, which: str) -> Record:
-    """Return latency, energy and memory of one of both models; None where not measured."""
+def _measured(document: Mapping[str, Any], device: str, network: str) -> Record:
+    """Return latency, energy and memory of `original` or `compressed`; None if not measured."""
 
-    def of(quantity: str) -> Any:
-        return document.get(quantity, {}).get(device, {}).get(which)
+    def value_of(quantity: str) -> Any:
+        return document.get(quantity, {}).get(device, {}).get(network)
 
-    latency = of("latency_ms") or {}
+    latency = value_of("latency_ms") or {}
     return {
         "p50_ms": latency.get("p50"),
-        "energy_mj": of("energy_mj"),
-        "peak_memory_mb": of("memory_mb"),
+        "energy_mj": value_of("energy_mj"),
+        "peak_memory_mb": value_of("memory_mb"),
     }
 
 
 def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Record]:
-    """Return the records of all variants: by network, device and CPU, originals first.
+    """Return the records of all variants, by network, device and CPU, originals first.
 
-    An original, in float32 or int8, is measured beside every variant: its record is the median of
-    these. Of a search and the trial that it took, which are one network, the search stays.
+    The originals in float32 and int8 are measured together with every variant. Their record is the
+    median of these measurements. A search and its chosen trial are the same network, so only the
+    record of the search is returned.
 
-    Milliseconds of different CPUs are never compared: where a device of one name had several, each
-    has its own originals and its own front.
+    Latencies on different CPUs are never compared. If a device had several CPUs, each CPU has its
+    own originals and its own Pareto front.
 
-    Each record has its `relative_latency`, a share of the float32 original's. It comes from ratios
-    of alternating runs alone: medians of runs at different times differ by what else the machine
-    did. Each record also has, as `on_front_by_latency` and `on_front_by_macs`, whether no other
-    network of its model (device and CPU) is as accurate at a lower cost.
+    Each record gets a `relative_latency`, its share of the latency of the float32 original. It is
+    computed only from ratios of alternating runs, because medians of runs at different times depend
+    on the load of the machine. Each record also gets `on_front_by_latency` and `on_front_by_macs`:
+    whether no other network with the same model, device and CPU is as accurate at a lower cost.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Reco
         Model, method and result of each variant.
     """
     results = list(results)
-    taken = {
+    chosen_trials = {
         (model, trial_name(method, result["search"]["taken"]))
         for model, method, result in results
         if "search" in result
@@ -146,7 +147,7 @@ def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Reco
     originals: dict[tuple[str, ...], dict[str, list[Record]]] = {}
     variants: dict[tuple[str, ...], list[Record]] = {}
     for model, method, result in results:
-        if (model, method) in taken:
+        if (model, method) in chosen_trials:
             continue
         for record in records_of(model, method, result):
             place = place_of(record)
@@ -155,18 +156,18 @@ def overview(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> list[Reco
                 by_precision.setdefault(record["precision"], []).append(record)
             else:
                 variants.setdefault(place, []).append(record)
-    found = []
+    all_records = []
     for place, by_precision in originals.items():
         records = [*map(_median_of, by_precision.values()), *variants[place]]
-        control = next((each for each in records if _is_control(each)), None)
-        for each in records:
-            each["relative_latency"] = _relative_latency(each, control)
+        control = next((record for record in records if _is_control(record)), None)
+        for record in records:
+            record["relative_latency"] = _relative_latency(record, control)
         for name, cost in (("latency", "relative_latency"), ("macs", "macs")):
-            front = pareto_front([(each[cost], each["top1_percent"]) for each in records])
-            for index, each in enumerate(records):
-                each[f"on_front_by_{name}"] = index in front
-        found += records
-    return found
+            front = pareto_front([(record[cost], record["top1_percent"]) for record in records])
+            for index, record in enumerate(records):
+                record[f"on_front_by_{name}"] = index in front
+        all_records += records
+    return all_records
 
 
 def _is_control(record: Record) -> bool:
@@ -174,10 +175,10 @@ def _is_control(record: Record) -> bool:
 
 
 def _relative_latency(record: Record, control: Record | None) -> float | None:
-    """Return the latency as a share of the float32 original's; None where it was not measured.
+    """Return the latency as a share of the float32 original's, or None if it was not measured.
 
-    An int8 network was measured against the control, too. It is placed by that ratio, so that it
-    lies on the side of the control on which alternating runs of the two found it.
+    For an int8 network, the share is computed from its ratio to the control, if alternating runs
+    of the two have measured it. So its share is larger than the control's only if it is slower.
     """
     if record["method"] == ORIGINAL and record["precision"] == "float32":
         return 1.0 if record["p50_ms"] else None
@@ -188,11 +189,11 @@ def _relative_latency(record: Record, control: Record | None) -> float | None:
 
 
 def place_of(record: Record) -> tuple[str, str, str | None]:
-    """Return what records must share for their milliseconds to be compared."""
+    """Return the network, the device and the CPU, which comparable latencies have in common."""
     return record["network"], record["device"], record["cpu"]
 
 
-# Of an original, beside each variant.
+# Columns of an original that are measured again together with each variant.
 _MEASURED_EACH_TIME = (
     *("p50_ms", "original_p50_ms", "speedup", "speedup_low", "speedup_high"),
     *("energy_mj", "peak_memory_mb"),
@@ -200,24 +201,26 @@ _MEASURED_EACH_TIME = (
 
 
 def _median_of(measured: Sequence[Record]) -> Record:
+    """Merge the records of one original, with the median of each repeated measurement."""
     merged = dict(measured[0])
     for key in _MEASURED_EACH_TIME:
-        values = [each[key] for each in measured if each[key] is not None]
+        values = [record[key] for record in measured if record[key] is not None]
         merged[key] = median(values) if values else None
     return merged
 
 
 def pareto_front(points: Sequence[tuple[float | None, float]]) -> set[int]:
-    """Which points, (cost, accuracy), no other one beats: cheaper and as accurate, or better.
+    """Return the indices of the points, (cost, accuracy), on the Pareto front.
 
-    A point without a cost is on no front.
+    A point is on the front if no other point has a lower or equal cost and a higher or equal
+    accuracy. A point without a cost is not on the front. Of equal points, only the first is.
     """
     known = [(cost, -accuracy, index) for index, (cost, accuracy) in enumerate(points) if cost]
     front, best = set(), float("-inf")
-    for _, lost, index in sorted(known):
-        if -lost > best:
+    for _, negative_accuracy, index in sorted(known):
+        if -negative_accuracy > best:
             front.add(index)
-            best = -lost
+            best = -negative_accuracy
     return front
 
 
@@ -245,29 +248,29 @@ _HEADINGS = {
 
 TITLE = "All variants"
 
-# What the table's columns mean: a line each.
+# Explanation of the table's columns, one paragraph per entry.
 _LEGEND = (
-    "Top-1 is on the test images; *lost* is in points, against the original in float32. "
-    "The original in int8 is the control: what one line of ONNX Runtime gives without any "
+    "Top-1 is measured on the test images. *Lost* is the difference to the original in float32, in "
+    "points. The original in int8 is the control: one line of ONNX Runtime gives it without any "
     "compression.",
-    "*Latency* is the median over all runs of one network, *original beside it* that of the "
-    "original in float32 in the same alternating runs. *Faster* is the median of the ratios of "
+    "*Latency* is the median over all runs of one network. *Original beside it* is the median of "
+    "the original in float32 in the same alternating runs. *Faster* is the median of the ratios of "
     "both, one for each pair of runs, so it differs a little from the quotient of the two medians.",
-    "*Faster than int8 original* is measured in alternating runs of these two, where both are "
-    "in int8; otherwise it is the quotient of their speed-ups over the original in float32.",
-    "An original's own row holds the medians of what was measured beside each variant.",
-    "*Share of the original's latency* comes from these ratios alone, int8 networks by way of the "
-    "control: medians of runs at different times do not compare.",
+    "*Faster than int8 original* is measured in alternating runs of the two networks if both are "
+    "in int8. Otherwise it is the quotient of their speed-ups over the original in float32.",
+    "The row of an original holds the medians of the measurements beside each variant.",
+    "*Share of the original's latency* is computed only from these ratios, for int8 networks "
+    "through the control, because medians of runs at different times cannot be compared.",
     "*Best at its latency*: no network of the same original, device and CPU is as accurate at a "
     "smaller share.",
 )
 
 
 def legend(records: Sequence[Record]) -> list[str]:
-    """Return what a reader of the table must know, as paragraphs with *names* of columns."""
+    """Return the legend of the table as paragraphs. Names of columns are marked as *name*."""
     cpus = cpus_of(records)
-    named = [f"{device}: {', '.join(each)}" for device, each in cpus.items() if each]
-    lines = [*_LEGEND, *([f"CPU of each device: {'; '.join(named)}."] if named else [])]
+    listed = [f"{device}: {', '.join(names)}" for device, names in cpus.items() if names]
+    lines = [*_LEGEND, *([f"CPU of each device: {'; '.join(listed)}."] if listed else [])]
     if _cpus_differ(records):
         lines.append(
             "Warning: rows of one device were measured on different CPUs. Compare milliseconds and "
@@ -277,13 +280,13 @@ def legend(records: Sequence[Record]) -> list[str]:
 
 
 def cpus_of(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Return the CPUs that measured, by the name of the device."""
-    found: dict[str, dict[str, None]] = {}
-    for each in records:
-        of_device = found.setdefault(each["device"], {})
-        if each["cpu"]:
-            of_device[each["cpu"]] = None
-    return {device: list(names) for device, names in found.items()}
+    """Return the CPUs on which was measured, by the name of the device."""
+    cpus: dict[str, dict[str, None]] = {}
+    for record in records:
+        device_cpus = cpus.setdefault(record["device"], {})
+        if record["cpu"]:
+            device_cpus[record["cpu"]] = None
+    return {device: list(names) for device, names in cpus.items()}
 
 
 def _cpus_differ(records: Sequence[Record]) -> bool:
@@ -291,7 +294,7 @@ def _cpus_differ(records: Sequence[Record]) -> bool:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """Return the records as a Markdown page, without columns that hold nothing."""
+    """Return the records as a Markdown page, without empty columns."""
     headings, *rows = _cells(records)
     lines = [headings, ["---"] * len(headings), *rows]
     table = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
@@ -299,14 +302,14 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def html(records: Sequence[Record]) -> str:
-    """Return the same as a page for a browser."""
+    """Return the records as an HTML page, without empty columns."""
     headings, *rows = _cells(records)
     lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in headings)}</tr>"]
     lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows]
     paragraphs = [re.sub(r"\*(.+?)\*", r"<em>\1</em>", escape(line)) for line in legend(records)]
     return _PAGE.format(
         title=TITLE,
-        legend="\n".join(f"<p>{each}</p>" for each in paragraphs),
+        legend="\n".join(f"<p>{paragraph}</p>" for paragraph in paragraphs),
         rows="\n".join(lines),
     )
 
@@ -336,11 +339,11 @@ _PAGE = """<!doctype html>
 
 
 def _cells(records: Sequence[Record]) -> list[list[str]]:
-    """A row of headings and one for each record, without columns that say nothing.
+    """Return a row of headings and a row for each record, without empty columns.
 
-    The CPU is named in the legend where each device has one.
+    The column of the CPU is left out if each device has one CPU, which the legend names.
     """
-    columns = [key for key in _HEADINGS if any(each[key] is not None for each in records)]
+    columns = [key for key in _HEADINGS if any(record[key] is not None for record in records)]
     if not _cpus_differ(records):
         columns = [key for key in columns if key != "cpu"]
     headings = [_HEADINGS[key][0] for key in columns]

@@ -1,7 +1,7 @@
-"""Whether what was found for a target beats the control: int8 of the original network.
+"""Compare the network that was found for a target with the control, int8 of the original network.
 
-The control costs one line of ONNX Runtime, and no compression or training. Where it meets a target
-as well as the compressed network does, it is the answer.
+The control needs one line of ONNX Runtime and neither compression nor training. If it meets a
+target as well as the compressed network does, it is the answer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import Any
 from lowrank.report.headline import at
 
 CONTROL, COMPRESSED = "control", "compressed"
-# What int8 leaves as it is, so that the control has all of it.
+# Costs that int8 does not reduce.
 _UNCHANGED = ("macs", "parameters")
 
 
 def best_of_search(search: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
-    """Return which network answers a target of `accuracy_drop`, as `best`, and the `reason`.
+    """Return the `best` network for a target of `accuracy_drop`, and the `reason`.
 
     Parameters
     ----------
     search
         The report of the step `settle`.
     result
-        The result of the trial that it took, with `control` where the method delivers int8.
+        The result of the trial that `settle` chose. It contains `control` if the method delivers an
+        int8 network.
     """
     allowed = f"{search['accuracy_drop']:g} points"
     control = search.get("control")
@@ -43,16 +44,17 @@ def best_of_search(search: Mapping[str, Any], result: Mapping[str, Any]) -> dict
     if not search["within"]:
         return {
             "best": CONTROL,
-            "reason": f"int8 of the original loses at most {allowed} and no trial does: {losses}",
+            "reason": f"int8 of the original loses at most {allowed}, but all trials lose more: "
+            f"{losses}",
         }
     cheaper, comparison = _cheaper_than_control(search["cost"], result)
     return {"best": COMPRESSED if cheaper else CONTROL, "reason": f"{comparison}; {losses}"}
 
 
 def _cheaper_than_control(cost: str, result: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the compressed network costs less than int8 of the original, and by how much."""
+    """Return whether the compressed network costs less than int8 of the original, and a text."""
     if cost in _UNCHANGED:
-        return True, f"int8 of the original has all of its {cost}"
+        return True, f"int8 does not reduce the {cost} of the original"
     if cost == "size_bytes":
         sizes = [at(result, f"{place}.size_bytes.compressed") for place in ("int8", "control.int8")]
         return sizes[0] < sizes[1], (
@@ -63,7 +65,7 @@ def _cheaper_than_control(cost: str, result: Mapping[str, Any]) -> tuple[bool, s
     if "speedup_over_control" not in latency:
         return True, f"int8 of the original was not measured on {device}"
     ratio, low, high = (latency[f"speedup_over_control{end}"] for end in ("", "_low", "_high"))
-    # Where the interval holds 1, the compressed network is not known to be faster.
+    # If the interval contains 1, the compressed network is not clearly faster.
     faster = low > 1
     return faster, (
         f"the compressed network is {'' if faster else 'not clearly '}faster than int8 of the "
@@ -72,20 +74,21 @@ def _cheaper_than_control(cost: str, result: Mapping[str, Any]) -> tuple[bool, s
 
 
 def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a target of `latency_ms` was met, and by which network with the smaller loss.
+    """Return which networks meet a target of `latency_ms`, and the best of them.
 
     Parameters
     ----------
     target
-        The share of the original's milliseconds that is allowed, by device.
+        The allowed share of the original's latency, by device.
     result
         The result of the compressed network, which is in int8, with `control`.
 
     Returns
     -------
     dict
-        `latency_ms.<device>` with `allowed` and the shares that the `compressed` network and the
-        `control` take; `met` and `met_by_control`; `best` and its `reason`.
+        `latency_ms.<device>` with the `allowed` share and the shares of the `compressed` network
+        and the `control`; `met` and `met_by_control`; `best`, the network that meets the target
+        with the smaller loss of accuracy, and the `reason`.
     """
     shares: dict[str, dict[str, float | None]] = {
         device: {
@@ -96,29 +99,32 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
         for device, allowed in target.items()
     }
     met, by_control = (
-        all(each[which] is not None and each[which] <= each["allowed"] for each in shares.values())
-        for which in (COMPRESSED, CONTROL)
+        all(
+            share[network] is not None and share[network] <= share["allowed"]
+            for share in shares.values()
+        )
+        for network in (COMPRESSED, CONTROL)
     )
     compressed, control = (
         at(result, f"{place}.accuracy.validation.exported") for place in ("int8", "control.int8")
     )
     best = CONTROL if by_control and (not met or control >= compressed) else COMPRESSED
-    taken = ", ".join(
-        f"{each[CONTROL]:.3f} on {device} ({each['allowed']:g} allowed)"
-        for device, each in shares.items()
-        if each[CONTROL] is not None
+    control_shares = ", ".join(
+        f"{share[CONTROL]:.3f} on {device} ({share['allowed']:g} allowed)"
+        for device, share in shares.items()
+        if share[CONTROL] is not None
     )
     reason = (
-        f"int8 of the original {'meets' if by_control else 'does not meet'} the target: of the "
-        f"original's milliseconds it takes {taken or 'an unknown share'}. It has {control:.2f} % "
-        f"of the validation images, the compressed network {compressed:.2f} %"
+        f"int8 of the original {'meets' if by_control else 'does not meet'} the target: its share "
+        f"of the original's latency is {control_shares or 'unknown'}. Its accuracy on the "
+        f"validation images is {control:.2f} %, that of the compressed network {compressed:.2f} %"
     )
-    found = {
-        device: {key: value for key, value in each.items() if value is not None}
-        for device, each in shares.items()
+    known_shares = {
+        device: {key: value for key, value in share.items() if value is not None}
+        for device, share in shares.items()
     }
     return {
-        "latency_ms": found,
+        "latency_ms": known_shares,
         "met": met,
         "met_by_control": by_control,
         "best": best,
@@ -127,6 +133,6 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
 
 
 def _share(result: Mapping[str, Any], place: str) -> float | None:
-    """Return what a network takes of the original's milliseconds; None if it was not measured."""
+    """Return a network's share of the original's latency, or None if it was not measured."""
     speedup = at(result, f"{place}.speedup")
     return None if speedup is None else round(1 / speedup, 4)

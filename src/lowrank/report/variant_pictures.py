@@ -1,4 +1,4 @@
-"""One variant: its ranks, where its time goes, its fine-tuning."""
+"""Draw one variant: its ranks, the times of its layers, and its fine-tuning."""
 
 import os
 from collections.abc import Sequence
@@ -16,31 +16,35 @@ _ROW = 0.27
 
 
 def ranks_picture(path: str | os.PathLike, layers: Sequence[dict[str, Any]], *, title: str) -> None:
-    """Draw each layer's ranks beside the largest possible ones, and its MACs before and after.
+    """Draw each layer's ranks and their upper bounds, and its MACs before and after.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     layers
         The records of `layers.json`.
+    title
+        The title of the picture.
     """
     figure, (ranks, macs) = _rows(len(layers), title)
     names = []
-    for place, each in enumerate(layers):
-        chosen, full = (_numbers(each[key]) for key in ("ranks", "full_ranks"))
+    for position, layer in enumerate(layers):
+        chosen, full = (_numbers(layer[key]) for key in ("ranks", "full_ranks"))
         for index, (rank, largest) in enumerate(zip(chosen, full, strict=True)):
-            # One line for each rank, so that none hides another.
-            line = place + 0.16 * (2 * index - len(chosen) + 1)
-            ranks.plot([rank, largest], [line, line], color=GREY, linewidth=0.8, zorder=1)
-            ranks.plot(largest, line, "|", color=GREY, markersize=7)
-            name = each["rank_names"].split(" x ")[index]
+            # Each rank has its own height, so that no rank covers another.
+            height = position + 0.16 * (2 * index - len(chosen) + 1)
+            ranks.plot([rank, largest], [height, height], color=GREY, linewidth=0.8, zorder=1)
+            ranks.plot(largest, height, "|", color=GREY, markersize=7)
+            name = layer["rank_names"].split(" x ")[index]
             if name not in names:
                 names.append(name)
-            look = names.index(name)
-            ranks.plot(rank, line, MARKERS[look], color=COLOURS[look], markersize=5)
+            style = names.index(name)
+            ranks.plot(rank, height, MARKERS[style], color=COLOURS[style], markersize=5)
         if not chosen:
             ranks.annotate(
-                "stays as it is",
-                (0.02, place),
+                "not replaced",
+                (0.02, position),
                 xycoords=("axes fraction", "data"),
                 va="center",
                 fontsize=8,
@@ -62,12 +66,12 @@ def ranks_picture(path: str | os.PathLike, layers: Sequence[dict[str, Any]], *, 
     )
     _before_and_after(
         macs,
-        [each["macs_original"] / 1e6 for each in layers],
-        [each["macs_compressed"] / 1e6 for each in layers],
+        [layer["macs_original"] / 1e6 for layer in layers],
+        [layer["macs_compressed"] / 1e6 for layer in layers],
     )
-    macs.set_xlabel("multiply-accumulates of one image, millions")
+    macs.set_xlabel("multiply-accumulates for one image, millions")
     macs.legend(**_ABOVE)
-    _label_rows(ranks, [f"{each['layer']} ({each['form']})" for each in layers])
+    _label_rows(ranks, [f"{layer['layer']} ({layer['form']})" for layer in layers])
     save(figure, path)
 
 
@@ -78,31 +82,35 @@ def times_picture(
     *,
     title: str,
 ) -> None:
-    """Draw each layer's milliseconds before and after, and its speed-up beside its MACs' ratio.
+    """Draw each layer's time before and after, and its speedup next to the ratio of its MACs.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     times
-        The records of `times.json`, of one device.
+        The records of `times.json` for one device.
     layers
-        Those of `layers.json`.
+        The records of `layers.json`.
+    title
+        The title of the picture.
     """
-    times = [each for each in times if each["original_ms"] or each["compressed_ms"]]
+    times = [time for time in times if time["original_ms"] or time["compressed_ms"]]
     figure, (milliseconds, ratios) = _rows(len(times), title)
     _before_and_after(
         milliseconds,
-        [each["original_ms"] for each in times],
-        [each["compressed_ms"] for each in times],
-        [each["pointwise_ms"] for each in times],
+        [time["original_ms"] for time in times],
+        [time["compressed_ms"] for time in times],
+        [time["pointwise_ms"] for time in times],
     )
     milliseconds.set_xlabel("ms of one run")
     milliseconds.legend(**_ABOVE)
-    macs_ratio = {each["layer"]: each["macs_ratio"] for each in layers}
-    for place, each in enumerate(times):
-        if each["layer"] in macs_ratio:
-            ratios.plot(macs_ratio[each["layer"]], place, "|", color="black", markersize=11)
-        if each["speedup"]:
-            ratios.plot(each["speedup"], place, "o", color=BLUE, markersize=5)
+    macs_ratio = {layer["layer"]: layer["macs_ratio"] for layer in layers}
+    for position, time in enumerate(times):
+        if time["layer"] in macs_ratio:
+            ratios.plot(macs_ratio[time["layer"]], position, "|", color="black", markersize=11)
+        if time["speedup"]:
+            ratios.plot(time["speedup"], position, "o", color=BLUE, markersize=5)
     ratios.axvline(1, color=GREY, linewidth=0.8, linestyle="--")
     ratios.set_xscale("log")
     ratios.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
@@ -116,17 +124,21 @@ def times_picture(
         ],
         **_ABOVE,
     )
-    _label_rows(milliseconds, [each["layer"] for each in times])
+    _label_rows(milliseconds, [time["layer"] for time in times])
     save(figure, path)
 
 
 def curve_picture(path: str | os.PathLike, curve: Sequence[dict[str, Any]], *, title: str) -> None:
-    """Draw the accuracy during fine-tuning, with the ends of its rounds.
+    """Draw the accuracy during fine-tuning, with the ends of the rounds.
 
     Parameters
     ----------
+    path
+        Where to write the SVG file.
     curve
         The records of `curve.json`.
+    title
+        The title of the picture.
     """
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     figure.suptitle(title, fontsize=12)
@@ -135,39 +147,39 @@ def curve_picture(path: str | os.PathLike, curve: Sequence[dict[str, Any]], *, t
         save(figure, path)
         return
     axes = figure.subplots()
-    rounds = dict.fromkeys(each["round"] for each in curve)
+    rounds = dict.fromkeys(point["round"] for point in curve)
     for number in rounds:
-        of_round = [each for each in curve if each["round"] == number]
+        points = [point for point in curve if point["round"] == number]
         axes.plot(
-            [each["step"] for each in of_round],
-            [each["train_percent"] for each in of_round],
+            [point["step"] for point in points],
+            [point["train_percent"] for point in points],
             color=BLUE,
             linewidth=1,
             marker="o",
             markersize=2.5,
             label="training images, since the last point" if number == min(rounds) else None,
         )
-    validated = [each for each in curve if each["validation_percent"] is not None]
+    validated = [point for point in curve if point["validation_percent"] is not None]
     if validated:
         axes.plot(
-            [each["step"] for each in validated],
-            [each["validation_percent"] for each in validated],
+            [point["step"] for point in validated],
+            [point["validation_percent"] for point in validated],
             "D",
             color=ORANGE,
             markeredgecolor="black",
             label="validation images",
         )
-    ends = {each["round"]: each["step"] for each in curve}
+    ends = {point["round"]: point["step"] for point in curve}
     for number, step in list(ends.items())[:-1]:
-        first = number == min(ends)
+        is_first = number == min(ends)
         axes.axvline(
             step,
             color=GREY,
             linewidth=0.8,
             linestyle="--",
-            label="a round ends" if first else None,
+            label="end of a round" if is_first else None,
         )
-    axes.set_xlabel("step of fine-tuning")
+    axes.set_xlabel("fine-tuning step")
     axes.set_ylabel("top-1, %")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
@@ -184,7 +196,7 @@ _ABOVE = {
 
 
 def _rows(count: int, title: str) -> tuple[Figure, Sequence[Axes]]:
-    """Two panels side by side with a row for each layer, the first one on top."""
+    """Create two panels side by side with a row for each layer, the first layer at the top."""
     figure = Figure(figsize=(10, 1.5 + _ROW * count), layout="constrained")
     figure.suptitle(title, fontsize=12)
     panels = figure.subplots(1, 2)
@@ -205,9 +217,9 @@ def _before_and_after(
     after: Sequence[float],
     pointwise: Sequence[float] | None = None,
 ) -> None:
-    """Two bars for each row, the second one with what 1 x 1 convolutions are of it."""
-    places = range(len(before))
-    above, below = ([place + shift for place in places] for shift in (-0.2, 0.2))
+    """Draw two bars for each row. The second bar shows its share of 1 x 1 convolutions."""
+    rows = range(len(before))
+    above, below = ([row + shift for row in rows] for shift in (-0.2, 0.2))
     axes.barh(
         above, before, height=0.38, color="white", edgecolor=GREY, hatch="///", label="original"
     )
@@ -221,9 +233,9 @@ def _before_and_after(
             edgecolor="black",
             hatch="xxxx",
             linewidth=0,
-            label="of it in 1 x 1 convolutions",
+            label="share of 1 x 1 convolutions",
         )
 
 
 def _numbers(listed: str) -> list[int]:
-    return [int(each) for each in listed.split(" x ")] if listed else []
+    return [int(number) for number in listed.split(" x ")] if listed else []

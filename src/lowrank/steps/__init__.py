@@ -1,1 +1,1 @@
-"""One module for each rule: arguments, files, progress; no mathematics."""
+"""One module for each rule: arguments, files and progress, but no computation."""

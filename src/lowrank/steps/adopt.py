@@ -1,4 +1,4 @@
-"""The handover from DVC to Snakemake: take what DVC put there as current."""
+"""Hand over from DVC to Snakemake: accept the files that DVC has restored as current."""
 
 import click
 
@@ -8,17 +8,17 @@ from lowrank.steps.common import Step, run
 
 @click.command(cls=Step)
 def adopt() -> None:
-    """Tell Snakemake that the files which DVC pulled or checked out are current.
+    """Mark the files that DVC has pulled or checked out as current for Snakemake.
 
-    Refused where `dvc status` is not clean: Snakemake would trust files that do not belong to
-    these parameters.
+    Fails if `dvc status` is not clean, because Snakemake would then use files that do not belong to
+    the current parameters.
     """
     if run("dvc", "status", "--quiet", check=False):
         raise UserError(
             "`dvc status` is not clean: some outputs are missing or do not belong to params.yaml. "
-            "Run `dvc pull`, `dvc checkout` or `dvc repro`, then this command again."
+            "Run `dvc pull`, `dvc checkout` or `dvc repro`, then run this command again."
         )
-    # All that DVC has; pictures of single variants are Snakemake's alone.
+    # All files that DVC stores. Pictures of single variants are made only by Snakemake.
     run("snakemake", "--cores", "1", "--touch", "--forceall", "--quiet", "--", "overview")
 
 

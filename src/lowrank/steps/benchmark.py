@@ -1,4 +1,4 @@
-"""Measure original and compressed turn about on one device."""
+"""Measure the original and the compressed network in alternating turns on one device."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from lowrank.devices import Device
 
 
-# Test images whose answers on the device are compared: a wrong kernel shows on each of them.
-_COMPARED = 64
+# Number of test images whose outputs are compared. A wrong kernel affects each of them.
+_COMPARED_IMAGES = 64
 
 
 @click.command(cls=Step)
-@input_path("original", "ONNX file.")
-@input_path("compressed", "ONNX file.")
-@input_path("quantized", "Folder of the quantize step; empty: float alone.", optional=True)
-@input_path("control", "Such a folder of the original.")
+@input_path("original", "The original network, ONNX.")
+@input_path("compressed", "The compressed network, ONNX.")
+@input_path(
+    "quantized", "Folder that the quantize step wrote; empty for float only.", optional=True
+)
+@input_path("control", "Folder that the quantize step wrote for the original.")
 @input_path("dataset", "Folder that the dataset step wrote.")
-@input_path("state", "The original, safetensors.")
-@input_path("processor", "The device as described by describe_device.")
-@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@input_path("state", "The original network, safetensors.")
+@input_path("processor", "The description that describe_device wrote for the device.")
+@wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("settings", "benchmark.<device>, JSON.", Json())
 @output_path("output", "The measurements, JSON.")
 def benchmark(
@@ -45,7 +47,7 @@ def benchmark(
     settings: dict[str, Any],
     output: Path,
 ) -> None:
-    """Measure original and compressed turn about on one device."""
+    """Measure the original and the compressed network in alternating turns on one device."""
     from lowrank.devices import DeviceError, combinations, create_device
     from lowrank.errors import UserError
     from lowrank.files import write_json
@@ -53,52 +55,55 @@ def benchmark(
 
     main, *others = combinations(settings).items()
     try:
-        there = create_device(device, main[1])
-        _require_same_processor(there, processor, main[1])
+        machine = create_device(device, main[1])
+        _require_same_processor(machine, processor, main[1])
         models = Models(
             original,
             compressed,
             file_for(quantized, device) if quantized else None,
             file_for(control, device),
         )
-        measured = _measured(there, models, main[1], "")
+        measured = _measure(machine, models, main[1], "")
         with real_images(dataset, state) as images:
-            _check(measured, there, models, images, main[1])
+            _check(measured, machine, models, images, main[1])
         measured["layers_ms"] = {
-            name: _by_layer(there, model, main[1])
+            name: _milliseconds_by_layer(machine, model, main[1])
             for name, model in (("original", original), ("compressed", compressed))
         }
         if others:
             measured["others"] = {
-                name: _measured(there, models, each, f"{name}: ") for name, each in others
+                name: _measure(machine, models, other_settings, f"{name}: ")
+                for name, other_settings in others
             }
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     write_json(output, measured)
 
 
-def _require_same_processor(there: Device, described: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError where the device has another processor than when it was described."""
+def _require_same_processor(device: Device, description: Path, settings: dict[str, Any]) -> None:
+    """Raise UserError if the processor of the device has changed since it was described."""
     from lowrank.devices.processor import Processor
     from lowrank.errors import UserError
     from lowrank.files import read_json
 
-    before = Processor.from_json(read_json(described))
-    now = Processor.from_json(there.describe(settings))
+    before = Processor.from_json(read_json(description))
+    now = Processor.from_json(device.describe(settings))
     if before != now:
         raise UserError(
-            f"{described}: the device '{there.name}' is described as {before.cpu} "
+            f"{description}: the device '{device.name}' is described as {before.cpu} "
             f"({before.architecture}), but it is {now.cpu} ({now.architecture}) now, or has other "
-            "instructions. int8 "
-            "files made for the one may be slow or wrong on the other. Delete that file and run "
-            f"the same command again; with DVC, run `dvc repro --force --single-item "
-            f"describe_device@{there.name}` first."
+            "instructions. int8 files made for one processor may be slow or wrong on another. "
+            "Delete that file and run the same command again. With DVC, run `dvc repro --force "
+            f"--single-item describe_device@{device.name}` first."
         )
 
 
 @dataclass(frozen=True)
 class Models:
-    """ONNX files to measure; `quantized` may be None, and `control` is the original in int8."""
+    """The ONNX files to measure.
+
+    `quantized` is None without an int8 network. `control` is the original in int8.
+    """
 
     original: Path
     compressed: Path
@@ -107,21 +112,23 @@ class Models:
 
     @property
     def is_control(self) -> bool:
-        """Whether what is delivered is the original in int8 itself."""
+        """Whether the delivered network is the control, the original in int8."""
         from lowrank.files import sha256_of
 
         return self.quantized is not None and sha256_of(self.quantized) == sha256_of(self.control)
 
 
-def _measured(there: Device, models: Models, settings: dict[str, Any], what: str) -> dict[str, Any]:
-    """Measure by one setting: the compressed network, `int8` if there is one, and `control`.
+def _measure(
+    device: Device, models: Models, settings: dict[str, Any], label: str
+) -> dict[str, Any]:
+    """Measure with one setting: the compressed network, its `int8` network and the `control`.
 
-    What is delivered, in int8 if there is that, is also measured against the control.
+    The delivered network, in int8 if there is one, is also measured against the control.
     """
-    measured = there.measure(models.original, models.compressed, settings)
-    _say_speedup(measured, what)
-    control = _in_int8(
-        there, models.original, models.control, settings, f"{what}original in int8: "
+    measured = device.measure(models.original, models.compressed, settings)
+    _say_speedup(measured, label)
+    control = _measure_int8(
+        device, models.original, models.control, settings, f"{label}original in int8: "
     )
     measured["control"] = {"int8": control}
     delivered = measured
@@ -129,72 +136,75 @@ def _measured(there: Device, models: Models, settings: dict[str, Any], what: str
         delivered = measured["int8"] = (
             dict(control)
             if models.is_control
-            else _in_int8(there, models.original, models.quantized, settings, f"{what}int8: ")
+            else _measure_int8(
+                device, models.original, models.quantized, settings, f"{label}int8: "
+            )
         )
     if "not_measured" not in control and "not_measured" not in delivered:
-        delivered |= _over_control(there, models, settings, what)
+        delivered |= _measure_against_control(device, models, settings, label)
     return measured
 
 
-def _in_int8(
-    there: Device, original: Path, model: Path, settings: dict[str, Any], what: str
+def _measure_int8(
+    device: Device, original: Path, model: Path, settings: dict[str, Any], label: str
 ) -> dict[str, Any]:
-    """Measure an int8 model against the original in float, or say why it is not measured."""
-    if because := there.lacks_int8(model, settings):
-        say(f"{what}not measured: {because}")
-        return {"not_measured": because}
-    measured = {**there.measure(original, model, settings), "file": model.name}
-    _say_speedup(measured, what)
+    """Measure an int8 model against the original in float, or report why it is not measured."""
+    if reason := device.lacks_int8(model, settings):
+        say(f"{label}not measured: {reason}")
+        return {"not_measured": reason}
+    measured = {**device.measure(original, model, settings), "file": model.name}
+    _say_speedup(measured, label)
     return measured
 
 
-def _over_control(
-    there: Device, models: Models, settings: dict[str, Any], what: str
+def _measure_against_control(
+    device: Device, models: Models, settings: dict[str, Any], label: str
 ) -> dict[str, float]:
-    """Measure what is delivered against the original in int8: the ratio and its interval."""
-    ends = ("speedup", "speedup_low", "speedup_high")
+    """Measure the delivered network against the original in int8: the ratio and its interval."""
+    keys = ("speedup", "speedup_low", "speedup_high")
     if models.is_control:
-        return {f"speedup_over_control{end.removeprefix('speedup')}": 1.0 for end in ends}
-    # The energy of both was counted beside the original's.
-    found = there.measure(
+        return {f"speedup_over_control{key.removeprefix('speedup')}": 1.0 for key in keys}
+    # Energy is not counted again, because both were counted together with the original.
+    measured = device.measure(
         models.control, models.quantized or models.compressed, settings | {"energy_seconds": 0}
     )
     say(
-        f"{what}{found['speedup']:.2f}x faster than the original in int8 "
-        f"({found['speedup_low']:.2f} to {found['speedup_high']:.2f})"
+        f"{label}{measured['speedup']:.2f}x faster than the original in int8 "
+        f"({measured['speedup_low']:.2f} to {measured['speedup_high']:.2f})"
     )
-    return {f"speedup_over_control{end.removeprefix('speedup')}": found[end] for end in ends}
+    return {f"speedup_over_control{key.removeprefix('speedup')}": measured[key] for key in keys}
 
 
 def _check(
-    measured: dict[str, Any], there: Device, models: Models, images: Path, settings: dict[str, Any]
+    measured: dict[str, Any], device: Device, models: Models, images: Path, settings: dict[str, Any]
 ) -> None:
-    """Add `agreement` of each file, and which kernels those in int8 run in."""
-    measured["agreement"] = agreement_on(there, models.compressed, images, settings, in_int8=False)
+    """Add the `agreement` of each file, and the kernels that int8 files run in."""
+    measured["agreement"] = agreement_on(device, models.compressed, images, settings, in_int8=False)
     control = measured["control"]["int8"]
     if "not_measured" not in control:
-        control |= checked_int8(there, models.control, models.original, images, settings)
+        control |= checked_int8(device, models.control, models.original, images, settings)
     if models.is_control:
-        measured["int8"] |= {key: each for key, each in control.items() if key in _CHECKED}
+        measured["int8"] |= {key: value for key, value in control.items() if key in _CHECKED}
     elif models.quantized and "not_measured" not in measured["int8"]:
-        found = checked_int8(there, models.quantized, models.compressed, images, settings)
-        measured["int8"] |= found
+        checks = checked_int8(device, models.quantized, models.compressed, images, settings)
+        measured["int8"] |= checks
 
 
-# What `checked_int8` finds.
+# Keys of the result of `checked_int8`.
 _CHECKED = ("agreement", "integer_kernels")
 
 
 @contextmanager
 def real_images(dataset: Path, state: Path) -> Iterator[Path]:
-    """A .npy file of some test images as the network takes them, as long as the block lasts."""
+    """Provide a temporary .npy file of some preprocessed test images inside the block."""
     import numpy as np
 
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset
     from lowrank.surgery.states import read_spec
 
-    batches = EvaluationBatches(open_dataset(dataset).test.sample(_COMPARED), read_spec(state))
+    sample = open_dataset(dataset).test.sample(_COMPARED_IMAGES)
+    batches = EvaluationBatches(sample, read_spec(state))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, np.concatenate([batches[n][0].numpy() for n in range(len(batches))]))
@@ -202,60 +212,65 @@ def real_images(dataset: Path, state: Path) -> Iterator[Path]:
 
 
 def agreement_on(
-    there: Device, model: Path, images: Path, settings: dict[str, Any], *, in_int8: bool
+    device: Device, model: Path, images: Path, settings: dict[str, Any], *, in_int8: bool
 ) -> dict[str, Any]:
-    """Compare what a device answers with what the file says, computed here by plain kernels."""
+    """Compare a device's outputs with the reference outputs of the file, computed here."""
     from lowrank.devices import MeasureSettings
     from lowrank.devices.answers import agreement, expected_answers
 
-    asked = MeasureSettings(batch_size=settings.get("batch_size", 1))
-    expected = expected_answers(model, images, asked)
-    found = agreement(there.answers(model, images, settings), expected, in_int8=in_int8)
-    if found["warning"]:
-        say(f"warning: {there.name}: {model}: {found['warning']}")
-    return found
+    measure_settings = MeasureSettings(batch_size=settings.get("batch_size", 1))
+    expected = expected_answers(model, images, measure_settings)
+    comparison = agreement(device.answers(model, images, settings), expected, in_int8=in_int8)
+    if comparison["warning"]:
+        say(f"warning: {device.name}: {model}: {comparison['warning']}")
+    return comparison
 
 
 def checked_int8(
-    there: Device, model: Path, in_float: Path, images: Path, settings: dict[str, Any]
+    device: Device, model: Path, in_float: Path, images: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """`agreement` and `integer_kernels` of an int8 file, whose network in float is given, too."""
+    """Return `agreement` and `integer_kernels` of an int8 file.
+
+    `in_float` is the same network in float, from which the MACs of nodes are counted.
+    """
     from lowrank.onnx_files.kernels import integer_kernels, macs_of_nodes
 
     once = settings | {"warmup_seconds": 0, "repeats": 1, "seconds": 0}
-    kernels = integer_kernels(there.node_times(model, once), macs_of_nodes(in_float))
+    kernels = integer_kernels(device.node_times(model, once), macs_of_nodes(in_float))
     say(
         f"int8: {kernels['nodes']} of {kernels['total']} convolutions and matrix products, "
         f"{100 * kernels['macs_share']:.1f} % of the MACs, run as integer kernels"
     )
     if kernels["warning"]:
-        say(f"warning: {there.name}: {model}: {kernels['warning']}")
+        say(f"warning: {device.name}: {model}: {kernels['warning']}")
     return {
-        "agreement": agreement_on(there, model, images, settings, in_int8=True),
+        "agreement": agreement_on(device, model, images, settings, in_int8=True),
         "integer_kernels": kernels,
     }
 
 
-def _by_layer(there: Device, model: Path, settings: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds by plain layer, and the rest."""
+def _milliseconds_by_layer(
+    device: Device, model: Path, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Return the milliseconds of each plain layer, and of the rest."""
     from lowrank.onnx_files.node_layers import layers_of_nodes
     from lowrank.report.layer_times import REST
 
-    layers, found = layers_of_nodes(model), {REST: 0.0}
-    for node, time in there.node_times(model, settings).items():
+    layers, milliseconds = layers_of_nodes(model), {REST: 0.0}
+    for node, time in device.node_times(model, settings).items():
         name = layers.get(node, REST)
-        found[name] = found.get(name, 0.0) + time.milliseconds
-    return found
+        milliseconds[name] = milliseconds.get(name, 0.0) + time.milliseconds
+    return milliseconds
 
 
-def _say_speedup(measured: dict[str, Any], what: str) -> None:
+def _say_speedup(measured: dict[str, Any], label: str) -> None:
     say(
-        f"{what}{measured['original']['p50']:.3f} ms -> {measured['compressed']['p50']:.3f} ms at "
+        f"{label}{measured['original']['p50']:.3f} ms -> {measured['compressed']['p50']:.3f} ms at "
         f"the median, {measured['speedup']:.2f}x faster ({measured['speedup_low']:.2f} to "
         f"{measured['speedup_high']:.2f}) over {measured['repeats']} runs"
     )
-    if because := measured["conditions"]["warning"]:
-        say(f"warning: {what}{because}")
+    if warning := measured["conditions"]["warning"]:
+        say(f"warning: {label}{warning}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the network before a round over training images, and keep the moments of layers' inputs."""
+"""Measure the moments of layers' inputs on training images, with the network before a round."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from lowrank.steps.options import Json, input_path, network_option, output_path,
 @parameter("layers", "The round's layers, JSON.", Json())
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@parameter("images", "How many of its training images.", int)
+@parameter("images", "Number of training images.", int)
 @parameter("threads", "CPU threads of the linear algebra.", int)
-@output_path("moments", "Moments, safetensors.")
+@output_path("moments", "Moments of the layers' inputs, safetensors.")
 def calibrate(
     network: NetworkSource,
     state: Path,
@@ -30,7 +30,7 @@ def calibrate(
     threads: int,
     moments: Path,
 ) -> None:
-    """Keep the moments of layers' inputs on training images."""
+    """Measure the moments of layers' inputs on training images."""
     use_threads(threads)
     import torch
 
@@ -46,22 +46,23 @@ def calibrate(
     torch.set_num_threads(threads)
     data, before = open_dataset(dataset, splits), read_state(state, network)
     require_match(data, before.spec)
-    known = LayerTable.from_json(read_json(table))
+    layer_table = LayerTable.from_json(read_json(table))
     sample = data.train.sample(images)
     batches = EvaluationBatches(sample, before.spec)
-    found = input_moments(
+    moments_by_layer = input_moments(
         before.network,
-        [known[name] for name in layers],
+        [layer_table[name] for name in layers],
         counted((batches[number][0] for number in range(len(batches))), len(sample)),
     )
-    for name, each in found.items():
-        if each.samples < (size := each.covariance.shape[-1]):
+    for name, layer_moments in moments_by_layer.items():
+        if layer_moments.samples < (size := layer_moments.covariance.shape[-1]):
             say(
-                f"warning: {name}: {each.samples} samples for a covariance of {size} entries; what "
-                "they do not show is decomposed by the weights. Raise `factorize.images`."
+                f"warning: {name}: only {layer_moments.samples} samples for a covariance of {size} "
+                "entries. Directions without samples are decomposed by the weights alone. Increase "
+                "`factorize.images`."
             )
-    write_moments(moments, found)
-    say(f"moments of {len(found)} layers on {len(sample)} training images")
+    write_moments(moments, moments_by_layer)
+    say(f"moments of {len(moments_by_layer)} layers on {len(sample)} training images")
 
 
 if __name__ == "__main__":

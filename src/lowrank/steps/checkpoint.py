@@ -1,4 +1,4 @@
-"""Bring trained weights from any source into one form, and measure them."""
+"""Convert trained weights from any source into one format, and measure their accuracy."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from lowrank.steps.options import input_path, network_option, output_path, param
 @click.command(cls=Step)
 @network_option
 @input_path("weights", "A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.")
-@parameter("state_key", "Which weights of a PyTorch file with several.", default="")
+@parameter("state_key", "Key of the weights in a PyTorch file with several.", default="")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("state", "The network, safetensors.")
-@output_path("metrics", "Its accuracy, JSON.")
-@output_path("replaceable", "Which layers must stay, and why, JSON.")
+@output_path("metrics", "The accuracy of the network, JSON.")
+@output_path("replaceable", "Layers that must not be replaced, with reasons, JSON.")
 def checkpoint(
     network: NetworkSource,
     weights: Path,
@@ -30,7 +30,7 @@ def checkpoint(
     metrics: Path,
     replaceable: Path,
 ) -> None:
-    """Bring trained weights into one form, and measure them."""
+    """Convert trained weights into one format, and measure their accuracy."""
     use_threads(threads)
     reuse_memory()
     import torch
@@ -46,10 +46,11 @@ def checkpoint(
     from lowrank.zoo.weight_files import load_trained, read_weights
 
     torch.set_num_threads(threads)
-    # A file may hold what weights are computed from (`weight_g`, `weight_v`), or the weights.
+    # A file contains either the weights, or the tensors from which they are computed (`weight_g`,
+    # `weight_v`).
     spec, model = create(network, folded=False)
-    found = read_weights(weights, model, key=state_key or None, say=say)
-    load_trained(model, found, source=str(weights), say=say)
+    tensors = read_weights(weights, model, key=state_key or None, say=say)
+    load_trained(model, tensors, source=str(weights), say=say)
     data = open_dataset(dataset, splits)
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
@@ -59,20 +60,20 @@ def checkpoint(
         say(f"warning: {warning}")
     images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name)
-    stays = layers_that_must_stay(model, table, images, say=say)
+    dense_reasons = layers_that_must_stay(model, table, images, say=say)
     factorable = sum(not layer.not_factored for layer in table.layers)
     say(
-        f"factors that lose nothing leave the outputs for {len(images)} images as they are in "
-        f"{factorable - len(stays)} of {factorable} layers"
+        f"{factorable - len(dense_reasons)} of {factorable} layers can be replaced: exact factors "
+        f"do not change the outputs for {len(images)} images"
     )
-    write_json(replaceable, {"images": len(images), "stays_dense": stays})
+    write_json(replaceable, {"images": len(images), "stays_dense": dense_reasons})
     write_state(state, State(spec, model, {}, network))
-    chosen = {"from": data.validation_from, "images": counts["validation"]}
+    validation = {"from": data.validation_from, "images": counts["validation"]}
     write_json(
         metrics,
         {
             "accuracy": accuracy,
-            "validation": chosen | ({"warning": warning} if warning else {}),
+            "validation": validation | ({"warning": warning} if warning else {}),
             "reported": {"from": "test", "images": counts["test"]},
         },
     )

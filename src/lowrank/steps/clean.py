@@ -1,4 +1,4 @@
-"""Remove what runs made in this folder, and no other file."""
+"""Remove the files that runs have made in this folder, and no others."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import click
 from lowrank.core.delivery import own_files
 from lowrank.steps.common import Step, say
 
-# Beside the folders of networks.
+# Folders and files in `build` other than the folders of networks.
 _IN_BUILD = ("pretrain", "resume", "moments", "latencies", "devices", "first_run")
 _OVERVIEW = (
     *("results/summary.csv", "results/summary.md", "results/pictures/summary.html"),
@@ -18,7 +18,7 @@ _OVERVIEW = (
     "results/pictures/accuracy_by_macs.svg",
     "results/pictures/energy.svg",
 )
-_OF_A_VARIANT = (
+_VARIANT_PATHS = (
     "results/{}.json",
     "results/metrics/{}.json",
     "results/plots/{}",
@@ -28,16 +28,16 @@ _OF_A_VARIANT = (
 
 @click.command(cls=Step)
 def clean() -> None:
-    """Remove what runs of this folder's params.yaml made, except what Git tracks.
+    """Remove the files that runs of this folder's params.yaml have made.
 
-    Datasets, their downloaded archives, weights and DVC's cache stay.
+    Files that Git tracks, datasets, downloaded archives, weights and DVC's cache are kept.
     """
     from lowrank.config.reading import load_params
 
     params = load_params()
     variants = [f"{model}_{method}" for model in params.checkpoint for method in params.methods]
     tracked, removed, size = _tracked(), 0, 0
-    for path in _made(list(params.checkpoint), variants, list(params.studies)):
+    for path in _paths_of_runs(list(params.checkpoint), variants, list(params.studies)):
         for file in _files(path):
             if file in tracked:
                 continue
@@ -48,20 +48,20 @@ def clean() -> None:
     for folder in (Path("build"), Path("logs"), Path("models")):
         if folder.is_dir() and not folder.is_symlink():
             _remove_empty(folder)
-            if kept := sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []:
+            if kept := sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
                 say(f"{folder}: kept, because no run of this params.yaml made it: {kept}")
-    say(f"{removed} files removed, {size / 1e6:.1f} MB; what Git tracks was left alone")
+    say(f"{removed} files removed, {size / 1e6:.1f} MB; files that Git tracks were kept")
 
 
-def _made(models: list[str], variants: list[str], studies: list[str]) -> Iterator[Path]:
-    """Files and folders that have the names of what runs make."""
+def _paths_of_runs(models: list[str], variants: list[str], studies: list[str]) -> Iterator[Path]:
+    """Yield the paths of files and folders that runs make."""
     for name in (*models, *_IN_BUILD):
         yield Path("build", name)
     for folder, _, names in os.walk("logs"):
         yield from (Path(folder, name) for name in names if name.endswith(".log"))
     for name in variants:
-        yield from (Path(place.format(name)) for place in _OF_A_VARIANT)
-        # Not the folder: a package of the user's may have such a name.
+        yield from (Path(pattern.format(name)) for pattern in _VARIANT_PATHS)
+        # Only lowrank's own files, because the folder may also be a package of the user.
         delivered = Path("models", name)
         yield from (delivered / file for file in own_files(delivered))
     yield from map(Path, _OVERVIEW)
@@ -70,8 +70,8 @@ def _made(models: list[str], variants: list[str], studies: list[str]) -> Iterato
 
 
 def _files(path: Path) -> list[Path]:
-    """The files at or below a path; links are not followed, and none that leads there is."""
-    if any(each.is_symlink() for each in (path, *path.parents)):
+    """Return the files at or below a path. Return none if the path goes through a link."""
+    if any(part.is_symlink() for part in (path, *path.parents)):
         return []
     if not path.is_dir():
         return [path] if path.is_file() else []
@@ -87,7 +87,7 @@ def _remove_empty(path: Path) -> None:
 
 
 def _tracked() -> set[Path]:
-    """The files of this folder that Git tracks. Raises UserError where Git cannot tell."""
+    """Return the files of this folder that Git tracks. Raises UserError if Git fails."""
     from lowrank.errors import UserError
 
     command = ["git", "ls-files", "-z"]
@@ -96,13 +96,14 @@ def _tracked() -> set[Path]:
     except FileNotFoundError:
         if any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents)):
             raise UserError(
-                "there is no `git` here to say which results it tracks. Nothing was removed."
+                "`git` is not installed, so it is not known which results it tracks. Nothing was "
+                "removed. Install Git, then run this command again."
             ) from None
         return set()
     if done.returncode and b"not a git repository" not in done.stderr:
         raise UserError(
             f"`git ls-files` fails: {done.stderr.decode(errors='replace').strip()}. Nothing was "
-            "removed, because Git could not say which results it tracks."
+            "removed, because it is not known which results Git tracks."
         )
     return {Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name}
 

@@ -1,4 +1,4 @@
-"""Write down the digests of the code of every step, for DVC to compare."""
+"""Write the digests of the code of all steps, which DVC compares."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,17 @@ from lowrank.steps.options import Json, output_path, parameter
 
 
 @click.command(cls=Step)
-@parameter("networks", "Digest of each network's own code.", Json())
+@parameter("networks", "Digest of each network's own code, JSON.", Json())
 @output_path("output", "Digests by step, JSON.")
 def code(
     networks: dict[str, Any],
     output: Path,
 ) -> None:
-    """Write the digests of the code of every step and of every network."""
+    """Write the digests of the code of all steps and networks."""
     from lowrank.graph.code_digests import write_digests
 
     write_digests(output, networks)
-    say(f"{output}: the code of every step")
+    say(f"{output}: digests of the code of all steps")
 
 
 if __name__ == "__main__":

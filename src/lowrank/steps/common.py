@@ -1,4 +1,4 @@
-"""What every step's command line shares: options, the log, and how a mistake is told."""
+"""Shared parts of the steps' command lines: options, the log, and the report of errors."""
 
 import ctypes
 import fcntl
@@ -22,17 +22,18 @@ _logger = logging.getLogger("lowrank")
 
 
 class Step(click.Command):
-    """A command that tells a user's mistake in one paragraph, and its progress in two places.
+    """A command that reports progress and errors.
 
-    Progress lines go to the terminal and, with `--log FILE`, to that file, which holds a crash's
-    traceback too. A traceback of a user's own mistake is shown when LOWRANK_TRACEBACK is set.
+    Progress lines go to the terminal and, with `--log FILE`, also to that file. The file also gets
+    the traceback of a crash. An error that the user can correct is reported in one paragraph. Its
+    traceback is shown only if LOWRANK_TRACEBACK is set.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.params += [
-            click.Option(["--log"], type=Path, help="Write the progress lines here as well."),
-            click.Option(["--label"], default="", help="Put this before each progress line."),
+            click.Option(["--log"], type=Path, help="Also write the progress lines to this file."),
+            click.Option(["--label"], default="", help="Text before each progress line."),
         ]
 
     def invoke(self, context: click.Context) -> Any:
@@ -47,12 +48,12 @@ class Step(click.Command):
             _logger.error("error: %s", error)
             sys.exit(1)
         except KeyboardInterrupt:
-            _logger.error("interrupted; the same command goes on from what is finished")
+            _logger.error("interrupted; run the same command again to continue")
             sys.exit(130)
         except Exception as error:
-            place = getattr(error, "filename", None) or f"an output of `{self.name}`"
-            if told := cannot_write(Path(os.fsdecode(place)), error):
-                _logger.error("error: %s", told)
+            path = getattr(error, "filename", None) or f"an output of `{self.name}`"
+            if message := cannot_write(Path(os.fsdecode(path)), error):
+                _logger.error("error: %s", message)
                 sys.exit(1)
             if log:
                 _logger.exception("unexpected error")
@@ -60,50 +61,53 @@ class Step(click.Command):
 
 
 def readable_label(label: str) -> str:
-    """Return a rule's name with the values of its wildcards, network and method first.
+    """Return the name of a rule and the values of its wildcards, network and method first.
 
     >>> readable_label("finetune method=tucker,model=vgg16,round=1")
     'finetune vgg16 tucker 1'
     """
     rule, _, listed = label.partition(" ")
-    pairs = [each.partition("=") for each in listed.split(",") if each]
+    pairs = [pair.partition("=") for pair in listed.split(",") if pair]
     values = {name: value or name for name, _, value in pairs}
     first = [values.pop(name) for name in ("model", "method") if name in values]
     return " ".join([rule, *first, *values.values()])
 
 
 def say(line: str) -> None:
-    """Tell the user one line of progress."""
+    """Report one line of progress to the user."""
     _logger.info(line)
 
 
 def run(*command: str, check: bool = True) -> int:
-    """Run another program in the terminal; its exit status. Raises UserError when it fails."""
-    # A `snakemake` among them shares the lock of the folder, where this process has it.
+    """Run another program in the terminal and return its exit status.
+
+    Raises UserError if the program fails, unless `check` is false.
+    """
+    # If this process holds the lock of the folder, a `snakemake` that it starts shares the lock.
     lock = current_run()
-    kept = (lock.descriptor,) if lock else ()
-    status = subprocess.run(command, check=False, pass_fds=kept).returncode
+    descriptors = (lock.descriptor,) if lock else ()
+    status = subprocess.run(command, check=False, pass_fds=descriptors).returncode
     if check and status:
-        raise UserError(f"`{' '.join(command)}` ended with status {status}; its message is above.")
+        raise UserError(f"`{' '.join(command)}` ended with status {status}. See its message above.")
     return status
 
 
 def use_threads(count: int) -> None:
-    """Fix the threads of the linear algebra; call it before NumPy or PyTorch is imported.
+    """Set the number of threads for linear algebra. Call this before importing NumPy or PyTorch.
 
-    Threads decide how sums are split and so the last bits of a result: they are a parameter of
-    the step, whatever number of cores the workflow was given.
+    The number of threads determines how sums are split, and so the last bits of a result.
+    Therefore it is a parameter of the step and does not depend on the cores of the workflow.
     """
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(count)
 
 
 def reuse_memory() -> None:
-    """Keep what is freed for the next allocation, where the C library can be told to.
+    """Keep freed memory for the next allocation, if the C library supports this.
 
-    A training step allocates and frees about a gigabyte of feature maps. Given back to the kernel
-    each time, as glibc does with large blocks, every page of it must be mapped and cleared anew;
-    `benchmarks/training_speed.py` measures what that costs.
+    A training step allocates and frees about 1 GB of feature maps. By default, glibc returns large
+    blocks to the kernel, so every page must be mapped and cleared again in each step.
+    `benchmarks/training_speed.py` measures the cost.
     """
     trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
     try:
@@ -116,23 +120,23 @@ def reuse_memory() -> None:
 
 @contextmanager
 def sole_builder_of(path: Path) -> Iterator[None]:
-    """Hold a lock for `path`, so that two runs never share its half-finished state.
+    """Hold a lock for `path`, so that two runs never use the same unfinished state.
 
-    The lock is the operating system's and ends with its process, however that dies. Waits for
-    the other run when there is one, and says so.
+    If another run holds the lock, report that and wait. The operating system releases the lock when
+    its process ends, even if the process is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another run is building the same output; waiting for it ({path})")
+            say(f"another run is building the same output; waiting for it to end ({path})")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 class _Log(logging.FileHandler):
-    """A log that cannot be written ends with one line on the terminal; the step goes on."""
+    """A log file. If writing to it fails, a warning is printed and the step continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
         _logger.removeHandler(self)

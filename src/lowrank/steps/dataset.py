@@ -1,4 +1,4 @@
-"""Obtain a dataset, verify it and store it in a form that memory-maps."""
+"""Obtain a dataset, verify it and store it as arrays that can be memory-mapped."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lowrank.steps.options import Json, output_path, parameter, wildcard
 @wildcard("dataset", "Name of the entry under `dataset` in params.yaml.")
 @parameter(
     "settings",
-    "That entry, JSON. Default: by its name.",
+    "That entry, JSON. By default, the name selects the dataset.",
     Json(DatasetSettings),
     default="{}",
 )
@@ -23,7 +23,7 @@ def dataset(
     settings: DatasetSettings,
     output: Path,
 ) -> None:
-    """Obtain a dataset and store it."""
+    """Obtain a dataset, verify it and store it."""
     from lowrank.data.folders import outputs_of, store_folders
     from lowrank.data.sources import DATASETS, refuse_foreign_folder, store_dataset
     from lowrank.errors import UserError
@@ -33,15 +33,15 @@ def dataset(
         kind = settings.kind_of(dataset)
     except ValueError as error:
         raise UserError(f"{error}.") from error
-    # Told before a download rather than after it.
+    # Check before a download, not after it.
     refuse_foreign_folder(output)
     if kind == "imagefolder":
         store_folders(output, dataset, settings, say)
     else:
-        known = DATASETS[kind]
-        outputs = outputs_of(known.classes, settings.outputs, f"dataset.{dataset}.outputs")
-        arrays = known.obtain(Path(settings.search), say)
-        store_dataset(output, dataset, known.classes, arrays, outputs)
+        source = DATASETS[kind]
+        outputs = outputs_of(source.classes, settings.outputs, f"dataset.{dataset}.outputs")
+        arrays = source.obtain(Path(settings.search), say)
+        store_dataset(output, dataset, source.classes, arrays, outputs)
     splits = read_json(output / "dataset.json")["splits"]
     say(
         f"{splits['train']['images']} training and {splits['test']['images']} test images stored "

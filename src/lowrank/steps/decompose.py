@@ -1,4 +1,4 @@
-"""Turn one layer's kernel into factors at the ranks that the plan gives."""
+"""Decompose the kernel of one layer into factors, with the ranks of the plan."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 @input_path("table", "Its layer table, JSON.")
 @input_path("plan", "The plan of the round, JSON.")
 @wildcard("layer", "Name of the layer.")
-@input_path("moments", "Moments of its inputs, for `norm: activation`.", optional=True)
+@input_path("moments", "For `norm: activation`: moments of the layer's inputs.", optional=True)
 @input_path(
     "original",
-    "For `sequential`: the original; --before, --dataset and --images go with it.",
+    "For `sequential`: the original network. Needs --before, --dataset and --images.",
     optional=True,
 )
-@input_paths("before", "Factors of the layers decomposed before this one.")
+@input_paths("before", "For `sequential`: factors of the layers before this one.")
 @network_option
-@input_path("dataset", "For `sequential`: folder of the dataset step.", optional=True)
+@input_path("dataset", "For `sequential`: folder that the dataset step wrote.", optional=True)
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@parameter("images", "For `sequential`: training images.", int, default=0)
+@parameter("images", "For `sequential`: number of training images.", int, default=0)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("factors", "Factors, safetensors.")
 def decompose(
@@ -56,7 +56,7 @@ def decompose(
     threads: int,
     factors: Path,
 ) -> None:
-    """Turn one layer's kernel into factors."""
+    """Decompose the kernel of one layer into factors."""
     use_threads(threads)
     from lowrank.core.layers import LayerTable
     from lowrank.core.plans import Factored, Plan
@@ -69,21 +69,26 @@ def decompose(
 
     planned = Plan.read(plan)[layer]
     if planned.is_dense:
-        # The graph is known before the ranks are, so a layer that is left alone has its file too.
+        # The graph is fixed before the ranks are chosen, so a dense layer has a file, too.
         write_tensors(factors, {}, {"dense_because": planned.dense_because})
-        say(f"stays as it is: {planned.dense_because}")
+        say(f"not replaced: {planned.dense_because}")
         return
-    known = LayerTable.from_json(read_json(table))[layer]
+    layer_entry = LayerTable.from_json(read_json(table))[layer]
     weight, bias = layer_weight(state, layer), layer_bias(state, layer)
-    of_inputs = layer_moments(moments, layer) if moments else None
+    input_moments = layer_moments(moments, layer) if moments else None
     if original:
         sample = _Sample(network, dataset, splits, images, threads)
-        of_inputs, shift = sample.moments(original, state, before, known)
-        kernel = kernel_of(known, layer_weight(original, layer), name=layer)
+        input_moments, shift = sample.moments(original, state, before, layer_entry)
+        kernel = kernel_of(layer_entry, layer_weight(original, layer), name=layer)
         bias = layer_bias(original, layer)
-        weight, bias = carried_over(kernel, bias, of_inputs, shift)
+        weight, bias = carried_over(kernel, bias, input_moments, shift)
     result = decomposed(
-        get_factorization(planned.factorization), known, weight, bias, planned.ranks, of_inputs
+        get_factorization(planned.factorization),
+        layer_entry,
+        weight,
+        bias,
+        planned.ranks,
+        input_moments,
     )
     factored = Factored(
         planned.factorization, planned.ranks, result.relative_error, result.sequence
@@ -96,7 +101,7 @@ def decompose(
 
 
 class _Sample:
-    """Training images, for `sequential`."""
+    """Training images for `sequential`."""
 
     def __init__(
         self,
@@ -117,7 +122,7 @@ class _Sample:
     def moments(
         self, original: Path, state: Path, before: list[Path], layer: Layer
     ) -> tuple[Moments, Shift]:
-        """Of a layer's inputs behind the factors of those before it."""
+        """Return the moments of a layer's inputs, after the factors of the layers before it."""
         from lowrank.core.plans import Factored
         from lowrank.core.progress import counted
         from lowrank.core.stored import read_header, read_tensors
@@ -125,15 +130,16 @@ class _Sample:
         from lowrank.surgery.input_moments import shifted_moments
         from lowrank.surgery.states import put_factors, read_state
 
-        now = read_state(state, self._source)
+        current = read_state(state, self._source)
         for file in before:
             if "dense_because" not in (header := read_header(file)):
                 sequence = Factored.from_json(header).sequence
-                put_factors(now.network, file.stem, sequence, read_tensors(file), source=str(file))
-        batches = EvaluationBatches(self._images, now.spec)
+                tensors = read_tensors(file)
+                put_factors(current.network, file.stem, sequence, tensors, source=str(file))
+        batches = EvaluationBatches(self._images, current.spec)
         images = counted((batches[number][0] for number in range(len(batches))), len(self._images))
-        whole = read_state(original, self._source).network
-        return shifted_moments(whole, now.network, layer, images)
+        original_network = read_state(original, self._source).network
+        return shifted_moments(original_network, current.network, layer, images)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ask a device what its processor can do."""
+"""Write a description of a device's processor."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lowrank.steps.options import Json, output_path, parameter, wildcard
 
 
 @click.command(cls=Step)
-@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("settings", "benchmark.<device>, JSON.", Json())
 @output_path("output", "The description, JSON.")
 def describe_device(
@@ -18,25 +18,26 @@ def describe_device(
     settings: dict[str, Any],
     output: Path,
 ) -> None:
-    """Ask a device what its processor can do."""
+    """Write a description of a device's processor."""
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.devices.processor import Processor, integer_types
     from lowrank.errors import UserError
     from lowrank.files import write_json
 
     try:
-        asked = main_settings(settings)
-        found = create_device(device, asked).describe(asked)
+        main = main_settings(settings)
+        description = create_device(device, main).describe(main)
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    types = integer_types(Processor.from_json(found))
+    types = integer_types(Processor.from_json(description))
+    has_dot_products = description["vnni"] or description["dot_product"]
     say(
-        f"{device}: {found['cpu']} ({found['architecture']}), "
-        f"{'with' if found['vnni'] or found['dot_product'] else 'without'} 8-bit dot products, "
-        f"ONNX Runtime {found['runtime_version']}; int8 networks for it have {types.activations} "
-        f"activations{' and weights of 7 bits' if types.reduce_range else ''}"
+        f"{device}: {description['cpu']} ({description['architecture']}), "
+        f"{'with' if has_dot_products else 'without'} 8-bit dot products, "
+        f"ONNX Runtime {description['runtime_version']}; int8 networks for it have "
+        f"{types.activations} activations{' and weights of 7 bits' if types.reduce_range else ''}"
     )
-    write_json(output, found)
+    write_json(output, description)
 
 
 if __name__ == "__main__":

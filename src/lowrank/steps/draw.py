@@ -1,4 +1,4 @@
-"""The pictures of one variant, from its tables."""
+"""Draw the pictures of one variant from its tables."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from lowrank.steps.options import input_path, output_path, output_paths, wildcar
 @click.command(cls=Step)
 @wildcard("model", "Name of the network.")
 @wildcard("method", "Name of the method.")
-@input_path("result", "The variant's, JSON.")
-@input_path("layers", "A record a layer, JSON.")
-@input_path("times", "A record a layer and device, JSON.")
-@input_path("curve", "A record a point, JSON.")
+@input_path("result", "The result of the variant, JSON.")
+@input_path("layers", "A record for each layer, JSON.")
+@input_path("times", "A record for each device and layer, JSON.")
+@input_path("curve", "A record for each point of the training curve, JSON.")
 @output_path("ranks_picture", "Ranks by layer, SVG.")
-@output_paths("times_pictures", "times_<device>.svg, by layer.")
-@output_path("curve_picture", "Fine-tuning, SVG.")
+@output_paths("times_pictures", "Times by layer for each device, times_<device>.svg.")
+@output_path("curve_picture", "Accuracy during fine-tuning, SVG.")
 def draw(
     model: str,
     method: str,
@@ -30,21 +30,21 @@ def draw(
     times_pictures: list[Path],
     curve_picture: Path,
 ) -> None:
-    """Draw one variant."""
+    """Draw the pictures of one variant."""
     from lowrank.report import variant_pictures as variant
     from lowrank.report.provenance import origin_of
     from lowrank.report.style import stamped
 
     name = f"{model}_{method}"
-    of_layers, of_times = read_json(layers), read_json(times)
+    layer_rows, time_rows = read_json(layers), read_json(times)
     with stamped(origin_of([read_json(result)])):
-        variant.ranks_picture(ranks_picture, of_layers, title=f"{name}: ranks and MACs by layer")
+        variant.ranks_picture(ranks_picture, layer_rows, title=f"{name}: ranks and MACs by layer")
         for path in times_pictures:
             device = path.stem.removeprefix("times_")
             variant.times_picture(
                 path,
-                [each for each in of_times if each["device"] == device],
-                of_layers,
+                [row for row in time_rows if row["device"] == device],
+                layer_rows,
                 title=f"{name}: time by layer on {device}",
             )
         variant.curve_picture(curve_picture, read_json(curve), title=f"{name}: fine-tuning")

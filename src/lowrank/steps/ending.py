@@ -1,4 +1,4 @@
-"""How a step ends before its time: told to, or because the run that started it is gone."""
+"""End a step cleanly when it receives a signal, or when the run that started it has died."""
 
 import contextlib
 import os
@@ -10,26 +10,27 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lowrank.graph.run_lock import current_run, is_there
+from lowrank.graph.run_lock import current_run, process_exists
 from lowrank.temporary import temporary_folder
 
-# For the step's own tidying up, before it is ended without.
+# Time that a step has to tidy up before it is ended forcibly.
 _GRACE_SECONDS = 20
 
 
 @contextlib.contextmanager
 def ends_cleanly(say: Callable[[str], None]) -> Iterator[None]:
-    """Let the block end by KeyboardInterrupt when the step is told to end, or its run is gone.
+    """End the block with KeyboardInterrupt when the step receives a signal or its run has died.
 
-    A step whose Snakemake was killed would otherwise go on for minutes and keep the next run
-    waiting. Temporary files of the block, its libraries and its programs lie in one folder, which
-    goes with it, or is known as a dead process's by the next run.
+    Otherwise a step whose Snakemake was killed would continue for minutes, and the next run would
+    have to wait. All temporary files of the block, including those of libraries and programs, are
+    in one folder, which is removed at the end of the block. If the step is killed, the next run
+    recognizes the folder and removes it.
     """
     with _interrupted_by_signals(), _own_temporary_files():
         if run := current_run():
-            # The shell between Snakemake and the step may be killed alone.
+            # The shell between Snakemake and the step may also be killed.
             for pid in {run.pid, os.getppid()} - {os.getpid()}:
-                threading.Thread(target=_end_with, args=(pid, say), daemon=True).start()
+                threading.Thread(target=_end_after, args=(pid, say), daemon=True).start()
         yield
 
 
@@ -38,52 +39,52 @@ def _interrupted_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(*_: Any) -> None:
-        # A second one would cut the tidying up short.
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
+        # Ignore further signals, so that they do not interrupt the tidying up.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in caught}
+    previous_handlers = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _own_temporary_files() -> Iterator[None]:
-    named, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    previous_folder, previous_variable = tempfile.tempdir, os.environ.get("TMPDIR")
     with temporary_folder() as folder:
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
         try:
             yield
         finally:
-            tempfile.tempdir = named
-            if variable is None:
+            tempfile.tempdir = previous_folder
+            if previous_variable is None:
                 del os.environ["TMPDIR"]
             else:
-                os.environ["TMPDIR"] = variable
+                os.environ["TMPDIR"] = previous_variable
 
 
-def _end_with(pid: int, say: Callable[[str], None]) -> None:
-    _wait_for_end_of(pid)
-    say(f"the run that started this step is gone (process {pid}); the step ends as well")
+def _end_after(pid: int, say: Callable[[str], None]) -> None:
+    _wait_for_process(pid)
+    say(f"the run that started this step has ended (process {pid}); this step ends, too")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(130)
 
 
-def _wait_for_end_of(pid: int) -> None:
+def _wait_for_process(pid: int) -> None:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # Not Linux.
-        while is_there(pid):
+        while process_exists(pid):
             time.sleep(1)
         return
     select.select([descriptor], [], [])

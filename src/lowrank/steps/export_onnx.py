@@ -1,4 +1,4 @@
-"""Write a network as ONNX, count it, check it against PyTorch, and measure its accuracy."""
+"""Export a network to ONNX, count its costs, compare it with PyTorch and measure its accuracy."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +16,10 @@ from lowrank.steps.options import input_path, network_option, output_path, param
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
-@parameter("images", "Of the test split, for the check.", int)
-@parameter("accuracy", "Measure it on the test split.", bool, default=True)
-@output_path("model", "The ONNX file.")
-@output_path("report", "Counts and check, JSON.")
+@parameter("images", "Number of test images for the comparison with PyTorch.", int)
+@parameter("accuracy", "Measure the accuracy on the test split.", bool, default=True)
+@output_path("model", "The network, ONNX.")
+@output_path("report", "Counts, comparison and accuracy, JSON.")
 def export_onnx(
     network: NetworkSource,
     state: Path,
@@ -31,7 +31,7 @@ def export_onnx(
     model: Path,
     report: Path,
 ) -> None:
-    """Write a network as ONNX, count it, check it against PyTorch, and measure its accuracy."""
+    """Export a network to ONNX, count its costs, compare it with PyTorch, measure its accuracy."""
     use_threads(threads)
     reuse_memory()
     import torch
@@ -54,11 +54,11 @@ def export_onnx(
     )
     if counts.not_counted:
         say(
-            f"warning: {', '.join(counts.not_counted)} not counted: the network costs more "
-            "multiply-accumulates than that"
+            f"warning: {', '.join(counts.not_counted)} not counted: the network has more "
+            "multiply-accumulates than reported"
         )
-    checked = data.test.sample(images)
-    check = compare_with_pytorch(model, exported.network, checked, exported.spec, threads=threads)
+    sample = data.test.sample(images)
+    check = compare_with_pytorch(model, exported.network, sample, exported.spec, threads=threads)
     say(
         f"ONNX Runtime: logits within {check['max_abs_error']:.1e} of PyTorch's on "
         f"{check['images']} test images"

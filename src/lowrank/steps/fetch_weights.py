@@ -11,7 +11,7 @@ from lowrank.steps.options import network_option, output_path
 
 @click.command(cls=Step)
 @network_option
-@output_path("output", ".pth or .safetensors.")
+@output_path("output", "The weights, .pth or .safetensors.")
 def fetch_weights(
     network: NetworkSource,
     output: Path,
@@ -22,8 +22,9 @@ def fetch_weights(
 
     if not network.network or not network.torchvision_weights:
         raise UserError(
-            f"{output}: nothing says what to download. Name a network of torchvision's and its "
-            "`torchvision_weights` under `checkpoint` in params.yaml, or put the file there."
+            f"{output}: it is not known which weights to download. Set `network` to a network of "
+            "torchvision and `torchvision_weights` to its weights under `checkpoint` in "
+            "params.yaml, or put the file there."
         )
     fetch_torchvision_weights(network.network, network.torchvision_weights, output)
     say(f"{network.torchvision_weights} of {network.network} are in {output}")

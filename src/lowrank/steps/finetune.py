@@ -1,4 +1,4 @@
-"""Put a round's factors into the network, measure it, train it, measure it again."""
+"""Insert the factors of a round into the network, measure it, train it and measure it again."""
 
 from pathlib import Path
 
@@ -23,28 +23,28 @@ from lowrank.steps.options import (
 @network_option
 @input_path("previous", "The network before the round.")
 @input_paths("factors", "Factors of the round's layers, safetensors.")
-@wildcard("round", "From 1.", int, variable="round_number")
+@wildcard("round", "Number of the round, from 1.", int, variable="round_number")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("settings", "`finetune` of params.yaml, JSON.", Json(RoundSettings))
-@input_path("teacher", "The original, or its outputs, for `distill`.", optional=True)
+@input_path("teacher", "For `distill`: the original network, or its outputs.", optional=True)
 @parameter(
     "largest_drop",
-    "Share of the accuracy above chance that factors may cost, where ranks were not tried.",
+    "Largest allowed drop by the factors, a share of the accuracy above chance; 1 for no limit.",
     float,
     default=1.0,
 )
-@wildcard("method", "Its name, for messages.", default="")
+@wildcard("method", "Name of the method, for messages.", default="")
 @kept_path(
     "resume",
     "build/resume/{wildcards.model}/{wildcards.method}/{wildcards.round}.pt",
-    "Where to keep the state of training.",
+    "State of training, to resume it.",
 )
 @output_path("state", "The network, safetensors.")
 @output_path("metrics", "Accuracy, JSON.")
 @output_path("curve", "The training curve, JSON.")
 @output_path("timing", "Steps and seconds, JSON.")
-@parameter("test", "Measure on the test split, too.", bool, default=True)
+@parameter("test", "Also measure the accuracy on the test split.", bool, default=True)
 def finetune(
     network: NetworkSource,
     previous: Path,
@@ -63,7 +63,7 @@ def finetune(
     timing: Path,
     test: bool,
 ) -> None:
-    """Put a round's factors into the network and train it."""
+    """Insert the factors of a round into the network and train it."""
     use_threads(settings.threads)
     reuse_memory()
     from dataclasses import asdict
@@ -87,14 +87,14 @@ def finetune(
     if bool(teacher) != bool(settings.distill.weight and settings.trains):
         raise UserError(
             f"`distill.weight` is {settings.distill.weight:g} and --teacher is "
-            f"'{teacher or ''}', for a round with{'' if settings.trains else 'out'} steps: give "
-            "the original where, and only where, the weight is above 0 and there are steps."
+            f"'{teacher or ''}', for a round with{'' if settings.trains else 'out'} steps. Give "
+            "--teacher if and only if the weight is above 0 and the round has steps."
         )
-    # Rounds that shared a seed would all see the same images in the same order.
+    # Each round has its own seed, so that it does not see the images in the same order.
     settings = settings.model_copy(update={"seed": settings.seed + round_number - 1})
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode also fills all new memory, for code that reads what it never wrote.
+    # By default, deterministic mode also fills new memory, which only helps code with errors.
     torch.utils.deterministic.fill_uninitialized_memory = False
     data = open_dataset(dataset, splits)
     compressed = read_state(previous, network)
@@ -114,44 +114,44 @@ def finetune(
         if expected.exceeds(largest_drop):
             where = f"methods.{method}.ranks" if method else "ranks"
             raise UserError(ruined(expected, largest_drop, where, "Choose milder settings"))
-    learnt_from = None
+    teacher_model = None
     if teacher and settings.distill.images == "plain":
-        learnt_from = PlainTeacher(
+        teacher_model = PlainTeacher(
             read_outputs(teacher, data.train), settings.distill, len(data.train)
         )
     elif teacher:
         original = read_state(teacher, network)
         layers = layers_to_watch(original.network, original.spec)
-        learnt_from = AugmentedTeacher(original.network, settings.distill, layers)
+        teacher_model = AugmentedTeacher(original.network, settings.distill, layers)
     module, spec = compressed.network, compressed.spec
     module.to(pick_device(settings.device))
     inputs = [previous, *factors, dataset / "dataset.json", *filter(None, [teacher])]
     inputs += [splits / "splits.json"] if splits else []
-    measured = ("validation", "test") if test else ("validation",)
+    split_names = ("validation", "test") if test else ("validation",)
     with sole_builder_of(resume.with_suffix(".lock")):
-        decomposed = accuracy_percent(module, data, spec, measured)
-        say(_line("decomposed", decomposed))
+        decomposed = accuracy_percent(module, data, spec, split_names)
+        say(_describe("decomposed", decomposed))
         report = train(
             module,
             spec,
             data,
             settings,
-            teacher=learnt_from,
+            teacher=teacher_model,
             state_path=resume,
             fingerprint=fingerprint_of(settings, *map(sha256_of, inputs)),
             say=say,
         )
-        finetuned = accuracy_percent(module, data, spec, measured)
-        say(_line("fine-tuned", finetuned))
+        finetuned = accuracy_percent(module, data, spec, split_names)
+        say(_describe("fine-tuned", finetuned))
         write_state(state, compressed)
         write_json(metrics, {"accuracy": {"decomposed": decomposed, "finetuned": finetuned}})
         write_json(curve, [{"round": round_number, **asdict(point)} for point in report.curve])
         write_json(timing, {"steps": report.steps, "seconds": round(report.seconds, 1)})
 
 
-def _line(what: str, accuracy: dict[str, float]) -> str:
-    measured = (f"{name.replace('_', ' ')} {value:.2f} %" for name, value in accuracy.items())
-    return f"{what}: {', '.join(measured)}"
+def _describe(label: str, accuracy: dict[str, float]) -> str:
+    figures = (f"{name.replace('_', ' ')} {value:.2f} %" for name, value in accuracy.items())
+    return f"{label}: {', '.join(figures)}"
 
 
 if __name__ == "__main__":

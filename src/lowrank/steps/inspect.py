@@ -1,4 +1,4 @@
-"""Write the layer table of a network: what the graph knows of it without importing PyTorch."""
+"""Write the layer table of a network, which describes it to the graph without PyTorch."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from lowrank.steps.common import Step, say
 
 @click.command(cls=Step)
 @click.argument("network")
-@click.option("--name", help="The table's. Default: the network's, the function's for a factory.")
+@click.option(
+    "--name",
+    help="Name of the table. Default: the name of the network, or of the factory's function.",
+)
 @click.option("--output", type=Path, help="Default: data/networks/<name>.json.")
 def inspect(network: str, name: str | None, output: Path | None) -> None:
     """Write the layer table of NETWORK: a name, or a JSON document like {"factory": ...}."""
@@ -22,7 +25,7 @@ def inspect(network: str, name: str | None, output: Path | None) -> None:
     name = name or source.short_name
     table = layer_table(source, name)
     output = output or Path("data/networks") / f"{name}.json"
-    # With its source and code, so that the workflow sees when the table is of another network.
+    # The source and the code are stored, so that the workflow detects when the table is stale.
     factory = {"code": digest_of_module(source.factory.partition(":")[0])} if source.factory else {}
     write_json(output, table.to_json() | {"source": source.to_json()} | factory)
     macs = sum(layer.dense_macs for layer in table.layers)

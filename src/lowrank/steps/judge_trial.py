@@ -1,4 +1,4 @@
-"""Measure what the network of a trial loses on the validation images."""
+"""Measure how much accuracy the network of a trial loses on the validation images."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from lowrank.steps.options import input_path, output_path, parameter
 
 
 @click.command(cls=Step)
-@input_path("original", "ONNX file.")
-@input_path("trial", "What would be delivered: ONNX file, or its folder.")
-@input_path("state", "The original, safetensors.")
+@input_path("original", "The original network, ONNX.")
+@input_path("trial", "The network to deliver: an ONNX file or a folder of int8 files.")
+@input_path("state", "The original network, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@input_path("aim", "The share that was asked for, JSON; empty: all of it.", optional=True)
+@input_path("aim", "The requested share of the cost, JSON; empty for all of it.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
-@output_path("output", "The drop, JSON.")
+@output_path("output", "The accuracy drop, JSON.")
 def judge_trial(
     original: Path,
     trial: Path,
@@ -27,7 +27,7 @@ def judge_trial(
     threads: int,
     output: Path,
 ) -> None:
-    """Measure what the network of a trial loses on the validation images."""
+    """Measure how much accuracy the network of a trial loses on the validation images."""
     use_threads(threads)
     from lowrank.data.datasets import open_dataset
     from lowrank.files import read_json, write_json
@@ -40,8 +40,9 @@ def judge_trial(
     share = read_json(aim)["share"] if aim else 1.0
     before = are_right(original, images, spec, threads=threads)
 
-    def judged(path: Path) -> Found:
-        # Of another device's file what its kernels should answer, which are not here.
+    def judge(path: Path) -> Found:
+        # Another device's int8 kernels are not available here. Float kernels compute the outputs
+        # that they should compute.
         float_kernels = trial.is_dir() and not runs_here(path)
         after = are_right(path, images, spec, threads=threads, float_kernels=float_kernels)
         return Found.of(
@@ -51,11 +52,11 @@ def judge_trial(
             images=len(images),
         )
 
-    # Where the devices run different files, the one that loses most counts.
+    # If the devices run different files, the file with the largest loss counts.
     files = all_files(trial) if trial.is_dir() else [trial]
-    found = max(map(judged, files), key=lambda each: each.drop)
-    say(f"loses {found.drop:.2f} +- {found.standard_error:.2f} points of validation accuracy")
-    write_json(output, found.to_json())
+    loss = max(map(judge, files), key=lambda candidate: candidate.drop)
+    say(f"loses {loss.drop:.2f} +- {loss.standard_error:.2f} points of validation accuracy")
+    write_json(output, loss.to_json())
 
 
 if __name__ == "__main__":

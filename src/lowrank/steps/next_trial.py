@@ -1,4 +1,4 @@
-"""The share of the original's cost that the next trial of a search is to have."""
+"""Choose the share of the original's cost for the next trial of a search."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from lowrank.steps.options import Json, input_paths, output_path, parameter
 
 @click.command(cls=Step)
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
-@input_paths("trials", "What earlier trials lost, JSON.")
+@input_paths("trials", "The measured losses of earlier trials, JSON.")
 @output_path("output", "The share, JSON.")
 def next_trial(
     settings: RankSettings,
     trials: list[Path],
     output: Path,
 ) -> None:
-    """The share of the original's cost that the next trial of a search is to have."""
+    """Choose the share of the original's cost for the next trial of a search."""
     from lowrank.files import read_json, write_json
     from lowrank.ranks.bisection import Found, next_share
 

@@ -1,7 +1,7 @@
-"""Options of the steps, and the command of a rule that gives them.
+"""Declare the options of steps, and derive the shell command of a rule from them.
 
-A rule names its inputs, outputs and parameters; its step has an option of the same name for each.
-So the shell command of a rule follows from the options of its step: see `command`.
+A step has an option for each input, output and parameter of its rule, with the same name. So the
+shell command of a rule follows from the options of its step; see `command`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Decorator = Callable[[Any], Any]
 
 
 class StepOption(click.Option):
-    """An option whose value comes from the part of a rule that `template` names."""
+    """An option whose value comes from a part of the rule. `template` is its placeholder."""
 
     def __init__(self, *arguments: Any, template: str, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -30,7 +30,7 @@ class StepOption(click.Option):
 
 
 class _Path(click.ParamType):
-    """A path; the empty text stands for none."""
+    """A path. The empty text stands for no path."""
 
     name = "path"
 
@@ -48,7 +48,7 @@ class _Paths(click.ParamType):
 
 
 class _Network(click.ParamType):
-    """The source of a network: a name, or JSON as params.yaml describes it."""
+    """The source of a network: a name, or JSON with the same entries as in params.yaml."""
 
     name = "network"
 
@@ -57,7 +57,7 @@ class _Network(click.ParamType):
 
 
 class Json(click.ParamType):
-    """A JSON document; with a model, checked by it and returned as its instance."""
+    """A JSON document. With a model, it is validated and converted to an instance of the model."""
 
     name = "json"
 
@@ -80,12 +80,12 @@ class Json(click.ParamType):
 
 
 def input_path(name: str, description: str, *, optional: bool = False) -> Decorator:
-    """Declare an input file or folder; `optional` ones are None where the rule has none."""
+    """Declare an input file or folder. If `optional`, it is None for rules without it."""
     return _option(name, f"{{input.{name}:q}}", description, _Path(), "" if optional else None)
 
 
 def input_paths(name: str, description: str) -> Decorator:
-    """Declare input files under one name, of which there may be none."""
+    """Declare a list of input files under one name. The list may be empty."""
     return _option(name, f"'{{input.{name}}}'", f"{description} Separated by spaces.", _Paths(), "")
 
 
@@ -95,13 +95,13 @@ def output_path(name: str, description: str) -> Decorator:
 
 
 def output_paths(name: str, description: str) -> Decorator:
-    """Declare output files under one name."""
-    described = f"Output: {description} Separated by spaces."
-    return _option(name, f"'{{output.{name}}}'", described, _Paths(), None)
+    """Declare a list of output files under one name."""
+    help_text = f"Output: {description} Separated by spaces."
+    return _option(name, f"'{{output.{name}}}'", help_text, _Paths(), None)
 
 
 def parameter(name: str, description: str, kind: Any = str, default: Any = None) -> Decorator:
-    """Declare a parameter of the rule. Without a default it is required."""
+    """Declare a parameter of the rule. It is required unless it has a default."""
     return _option(name, f"{{params.{name}:q}}", description, kind, default)
 
 
@@ -113,17 +113,20 @@ def wildcard(
     default: Any = None,
     variable: str | None = None,
 ) -> Decorator:
-    """Declare a wildcard of the rule; `variable` is its name in the step, by default the same."""
+    """Declare a wildcard of the rule. `variable` is its name in the step, by default `name`."""
     return _option(name, f"{{wildcards.{name}}}", description, kind, default, variable)
 
 
 def kept_path(name: str, template: str, description: str) -> Decorator:
-    """Declare a file that outlives the job without being its output, by its path."""
+    """Declare a file or folder that a step uses at a fixed path, without being an input or output.
+
+    `template` is the path, with Snakemake's placeholders.
+    """
     return _option(name, template, description, _Path(), None)
 
 
 def network_option(step: Any) -> Any:
-    """Declare the parameter that says how the network is built."""
+    """Declare the parameter that describes how the network is built."""
     description = "How the network is built: its name, or JSON as under `checkpoint.<network>`."
     return parameter("network", description, _Network())(step)
 
@@ -137,7 +140,7 @@ def _option(
         cls=StepOption,
         template=template,
         type=kind,
-        # An explicit default of None would count as one.
+        # Click would treat an explicit default of None as a default.
         **({"required": True} if default is None else {"default": default}),
         help=description,
     )
@@ -146,8 +149,12 @@ def _option(
 def command(step: str) -> str:
     """Return the shell command of a rule that runs a step, with Snakemake's placeholders.
 
-    Raises AttributeError for a name that is no step.
+    Raises AttributeError for a name that is not a step.
     """
     options = getattr(importlib.import_module(f"lowrank.steps.{step}"), step).params
-    given = [f"{each.opts[0]}={each.template}" for each in options if isinstance(each, StepOption)]
-    return " ".join([f"lowrank {step}", "--log={log:q}", f"--label='{step} {{wildcards}}'", *given])
+    words = [
+        f"{option.opts[0]}={option.template}"
+        for option in options
+        if isinstance(option, StepOption)
+    ]
+    return " ".join([f"lowrank {step}", "--log={log:q}", f"--label='{step} {{wildcards}}'", *words])

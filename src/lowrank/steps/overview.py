@@ -1,4 +1,4 @@
-"""All variants side by side: a table, and their accuracy against what they cost."""
+"""Compare all variants: a table, and pictures of accuracy against cost."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ from lowrank.steps.options import kept_path, output_path, parameter
 
 @click.command(cls=Step)
 @kept_path("results", "results", "Folder of the variants' results.")
-@parameter("variants", "`model:method` of each, separated by spaces.")
-@output_path("table", "A line for each, CSV.")
-@output_path("page", "The same, Markdown.")
-@output_path("web_page", "The same, HTML.")
+@parameter("variants", "`model:method` of each variant, separated by spaces.")
+@output_path("table", "A line for each network and device, CSV.")
+@output_path("page", "The table as a page, Markdown.")
+@output_path("web_page", "The table as a page, HTML.")
 @output_path("latency", "Accuracy by latency, SVG.")
 @output_path("macs", "Accuracy by MACs, SVG.")
 @output_path("energy", "Energy of one run, SVG.")
@@ -34,13 +34,13 @@ def overview(
     macs: Path,
     energy: Path,
 ) -> None:
-    """Bring all variants together."""
+    """Compare all variants."""
     from lowrank.report.pareto import accuracy_picture, energy_picture
     from lowrank.report.provenance import origin_of
     from lowrank.report.style import stamped
 
-    named = [each.split(":") for each in variants.split()]
-    documents = [(*each, _result(results / f"{'_'.join(each)}.json", *each)) for each in named]
+    names = [variant.split(":") for variant in variants.split()]
+    documents = [(*pair, _result(results / f"{'_'.join(pair)}.json", *pair)) for pair in names]
     records = overview_of(documents)
     lines = io.StringIO()
     writer = csv.DictWriter(lines, records[0], lineterminator="\n")
@@ -49,8 +49,8 @@ def overview(
     write_text(table, lines.getvalue())
     write_text(page, markdown(records))
     write_text(web_page, html(records))
-    shown = [document for *_, document in documents]
-    with stamped(origin_of(shown, "snakemake --cores all results/summary.csv")):
+    result_documents = [document for *_, document in documents]
+    with stamped(origin_of(result_documents, "snakemake --cores all results/summary.csv")):
         accuracy_picture(
             latency,
             records,
@@ -58,18 +58,18 @@ def overview(
             label="latency relative to the original in float32",
             front="on_front_by_latency",
         )
-        first_place = {each["network"]: place_of(each) for each in reversed(records)}
+        first_place = {record["network"]: place_of(record) for record in reversed(records)}
         accuracy_picture(
             macs,
-            # They are the same on every device.
-            [each for each in records if place_of(each) == first_place[each["network"]]],
+            # MACs are the same on every device, so one device is enough.
+            [record for record in records if place_of(record) == first_place[record["network"]]],
             cost="macs",
-            label="multiply-accumulates of one image, millions",
+            label="multiply-accumulates for one image, millions",
             unit=1e6,
             front="on_front_by_macs",
         )
-        energy_picture(energy, records, _reasons(shown))
-    say(f"{len(named)} variants: {page}")
+        energy_picture(energy, records, _reasons(result_documents))
+    say(f"{len(names)} variants: {page}")
 
 
 def _result(path: Path, model: str, method: str) -> dict[str, Any]:
@@ -78,19 +78,19 @@ def _result(path: Path, model: str, method: str) -> dict[str, Any]:
         records_of(model, method, result)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a result that this version of lowrank wrote ({error!r}). Delete it, or "
-            f"build it again: `snakemake --cores all --forcerun summarize -- {path}`."
+            f"{path}: not a result of this version of lowrank ({error!r}). Delete it, or build it "
+            f"again: `snakemake --cores all --forcerun summarize -- {path}`."
         ) from error
     return result
 
 
 def _reasons(documents: list[dict[str, Any]]) -> list[str]:
-    """Why devices did not count energy."""
+    """Return the reasons why devices did not measure energy."""
     return [
-        f"{device}: {each['not_measured']}"
+        f"{device}: {values['not_measured']}"
         for document in documents
-        for device, each in document.get("energy_mj", {}).items()
-        if "not_measured" in each
+        for device, values in document.get("energy_mj", {}).items()
+        if "not_measured" in values
     ]
 
 

@@ -1,4 +1,4 @@
-"""DVC's page of plots, with the scripts that draw them inside it: it needs no network."""
+"""Write DVC's page of plots with all scripts included, so that it works offline."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import click
 
 from lowrank.steps.common import Step, run, say
 
-# That of the templates in .dvc/plots.
+# The version that the templates in .dvc/plots use.
 _VEGA_LITE = "5.20"
 
-# As in DVC's own page, with `{scripts}`, which loads Vega from a CDN, replaced.
+# DVC's own page without `{scripts}`, which would load Vega from a CDN.
 _PAGE = """<!DOCTYPE html>
 <html>
 <head>
@@ -30,7 +30,7 @@ _PAGE = """<!DOCTYPE html>
 @click.option("--out", type=Path, default=Path("dvc_plots"), help="Output: folder of the page.")
 @click.argument("targets", nargs=-1)
 def plots(out: Path, targets: tuple[str, ...]) -> None:
-    """Write the page of `dvc plots show TARGETS` so that it works without a network."""
+    """Write the page of `dvc plots show TARGETS` so that it works offline."""
     from lowrank.errors import UserError
     from lowrank.temporary import temporary_folder
 
@@ -38,15 +38,16 @@ def plots(out: Path, targets: tuple[str, ...]) -> None:
         from vl_convert import javascript_bundle
     except ImportError as error:
         raise UserError(
-            "the package vl-convert-python, which holds the scripts of DVC's plots, is not "
-            "installed. Run `make env` or `pip install vl-convert-python`, and this command again."
+            "the package vl-convert-python, which contains the scripts of DVC's plots, is not "
+            "installed. Run `make env` or `pip install vl-convert-python`, then run this command "
+            "again."
         ) from error
     with temporary_folder() as folder:
         template = folder / "page.html"
         template.write_text(_PAGE % javascript_bundle(vl_version=_VEGA_LITE), encoding="utf-8")
         options = ("--html-template", str(template.resolve()), "--out", str(out))
         run("dvc", "plots", "show", *options, "--", *targets)
-    say(f"{out / 'index.html'} needs no network")
+    say(f"{out / 'index.html'}: works offline")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a network from scratch, or on from earlier weights: how shipped checkpoints are made."""
+"""Train a network from scratch or from earlier weights. The shipped checkpoints are made so."""
 
 import platform
 from pathlib import Path
@@ -25,12 +25,12 @@ from lowrank.steps.options import (
 @network_option
 @input_path("dataset", "Folder that the dataset step wrote.")
 @parameter("settings", "pretrain.<network> of params.yaml.", Json(PretrainSettings))
-@input_path("start", "Weights to go on from.", optional=True)
+@input_path("start", "Weights to start from.", optional=True)
 @kept_path(
-    "state", "build/resume/pretrain/{wildcards.model}.pt", "Where to keep the state of training."
+    "state", "build/resume/pretrain/{wildcards.model}.pt", "State of training, to resume it."
 )
-@output_path("weights", "Half-precision safetensors.")
-@output_path("provenance", "How they were made, JSON.")
+@output_path("weights", "The weights, half-precision safetensors.")
+@output_path("provenance", "How the weights were made, JSON.")
 def pretrain(
     network: NetworkSource,
     dataset: Path,
@@ -40,7 +40,7 @@ def pretrain(
     weights: Path,
     provenance: Path,
 ) -> None:
-    """Train a network from scratch, or on from earlier weights."""
+    """Train a network from scratch or from earlier weights."""
     use_threads(settings.threads)
     reuse_memory()
     import torch
@@ -56,7 +56,7 @@ def pretrain(
     commit = current_commit()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    described = network.to_json()
+    description = network.to_json()
     spec, model = create(network)
     earlier = {}
     if start:
@@ -70,19 +70,19 @@ def pretrain(
             settings,
             state_path=state,
             fingerprint=fingerprint_of(
-                described, settings, sha256_of(dataset / "dataset.json"), earlier
+                description, settings, sha256_of(dataset / "dataset.json"), earlier
             ),
             say=say,
         )
         write_weights(weights, model, dtype=torch.float16)
-    # What ships is the rounded file: its accuracy is the one to state.
+    # Measure the rounded weights, because these are shipped.
     load_weights(model.cpu(), read_weights(weights), source=str(weights))
     accuracy = accuracy_percent(model, data, spec)
     say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
     write_json(
         provenance,
         {
-            "network": network.network if described.keys() == {"network"} else described,
+            "network": network.network if description.keys() == {"network"} else description,
             "dataset": data.name,
             "recipe": settings.model_dump(mode="json"),
             "seed": settings.seed,
@@ -97,9 +97,9 @@ def pretrain(
 
 
 def _provenance_of(weights: Path) -> dict[str, Any]:
-    """How earlier weights were made, where the file beside them says so."""
-    beside = weights.with_suffix(".json")
-    return {"provenance": read_json(beside)} if beside.is_file() else {}
+    """Return how earlier weights were made, from the JSON file next to them if it exists."""
+    path = weights.with_suffix(".json")
+    return {"provenance": read_json(path)} if path.is_file() else {}
 
 
 if __name__ == "__main__":

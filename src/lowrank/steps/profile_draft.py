@@ -1,4 +1,4 @@
-"""Measure on a device the network that a first choice of ranks gives."""
+"""Measure the network of a first choice of ranks on a device."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lowrank.steps.profiling import Form, in_one_piece
 @input_path("state", "The network, safetensors.")
 @input_path("table", "Its layer table, JSON.")
 @input_path("draft", "The first choice: a plan, JSON.")
-@input_path("latencies", "What layers take there, JSON.")
-@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
+@input_path("latencies", "Latencies of layers on the device, JSON.")
+@parameter("quantize", "methods.<method>.quantize; empty for float.", default="")
 @parameter("quantize_settings", "quantize, JSON.", Json(QuantizeSettings))
-@input_path("processor", "The device as described by describe_device.")
-@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@input_path("processor", "The description that describe_device wrote for the device.")
+@wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("device_settings", "benchmark.<device>, JSON.", Json())
-@output_path("output", "Those latencies, corrected.")
+@output_path("output", "The corrected latencies, JSON.")
 def profile_draft(
     original: Path,
     network: NetworkSource,
@@ -43,7 +43,7 @@ def profile_draft(
     device_settings: dict[str, Any],
     output: Path,
 ) -> None:
-    """Measure on a device the network that a first choice of ranks gives."""
+    """Measure the network of a first choice of ranks on a device."""
     from lowrank.devices import DeviceError, create_device, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
@@ -60,14 +60,14 @@ def profile_draft(
     known = Latencies.from_json(read_json(latencies))
     device_settings = main_settings(device_settings)
     try:
-        there = create_device(device, device_settings)
-        found = in_one_piece(
-            original, network, state, layers, sequences, known, form, there, device_settings
+        machine = create_device(device, device_settings)
+        piece = in_one_piece(
+            original, network, state, layers, sequences, known, form, machine, device_settings
         )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    # The final choice is close to this one: its proportion holds better than that of others.
-    write_json(output, known.with_whole([found]).to_json())
+    # The final choice is close to the draft, so only the draft's correction is used.
+    write_json(output, known.with_whole([piece]).to_json())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure on a device what layers take at the ranks that they may get."""
+"""Measure the latency of layers on a device, for all ranks that they may get."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from lowrank.core.layers import LayerTable, Pair, PlainLayer
     from lowrank.devices import Device
 
-# Convolutions measured in one model, and the bytes of their weights: about those of a compressed
-# network, whose layers find so much of the caches taken by others.
-_IN_ONE_MODEL = 40
-_BYTES_IN_ONE_MODEL = 4_000_000
+# Maximum number of convolutions in one measured model, and the maximum bytes of their weights. A
+# compressed network has about as many, so the caches are filled to a similar degree.
+_MAX_LAYERS = 40
+_MAX_BYTES = 4_000_000
 
-# How long the nodes of one model are measured, with the profile and without.
-_MEASURED = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
+# Measurement settings for the nodes of one model, with the profile and without.
+_PROFILE_SETTINGS = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
 
-# Networks of layers of equal savings are measured in one piece, where they take about the target's
-# share (or the middle of those that are searched) to these powers of the original's MACs.
-_WHOLE = (0.5, 1.0, 1.5)
+# Some networks whose layers all have the same saving are measured in one piece. Their share of the
+# original's MACs is about the target's share (or the middle of a search range) to these powers.
+_SHARE_POWERS = (0.5, 1.0, 1.5)
 
 
 @click.command(cls=Step)
@@ -49,17 +49,19 @@ _WHOLE = (0.5, 1.0, 1.5)
 @input_path("state", "The network, safetensors.")
 @input_path("table", "Its layer table, JSON.")
 @parameter("layers", "Factorization by layer, JSON.", Json())
-@parameter("alternatives", "Further ones, a JSON list.", Json(), default="[]")
+@parameter("alternatives", "Alternative factorizations, a JSON list.", Json(), default="[]")
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
-@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
+@parameter("quantize", "methods.<method>.quantize; empty for float.", default="")
 @parameter("quantize_settings", "quantize, JSON.", Json(QuantizeSettings))
-@input_path("processor", "The device as described by describe_device.")
-@wildcard("device", "Its name under `benchmark` in params.yaml.")
+@input_path("processor", "The description that describe_device wrote for the device.")
+@wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("device_settings", "benchmark.<device>, JSON.", Json())
 @kept_path(
-    "cache", "build/latencies/{wildcards.device}.json", "What was measured before; is added to."
+    "cache",
+    "build/latencies/{wildcards.device}.json",
+    "Earlier measurements, JSON. New ones are added.",
 )
-@output_path("output", "Ms of layers, JSON.")
+@output_path("output", "Latencies of layers in ms, JSON.")
 def profile_layers(
     original: Path,
     network: NetworkSource,
@@ -76,7 +78,7 @@ def profile_layers(
     cache: Path,
     output: Path,
 ) -> None:
-    """Measure on a device what layers take at the ranks that they may get."""
+    """Measure the latency of layers on a device, for all ranks that they may get."""
     from lowrank.core.layers import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,
@@ -89,62 +91,70 @@ def profile_layers(
     from lowrank.files import read_json, write_json
     from lowrank.ranks.latency_model import Latencies, grids_for
 
-    known = LayerTable.from_json(read_json(table))
-    grids = grids_for(_sequences(known, layers, alternatives, settings))
+    layer_table = LayerTable.from_json(read_json(table))
+    grids = grids_for(_sequences(layer_table, layers, alternatives, settings))
     form = Form.of_settings(quantize, quantize_settings, processor)
     device_settings = main_settings(device_settings)
-    asked = device_settings | _MEASURED
+    profile_settings = device_settings | _PROFILE_SETTINGS
     try:
-        there = create_device(device, device_settings)
+        machine = create_device(device, device_settings)
         with form.of(original) as model:
-            if quantize and (because := there.lacks_int8(model, asked)):
+            if quantize and (reason := machine.lacks_int8(model, profile_settings)):
                 raise UserError(
-                    f"benchmark.{device}: a target of milliseconds in int8 cannot be met there: "
-                    f"{because}. Leave `quantize` or this device's target out."
+                    f"benchmark.{device}: this device cannot meet a target of milliseconds in "
+                    f"int8: {reason}. Remove `quantize` or the target for this device."
                 )
-            nodes = there.node_times(model, asked).values()
+            nodes = machine.node_times(model, profile_settings).values()
         products = FLOAT_PRODUCTS | INTEGER_PRODUCTS
         rest = sum(node.milliseconds for node in nodes if node.operator not in products)
-        in_float = there.node_times(original, asked).values()
-        whole = sum(node.milliseconds for node in in_float)
-        measured = _Measured(there, asked, form, cache)
-        found = Latencies.measured(whole, rest, grids, measured)
-        say(f"{measured.count} convolutions measured; the network as it is: {whole:.3f} ms")
+        in_float = machine.node_times(original, profile_settings).values()
+        original_ms = sum(node.milliseconds for node in in_float)
+        measured = _Measured(machine, profile_settings, form, cache)
+        latencies = Latencies.measured(original_ms, rest, grids, measured)
+        say(f"{measured.count} convolutions measured; the original takes {original_ms:.3f} ms")
         share = settings.costs.latency_ms[device]
         pieces = [
             in_one_piece(
-                original, network, state, known, sequences, found, form, there, device_settings
+                original,
+                network,
+                state,
+                layer_table,
+                sequences,
+                latencies,
+                form,
+                machine,
+                device_settings,
             )
-            for sequences in _compressed(known, layers, settings, share)
+            for sequences in _compressed(layer_table, layers, settings, share)
         ]
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    write_json(output, found.with_whole(pieces).to_json())
+    write_json(output, latencies.with_whole(pieces).to_json())
 
 
 class _Measured:
-    """Measures plain layers, and remembers those of the same device and runtime."""
+    """Latencies of plain layers, measured on demand and cached by device and runtime."""
 
-    def __init__(self, device: Device, asked: dict[str, Any], form: Form, cache: Path) -> None:
+    def __init__(self, device: Device, settings: dict[str, Any], form: Form, cache: Path) -> None:
         from lowrank.files import read_json
 
-        self._device, self._asked, self._form, self._path = device, asked, form, cache
-        environment = sorted(device.environment(asked).items())
-        # The optimization decides which kernels run, and the environment has the processor.
-        asked_for = {name: asked.get(name) for name in ("batch_size", "optimization")}
-        self._where = str([*environment, *sorted(asked_for.items()), str(form)])
+        self._device, self._settings, self._form, self._path = device, settings, form, cache
+        environment = sorted(device.environment(settings).items())
+        # The optimization level determines the kernels. The environment includes the processor.
+        relevant = {name: settings.get(name) for name in ("batch_size", "optimization")}
+        self._key = str([*environment, *sorted(relevant.items()), str(form)])
         self._known = read_json(cache) if cache.exists() else {}
         self.count = 0
 
     def __call__(self, layers: Sequence[tuple[PlainLayer, Pair]]) -> list[float]:
-        """Milliseconds of each layer on its map."""
-        here = self._known.setdefault(self._where, {})
-        missing = [each for each in dict.fromkeys(layers) if str(each) not in here]
-        for some in _together(missing, self._form.bytes_per_weight):
-            here |= {str(each): ms for each, ms in zip(some, self._measure(some), strict=True)}
-            remember(self._path, self._where, here)
+        """Return the milliseconds of each layer for its input map."""
+        known = self._known.setdefault(self._key, {})
+        missing = [layer for layer in dict.fromkeys(layers) if str(layer) not in known]
+        for batch in _batches(missing, self._form.bytes_per_weight):
+            known |= {str(layer): ms for layer, ms in zip(batch, self._measure(batch), strict=True)}
+            remember(self._path, self._key, known)
         self.count += len(missing)
-        return [here[str(each)] for each in layers]
+        return [known[str(layer)] for layer in layers]
 
     def _measure(self, layers: Sequence[tuple[PlainLayer, Pair]]) -> list[float]:
         import onnx
@@ -153,56 +163,56 @@ class _Measured:
 
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "layers.onnx"
-            onnx.save(side_by_side(layers, self._asked["batch_size"]), model)
+            onnx.save(side_by_side(layers, self._settings["batch_size"]), model)
             with self._form.of(model) as formed:
-                nodes = self._device.node_times(formed, self._asked)
+                nodes = self._device.node_times(formed, self._settings)
         return [nodes[f"layer{index}"].milliseconds for index in range(len(layers))]
 
 
-def remember(path: Path, where: str, found: dict[str, float]) -> None:
-    """Add what was measured to a cache file that several jobs may add to at a time."""
+def remember(path: Path, key: str, milliseconds: dict[str, float]) -> None:
+    """Add measurements to a cache file. Several jobs may add to it at the same time."""
     from lowrank.files import read_json, write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The lock is the operating system's, and ends with its process.
+    # The operating system releases the lock when its process ends.
     with path.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read_json(path) if path.exists() else {}
-        known[where] = known.get(where, {}) | found
+        known[key] = known.get(key, {}) | milliseconds
         write_json(path, known)
 
 
-def _together(
+def _batches(
     layers: Sequence[tuple[PlainLayer, Pair]], bytes_per_weight: int
 ) -> Iterator[list[tuple[PlainLayer, Pair]]]:
-    """The layers of one model after the other; a layer of more bytes has its own."""
-    some: list[tuple[PlainLayer, Pair]] = []
-    size = 0
+    """Divide layers into batches for one model each. A layer above the limit gets its own model."""
+    batch: list[tuple[PlainLayer, Pair]] = []
+    batch_bytes = 0
     for layer, input_map in layers:
-        own = bytes_per_weight * layer.parameters
-        if some and (len(some) == _IN_ONE_MODEL or size + own > _BYTES_IN_ONE_MODEL):
-            yield some
-            some, size = [], 0
-        some.append((layer, input_map))
-        size += own
-    if some:
-        yield some
+        layer_bytes = bytes_per_weight * layer.parameters
+        if batch and (len(batch) == _MAX_LAYERS or batch_bytes + layer_bytes > _MAX_BYTES):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append((layer, input_map))
+        batch_bytes += layer_bytes
+    if batch:
+        yield batch
 
 
 def _compressed(
     table: LayerTable, layers: dict[str, str], rule: RankSettings, share: float
 ) -> Iterator[dict[str, Sequence[PlainLayer]]]:
-    """For networks of about the target's cost, what each layer is replaced by, by its name."""
+    """Yield networks near the target's cost: the sequence of plain layers by replaced layer."""
     import numpy as np
 
     from lowrank.factorize import grouped_sequence
     from lowrank.ranks import leave_negligible, rank_choices, taken_layers
     from lowrank.ranks.scale import cost_of
 
-    taken = list(taken_layers(leave_negligible(table, rule.negligible), layers))
-    for power in _WHOLE:
+    candidates = list(taken_layers(leave_negligible(table, rule.negligible), layers))
+    for power in _SHARE_POWERS:
         sequences = {}
-        for layer, method, full_ranks in taken:
+        for layer, method, full_ranks in candidates:
             choices = rank_choices(layer, method, full_ranks, rule, in_proportion=True)
             if not choices:
                 continue
@@ -215,7 +225,7 @@ def _compressed(
 def _sequences(
     table: LayerTable, layers: dict[str, str], alternatives: list[str], rule: RankSettings
 ) -> Iterator[tuple[Sequence[PlainLayer], Pair]]:
-    """All that a layer may be replaced by, and the layers as they are."""
+    """Yield the original layers, and all sequences of plain layers that may replace a layer."""
     from lowrank.factorize import grouped_sequence
     from lowrank.ranks import leave_negligible, rank_choices, taken_layers
 

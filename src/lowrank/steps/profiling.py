@@ -1,4 +1,4 @@
-"""What the steps that measure layers and networks for a target of milliseconds share."""
+"""Shared parts of the steps that measure layers and networks for a target of milliseconds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class Form:
-    """Models as they are, or quantised: what they answer does not matter."""
+    """The form in which models are measured: unchanged or quantized. Outputs do not matter."""
 
     def __init__(self, quantized: QuantizeSettings | None, types: IntegerTypes | None) -> None:
         self._quantized, self._types = quantized, types
 
     @classmethod
     def of_settings(cls, quantize: str, settings: QuantizeSettings, processor: Path) -> Form:
-        """Read `methods.<method>.quantize`, empty for float, and the section `quantize`.
+        """Create the form from `methods.<method>.quantize`, empty for float, and `quantize`.
 
-        `processor` is the description of the device that the models run on.
+        `processor` is the description of the device on which the models run.
         """
         from lowrank.devices.processor import Processor
         from lowrank.files import read_json
@@ -42,7 +42,7 @@ class Form:
 
     @property
     def bytes_per_weight(self) -> int:
-        """In memory."""
+        """Bytes of a weight in memory."""
         return 4 if self._quantized is None else 1
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Form:
 
     @contextmanager
     def of(self, model: Path) -> Iterator[Path]:
-        """The file of a model in that form, as long as the block lasts."""
+        """Provide the file of a model in this form inside the block."""
         if self._quantized is None:
             yield model
             return
@@ -76,22 +76,32 @@ def in_one_piece(
     device: Device,
     settings: dict[str, Any],
 ) -> tuple[float, float]:
-    """What a compressed network takes: ms by its layers, and in one piece.
+    """Return the latency of a compressed network in ms: by its layers, and measured in one piece.
 
     Parameters
     ----------
     original, source, state
-        The network, as ONNX, as params.yaml describes it, and as safetensors.
+        The original network as ONNX, as params.yaml describes it, and as safetensors.
     table
-        Its layer table.
+        The layer table of the network.
     sequences
-        What layers are replaced by, by their names; their weights do not matter.
+        The plain layers that replace a layer, by its name. Their weights do not matter.
     latencies
-        What layers take on the device.
+        The latencies of layers on the device.
     form
-        Of the compressed network.
+        The form of the compressed network.
     device, settings
-        Where it is measured, turn about with the original, and how. Raises DeviceError.
+        The device and its settings. The network is measured in alternating turns with the original.
+
+    Returns
+    -------
+    tuple of float
+        The sum over the layers, and the latency in one piece, in ms.
+
+    Raises
+    ------
+    DeviceError
+        If the device cannot measure the network.
     """
     settings = settings | {"energy_seconds": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +113,9 @@ def in_one_piece(
         for layer in table.layers
         if layer.kind != "transposed_conv"
     )
-    whole = latencies.original_ms / speedup
-    say(f"compressed: {by_layers:.3f} ms by its layers, {whole:.3f} ms in one piece")
-    return by_layers, whole
+    in_one_piece_ms = latencies.original_ms / speedup
+    say(f"compressed: {by_layers:.3f} ms by its layers, {in_one_piece_ms:.3f} ms in one piece")
+    return by_layers, in_one_piece_ms
 
 
 def _export(
@@ -114,12 +124,12 @@ def _export(
     sequences: Mapping[str, Sequence[PlainLayer]],
     path: Path,
 ) -> Path:
-    """Write the network with layers replaced by sequences of fresh weights as ONNX."""
+    """Write the network as ONNX, with layers replaced by sequences with random weights."""
     from lowrank.onnx_files.export import export_onnx
     from lowrank.surgery.states import read_state, replace_layer
 
-    read = read_state(state, source)
+    compressed = read_state(state, source)
     for name, sequence in sequences.items():
-        replace_layer(read.network, name, sequence)
-    export_onnx(read.network, read.spec, path)
+        replace_layer(compressed.network, name, sequence)
+    export_onnx(compressed.network, compressed.spec, path)
     return path

@@ -1,4 +1,4 @@
-"""Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
+"""Quantize an exported network to int8 for each kind of hardware, and measure its accuracy."""
 
 import tempfile
 from collections.abc import Sequence
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 @click.command(cls=Step)
 @input_path("model", "The network, ONNX.")
-@input_path("state", "What it was exported from, safetensors.")
+@input_path("state", "The network that was exported, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
-@input_paths("devices", "Descriptions of the devices, the main one first.")
+@input_paths("devices", "Descriptions of the devices, the main device first.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@input_path("ready", "Such a folder of the same network; empty: none.", optional=True)
-@parameter("kind", "methods.<method>.quantize; empty: nothing is done.", default="")
+@input_path(
+    "ready", "Folder that this step wrote for the same network; empty for none.", optional=True
+)
+@parameter("kind", "methods.<method>.quantize; empty to do nothing.", default="")
 @parameter("settings", "quantize, JSON.", Json(QuantizeSettings))
-@parameter("connections", "How each device is reached, by name, JSON.", Json(), default="{}")
-@output_path("folder", "An ONNX file for each kind; report.json.")
+@parameter("connections", "Connection of each device by its name, JSON.", Json(), default="{}")
+@output_path("folder", "Folder of an ONNX file for each kind of hardware, and report.json.")
 def quantize(
     model: Path,
     state: Path,
@@ -41,19 +43,19 @@ def quantize(
     connections: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Quantise an exported network to int8 for each kind of hardware, and measure its accuracy."""
+    """Quantize an exported network to int8 for each kind of hardware, and measure its accuracy."""
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.int8_files import REPORT, TIMES, copy_folder
 
     report = folder / REPORT
     if not kind:
-        # What DVC keeps must be there, whether a method is quantised or not.
+        # DVC requires this output for every method, quantized or not.
         write_json(report, {"kind": None})
         return
     if ready:
-        # The method leaves the network as it was, and the original was quantized for the control.
+        # The method does not change the network, and the original is already quantized.
         copy_folder(ready, folder)
-        say(f"the network is the original: {ready} is its int8")
+        say(f"the network is the original: copied its int8 files from {ready}")
         return
 
     use_threads(settings.threads)
@@ -65,25 +67,29 @@ def quantize(
     types = {
         path.stem: types_for(Processor.from_json(read_json(path)), settings) for path in devices
     }
-    # The first device of each kind of hardware says which nodes it runs slower in int8.
-    timed = {each: device for device, each in reversed(types.items())} if settings.by_time else {}
+    # The first device of each kind of hardware is timed, to find nodes that are slower in int8.
+    timed = (
+        {int8_types: device for device, int8_types in reversed(types.items())}
+        if settings.by_time
+        else {}
+    )
     data = open_dataset(dataset, splits)
     with tempfile.TemporaryDirectory() as intermediate:
         job = _Job.start(model, read_spec(state), data, settings, Path(intermediate))
         times, files = {}, {}
-        for each in dict.fromkeys(types.values()):
+        for int8_types in dict.fromkeys(types.values()):
             slow: tuple[str, ...] = ()
-            if device := timed.get(each):
-                times[each.file] = _times(job, each, device, connections.get(device))
-                slow = tuple(times[each.file].get("kept_in_float", ()))
-            files[each.file] = _written(job, each, folder, slow)
+            if device := timed.get(int8_types):
+                times[int8_types.file] = _times(job, int8_types, device, connections.get(device))
+                slow = tuple(times[int8_types.file].get("kept_in_float", ()))
+            files[int8_types.file] = _write(job, int8_types, folder, slow)
     if timed:
         write_json(folder / TIMES, times)
     write_json(
         report,
         {
             "kind": kind,
-            "devices": {device: each.file for device, each in types.items()},
+            "devices": {device: int8_types.file for device, int8_types in types.items()},
             "files": files,
             "float_accuracy": {"validation": job.before},
         },
@@ -91,7 +97,7 @@ def quantize(
 
 
 class _Inputs(Sequence[dict[str, Any]]):
-    """The images of evaluation batches, as the exported network takes them, one batch at a time."""
+    """The images of evaluation batches as inputs of the exported network, a batch at a time."""
 
     def __init__(self, batches: Any) -> None:
         self._batches = batches
@@ -105,15 +111,16 @@ class _Inputs(Sequence[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class _Job:
-    """What all files of a network share; `before` is its accuracy in float.
+    """The data that all int8 files of a network share.
 
-    `in_float` is what it answers there to `sample`, images of the validation split.
+    `before` is the accuracy of the network in float. `in_float` are its outputs in float for
+    `sample`, images of the validation split.
     """
 
     model: Path
     spec: Any
     data: Any
-    asked: Any
+    settings: Any
     intermediate: Path
     quantizer: "Quantizer"
     before: dict[str, float]
@@ -121,72 +128,68 @@ class _Job:
     in_float: Any
 
     @classmethod
-    def start(cls, model: Path, spec: Any, data: Any, asked: Any, intermediate: Path) -> "_Job":
-        """Measure the accuracy in float, and make ready to quantize."""
+    def start(cls, model: Path, spec: Any, data: Any, settings: Any, intermediate: Path) -> "_Job":
+        """Measure the accuracy in float, and prepare the quantizer."""
         from lowrank.data.batches import EvaluationBatches
         from lowrank.onnx_files.int8 import Quantizer
         from lowrank.tasks.exported import exported_percent, log_probabilities
 
-        sample = data.validation.sample(asked.sensitivity_images)
-        in_float = log_probabilities(model, sample, spec, threads=asked.threads)
-        before = exported_percent(model, data.validation, spec, threads=asked.threads)
-        batches = EvaluationBatches(data.train.sample(asked.images), spec)
-        quantizer = Quantizer(model, _Inputs(batches), asked, intermediate)
-        return cls(model, spec, data, asked, intermediate, quantizer, before, sample, in_float)
+        sample = data.validation.sample(settings.sensitivity_images)
+        in_float = log_probabilities(model, sample, spec, threads=settings.threads)
+        before = exported_percent(model, data.validation, spec, threads=settings.threads)
+        batches = EvaluationBatches(data.train.sample(settings.images), spec)
+        quantizer = Quantizer(model, _Inputs(batches), settings, intermediate)
+        return cls(model, spec, data, settings, intermediate, quantizer, before, sample, in_float)
 
 
 def _times(
     job: _Job, types: "IntegerTypes", device: str, connection: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Ask a device which nodes it runs slower in int8 than in float, and say so."""
+    """Measure which nodes a device runs slower in int8 than in float, and report them."""
     from lowrank.devices import DeviceError, create_device
     from lowrank.onnx_files.int8_times import measure
 
     if connection is None:
-        return {"device": device, "not_measured": "it is not known how the device is reached"}
-    whole, mixed = job.intermediate / "all.onnx", job.intermediate / "mixed.onnx"
+        return {"device": device, "not_measured": "the connection to the device is not known"}
+    all_int8, mixed = job.intermediate / "all.onnx", job.intermediate / "mixed.onnx"
 
     def write(kept: Sequence[str]) -> Path:
         job.quantizer.write(mixed, types, but=kept)
         return mixed
 
-    job.quantizer.write(whole, types)
+    job.quantizer.write(all_int8, types)
     try:
-        there = create_device(device, connection)
+        machine = create_device(device, connection)
     except DeviceError as error:
         return {"device": device, "not_measured": str(error)}
-    found = measure(there, job.model, whole, write)
-    if because := found.get("not_measured"):
-        say(f"warning: {device}: nodes are not timed, and stay in int8: {because}")
-    elif measured := found["whole"]:
-        outcome = (
-            "they stay in float" if found["kept_in_float"] else "they stay in int8 all the same"
-        )
+    times = measure(machine, job.model, all_int8, write)
+    if reason := times.get("not_measured"):
+        say(f"warning: {device}: nodes are not timed and stay in int8: {reason}")
+    elif measured := times["whole"]:
+        outcome = "they are kept in float" if times["kept_in_float"] else "they stay in int8"
         say(
-            f"{device}: slower in int8 than in float: {', '.join(found['candidates'])}. With these "
-            f"in float the whole file runs at {measured['speedup']:.2f} times its speed "
+            f"{device}: slower in int8 than in float: {', '.join(times['candidates'])}. With these "
+            f"nodes in float, the complete file runs at {measured['speedup']:.2f} times its speed "
             f"({measured['speedup_low']:.2f} to {measured['speedup_high']:.2f}): {outcome}"
         )
     else:
-        say(f"{device}: none of {len(found['nodes'])} nodes is slower in int8 than in float")
-    return found
+        say(f"{device}: none of {len(times['nodes'])} nodes is slower in int8 than in float")
+    return times
 
 
-def _written(
-    job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]
-) -> dict[str, Any]:
-    """Write the file of these types, `slow` nodes in float; what is known of it."""
+def _write(job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]) -> dict[str, Any]:
+    """Write the file with these types and with `slow` nodes in float, and return its record."""
     from lowrank.devices.processor import Processor, integer_types
     from lowrank.onnx_files.int8 import within_tolerance
     from lowrank.surgery.divergence import mean_divergence
     from lowrank.tasks.exported import exported_percent, log_probabilities
 
-    asked, data, top1 = job.asked, job.data, job.before["top1"]
-    # Where this machine's products would saturate and the device's do not, float kernels
-    # between the conversions answer what the device does.
+    settings, data, top1 = job.settings, job.data, job.before["top1"]
+    # If products saturate on this machine but not on the device, use float kernels between the
+    # conversions. They compute the same outputs as the device.
     saturates = integer_types(Processor.here()).reduce_range and not types.reduce_range
-    how = {"spec": job.spec, "threads": asked.threads, "float_kernels": saturates}
-    percent, answers = partial(exported_percent, **how), partial(log_probabilities, **how)
+    options = {"spec": job.spec, "threads": settings.threads, "float_kernels": saturates}
+    percent, answers = partial(exported_percent, **options), partial(log_probabilities, **options)
     output = folder / types.file
     kept = within_tolerance(
         job.quantizer,
@@ -194,8 +197,8 @@ def _written(
         types,
         lost=lambda path: top1 - percent(path, data.validation)["top1"],
         divergence=lambda path: mean_divergence(job.in_float, answers(path, job.sample)),
-        tolerance=asked.tolerance,
-        seconds=asked.search_seconds,
+        tolerance=settings.tolerance,
+        seconds=settings.search_seconds,
         but=slow,
         say=say,
     )
@@ -214,7 +217,7 @@ def _record(
     kept: "Kept",
     slow: tuple[str, ...],
 ) -> dict[str, Any]:
-    """What the report holds of a file; the main figures are said."""
+    """Return the record of a file for the report, and report its main figures as progress."""
     size, nodes = output.stat().st_size, len(job.quantizer.nodes)
     in_float = [*slow, *kept.nodes]
     say(

@@ -1,4 +1,4 @@
-"""The handover from Snakemake to DVC: record what Snakemake built in dvc.lock."""
+"""Hand over from Snakemake to DVC: record in dvc.lock what Snakemake has built."""
 
 import click
 
@@ -10,9 +10,9 @@ from lowrank.steps.common import Step, run, say
 def record(results: tuple[str, ...]) -> None:
     """Bring RESULTS up to date with Snakemake and record them in dvc.lock.
 
-    RESULTS are names such as vgg16_tucker; by default the whole matrix of params.yaml.
-    Recording only what Snakemake has nothing more to do for keeps stale files out of dvc.lock,
-    which an untargeted `dvc commit --force` would bless.
+    RESULTS are names such as vgg16_tucker. By default, all results of the matrix in params.yaml are
+    recorded. Only files that are up to date for Snakemake are recorded. `dvc commit --force`
+    without targets would also record stale files.
     """
     from lowrank.graph.pipeline import Graph
     from lowrank.graph.recording import commit
@@ -20,14 +20,15 @@ def record(results: tuple[str, ...]) -> None:
 
     graph = Graph.load()
     variants = graph.variants(results)
-    # DVC has what networks learn from as a stage, whether or not a method has `distill`.
-    learnt_from = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}
-    asked = [*(f"results/{name}.json" for name in variants), *sorted(learnt_from)]
-    # Of the whole matrix, not of a part of it.
-    asked += [] if results else ["results/summary.csv"]
-    # Nothing may change between the two.
+    # In dvc.yaml, the teacher's outputs are a stage for every model, even if no method has
+    # `distill`.
+    teachers = {f"build/{model}/original/outputs.safetensors" for model, _ in variants.values()}
+    targets = [*(f"results/{name}.json" for name in variants), *sorted(teachers)]
+    # The overview is recorded only together with the whole matrix.
+    targets += [] if results else ["results/summary.csv"]
+    # Hold the lock, so that no file changes between the run and the recording.
     with held_lock(say):
-        run("snakemake", "--cores", "all", *asked)
+        run("snakemake", "--cores", "all", *targets)
         say(f"recording {', '.join(variants)}")
         stages = [f"summarize@{model}-{method}" for model, method in variants.values()]
         commit([*stages, *([] if results else ["overview"])], graph)

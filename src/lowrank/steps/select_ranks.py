@@ -1,4 +1,4 @@
-"""Choose the ranks of a round's layers on the weights as the round finds them."""
+"""Choose the ranks of a round's layers, from the weights before the round."""
 
 from __future__ import annotations
 
@@ -29,34 +29,40 @@ if TYPE_CHECKING:
 @click.command(cls=Step)
 @input_path("state", "The network before the round.")
 @input_path("table", "Its layer table, JSON.")
-@input_path("replaceable", "Layers that must stay, and why, JSON.", optional=True)
+@input_path("replaceable", "Layers that must not be replaced, with reasons, JSON.", optional=True)
 @parameter("layers", "Factorization by layer, JSON.", Json())
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
-@parameter("stages_left", "Rounds in which to come down to the rule's ranks.", int, default=1)
+@parameter(
+    "stages_left", "Number of rounds until the layers have their final ranks.", int, default=1
+)
 @parameter(
     "all_layers",
-    "Factorization by layer of every round, JSON: for a rule that shares out ranks.",
+    "For a rank rule that looks at all layers: factorization by layer of all rounds, JSON.",
     Json(),
     default="{}",
 )
-@parameter("alternatives", "For `budget`: further factorizations, JSON.", Json(), default="[]")
+@parameter("alternatives", "For `budget`: alternative factorizations, JSON.", Json(), default="[]")
 @network_option
 @input_path(
     "dataset",
-    "Folder of the dataset step: for such a rule, and to say what the ranks cost in accuracy.",
+    "Folder that the dataset step wrote: to measure losses, and the accuracy drop of the ranks.",
     optional=True,
 )
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@input_path("moments", "For `norm: activation`: moments of the layers.", optional=True)
+@input_path("moments", "For `norm: activation`: moments of the layers' inputs.", optional=True)
 @input_paths(
-    "latencies", "For a target of latencies: what layers take, JSON, for each of its devices."
+    "latencies", "For a target of `latency_ms`: latencies of layers on each of its devices, JSON."
 )
-@parameter("quantize", "methods.<method>.quantize; empty: in float.", default="")
-@input_path("aim", "For a target of accuracy: what the trial may cost, JSON.", optional=True)
-@input_paths("known", "Plans of earlier trials, whose losses are known.")
-@input_path("first", "For such a rule, after the first round: its plan.", optional=True)
-@wildcard("method", "Its name, for messages.", default="")
-@parameter("predict", "Try what the ranks cost in accuracy (--dataset).", bool, default=True)
+@parameter("quantize", "methods.<method>.quantize; empty for float.", default="")
+@input_path("aim", "For a target of `accuracy_drop`: the share of the trial, JSON.", optional=True)
+@input_paths("known", "Plans of earlier trials, whose losses are reused.")
+@input_path(
+    "first", "For a rank rule that looks at all layers: plan of the first round.", optional=True
+)
+@wildcard("method", "Name of the method, for messages.", default="")
+@parameter(
+    "predict", "Measure the accuracy drop of the ranks (needs --dataset).", bool, default=True
+)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("plan", "The plan of the round, JSON.")
 def select_ranks(
@@ -118,30 +124,32 @@ def select_ranks(
     )
     chosen = choice.at(settings, say=say)
     for planned in chosen.layers:
-        say(_line(planned))
+        say(_describe(planned))
     expected = choice.expected(chosen.layers, say=say) if images and predict else None
     if expected and not aim:
-        # A trial of a search may lose anything: the search takes another one then.
+        # A trial of a search may lose any accuracy, because the search can choose another trial.
         where = f"methods.{method}.ranks" if method else "ranks"
         choice.refuse_what_ruins(settings, expected, where=where, say=say)
     measured = tuple(
-        Loss(*key, ranks, nats) for key, found in losses.items() for ranks, nats in found.items()
+        Loss(*key, ranks, nats)
+        for key, nats_by_ranks in losses.items()
+        for ranks, nats in nats_by_ranks.items()
     )
     shares = {} if first else chosen.shares
     document = Plan(chosen.layers, chosen.sensitivity, shares, measured, expected)
     write_json(plan, document.to_json())
 
 
-def _line(chosen: PlannedLayer) -> str:
+def _describe(planned: PlannedLayer) -> str:
     outcome = (
-        f"stays as it is: {chosen.dense_because}"
-        if chosen.is_dense
+        f"not replaced: {planned.dense_because}"
+        if planned.is_dense
         else (
-            f"{chosen.factorization} at ranks {', '.join(map(str, chosen.ranks))}, "
-            f"{chosen.macs[0] / chosen.macs[1]:.1f}x fewer MACs"
+            f"{planned.factorization} at ranks {', '.join(map(str, planned.ranks))}, "
+            f"{planned.macs[0] / planned.macs[1]:.1f}x fewer MACs"
         )
     )
-    return "; ".join([f"{chosen.name}: {outcome}", *chosen.notes])
+    return "; ".join([f"{planned.name}: {outcome}", *planned.notes])
 
 
 if __name__ == "__main__":

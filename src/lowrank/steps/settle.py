@@ -1,4 +1,4 @@
-"""Take the cheapest trial of a search that is within its target."""
+"""Choose the cheapest trial of a search that meets the target."""
 
 from pathlib import Path
 
@@ -17,19 +17,19 @@ from lowrank.steps.options import (
 
 @click.command(cls=Step)
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
-@input_paths("trials", "What each trial lost, JSON.")
+@input_paths("trials", "The measured loss of each trial, JSON.")
 @input_paths("plans", "The plan of each trial, in the same order.")
 @input_paths("states", "The network of each trial.")
 @input_paths("accuracies", "The accuracy of each trial's network.")
 @input_paths("curves", "The training curve of each trial.")
 @input_paths("timings", "Steps and seconds of each trial.")
-@input_path("control", "What the original loses in int8, JSON.", optional=True)
+@input_path("control", "The measured loss of the original in int8, JSON.", optional=True)
 @output_path("plan", "The plan of the best trial.")
-@output_path("state", "Its network.")
-@output_path("metrics", "Its accuracy.")
-@output_path("curve", "Its training curve.")
-@output_path("timing", "Its steps and seconds.")
-@output_path("report", "Which trial it was, JSON.")
+@output_path("state", "The network of the best trial.")
+@output_path("metrics", "The accuracy of the best trial.")
+@output_path("curve", "The training curve of the best trial.")
+@output_path("timing", "Steps and seconds of the best trial.")
+@output_path("report", "Number, cost and loss of the best trial, JSON.")
 def settle(
     settings: RankSettings,
     trials: list[Path],
@@ -46,45 +46,46 @@ def settle(
     timing: Path,
     report: Path,
 ) -> None:
-    """Take the cheapest trial of a search that is within its target."""
+    """Choose the cheapest trial of a search that meets the target."""
     import shutil
 
     from lowrank.files import read_json, write_json, written_whole
     from lowrank.ranks.bisection import Found, cheapest
 
-    found = [Found.from_json(read_json(path)) for path in trials]
+    losses = [Found.from_json(read_json(path)) for path in trials]
     limits = {
         "accuracy_drop": settings.target.accuracy_drop,
         "confidence": settings.search.confidence,
     }
-    of_control = Found.from_json(read_json(control)) if control else None
-    best = cheapest(found, **limits, control=of_control)
+    control_loss = Found.from_json(read_json(control)) if control else None
+    best = cheapest(losses, **limits, control=control_loss)
     copies = {plan: plans, state: states, metrics: accuracies, curve: curves, timing: timings}
-    for output, of_trials in copies.items():
+    for output, trial_files in copies.items():
         with written_whole(output) as partial:
-            shutil.copyfile(of_trials[best], partial)
-    taken = found[best]
+            shutil.copyfile(trial_files[best], partial)
+    chosen = losses[best]
     say(
-        f"trial {best + 1} of {len(found)}: {taken.share:.4f} of {settings.search.cost}, loses "
-        f"{taken.drop:.2f} +- {taken.standard_error:.2f} points"
+        f"trial {best + 1} of {len(losses)}: {chosen.share:.4f} of {settings.search.cost}, loses "
+        f"{chosen.drop:.2f} +- {chosen.standard_error:.2f} points"
     )
     document = {
         "accuracy_drop": settings.target.accuracy_drop,
         "cost": settings.search.cost,
-        "trials": len(found),
+        "trials": len(losses),
         "taken": best + 1,
-        **taken.to_json(),
-        "within": taken.within(**limits),
+        **chosen.to_json(),
+        "within": chosen.within(**limits),
     }
-    if of_control:
+    if control_loss:
         document["control"] = {
-            "drop": of_control.drop,
-            "standard_error": of_control.standard_error,
-            "within": of_control.within(**limits),
+            "drop": control_loss.drop,
+            "standard_error": control_loss.standard_error,
+            "within": control_loss.within(**limits),
         }
         say(
-            f"int8 of the original loses {of_control.drop:.2f} +- {of_control.standard_error:.2f} "
-            "points; which of the two is the answer is decided when both are measured"
+            f"int8 of the original loses {control_loss.drop:.2f} +- "
+            f"{control_loss.standard_error:.2f} points; the step summarize chooses between it and "
+            "the trial after both are measured"
         )
     write_json(report, document)
 

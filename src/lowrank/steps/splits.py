@@ -1,4 +1,4 @@
-"""Decide which images choices about a network are made on, and which are reported."""
+"""Divide images into those for choices about a network, for reports and for training."""
 
 from pathlib import Path
 
@@ -15,9 +15,12 @@ from lowrank.steps.options import Json, input_path, output_path, parameter, wild
 @input_path("dataset", "Folder that the dataset step wrote.")
 @parameter("validation", "`validation` of that entry, JSON.", Json(ValidationSettings))
 @parameter(
-    "decoding", "For a folder: the dataset's entry, JSON.", Json(DatasetSettings), default="{}"
+    "decoding",
+    "For a folder of validation images: the dataset's entry under `dataset`, JSON.",
+    Json(DatasetSettings),
+    default="{}",
 )
-@output_path("output", "Folder that holds splits.json.")
+@output_path("output", "Folder of splits.json.")
 def splits(
     model: str,
     dataset: Path,
@@ -25,7 +28,7 @@ def splits(
     decoding: DatasetSettings,
     output: Path,
 ) -> None:
-    """Decide which images choices about a network are made on, and which are reported."""
+    """Divide images into those for choices about a network, for reports and for training."""
     from lowrank.data.splits import INDEX, write_splits
     from lowrank.files import read_json
 
@@ -38,12 +41,12 @@ def splits(
         say=say,
     )
     document = read_json(output / INDEX)
-    counts = {name: each["images"] for name, each in document["splits"].items()}
-    chosen = document["validation"]
+    counts = {name: split["images"] for name, split in document["splits"].items()}
+    source = document["validation"]
     say(
         f"choices are made on {counts['validation']} images "
-        + (f"of {chosen['folder']}" if "folder" in chosen else f"of the {chosen['from']} split")
-        + f"; {counts['test']} test images are reported, {counts['train']} are for training"
+        + (f"of {source['folder']}" if "folder" in source else f"of the {source['from']} split")
+        + f"; {counts['test']} test images are for reports, {counts['train']} images for training"
     )
 
 

@@ -1,7 +1,7 @@
-"""The command of a DVC stage: the `snakemake` that makes its output.
+"""Run the `snakemake` command of a DVC stage, which makes the output of the stage.
 
-DVC puts the names of params.yaml into a command as they are, and a shell runs it before anything
-checks them. So the commands in dvc.yaml hold no names: they come from the stage's own name, which
+If a command in dvc.yaml contained names from params.yaml, a shell would run it before the names are
+checked. Therefore the commands contain no names. The names come from the name of the stage, which
 DVC passes in the environment, and are checked here.
 """
 
@@ -20,7 +20,7 @@ from lowrank.steps.common import Step
 def stage(target: str, options: tuple[str, ...]) -> None:
     """Run Snakemake for TARGET, such as `build/{model}/{method}/model.onnx`, in a DVC stage.
 
-    OPTIONS, after `--`, are Snakemake's.
+    OPTIONS after `--` are passed to Snakemake.
     """
     from pathlib import Path
 
@@ -31,8 +31,8 @@ def stage(target: str, options: tuple[str, ...]) -> None:
     running = running_stage()
     if not running:
         raise UserError(
-            "`lowrank stage` is the command of a stage in dvc.yaml. Run `dvc repro`, or "
-            "`snakemake` with the file that you want."
+            "`lowrank stage` only works as the command of a stage in dvc.yaml. Run `dvc repro`, or "
+            "`snakemake` with the name of the file."
         )
     params = load_params()
     known = {
@@ -42,13 +42,13 @@ def stage(target: str, options: tuple[str, ...]) -> None:
     }
     fields = list(dict.fromkeys(re.findall(r"{(\w+)}", target)))
     values = running.partition("@")[2].split("-")
-    # Names have no hyphens, so that those of a stage come apart in one way only.
+    # Names contain no hyphens, so a stage name can be split in only one way.
     if len(values) != len(fields) or any(
         value not in known[field] for field, value in zip(fields, values, strict=True)
     ):
         expected = "-".join(f"<{field}>" for field in fields)
         raise UserError(
-            f"dvc.yaml: the stage `{running}` names what params.yaml does not have. Expected "
+            f"dvc.yaml: the stage `{running}` has a name that is not in params.yaml. Expected "
             f"`{running.partition('@')[0]}@{expected}` with names of `checkpoint`, `methods` and "
             "`benchmark`. Correct `matrix` in params.yaml."
         )

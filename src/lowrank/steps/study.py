@@ -1,4 +1,4 @@
-"""Bring the variants of a study together: records, a table, a picture."""
+"""Compare the variants of a study: records, a table and a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from lowrank.steps.options import Json, kept_path, output_path, parameter, wildc
 
 
 @click.command(cls=Step)
-@wildcard("study", "Its name under `studies` in params.yaml.")
+@wildcard("study", "Name of the study under `studies` in params.yaml.")
 @parameter("settings", "studies.<name>, JSON.", Json(StudySettings))
 @kept_path("results", "results", "Folder of the variants' results.")
-@output_path("records", "A record a variant, JSON.")
-@output_path("table", "The same as Markdown.")
-@output_path("picture", "SVG.")
+@output_path("records", "A record for each variant, JSON.")
+@output_path("table", "The records as a table, Markdown.")
+@output_path("picture", "The picture of the study, SVG.")
 def study(
     study: str,
     settings: StudySettings,
@@ -26,7 +26,7 @@ def study(
     table: Path,
     picture: Path,
 ) -> None:
-    """Bring the variants of a study together."""
+    """Compare the variants of a study."""
     from lowrank.report.provenance import origin_of
     from lowrank.report.study_picture import study_picture
     from lowrank.report.style import stamped
@@ -36,7 +36,7 @@ def study(
         for model in settings.models
         for variant in settings.variants
     }
-    rows = [_record(*which, document) for which, document in documents.items()]
+    rows = [_record(*names, document) for names, document in documents.items()]
     write_json(records, rows)
     write_text(table, _markdown(settings.title, rows))
     with stamped(
@@ -82,19 +82,19 @@ _COLUMNS = {
 
 
 def _markdown(title: str, rows: list[dict[str, Any]]) -> str:
-    """A Markdown table, a line for each variant."""
+    """Return a Markdown table with a line for each variant."""
     originals = {row["model"]: row["original_percent"] for row in rows}
-    stated = ", ".join(f"{model} {percent:.2f} %" for model, percent in originals.items())
+    listed = ", ".join(f"{model} {percent:.2f} %" for model, percent in originals.items())
     lines = [
         f"# {title}",
         "",
-        f"Originals on the test images: {stated}.",
+        f"Originals on the test images: {listed}.",
         "",
         "| " + " | ".join(heading for heading, _ in _COLUMNS.values()) + " |",
         "|" + "---|" * len(_COLUMNS),
     ]
     for row in rows:
-        cells = [form.format(row[key]) for key, (_, form) in _COLUMNS.items()]
+        cells = [template.format(row[key]) for key, (_, template) in _COLUMNS.items()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Bring what was measured of one variant together: the result, and the tables of its plots."""
+"""Collect the measurements of one variant: its result, tables for plots, and delivered files."""
 
 from pathlib import Path
 from typing import Any
@@ -34,22 +34,24 @@ from lowrank.steps.options import Json, input_path, input_paths, output_path, pa
 @input_path("original_export", "Report of the original's export, JSON.")
 @input_path("export", "Report of the compressed network's export, JSON.")
 @input_path("state", "The compressed network, safetensors.")
-@input_paths("plans", "Plan of every round, JSON.")
-@input_paths("round_metrics", "Accuracy of every round, JSON.")
-@input_paths("round_curves", "Training curve of every round, JSON.")
-@input_paths("round_timings", "Steps and seconds of every round, JSON.")
+@input_paths("plans", "Plan of each round, JSON.")
+@input_paths("round_metrics", "Accuracy of each round, JSON.")
+@input_paths("round_curves", "Training curve of each round, JSON.")
+@input_paths("round_timings", "Steps and seconds of each round, JSON.")
 @input_path("model", "The compressed network, ONNX.")
-@input_path("quantized", "Folder of the quantize step; empty: float alone.", optional=True)
-@input_path("control", "Such a folder of the original.")
-@input_path("search", "Report of the settle step, JSON; empty: no search.", optional=True)
-@input_paths("benchmarks", "One for each device, JSON.")
-@parameter("described", "What the card states, JSON.", Json())
-@output_path("delivered", "Folder of what to take away.")
-@output_path("result", "Nested scalars, JSON.")
-@output_path("metrics", "Metrics, JSON.")
-@output_path("layers", "A record a layer, JSON.")
-@output_path("times", "A record a layer, JSON.")
-@output_path("curve", "A record a point, JSON.")
+@input_path(
+    "quantized", "Folder that the quantize step wrote; empty for float only.", optional=True
+)
+@input_path("control", "Folder that the quantize step wrote for the original.")
+@input_path("search", "Report of the settle step, JSON; empty without a search.", optional=True)
+@input_paths("benchmarks", "Measurements on each device, JSON.")
+@parameter("described", "Facts for the model card, JSON.", Json())
+@output_path("delivered", "Folder of the delivered ONNX files and model cards.")
+@output_path("result", "The result as nested scalars, JSON.")
+@output_path("metrics", "Metrics for DVC, JSON.")
+@output_path("layers", "A record for each layer, JSON.")
+@output_path("times", "A record for each device and layer, JSON.")
+@output_path("curve", "A record for each point of the training curve, JSON.")
 def summarize(
     table: Path,
     original: Path,
@@ -73,7 +75,7 @@ def summarize(
     times: Path,
     curve: Path,
 ) -> None:
-    """Bring what was measured of one variant together."""
+    """Collect the measurements of one variant."""
     layer_table = LayerTable.from_json(read_json(table))
     header = read_header(state)
     measured = Measurements(
@@ -92,7 +94,7 @@ def summarize(
     )
     origin = stamp(str(result), described["configuration"], f"{delivered}/params.yaml")
     document = result_of(measured, origin)
-    factored = {name: Factored.from_json(each) for name, each in header["factored"].items()}
+    factored = {name: Factored.from_json(entry) for name, entry in header["factored"].items()}
     planned = {layer.name: layer for plan in measured.plans for layer in plan.layers}
     records = layer_records(layer_table, planned, factored)
     models = {"float32": model} | _int8_models(quantized)
@@ -105,8 +107,8 @@ def summarize(
         times,
         [
             {"device": device} | record
-            for device, each in measured.devices.items()
-            for record in times_by_layer(layer_table, factored, **each["layers_ms"])
+            for device, values in measured.devices.items()
+            for record in times_by_layer(layer_table, factored, **values["layers_ms"])
         ],
     )
     write_json(curve, curve_of(measured))
@@ -120,16 +122,16 @@ def _measurement(path: Path) -> dict[str, Any]:
     document = read_json(path)
     if not {"layers_ms", "control"} <= document.keys():
         raise UserError(
-            f"{path}: measured by an earlier version of lowrank. Delete it and run the same "
-            "command again."
+            f"{path}: this file was written by an earlier version of lowrank. Delete it and run "
+            "the same command again."
         )
     return document
 
 
 def _int8_models(folder: Path | None, name: str = "int8") -> dict[str, Path]:
-    """Return the int8 files by what follows the variant's name in theirs; none without a folder.
+    """Return the int8 files by the suffix of their delivered names; empty without a folder.
 
-    The main one is `int8`, those of other kinds of hardware `int8_s8` and so on.
+    The main file has the suffix `int8`. Files for other hardware have `int8_s8` and so on.
     """
     if not folder:
         return {}

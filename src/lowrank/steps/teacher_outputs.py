@@ -1,4 +1,4 @@
-"""Run the original network over the training images, for compressed networks to learn from."""
+"""Compute the outputs of the original network, from which compressed networks learn."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def teacher_outputs(
     settings: TeacherOutputsSettings,
     output: Path,
 ) -> None:
-    """Run the original network over the training images as they are."""
+    """Compute the outputs of the original network for the training images, without augmentation."""
     use_threads(settings.threads)
     reuse_memory()
     import torch
@@ -58,7 +58,7 @@ def teacher_outputs(
         )
     stored = f"logits and the inputs of {', '.join(layers)}" if layers else "logits"
     mirrored = ", plain and mirrored" if settings.mirrored else ""
-    say(f"{stored} for {len(data.train)} training images{mirrored}")
+    say(f"stored {stored} for {len(data.train)} training images{mirrored}")
 
 
 if __name__ == "__main__":
