@@ -37,7 +37,7 @@ def file_for(folder: Path, device: str) -> Path:
     devices = read_report(folder).get("devices", {})
     if device not in devices:
         raise UserError(
-            f"{folder / REPORT}: has no int8 file for the device '{device}', only for: "
+            f"{folder / REPORT}: has no int8 file for the device '{device}', only for "
             f"{', '.join(devices) or 'none'}. Add the device to `matrix.devices` in params.yaml "
             "and run the same command again."
         )

@@ -94,14 +94,14 @@ def _imported(factory: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
             raise UserError(
-                f"factory '{factory}': no module '{error.name}' in the current folder ({folder}) "
-                "or in the installed packages. Run from the folder that contains it, install its "
-                "package, or correct `factory`."
+                f"factory '{factory}': there is no module '{error.name}' in the current folder "
+                f"({folder}) or in the installed packages. Run from the folder that contains it, "
+                "install its package, or correct `factory`."
             ) from error
         raise _import_failed(factory, error) from error
     except SystemExit as error:
         raise UserError(
-            f"factory '{factory}': importing its module exits the program (exit status "
+            f"factory '{factory}': importing its module ends the program (exit status "
             f"{error.code}). Move the code that runs as a program under "
             '`if __name__ == "__main__":`.'
         ) from error
@@ -158,7 +158,7 @@ def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) 
             network = function(**arguments)
     except SystemExit as error:
         raise UserError(
-            f"network '{name}': its function exits the program (exit status {error.code}) with "
+            f"network '{name}': its function ends the program (exit status {error.code}) with "
             f"`arguments` {arguments}. Change the function so that it returns the network."
         ) from error
     except Exception as error:
