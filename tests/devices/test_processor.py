@@ -115,7 +115,10 @@ def test_a_description_survives_a_round_trip_through_json():
 )
 def test_cpuid_reports_the_flags_that_linux_lists():
     """CPUID, which is used on Windows, must agree with the list of Linux."""
-    listed = set(from_cpuinfo(Path("/proc/cpuinfo").read_text())[1])
+    name, flags = from_cpuinfo(Path("/proc/cpuinfo").read_text())
+    if "(restricted to AVX2)" in name:
+        pytest.skip("benchmarks/older_cpu.py changes only the list, not the processor")
+    listed = set(flags)
     reported = set(flags_by_cpuid())
     assert "avx2" in reported or "avx2" not in listed
     known = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}

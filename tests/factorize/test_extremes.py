@@ -52,7 +52,7 @@ NORMS = {
 }
 
 
-SLOW_NORMS = ("channels", "few images", "black images")
+SLOW_NORMS = ("channels", "few images", "black images", "bright images")
 
 
 def cases():
@@ -62,7 +62,7 @@ def cases():
                 too_many = shape and shape[0] > CHANNELS * window[0] * window[1]
                 if not (method.applies_to(layer) or too_many):
                     # Least squares on nearly singular matrices take many sweeps.
-                    takes_long = name == "cp_als" and norm in SLOW_NORMS
+                    takes_long = name in ("cp4", "cp_als") and norm in SLOW_NORMS
                     yield pytest.param(
                         *(name, window, norm),
                         id=f"{name}-{window[0]}-{norm}",

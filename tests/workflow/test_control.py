@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import pytest
 from projects import BUILD, RESULT, Project, job_counts
 
 INT8 = "results/resnet20_int8.json"
@@ -36,6 +37,7 @@ def test_a_result_names_its_commit_and_command(built_once: Project):
     assert result["environment"]["local"]["cpu"]
 
 
+@pytest.mark.slow
 def test_int8_alone_trains_nothing_and_is_the_control(project: Project):
     project.change_params(methods__int8={"quantize": "int8"}, benchmark__local__repeats=5)
     overridden = "quantize={images: 10}"

@@ -211,7 +211,7 @@ def slow_case(*values: object) -> object:
         slow_case({"decompose__threads": 2}, {"decompose", "finetune"} | LATER),
         slow_case({"teacher_outputs__threads": 2}, {"teacher_outputs", "finetune"} | LATER),
         slow_case({"export_onnx__threads": 2}, {"export_original", "quantize_original"} | LATER),
-        (
+        slow_case(
             {"checkpoint__resnet20__validation": {"from": "test", "images": 20}},
             {"splits", "checkpoint", "teacher_outputs", "select_ranks", "decompose", "finetune"}
             | {"export_original", "quantize_original"}

@@ -9,7 +9,7 @@ TEXTS = ["x' & touch pwned & '", "$(touch pwned)", "`touch pwned`", "; touch pwn
 
 
 @pytest.mark.parametrize(
-    "text", [*TEXTS[:2], *(pytest.param(text, marks=pytest.mark.slow) for text in TEXTS[2:])]
+    "text", [TEXTS[0], *(pytest.param(text, marks=pytest.mark.slow) for text in TEXTS[1:])]
 )
 def test_a_path_of_weights_is_never_run(project: Project, text):
     name = f"{text}.safetensors"
