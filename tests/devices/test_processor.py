@@ -117,7 +117,7 @@ def test_cpuid_reports_the_flags_that_linux_lists():
     """CPUID, which is used on Windows, must agree with the list of Linux."""
     name, flags = from_cpuinfo(Path("/proc/cpuinfo").read_text())
     if "(restricted to AVX2)" in name:
-        pytest.skip("benchmarks/older_cpu.py changes the list, and not the processor")
+        pytest.skip("benchmarks/older_cpu.py changes only the list, not the processor")
     listed = set(flags)
     reported = set(flags_by_cpuid())
     assert "avx2" in reported or "avx2" not in listed
