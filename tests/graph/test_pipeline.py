@@ -558,7 +558,8 @@ def test_errors_in_params_yaml_have_line_numbers(tmp_path):
     path.write_text(text.replace("learning_rate: 0.01 ", "learning_rate: -0.01 "))
     line = 1 + text[: text.index("learning_rate: 0.01 ")].count("\n")
     config = yaml.safe_load(path.read_text())
-    with pytest.raises(UserError, match=f"line {line}: `finetune.learning_rate` is -0.01, expected"):
+    message = f"line {line}: `finetune.learning_rate` is -0.01, expected"
+    with pytest.raises(UserError, match=message):
         Graph.from_document(config, [path])
 
 

@@ -52,18 +52,18 @@ def test_a_module_that_parses_arguments_does_not_see_those_of_the_step(inspect):
 
 def test_a_module_that_requires_arguments(inspect):
     code = "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\np.parse_args()\n"
-    with pytest.raises(UserError, match=r"exits the program \(exit status 2\).*__main__"):
+    with pytest.raises(UserError, match=r"ends the program \(exit status 2\).*__main__"):
         inspect(code)
 
 
 def test_a_module_that_exits(inspect):
-    with pytest.raises(UserError, match=r"exits the program \(exit status 0\).*__main__"):
+    with pytest.raises(UserError, match=r"ends the program \(exit status 0\).*__main__"):
         inspect("import sys\nsys.exit(0)\n")
 
 
 def test_a_function_that_exits(inspect):
     code = "import sys\ndef build():\n    sys.exit('no licence')\n"
-    with pytest.raises(UserError, match=r"its function exits the program \(exit status no licence"):
+    with pytest.raises(UserError, match=r"its function ends the program \(exit status no licence"):
         inspect(code)
 
 
