@@ -520,7 +520,7 @@ def test_ranks_that_ruin_the_network_are_refused_with_the_nearest_that_do_not(
     with pytest.raises(AssertionError, match="is expected to fall from") as refused:
         select(trained, settings, tiny_folder)
     told = str(refused.value)
-    assert "`largest_drop` allows 50%" in told
+    assert "`largest_drop` allows only 50%" in told
     assert "`methods.mine.ranks.largest_drop: 1`" in told
     assert not (trained / "ranks.json").exists()
     # What is named does keep enough.
