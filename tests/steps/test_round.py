@@ -522,11 +522,12 @@ def test_the_error_for_ruinous_ranks_names_the_nearest_milder_setting(trained, t
     with pytest.raises(AssertionError, match="is expected to fall from") as refused:
         select(trained, settings, tiny_folder)
     message = str(refused.value)
-    assert "`largest_drop` allows 50%" in message
+    assert "`largest_drop` allows only 50%" in message
     assert "`methods.mine.ranks.largest_drop: 1`" in message
     assert not (trained / "ranks.json").exists()
     # The milder setting is accepted.
-    milder = re.search(r"nearest setting that keeps enough accuracy is `(.*?)` ", message).group(1)
+    pattern = r"nearest setting that keeps enough accuracy is `(.*?)` "
+    milder = re.search(pattern, message).group(1)
     select(trained, settings | yaml.safe_load(f"{{{milder}}}"), tiny_folder)
     expected = Plan.read(trained / "ranks.json").expected
     assert expected is None or expected.drop <= 0.5
