@@ -6,16 +6,22 @@ import pytest
 from projects import Project, make_project
 
 
+@pytest.fixture(scope="session")
+def project_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Create a project in which nothing has been run. Tests change only `project`, a copy."""
+    return make_project(tmp_path_factory.mktemp("new") / "project")
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """Create a project in which nothing has been run."""
-    return make_project(tmp_path / "project")
+def project(project_once: Project, tmp_path: Path) -> Project:
+    """Create a copy of the project in which nothing has been run, which tests may change."""
+    return project_once.copy_to(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
-def built_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def built_once(project_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Create a project that Snakemake has built on one core. Tests change only `built`, a copy."""
-    built = make_project(tmp_path_factory.mktemp("built") / "project")
+    built = project_once.copy_to(tmp_path_factory.mktemp("built") / "project")
     built.snakemake(cores=1)
     return built
 

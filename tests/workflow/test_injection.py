@@ -24,8 +24,19 @@ def test_a_path_of_weights_is_never_run(project: Project, text):
     assert (project.folder / BUILD / "original/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("text", ["x;touch pwned;#", "x' & touch pwned & '", "$(touch pwned)"])
-@pytest.mark.parametrize("section", ["models", "methods", "devices"])
+NAMES = ["x;touch pwned;#", "x' & touch pwned & '", "$(touch pwned)"]
+SECTIONS = ["models", "methods", "devices"]
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        # Each section and each text once in `make test`; the other combinations in `make slow`.
+        pytest.param(section, text, marks=() if at == place else pytest.mark.slow)
+        for at, section in enumerate(SECTIONS)
+        for place, text in enumerate(NAMES)
+    ],
+)
 def test_a_name_in_the_matrix_is_never_run(project: Project, section, text):
     project.change_params(**{f"matrix__{section}": [text]})
     for command in (["snakemake", "--cores", "1"], ["dvc", "repro", "--keep-going"]):
