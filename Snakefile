@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from lowrank.config.document import read_document
+from lowrank.settings.document import read_document
 from lowrank.errors import UserError
 
 min_version("9.0")

@@ -12,9 +12,9 @@ import yaml
 from doc_figures import SENTENCES, TABLES
 from markdown_pages import PAGES, ROOT, name_of
 
-from lowrank.config.merging import merged
 from lowrank.config.reading import load_params, parse_params
 from lowrank.graph.step_names import STEPS
+from lowrank.settings.merging import merged
 
 README, MOST_LINES = ROOT / "README.md", 150
 PARAMS = load_params(ROOT / "params.yaml")

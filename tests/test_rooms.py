@@ -15,12 +15,21 @@ PACKAGE = SOURCE / "lowrank"
 # From top to bottom. `devices` is near the top, because it imports no other room: `lowrank` sends
 # it to other machines.
 ROOMS = (
-    *("errors", "temporary", "files", "core", "devices", "config", "factorize", "ranks", "zoo"),
-    *("surgery", "onnx_files", "data", "tasks", "training", "report", "graph", "api", "steps"),
-    "cli",
+    *(
+        "errors",
+        "temporary",
+        "files",
+        "core",
+        "devices",
+        "settings",
+        "config",
+        "factorize",
+        "ranks",
+    ),
+    *("zoo", "surgery", "onnx_files", "data", "tasks", "training", "report", "graph"),
+    *("api", "steps", "cli"),
 )
-WITHOUT_TORCH = ("errors", "temporary", "files", "core", "devices", "config", "factorize", "ranks")
-WITHOUT_TORCH += ("graph", "report")
+WITHOUT_TORCH = (*ROOMS[: ROOMS.index("zoo")], "graph", "report")
 
 
 def modules() -> list[Path]:

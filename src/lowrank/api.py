@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lowrank.config.factorize import FactorizeSettings
-from lowrank.config.mistakes import described
 from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected, PlannedLayer
@@ -36,6 +35,7 @@ from lowrank.ranks import Losses, leave_negligible
 from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.milder import nearest_that_keeps
 from lowrank.ranks.rule import rank_settings
+from lowrank.settings.mistakes import described
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers

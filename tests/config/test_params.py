@@ -9,9 +9,9 @@ from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.finetune import FinetuneSettings, RoundSettings
 from lowrank.config.ranks import RankSettings
 from lowrank.config.reading import load_params, parse_params, schema
-from lowrank.config.section import Section
 from lowrank.errors import UserError
 from lowrank.factorize import FACTORIZATIONS
+from lowrank.settings.section import Section
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lowrank.config.document import read_document
 from lowrank.core.stored import write_tensors
 from lowrank.graph import recording
 from lowrank.graph.pipeline import Graph
 from lowrank.graph.recording import record_run, remove_stale_files
+from lowrank.settings.document import read_document
 
 ROOT = Path(__file__).parents[2]
 RANKS = "build/vgg16/tucker/first/ranks.json"

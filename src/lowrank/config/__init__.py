@@ -1,1 +1,1 @@
-"""params.yaml: sections, defaults, merging and error messages."""
+"""params.yaml: its sections, their defaults, and the settings of one network."""

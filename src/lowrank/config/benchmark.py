@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.config.section import BatchSize, OneOrSeveral, OwnPath, Section, Threads
+from lowrank.settings.section import BatchSize, OneOrSeveral, OwnPath, Section, Threads
 
 
 class DeviceSettings(Section):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.config.section import Name, OwnPath, Section, Threads
+from lowrank.settings.section import Name, OwnPath, Section, Threads
 
 
 class ValidationSettings(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.config.section import OwnPath, Section
+from lowrank.settings.section import OwnPath, Section
 
 
 class DatasetSettings(Section):

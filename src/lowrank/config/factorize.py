@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lowrank.config.section import Section
+from lowrank.settings.section import Section
 
 _CONVOLUTION = (
     "tucker1", "tucker2", "cp_tpm", "cp_als", "cp4", "svd", "channel_svd", "spatial_svd",

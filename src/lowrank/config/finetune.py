@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.config.section import Section
 from lowrank.config.training import TrainingSettings
+from lowrank.settings.section import Section
 
 
 class Distillation(Section):

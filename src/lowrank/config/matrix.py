@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lowrank.config.section import Name, Section
+from lowrank.settings.section import Name, Section
 
 
 class Matrix(Section):

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from lowrank.config.factorize import FactorizeSettings
-from lowrank.config.mistakes import shown
 from lowrank.config.ranks import MethodRankSettings
 from lowrank.config.schedule import ScheduleSettings
-from lowrank.config.section import Section
+from lowrank.settings.mistakes import shown
+from lowrank.settings.section import Section
 
 
 class MethodSettings(Section):

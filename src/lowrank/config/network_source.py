@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lowrank.config.mistakes import described
 from lowrank.errors import UserError
+from lowrank.settings.mistakes import described
 
 _Pixels = Annotated[int, Field(ge=1, le=65536)]
 

@@ -6,16 +6,12 @@ from pydantic import Field, model_validator
 
 from lowrank.config.benchmark import DeviceSettings
 from lowrank.config.checkpoint import CheckpointSettings
-from lowrank.config.choices import BUDGETS
 from lowrank.config.dataset import DatasetSettings
 from lowrank.config.finetune import FinetuneSettings
 from lowrank.config.matrix import Matrix
-from lowrank.config.merging import merged
 from lowrank.config.methods import MethodSettings
-from lowrank.config.mistakes import nearest, refused
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.config.ranks import RankSettings
-from lowrank.config.section import Name, Section
 from lowrank.config.stages import (
     CalibrateSettings,
     DecomposeSettings,
@@ -25,6 +21,10 @@ from lowrank.config.stages import (
 )
 from lowrank.config.studies import StudySettings
 from lowrank.config.training import PretrainSettings
+from lowrank.settings.choices import BUDGETS
+from lowrank.settings.merging import merged
+from lowrank.settings.mistakes import nearest, refused
+from lowrank.settings.section import Name, Section
 
 
 class Params(Section):

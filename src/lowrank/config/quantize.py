@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lowrank.config.section import Section, Threads
+from lowrank.settings.section import Section, Threads
 
 
 class QuantizeSettings(Section):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.config.merging import merged
-from lowrank.config.section import Name, Section
+from lowrank.settings.merging import merged
+from lowrank.settings.section import Name, Section
 
 
 class Target(Section):

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lowrank.config.document import Document, Place, read_document
 from lowrank.config.finetune import FinetuneSettings
-from lowrank.config.mistakes import described
 from lowrank.config.params import Params, trial_name
 from lowrank.config.ranks import RankSettings
 from lowrank.errors import UserError
+from lowrank.settings.document import Document, Place, read_document
+from lowrank.settings.mistakes import described
 
 
 def parse_params(document: Mapping[str, Any] | Document) -> Params:

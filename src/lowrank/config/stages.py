@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lowrank.config.section import Device, Precision, Section, Threads
+from lowrank.settings.section import Device, Precision, Section, Threads
 
 
 class SelectRanksSettings(Section):

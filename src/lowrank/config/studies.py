@@ -4,14 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lowrank.config.merging import merged
-from lowrank.config.section import Name, Section
+from lowrank.settings.merging import merged
+from lowrank.settings.section import Name, Section
 
 
 class StudySettings(Section):
     """A comparison of methods that differ in one aspect, on the same networks.
 
-    Each variant is the base with entries replaced; see `lowrank.config.merging.merged`.
+    Each variant is the base with entries replaced; see `lowrank.settings.merging.merged`.
     """
 
     title: str = Field(description="Title of the table and of the picture.")

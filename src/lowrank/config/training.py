@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.config.section import Device, OwnPath, Precision, Section, Threads
+from lowrank.settings.section import Device, OwnPath, Precision, Section, Threads
 
 
 class Augmentation(Section):

@@ -36,7 +36,7 @@ LEFT_OUT = frozenset(
         "lowrank.temporary",
     }
 )
-ROOMS_LEFT_OUT = frozenset({"lowrank.config", "lowrank.graph"})
+ROOMS_LEFT_OUT = frozenset({"lowrank.config", "lowrank.graph", "lowrank.settings"})
 # Exception: how the source of a network is interpreted changes what a step does.
 NOT_LEFT_OUT = frozenset({"lowrank.config.network_source"})
 

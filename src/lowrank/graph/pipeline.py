@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrank.config.document import Document, reconciled
 from lowrank.config.network_source import NetworkSource
 from lowrank.config.params import Params
 from lowrank.config.reading import load_params, parse_params
@@ -41,6 +40,7 @@ from lowrank.graph.report import ReportRules
 from lowrank.graph.search import SearchRules
 from lowrank.graph.step_names import STEPS
 from lowrank.graph.studies import StudyRules
+from lowrank.settings.document import Document, reconciled
 
 
 def prefer_this_environment() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from lowrank.config.mistakes import described
 from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import Layer, LayerTable
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, get_factorization, one_group
+from lowrank.settings.mistakes import described
 
 
 @dataclass(frozen=True)

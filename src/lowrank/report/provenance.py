@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from lowrank.config.document import parse_document
 from lowrank.errors import UserError
+from lowrank.settings.document import parse_document
 
 PARAMS = "params.yaml"
 # Tracked files that runs write.

@@ -15,8 +15,8 @@ from typing import Any
 import click
 from pydantic import BaseModel, ValidationError
 
-from lowrank.config.mistakes import described
 from lowrank.config.network_source import NetworkSource
+from lowrank.settings.mistakes import described
 
 Decorator = Callable[[Any], Any]
 

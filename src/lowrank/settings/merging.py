@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank.config.choices import replaced_by
+from lowrank.settings.choices import replaced_by
 
 
 def merged(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:

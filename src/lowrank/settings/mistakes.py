@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lowrank.config.document import Document, Place
+from lowrank.settings.document import Document, Place
 
 # Pattern of the names that users choose.
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"

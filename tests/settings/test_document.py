@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from lowrank.config.document import read_document, reconciled
 from lowrank.errors import UserError
+from lowrank.settings.document import read_document, reconciled
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from lowrank.config.choices import CHOICES, misplaced
-from lowrank.config.mistakes import NAME
+from lowrank.settings.choices import CHOICES, misplaced
+from lowrank.settings.mistakes import NAME
 
 Threads = Annotated[
     int,

@@ -1,0 +1,1 @@
+"""Base class of settings, their merge, and messages about mistakes in a configuration file."""
