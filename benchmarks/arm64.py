@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.devices import create_device
+from lowrank.config.device_kinds import create_device
 from lowrank.files import write_json
 
 ROOT = Path(__file__).parent.parent

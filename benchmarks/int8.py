@@ -27,11 +27,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lowrank.config.device_kinds import create_device
 from lowrank.config.params import Params
 from lowrank.config.reading import load_params
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
-from lowrank.devices import combinations, create_device
+from lowrank.devices import main_settings
 from lowrank.devices.processor import IntegerTypes, Processor
 from lowrank.files import write_json
 from lowrank.onnx_files.int8 import Quantizer, types_for
@@ -56,8 +57,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
-    settings = next(iter(combinations(params.benchmark["local"].model_dump()).values()))
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = main_settings(params.benchmark["local"].model_dump())
     settings |= {"energy_seconds": 0} | ({"seconds": options.seconds} if options.seconds else {})
     device = create_device("local", settings)
     rows = []

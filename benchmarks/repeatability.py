@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lowrank.config.device_kinds import create_device
 from lowrank.config.reading import load_params
-from lowrank.devices import create_device, main_settings
+from lowrank.devices import main_settings
 from lowrank.files import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     device = load_params(ROOT / "params.yaml").benchmark["local"]
-    settings = main_settings(device.model_dump(exclude_none=True)) | {"energy_seconds": 0}
+    settings = main_settings(device.model_dump()) | {"energy_seconds": 0}
     rows = []
     for _ in range(options.runs):
         measurement = create_device("local", settings).measure(*options.models, settings)

@@ -1,6 +1,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -44,8 +45,9 @@ def sections(root=Section):
 
 
 def holds_a_section(annotation):
-    parts = [annotation, *getattr(annotation, "__args__", ())]
-    return any(isinstance(part, type) and issubclass(part, Section) for part in parts)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return True
+    return any(map(holds_a_section, get_args(annotation)))
 
 
 def test_committed_file_is_valid():
@@ -196,9 +198,33 @@ def test_a_device_may_have_several_threads_and_batch_sizes(document):
 @pytest.mark.parametrize(
     ("device", "expected"),
     [
-        ({"kind": "ssh"}, "`kind: ssh` needs `host`"),
-        ({"host": "board"}, "`host` is only for `kind: ssh`, but this device has"),
-        ({"kind": "telnet"}, "`benchmark.board.kind` is 'telnet'"),
+        ({"kind": "ssh"}, "`benchmark.board.host` is missing: `kind: ssh` needs it."),
+        (
+            {"host": "board"},
+            "`benchmark.board.host` is only for `kind: ssh`, but `benchmark.board` has `kind: "
+            "local`.",
+        ),
+        (
+            {"kind": "shh"},
+            "`benchmark.board.kind` is 'shh', expected one of 'local' or 'ssh' (did you mean "
+            "'ssh'?).",
+        ),
+        ({"kind": 5}, "`benchmark.board.kind` is 5, expected one of 'local' or 'ssh'."),
+        (
+            {"kind": "ssh", "host": "board", "thread": 1},
+            "unknown parameter `benchmark.board.thread` (did you mean 'threads'?), expected one of "
+            "batch_size, command,",
+        ),
+        ({"repeats": 0}, "`benchmark.board.repeats` is 0, expected at least 1."),
+        (
+            {"threads": [1, 2000]},
+            "`benchmark.board.threads[1]` is 2000, expected at least 1 and at most 1024.",
+        ),
+        (
+            {"kind": "ssh", "host": "board", "python": "-c"},
+            "in `benchmark.board.python`: '-c' is not a usable path",
+        ),
+        (7, "`benchmark.board` is 7, expected a mapping of settings: batch_size,"),
     ],
 )
 def test_a_device_has_only_the_settings_of_its_kind(document, device, expected):

@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
+from lowrank.config.device_kinds import create_device
 from lowrank.core.layers import PlainLayer
-from lowrank.devices import DeviceError, MeasureSettings, create_device
+from lowrank.devices import DeviceError, MeasureSettings
 from lowrank.devices.answers import agreement, answers, expected_answers
 from lowrank.onnx_files.single_layers import side_by_side
 

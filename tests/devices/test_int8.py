@@ -4,9 +4,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lowrank.config.device_kinds import create_device
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.layers import PlainLayer
-from lowrank.devices import DeviceError, create_device
+from lowrank.devices import DeviceError
 from lowrank.onnx_files.int8 import Quantizer, noise_for
 from lowrank.onnx_files.single_layers import side_by_side
 

@@ -13,9 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lowrank.devices
-from lowrank.devices import DeviceError, combinations, create_device, main_settings
-from lowrank.devices.device import MeasureSettings
+from lowrank.config.device_kinds import create_device
+from lowrank.devices import DeviceError, combinations, main_settings
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner
+from lowrank.errors import UserError
 
 QUICK = {"sittings": 1, "turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 FOLDER = Path(lowrank.devices.__file__).parent
@@ -195,23 +197,43 @@ def test_lists_of_settings_are_expanded_to_every_combination():
         "threads_2_batch_size_1",
         "threads_2_batch_size_8",
     ]
-    assert main_settings(section) == section | {"threads": 1, "batch_size": 1}
+    # The settings of the kind of device are not settings of a measurement.
+    assert main_settings(section) == {"threads": 1, "batch_size": 1, "repeats": 3}
     plain = {"threads": 2}
     assert combinations(plain) == {"threads_2": plain}
     assert main_settings({}) == {}
 
 
-@pytest.mark.parametrize("settings", [{}, {"kind": "fridge"}])
-def test_the_error_for_an_unknown_kind_of_device_names_it(settings: dict):
-    with pytest.raises(DeviceError, match=r"unknown kind 'fridge'\. Known: local"):
-        create_device("fridge", settings)
+def test_the_error_for_an_unknown_kind_of_device_names_it():
+    with pytest.raises(UserError, match=r"unknown kind of device 'fridge'.*Known: local"):
+        create_device("kitchen", {"kind": "fridge"})
 
 
-def test_a_device_has_the_users_name_and_accepts_its_complete_section(model: Path):
-    section = {"kind": "local", **QUICK}
-    device = create_device("kitchen", section)
+def test_a_device_has_the_users_name_and_the_settings_of_its_section(model: Path):
+    device = create_device("kitchen", {"kind": "local", **QUICK, "threads": [1, 2]})
     assert device.name == "kitchen"
-    assert device.measure(model, model, section)["repeats"] == 4
+    measured = device.measure(model, model, {})
+    assert measured["repeats"] == 4
+    assert measured["environment"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"host": "x"}, r"'kitchen' of kind 'local': unknown setting 'host'\. Known: batch_size"),
+        (
+            {"kind": "ssh"},
+            "'kitchen' of kind 'ssh': `host` is missing. Set it in",
+        ),
+        (
+            {"kind": "ssh", "host": "-oProxyCommand=x"},
+            "'kitchen' of kind 'ssh': setting 'host' is '-oProxyCommand=x'; it must be the host",
+        ),
+    ],
+)
+def test_the_error_for_a_wrong_section_names_the_device_and_the_setting(section, message):
+    with pytest.raises(DeviceError, match=message):
+        create_device("kitchen", section)
 
 
 def test_devices_import_only_onnxruntime_and_numpy():

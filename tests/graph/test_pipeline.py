@@ -496,8 +496,10 @@ def test_int8_files_are_timed_on_every_device_unless_this_is_disabled():
     document["benchmark"]["board"] = {"kind": "ssh", "host": "pi", "threads": 4, "repeats": 7}
     document["matrix"] = {**DOCUMENT["matrix"], "devices": ["local", "board"]}
     variant = wildcards(model="resnet20", method="tucker")
+    connection = {"kind": "ssh", "host": "pi", "python": "python3", "command": "ssh"}
+    connection["folder"] = "~/.cache/lowrank"
     for by_time, expected in (
-        (True, {"local": {"kind": "local"}, "board": {"kind": "ssh", "host": "pi"}}),
+        (True, {"local": {"kind": "local"}, "board": connection}),
         (False, {}),
     ):
         document["quantize"] = {**DOCUMENT.get("quantize", {}), "by_time": by_time}

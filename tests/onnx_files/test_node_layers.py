@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.devices import create_device
+from lowrank.config.device_kinds import create_device
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.node_layers import layers_of_nodes
 from lowrank.zoo.registry import NetworkSpec

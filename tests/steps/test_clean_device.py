@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ssh_server import MISSING, running
 
 from lowrank.cli import main
-from lowrank.devices import create_device
+from lowrank.config.device_kinds import create_device
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -49,5 +49,5 @@ def test_a_device_that_is_not_another_machine_is_an_error(clean):
     board = {"kind": "ssh", "host": "board"}
     result = clean("local", {"board": board})
     assert result.exit_code == 1
-    assert "unknown device of `kind: ssh` 'local'" in result.output
+    assert "unknown device that keeps files 'local'" in result.output
     assert "Known: board." in result.output

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from lowrank.devices import create_device
+from lowrank.config.device_kinds import create_device
 from lowrank.files import read_json
 from lowrank.steps.profile_layers import _Measured, remember
 from lowrank.steps.profiling import Form

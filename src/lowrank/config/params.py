@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from lowrank.config.benchmark import DeviceSettings
+from lowrank.config.benchmark import AnyDeviceSettings
 from lowrank.config.checkpoint import CheckpointSettings
 from lowrank.config.dataset import DatasetSettings
 from lowrank.config.finetune import FinetuneSettings
@@ -41,7 +41,7 @@ class Params(Section):
     finetune: FinetuneSettings
     export_onnx: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
-    benchmark: dict[Name, DeviceSettings]
+    benchmark: dict[Name, AnyDeviceSettings]
     pretrain: dict[Name, PretrainSettings] = Field(default_factory=dict)
     studies: dict[Name, StudySettings] = Field(default_factory=dict)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lowrank.devices.device import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import open_session
 
 # In float, a different order of summation changes the outputs by about 1e-6 of their norm, and

@@ -1,4 +1,4 @@
-"""The device interface, the settings of a measurement, and the exception that devices raise.
+"""The device interface, and the exception that devices raise.
 
 This folder needs only Python 3.9 or later, NumPy and ONNX Runtime. It imports nothing else from
 the package, so it can be copied to a board unchanged.
@@ -7,7 +7,6 @@ the package, so it can be copied to a board unchanged.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +18,6 @@ INTEGER_PRODUCTS = frozenset(
     {"QLinearConv", "QLinearConvTranspose", "QGemm", "QLinearMatMul"}
     | {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
-# Graph optimization levels.
-OPTIMIZATIONS = ("all", "extended", "basic", "none")
 # Operators that a quantized model has before and after those products.
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -113,119 +110,3 @@ class NodeTime:
 
     operator: str
     milliseconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class MeasureSettings:
-    """The settings of a measurement.
-
-    Attributes
-    ----------
-    threads : int
-        Threads inside one operator.
-    provider : str
-        Execution provider of ONNX Runtime.
-    optimization : str
-        Graph optimization level of ONNX Runtime, one of `OPTIMIZATIONS`.
-    batch_size : int
-        Images in a batch.
-    sittings : int
-        Processes over which the runs are distributed. Each one warms both models up, then
-        alternates between turns of one model and turns of the other.
-    warmup_seconds : float
-        Minimum time that each model runs before the first timed run.
-    turn_runs : int
-        Runs in a turn. The first run of a turn is not counted, unless it is the only one.
-    repeats : int
-        Minimum number of counted runs of each model, over all sittings.
-    seconds : float
-        Minimum total time of the counted runs of both models, over all sittings.
-    energy_seconds : float
-        Time over which the energy of each model is counted. The idle machine is counted for the
-        same time before and after. 0 disables the measurement of energy.
-    """
-
-    threads: int = 1
-    provider: str = "CPUExecutionProvider"
-    optimization: str = "all"
-    batch_size: int = 1
-    sittings: int = 5
-    warmup_seconds: float = 0.5
-    turn_runs: int = 10
-    repeats: int = 50
-    seconds: float = 2.0
-    energy_seconds: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name, minimum in _MINIMUM.items():
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not value >= minimum
-            ):
-                raise DeviceError(
-                    f"benchmark setting '{name}' is {value!r}; it must be a number of at least "
-                    f"{minimum}. Correct it in params.yaml."
-                )
-        if self.optimization not in OPTIMIZATIONS:
-            raise DeviceError(
-                f"benchmark setting 'optimization' is {self.optimization!r}; it must be one of "
-                f"{', '.join(OPTIMIZATIONS)}. Correct it in params.yaml."
-            )
-
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> MeasureSettings:
-        """Create settings from a dictionary. Missing entries take their default.
-
-        The entry `kind` is ignored, so the device's section of params.yaml can be passed unchanged.
-        Raises DeviceError for unknown names and invalid values.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        settings = {name: value for name, value in settings.items() if name != "kind"}
-        for name in settings:
-            if name not in known:
-                raise DeviceError(
-                    f"unknown benchmark setting '{name}'. Known: {', '.join(sorted(known))}. "
-                    "Correct it in params.yaml."
-                )
-        return cls(**settings)
-
-
-# Settings that accept a list of values.
-_LIST_SETTINGS = ("threads", "batch_size")
-
-
-def combinations(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each measurement on a device by name, the main measurement first.
-
-    Lists of `threads` and `batch_size` are expanded to every combination.
-    """
-    values_by_name = {
-        name: settings[name] if isinstance(settings[name], (list, tuple)) else [settings[name]]
-        for name in _LIST_SETTINGS
-        if name in settings
-    }
-    measurements = {}
-    for values in itertools.product(*values_by_name.values()):
-        chosen = dict(zip(values_by_name, values))  # noqa: B905  (`strict` is Python 3.10's)
-        name = "_".join(f"{key}_{value}" for key, value in chosen.items())
-        measurements[name] = {**settings, **chosen}
-    return measurements
-
-
-def main_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the main measurement, the first of `combinations`."""
-    return next(iter(combinations(settings).values()))
-
-
-_MINIMUM = {
-    "threads": 1,
-    "batch_size": 1,
-    "sittings": 1,
-    "turn_runs": 1,
-    "warmup_seconds": 0,
-    "repeats": 1,
-    "seconds": 0,
-    "energy_seconds": 0,
-}

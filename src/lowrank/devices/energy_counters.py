@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lowrank.devices.device import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner, warm_up
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from lowrank.devices.device import (
     INTEGER_PRODUCTS,
     QUANTIZATION,
     DeviceError,
-    MeasureSettings,
     NodeTime,
 )
+from lowrank.devices.kind import NO_SETTINGS, DeviceKind
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.node_times import node_times
 from lowrank.devices.processor import Processor
 from lowrank.devices.runtime import load_runner
@@ -34,10 +35,17 @@ _NANOSECONDS_PER_MILLISECOND = 1e6
 class LocalDevice:
     """A device that runs models on this machine.
 
-    The settings of the device apply unless a measurement overrides them.
+    Parameters
+    ----------
+    name : str
+        The user's name for the device.
+    settings : dict
+        Fields of `MeasureSettings` by name, which apply unless a measurement overrides them.
+    own : NoSettings
+        This kind of device has no settings of its own.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+    def __init__(self, name: str, settings: dict[str, Any], own: object = NO_SETTINGS) -> None:
         self.name = name
         self._settings = settings
 
@@ -172,3 +180,13 @@ def _run_program(program: str, models: list[Path], settings: MeasureSettings) ->
     if "error" in answer:
         raise DeviceError(answer["error"])
     return answer
+
+
+ENTRIES = (
+    DeviceKind(
+        "local",
+        "the machine that runs the step.",
+        create_device=LocalDevice,
+        measures_here=True,
+    ),
+)

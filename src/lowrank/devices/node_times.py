@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrank.devices.device import MeasureSettings, NodeTime
+from lowrank.devices.device import NodeTime
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import open_session, warm_up
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import resource
 import sys
 from pathlib import Path
 
-from lowrank.devices.device import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner
 
 # ONNX Runtime allocates most of its memory during the first run. A few more runs reach the peak.

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from lowrank.devices.device import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError
+from lowrank.devices.measure_settings import MeasureSettings
 
 NANOSECONDS_PER_SECOND = 1e9
 

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from lowrank.devices.conditions import Snapshot
-from lowrank.devices.device import DeviceError, MeasureSettings
+from lowrank.devices.device import DeviceError
+from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner, warm_up
 from lowrank.devices.turns import nanoseconds_in_turns
 

@@ -7,6 +7,7 @@ Runtime.
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import hashlib
 import io
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.devices.device import DeviceError, NodeTime
+from lowrank.devices.kind import DeviceKind
+from lowrank.devices.measure_settings import setting
 from lowrank.devices.remote_scripts import CLEAN, FOLDER, PREPARE
 from lowrank.devices.ssh_link import LostError, SshLink
 
@@ -28,36 +31,55 @@ if TYPE_CHECKING:
 # -B: Python writes no compiled files, because a full disk would leave truncated ones.
 _PYTHON_OPTIONS = ("-B", "-c")
 
+# A `host` is a name, an address, `user@host` or `ssh://user@host:port`. The pattern excludes text
+# that the client could read as an option, or that a configuration could pass to a shell.
+_HOST = r"^[A-Za-z0-9_\[][A-Za-z0-9_.:@%/\[\]-]*$"
+
+
+@dataclasses.dataclass(frozen=True)
+class SshSettings:
+    """How a machine is reached over SSH, and where Python and the files that are sent are there."""
+
+    host: str = setting(
+        "Host name of the machine for the SSH client, as in ~/.ssh/config, or an address or "
+        "`user@host`, without options.",
+        pattern=_HOST,
+    )
+    python: str = setting("Python interpreter on the other machine.", default="python3", path=True)
+    folder: str = setting(
+        "Folder on the other machine for the files that lowrank sends.",
+        default="~/.cache/lowrank",
+        path=True,
+    )
+    command: str = setting(
+        "Command of the OpenSSH client, with options such as `-F`, `-i` and `-p`.",
+        default="ssh",
+        pattern=".+",
+    )
+
 
 class SshDevice:
     """A device that runs models on another machine over SSH.
-
-    The settings of the device apply unless a measurement overrides them.
 
     Parameters
     ----------
     name : str
         The user's name for the device.
     settings : dict
-        Fields of `MeasureSettings` by name, and: `host`, a name of the user's SSH configuration;
-        `python`, the interpreter on the other machine; `folder`, the folder on the other machine
-        for the files that are sent; `command`, the SSH client.
+        Fields of `MeasureSettings` by name, which apply unless a measurement overrides them.
+    own : SshSettings
+        How the machine is reached.
 
     Raises
     ------
     DeviceError
-        If `host` is missing, or `host` or `command` is invalid.
+        If `host` or `command` is invalid.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+    def __init__(self, name: str, settings: dict[str, Any], own: SshSettings) -> None:
         self.name = name
-        link_settings, self._settings = _split(settings)
-        if not link_settings.get("host"):
-            raise DeviceError(
-                f"device '{name}': `host` is missing. Set it to the name of the machine in "
-                "~/.ssh/config."
-            )
-        self._link = SshLink(**link_settings)
+        self._settings = settings
+        self._link = SshLink(own.host, own.python, own.folder, own.command)
         self._remote: dict[str, str] = {}
 
     def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -92,18 +114,18 @@ class SshDevice:
     def clean(self) -> dict[str, Any]:
         """Remove the files that were sent to the other machine, and no others.
 
-        Returns a dict with `folder`, the number of `removed` files, and the names of the files that
-        `stay` because lowrank did not create them. Raises DeviceError if a measurement is running.
+        Returns a dict with `folder`, the machine and the folder there as a text for the user; the
+        number of `removed` files; and the names of the files that `stay` because lowrank did not
+        create them. Raises DeviceError if a measurement is running.
         """
         link = self._link
         command = [link.python, *_PYTHON_OPTIONS, FOLDER + CLEAN, link.folder]
         report = self._retry_once(lambda: link.json(command))
         _require_usable(report, link)
-        return report
+        return {**report, "folder": f"{link.host}: {report['folder']}"}
 
     def _ask(self, method: str, models: list[Path], settings: dict[str, Any]) -> Any:
         """Call a method of the device on the other machine, once even if the connection is lost."""
-        _, measure_settings = _split({**self._settings, **settings})
         hashes = [_digest(Path(model)) for model in models]
         digests = dict(zip(hashes, map(Path, models)))  # noqa: B905  (`strict` is Python 3.10's)
         for digest, model in digests.items():
@@ -112,7 +134,7 @@ class SshDevice:
             "method": method,
             "models": hashes,
             "device": self.name,
-            "settings": measure_settings,
+            "settings": {**self._settings, **settings},
             "owner": f"{getpass.getuser()} at {socket.gethostname()}",
         }
         job = uuid.uuid4().hex
@@ -216,15 +238,6 @@ def _require_usable(report: dict[str, Any], link: SshLink) -> None:
         )
 
 
-def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the settings into those of the connection and those of a measurement."""
-    names = ("host", "python", "folder", "command")
-    link_settings = {name: settings[name] for name in names if name in settings}
-    return link_settings, {
-        name: value for name, value in settings.items() if name not in (*names, "kind")
-    }
-
-
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise DeviceError(f"{path}: no such model. Export it, then measure again.")
@@ -245,3 +258,13 @@ def _packed_room() -> tuple[bytes, str]:
             tar.addfile(member, io.BytesIO(files[name]))
             digest.update(name.encode() + b"\0" + files[name])
     return packed.getvalue(), digest.hexdigest()[:16]
+
+
+ENTRIES = (
+    DeviceKind(
+        "ssh",
+        "another machine, reached over SSH; it needs Python 3.9 or later, NumPy and onnxruntime.",
+        create_device=SshDevice,
+        settings=SshSettings,
+    ),
+)

@@ -6,6 +6,7 @@ import functools
 import json
 from typing import TYPE_CHECKING
 
+from lowrank.config.device_kinds import DEVICE_KINDS
 from lowrank.graph.configuration import configuration_of
 from lowrank.graph.names import (
     Wildcards,
@@ -69,10 +70,9 @@ class DeliverRules:
         )
 
     def device_signature(self, wildcards: Wildcards) -> str:
-        """Return the processor and runtime that a description depends on; '' if not local."""
-        if self.params.benchmark[wildcards.device].kind != "local":
-            return ""
-        return here_signature()
+        """Return the processor and runtime that a description depends on; '' if not known here."""
+        kind = DEVICE_KINDS.get(self.params.benchmark[wildcards.device].kind)
+        return here_signature() if kind.measures_here else ""
 
     def ready_int8(self, wildcards: Wildcards) -> list[str]:
         """Return the original's folder in int8, for a method that does not change the original."""

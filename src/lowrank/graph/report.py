@@ -48,7 +48,7 @@ class ReportRules:
     def devices_stated(self) -> str:
         """Return the settings of each device of the matrix, as YAML."""
         devices = {
-            name: self.params.benchmark[name].model_dump(mode="json", exclude_none=True)
+            name: self.params.benchmark[name].model_dump(mode="json")
             for name in self.params.matrix.devices
         }
         return yaml.safe_dump(devices, sort_keys=False, width=100)

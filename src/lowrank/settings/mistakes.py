@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -78,10 +78,11 @@ def described(
         Where the user wrote each method that is not written under its name in `methods`.
     """
     clauses: dict[tuple[Place, str], list[tuple[str, str]]] = {}
-    for mistake in error.errors(include_url=False):
+    for mistake in map(_with_choice, error.errors(include_url=False)):
         place, is_key = _place(mistake, document)
         full_place = _origin_of(file, (*prefix, *place), origins or {})
-        start, expected = _clause(mistake, model, place, full_place, is_key=is_key)
+        sections = _Sections(model, document)
+        start, expected = _clause(mistake, sections, place, full_place, is_key=is_key)
         if mistake["type"] == "misplaced":
             full_place = (*full_place, mistake["ctx"]["name"])
         elif mistake["type"] == "refused":
@@ -112,6 +113,21 @@ def shown(value: Any) -> str:
         case _:
             text = repr(value)
     return text if len(text) <= 100 else text[:96] + " ..."
+
+
+def _with_choice(mistake: ErrorDetails) -> ErrorDetails:
+    """Describe a wrong choice between sections, such as `kind`, as one of a setting's value."""
+    if mistake["type"] != "union_tag_invalid":
+        return mistake
+    name = mistake["ctx"]["discriminator"].strip("'")
+    *others, last = mistake["ctx"]["expected_tags"].split(", ")
+    return {
+        **mistake,
+        "type": "literal_error",
+        "loc": (*mistake["loc"], name),
+        "input": mistake["input"][name],
+        "ctx": {"expected": f"{', '.join(others)} or {last}" if others else last},
+    }
 
 
 def _place(mistake: ErrorDetails, document: Any) -> tuple[Place, bool]:
@@ -148,13 +164,19 @@ def _origin_of(file: Document | None, place: Place, origins: Mapping[str, Place]
 
 
 def _clause(
-    mistake: ErrorDetails, model: type[BaseModel], place: Place, full_place: Place, *, is_key: bool
+    mistake: ErrorDetails, sections: "_Sections", place: Place, full_place: Place, *, is_key: bool
 ) -> tuple[str, str]:
     """Return the start of a clause, and the expected value if the clause ends with it."""
     name = _dotted(full_place)
     match mistake["type"]:
         case "extra_forbidden":
-            known = list(_section_at(model, place[:-1]).model_fields)
+            if owners := sections.owners_of(place):
+                return (
+                    f"`{name}` is only for {owners}, but `{_dotted(full_place[:-1])}` has "
+                    f"{sections.choice_at(place[:-1])}",
+                    "",
+                )
+            known = list(sections.at(place[:-1]).model_fields)
             suggestion = nearest(str(place[-1]), known)
             return (
                 f"unknown parameter `{name}`{suggestion}, expected one of "
@@ -168,7 +190,8 @@ def _clause(
                 "",
             )
         case "missing":
-            return f"`{name}` is missing", ""
+            choice = sections.choice_at(place[:-1])
+            return f"`{name}` is missing" + (f": {choice} needs it" if choice else ""), ""
         case "value_error":
             message = mistake["msg"].removeprefix("Value error, ")
             return (f"in `{name}`: {message}" if name else message), ""
@@ -179,10 +202,10 @@ def _clause(
     if is_key:
         beginning = f"the name `{name}` is not allowed, expected "
         return beginning, "letters, digits and underscores, starting with a letter"
-    return f"`{name}` is {shown(mistake['input'])}, expected ", _expected(mistake, model, place)
+    return f"`{name}` is {shown(mistake['input'])}, expected ", _expected(mistake, sections, place)
 
 
-def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> str:
+def _expected(mistake: ErrorDetails, sections: "_Sections", place: Place) -> str:
     kind, context = mistake["type"], mistake.get("ctx", {})
     value = mistake["input"]
     match kind:
@@ -193,7 +216,7 @@ def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> st
             prefix = "one of " if "' or '" in context["expected"] else ""
             return f"{prefix}{context['expected']}{suggestion}"
         case "string_pattern_mismatch":
-            description = getattr(_field_at(model, place), "description", None)
+            description = getattr(sections.field_at(place), "description", None)
             if context["pattern"] == NAME or not description:
                 return "a name of letters, digits and underscores, starting with a letter"
             return description[0].lower() + description[1:].rstrip(".")
@@ -204,12 +227,14 @@ def _expected(mistake: ErrorDetails, model: type[BaseModel], place: Place) -> st
             words = "at least" if kind == "too_short" else "at most"
             return f"a list of {words} {bound} {'value' if bound == 1 else 'values'}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return " and ".join(_bounds(model, place)) or mistake["msg"].partition("should be ")[2]
+            return (
+                " and ".join(_bounds(sections, place)) or mistake["msg"].partition("should be ")[2]
+            )
     words = _EXPECTED.get(kind.partition("_")[0], mistake["msg"].partition("should be ")[2])
     if kind.startswith(("int", "float", "finite")):
-        return ", ".join(filter(None, [words, " and ".join(_bounds(model, place))]))
+        return ", ".join(filter(None, [words, " and ".join(_bounds(sections, place))]))
     if kind.startswith("model"):
-        return f"{words}: {', '.join(sorted(_section_at(model, place).model_fields))}"
+        return f"{words}: {', '.join(sorted(sections.at(place).model_fields))}"
     return words
 
 
@@ -227,13 +252,12 @@ def _quoted(expected: str) -> list[str]:
     return re.findall(r"'([^']+)'", expected)
 
 
-def _bounds(model: type[BaseModel], place: Place) -> list[str]:
+def _bounds(sections: "_Sections", place: Place) -> list[str]:
     """Return all bounds of the parameter at `place`, as text."""
-    names = [part for part in place if isinstance(part, str)]
     # Find the innermost name that is a parameter. Names below it are chosen by the user.
-    for length in range(len(names), 0, -1):
-        properties = _section_at(model, names[: length - 1]).model_json_schema()["properties"]
-        if document := properties.get(names[length - 1], {}):
+    for length in range(len(place), 0, -1):
+        properties = sections.at(place[: length - 1]).model_json_schema()["properties"]
+        if document := properties.get(place[length - 1], {}):
             break
     else:
         return []
@@ -246,7 +270,7 @@ def _bounds(model: type[BaseModel], place: Place) -> list[str]:
 def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield a parameter's schema, and the schemas of its alternatives and of its items."""
     yield document
-    inner = [*document.get("anyOf", []), *document.get("prefixItems", [])]
+    inner = [part for name in ("anyOf", "oneOf", "prefixItems") for part in document.get(name, [])]
     for name in ("items", "additionalProperties"):
         if isinstance(document.get(name), Mapping):
             inner.append(document[name])
@@ -254,22 +278,72 @@ def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _parts(part)
 
 
-def _field_at(model: type[BaseModel], place: Place) -> Any:
-    names = [part for part in place if isinstance(part, str)]
-    return _section_at(model, names[:-1]).model_fields.get(names[-1]) if names else None
+class _Sections:
+    """The models that check the sections of a document.
+
+    Where a setting such as `kind` selects one of several models, the document decides.
+    """
+
+    def __init__(self, model: type[BaseModel], document: Any) -> None:
+        self._model, self._document = model, document
+
+    def at(self, place: Place) -> type[BaseModel]:
+        """Return the model of the section at `place`; names of entries in a mapping are skipped."""
+        return self._candidates(place)[0]
+
+    def field_at(self, place: Place) -> Any:
+        """Return the field of the setting at `place`; None if there is none."""
+        names = [part for part in place if isinstance(part, str)]
+        inner = place[: place.index(names[-1])] if names else ()
+        return self.at(inner).model_fields.get(names[-1]) if names else None
+
+    def choice_at(self, place: Place) -> str:
+        """Return the setting that selects the model at `place`, as text; empty if none does."""
+        candidates = self._candidates(place)
+        return _choice(candidates[0]) if len(candidates) > 1 else ""
+
+    def owners_of(self, place: Place) -> str:
+        """Return the choices, as text, that have the setting at `place`; empty if none does."""
+        others = self._candidates(place[:-1])[1:]
+        return " or ".join(_choice(model) for model in others if place[-1] in model.model_fields)
+
+    def _candidates(self, place: Place) -> list[type[BaseModel]]:
+        """Return all models that may check the section at `place`, the selected one first."""
+        models, entries = [self._model], self._document
+        for part in place:
+            field = models[0].model_fields.get(str(part))
+            entries = entries[part] if _has(entries, part) else None
+            models = (_models_in(field.annotation) if field else []) or models
+            models = sorted(models, key=lambda model: not _is_selected(model, entries))
+        return models
 
 
-def _section_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel]:
-    """Return the section at `place`; names of entries in a mapping are skipped."""
-    for part in place:
-        if (field := model.model_fields.get(str(part))) is None:
-            continue
-        types = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        sections = [
-            kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        model = sections[0] if sections else model
-    return model
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return all models in a type, such as those of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _choices(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the settings with one possible value, which select a model, and these values."""
+    return {
+        name: get_args(field.annotation)[0]
+        for name, field in model.model_fields.items()
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    }
+
+
+def _choice(model: type[BaseModel]) -> str:
+    return " and ".join(f"`{name}: {value}`" for name, value in _choices(model).items())
+
+
+def _is_selected(model: type[BaseModel], entries: Any) -> bool:
+    given = entries if isinstance(entries, Mapping) else {}
+    return all(
+        given.get(name, model.model_fields[name].default) == value
+        for name, value in _choices(model).items()
+    )
 
 
 def _dotted(place: Place) -> str:

@@ -48,14 +48,15 @@ def benchmark(
     output: Path,
 ) -> None:
     """Measure the original and the compressed network in alternating turns on one device."""
-    from lowrank.devices import DeviceError, combinations, create_device
+    from lowrank.config.device_kinds import create_device
+    from lowrank.devices import DeviceError, combinations
     from lowrank.errors import UserError
     from lowrank.files import write_json
     from lowrank.onnx_files.int8_files import file_for
 
     main, *others = combinations(settings).items()
     try:
-        machine = create_device(device, main[1])
+        machine = create_device(device, settings)
         _require_same_processor(machine, processor, main[1])
         models = Models(
             original,

@@ -9,23 +9,25 @@ from lowrank.steps.common import Step, say
 @click.argument("name")
 def clean_device(name: str) -> None:
     """Remove the files that measurements sent to the device NAME of params.yaml."""
+    from lowrank.config.device_kinds import DEVICE_KINDS, create_device
     from lowrank.config.reading import load_params
-    from lowrank.devices import DeviceError, SshDevice
+    from lowrank.devices import DeviceError
     from lowrank.errors import UserError, unknown_name
 
     devices = {
         device: settings
         for device, settings in load_params().benchmark.items()
-        if settings.kind == "ssh"
+        if DEVICE_KINDS.get(settings.kind).sends_files
     }
     if name not in devices:
-        raise unknown_name("device of `kind: ssh`", name, devices, where="params.yaml: `benchmark`")
-    settings = devices[name].model_dump(exclude_none=True)
+        raise unknown_name(
+            "device that keeps files", name, devices, where="params.yaml: `benchmark`"
+        )
     try:
-        report = SshDevice(name, settings).clean()
+        report = create_device(name, devices[name].model_dump()).clean()
     except DeviceError as error:
         raise UserError(f"benchmark.{name}: {error}") from error
-    folder = f"{settings['host']}: {report['folder']}"
+    folder = report["folder"]
     if report["stay"]:
         say(
             f"{folder}: {report['removed']} files removed; kept, because lowrank did not create "

@@ -19,14 +19,14 @@ def describe_device(
     output: Path,
 ) -> None:
     """Write a description of a device's processor."""
-    from lowrank.devices import DeviceError, create_device, main_settings
+    from lowrank.config.device_kinds import create_device
+    from lowrank.devices import DeviceError
     from lowrank.devices.processor import Processor, integer_types
     from lowrank.errors import UserError
     from lowrank.files import write_json
 
     try:
-        main = main_settings(settings)
-        description = create_device(device, main).describe(main)
+        description = create_device(device, settings).describe({})
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     types = integer_types(Processor.from_json(description))

@@ -44,7 +44,8 @@ def profile_draft(
     output: Path,
 ) -> None:
     """Measure the network of a first choice of ranks on a device."""
-    from lowrank.devices import DeviceError, create_device, main_settings
+    from lowrank.config.device_kinds import create_device
+    from lowrank.devices import DeviceError, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
@@ -58,11 +59,18 @@ def profile_draft(
         if share.ranks
     }
     known = Latencies.from_json(read_json(latencies))
-    device_settings = main_settings(device_settings)
     try:
         machine = create_device(device, device_settings)
         piece = in_one_piece(
-            original, network, state, layers, sequences, known, form, machine, device_settings
+            original,
+            network,
+            state,
+            layers,
+            sequences,
+            known,
+            form,
+            machine,
+            main_settings(device_settings),
         )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error

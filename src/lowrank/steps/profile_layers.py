@@ -79,12 +79,12 @@ def profile_layers(
     output: Path,
 ) -> None:
     """Measure the latency of layers on a device, for all ranks that they may get."""
+    from lowrank.config.device_kinds import create_device
     from lowrank.core.layers import LayerTable
     from lowrank.devices import (
         FLOAT_PRODUCTS,
         INTEGER_PRODUCTS,
         DeviceError,
-        create_device,
         main_settings,
     )
     from lowrank.errors import UserError
@@ -94,8 +94,8 @@ def profile_layers(
     layer_table = LayerTable.from_json(read_json(table))
     grids = grids_for(_sequences(layer_table, layers, alternatives, settings))
     form = Form.of_settings(quantize, quantize_settings, processor)
-    device_settings = main_settings(device_settings)
-    profile_settings = device_settings | _PROFILE_SETTINGS
+    measure_settings = main_settings(device_settings)
+    profile_settings = measure_settings | _PROFILE_SETTINGS
     try:
         machine = create_device(device, device_settings)
         with form.of(original) as model:
@@ -123,7 +123,7 @@ def profile_layers(
                 latencies,
                 form,
                 machine,
-                device_settings,
+                measure_settings,
             )
             for sequences in _compressed(layer_table, layers, settings, share)
         ]

@@ -91,7 +91,8 @@ def in_one_piece(
     form
         The form of the compressed network.
     device, settings
-        The device and its settings. The network is measured in alternating turns with the original.
+        The device and the settings of the measurement. The network is measured in alternating turns
+        with the original.
 
     Returns
     -------

@@ -146,7 +146,8 @@ def _times(
     job: _Job, types: "IntegerTypes", device: str, connection: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Measure which nodes a device runs slower in int8 than in float, and report them."""
-    from lowrank.devices import DeviceError, create_device
+    from lowrank.config.device_kinds import create_device
+    from lowrank.devices import DeviceError
     from lowrank.onnx_files.int8_times import measure
 
     if connection is None:
