@@ -42,6 +42,17 @@ def cp_speed() -> Expected:
     return against_tensorly("cp_speed", {})
 
 
+def tensorly_functions() -> Expected:
+    return ("function", "channels"), {
+        (row["function"], str(row["channels"])): {
+            "NumPy, us": [row["numpy_us"]],
+            "TensorLy, us": [row["tensorly_us"]],
+            "ratio": [row["ratio"]],
+        }
+        for row in benchmark("tensorly_functions")["rows"]
+    }
+
+
 def data_aware() -> Expected:
     return ("network, ranks",), {
         (f"{TITLES[row['network']]}, {row['ranks']}",): {
@@ -212,6 +223,10 @@ BENCHMARKS, STUDIES = "docs/benchmarks.md", "docs/studies.md"
 TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
     (BENCHMARKS, "speed-of-tucker-2", 0, "benchmarks/results/tucker_speed.json", tucker_speed),
     (BENCHMARKS, "speed-of-cp", 0, "benchmarks/results/cp_speed.json", cp_speed),
+    (
+        *(BENCHMARKS, "functions-of-tensorly", 0),
+        *("benchmarks/results/tensorly_functions.json", tensorly_functions),
+    ),
     (BENCHMARKS, "weights-or-outputs", 0, "benchmarks/results/data_aware.json", data_aware),
     *(
         (BENCHMARKS, "ranks-from-a-target", number, "benchmarks/results/budget.json", read)

@@ -133,7 +133,7 @@ def _add(kernel: np.ndarray, block: _Block, sign: int) -> None:
     for tap in range(by_tap.shape[2]):
         height, width = divmod(tap, kernel.shape[3])
         # (T, R4) x (R4, R3) x (R3, S) -> (T, S), one tap at a time to avoid a second array of the
-        # kernel's size.
+        # kernel's size, which `tucker_to_tensor` of TensorLy would need.
         kernel[:, :, height, width] += sign * (
             (output_vectors @ by_tap[:, :, tap]) @ input_vectors.T
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank.factorize.spectra import ROUNDING
+from lowrank.factorize.tensor_algebra import unfold
 
 # Number of candidates that the power method improves in parallel. Candidates that remain after one
 # term are good starting points for the next.
@@ -116,9 +117,8 @@ def fiber_terms(kernel: np.ndarray) -> Terms:
     """
     longest = int(np.argmax(kernel.shape))
     others = np.delete(np.array(kernel.shape), longest)
-    # (C, product of the other modes), C the length of the longest mode
-    fibres = np.moveaxis(kernel, longest, 0).reshape(kernel.shape[longest], -1)
-    norms, directions = _unit_columns(fibres, np.eye(len(fibres), 1))
+    fibers = unfold(kernel, longest)  # (C, product of the other modes), for C entries in a fiber
+    norms, directions = _unit_columns(fibers, np.eye(len(fibers), 1))
     factors = [
         np.eye(size)[:, index]
         for size, index in zip(others, np.indices(others).reshape(3, -1), strict=True)
@@ -161,7 +161,9 @@ def least_squares_terms(
     error_squared = np.inf
     for _ in range(max_sweeps):
         for mode in (0, 1):
-            # (D^2, C, C') x (C', R) -> (D^2, C, R) for the C channels of `mode`
+            # The steps of a sweep share this product, (D^2, C, C') x (C', R) -> (D^2, C, R) for the
+            # C channels of `mode`. Calls of TensorLy's `unfolding_dot_khatri_rao` take 3 to 7
+            # times as long (benchmarks/tensorly_functions.py).
             projected = _facing(taps, mode) @ factors[1 - mode]
             # (D^2, C, R) x (D^2, R) -> (C, R)
             target = np.einsum("kcr,kr->cr", projected, _windows(*factors[2:]))
@@ -285,5 +287,9 @@ def _facing(taps: np.ndarray, mode: int) -> np.ndarray:
 
 
 def _windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Combine (D_h, R) and (D_w, R) to (D_h D_w, R), the complete window of each term."""
+    """Combine (D_h, R) and (D_w, R) to (D_h D_w, R), the complete window of each term.
+
+    This is the Khatri-Rao product. TensorLy's `khatri_rao` takes 3 to 5 times as long for matrices
+    of this size (benchmarks/tensorly_functions.py), in the innermost loop of the power method.
+    """
     return (heights[:, None] * widths[None]).reshape(-1, heights.shape[1])

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowrank.factorize.reconstruction import reconstruct
+from lowrank.factorize.tensor_algebra import mode_dot, unfold
 
 if TYPE_CHECKING:
     from lowrank.core.layers import PlainLayer
@@ -173,6 +174,8 @@ def weighted_factors(
         head = np.ascontiguousarray(basis.T).reshape(head.shape)
     if not has_patches:
         if tail:
+            # Equal to `mode_dot(rest[0], mixing, 1)`, which gives zeros of the other sign for a
+            # kernel of zeros.
             rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing, optimize=True)
         return head, *rest
     if tail:
@@ -209,7 +212,7 @@ def whitened(
     if len(covariance) == kernel.shape[1] * taps:
         if first.kernel == layer.kernel:
             root = np.linalg.cholesky(covariance)
-            return (kernel.reshape(len(kernel), -1) @ root).reshape(kernel.shape), root
+            return (unfold(kernel, 0) @ root).reshape(kernel.shape), root
         covariance = _channel_covariance(covariance, taps)
     root = np.linalg.cholesky(covariance)
     product = np.empty(kernel.shape)
@@ -217,8 +220,7 @@ def whitened(
     # memory as everything else.
     for start in range(0, len(kernel), BLOCK):
         block = kernel[start : start + BLOCK].astype(np.float64)
-        # (T, S, D_h, D_w) x (S, S) -> (T, D_h, D_w, S)
-        product[start : start + BLOCK] = np.moveaxis(np.tensordot(block, root, (1, 0)), -1, 1)
+        product[start : start + BLOCK] = mode_dot(block, root, 1, transpose=True)
     return product, root
 
 

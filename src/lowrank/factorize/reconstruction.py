@@ -11,6 +11,9 @@ from lowrank.core.layers import PlainLayer
 def reconstruct(sequence: Sequence[PlainLayer], weights: Sequence[np.ndarray]) -> np.ndarray:
     """Return the kernel of the single convolution that is equivalent to a sequence of plain layers.
 
+    TensorLy's `cp_to_tensor`, `tucker_to_tensor` and `tt_to_tensor` are as fast, but each handles
+    one form of sequence and no groups, and `tucker_to_tensor` rounds differently.
+
     Returns
     -------
     np.ndarray

@@ -8,6 +8,7 @@ import numpy as np
 from lowrank.core.layers import PlainLayer
 from lowrank.factorize.factorization import Factorization, along_axis
 from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
+from lowrank.factorize.tensor_algebra import matricize
 
 
 class SpatialSvd(Factorization):
@@ -51,6 +52,5 @@ class SpatialSvd(Factorization):
 
 
 def _matrix(kernel: np.ndarray) -> np.ndarray:
-    """Reshape (T, S, D_h, D_w) to (S D_h, T D_w)."""
-    outputs, inputs, height, width = kernel.shape
-    return kernel.transpose(1, 2, 0, 3).reshape(inputs * height, outputs * width)
+    """Return the kernel (T, S, D_h, D_w) as a matrix (S D_h, T D_w)."""
+    return matricize(kernel, (1, 2), (0, 3))

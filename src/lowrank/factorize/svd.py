@@ -8,6 +8,7 @@ import numpy as np
 from lowrank.core.layers import PlainLayer
 from lowrank.factorize.factorization import Factorization, windowed
 from lowrank.factorize.spectra import Spectrum, spectrum_of, truncated_svd
+from lowrank.factorize.tensor_algebra import unfold
 
 
 class Svd(Factorization):
@@ -25,7 +26,7 @@ class Svd(Factorization):
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
         """Return the spectrum of the matrix T x (S D^2)."""
-        return (spectrum_of(kernel.reshape(kernel.shape[0], -1)),)
+        return (spectrum_of(unfold(kernel, 0)),)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return the layers: the window (S to R), then 1 x 1 (R to T).
@@ -41,7 +42,7 @@ class Svd(Factorization):
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return kernels of shapes (R, S, D_h, D_w) and (T, R, 1, 1)."""
         (rank,) = ranks
-        left, right = truncated_svd(kernel.reshape(kernel.shape[0], -1), rank)
+        left, right = truncated_svd(unfold(kernel, 0), rank)
         return right.reshape(rank, *kernel.shape[1:]), left[:, :, None, None]
 
 

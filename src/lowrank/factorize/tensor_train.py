@@ -8,6 +8,7 @@ from lowrank.core.layers import PlainLayer
 from lowrank.factorize.factorization import Factorization, along_axis, windowed
 from lowrank.factorize.spectra import Spectrum, leading_left_vectors, spectrum_of, truncated_svd
 from lowrank.factorize.svd import Svd
+from lowrank.factorize.tensor_algebra import matricize
 
 
 class TensorTrain(Factorization):
@@ -50,7 +51,7 @@ class TensorTrain(Factorization):
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
         """Return the spectra of S x (D_h D_w T), (S D_h) x (D_w T) and (S D_h D_w) x T."""
-        return tuple(spectrum_of(matrix) for matrix in _unfoldings(kernel))
+        return tuple(spectrum_of(_unfolding(kernel, modes)) for modes in (1, 2, 3))
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return the layers: 1 x 1 (S to R1), D_h x 1 (to R2), 1 x D_w (to R3), 1 x 1 (R3 to T)."""
@@ -74,7 +75,7 @@ class TensorTrain(Factorization):
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return the kernels: (R1, S, 1, 1), (R2, R1, D_h, 1), (R3, R2, 1, D_w), (T, R3, 1, 1)."""
         first, *others = ranks
-        matrix, *_ = _unfoldings(kernel)
+        matrix = _unfolding(kernel, 1)
         vectors = leading_left_vectors(matrix, first)
         # (R1, S) x (S, D_h D_w T) -> (R1, D_h, D_w, T) -> (T, R1, D_h, D_w)
         _, _, height, width = kernel.shape
@@ -113,8 +114,7 @@ class _Rows(Factorization):
         """Return kernels of shapes (R2, S, D_h, 1), (R3, R2, 1, D_w) and (T, R3, 1, 1)."""
         second, third = ranks
         outputs, inputs, height, width = kernel.shape
-        # (T, S, D_h, D_w) -> (S D_h, D_w T)
-        matrix = kernel.transpose(1, 2, 3, 0).reshape(inputs * height, width * outputs)
+        matrix = _unfolding(kernel, 2)  # (S D_h, D_w T)
         vectors = _widened(leading_left_vectors(matrix, min(second, len(matrix))), second)
         # (R2, S D_h) x (S D_h, D_w T) -> (R2 D_w, T)
         rest = (vectors.T @ matrix).reshape(second * width, outputs)
@@ -133,9 +133,7 @@ def _widened(matrix: np.ndarray, columns: int) -> np.ndarray:
     return np.pad(matrix, ((0, 0), (0, columns - matrix.shape[1])))
 
 
-def _unfoldings(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the unfoldings of S x D_h x D_w x T after each of the first three axes."""
-    _, inputs, height, width = kernel.shape
-    train = np.ascontiguousarray(kernel.transpose(1, 2, 3, 0))
-    rows = (inputs, inputs * height, inputs * height * width)
-    return tuple(train.reshape(count, -1) for count in rows)
+def _unfolding(kernel: np.ndarray, modes: int) -> np.ndarray:
+    """Return the unfolding of S x D_h x D_w x T whose rows are the first `modes` modes."""
+    order = (1, 2, 3, 0)
+    return matricize(kernel, order[:modes], order[modes:])

@@ -6,6 +6,7 @@ import numpy as np
 
 from lowrank.factorize.spectra import leading_left_vectors
 from lowrank.factorize.svd import Svd
+from lowrank.factorize.tensor_algebra import mode_dot, unfold
 
 
 class Tucker1(Svd):
@@ -22,7 +23,6 @@ class Tucker1(Svd):
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return kernels of shapes (R4, S, D_h, D_w) and (T, R4, 1, 1)."""
         (rank,) = ranks
-        unfolding = kernel.reshape(kernel.shape[0], -1)  # (T, S D^2)
-        output_vectors = leading_left_vectors(unfolding, rank)
-        core = output_vectors.T @ unfolding  # (R4, T) x (T, S D^2) -> (R4, S D^2)
-        return core.reshape(rank, *kernel.shape[1:]), output_vectors[:, :, None, None]
+        output_vectors = leading_left_vectors(unfold(kernel, 0), rank)
+        core = mode_dot(kernel, output_vectors, 0, transpose=True)
+        return core, output_vectors[:, :, None, None]

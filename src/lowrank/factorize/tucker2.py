@@ -16,6 +16,7 @@ from lowrank.factorize.spectra import (
     spectrum_of,
     with_fixed_signs,
 )
+from lowrank.factorize.tensor_algebra import mode_dot, unfold
 from lowrank.factorize.tucker1 import Tucker1
 
 # Extrapolation of each sweep beyond the previous one, and number of multiplications of the previous
@@ -70,7 +71,7 @@ class Tucker2(Factorization):
 
     def spectra(self, kernel: np.ndarray) -> tuple[Spectrum, ...]:
         """Return the spectra of the unfoldings S x (T D^2) and T x (S D^2)."""
-        return spectrum_of(_by_input(kernel)), spectrum_of(_by_output(kernel))
+        return spectrum_of(unfold(kernel, 1)), spectrum_of(unfold(kernel, 0))
 
     def kept(self, kernel: np.ndarray) -> np.ndarray:
         """Return the squared norm that the truncated higher-order SVD keeps, for all ranks.
@@ -80,12 +81,12 @@ class Tucker2(Factorization):
         squared norm kept at the ranks of that corner.
         """
         full = self.full_ranks(plain_layer(kernel))
-        inputs = leading_left_vectors(_by_input(kernel), full[0])
-        outputs = leading_left_vectors(_by_output(kernel), full[1])
-        core = outputs.T @ _by_output(kernel)  # (R4, T) x (T, S D^2) -> (R4, S D^2)
-        core = core.reshape(full[1], kernel.shape[1], -1)
-        core = np.einsum("tsk,sr->rtk", core, inputs, optimize=True)
-        return np.square(core).sum(2).cumsum(0).cumsum(1)
+        inputs = leading_left_vectors(unfold(kernel, 1), full[0])
+        outputs = leading_left_vectors(unfold(kernel, 0), full[1])
+        core = mode_dot(mode_dot(kernel, outputs, 0, transpose=True), inputs, 1, transpose=True)
+        # (R4, R3, D_h, D_w) -> (R3, R4), with the squared norm of each entry's window
+        squares = np.square(unfold(core, 1).reshape(*full, -1)).sum(2)
+        return squares.cumsum(0).cumsum(1)
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return the layers: 1 x 1 (S to R3), window (R3 to R4), 1 x 1 (R4 to T)."""
@@ -125,7 +126,7 @@ class Tucker2(Factorization):
         If `start` is the V and U of a similar kernel, the result after one sweep is never worse
         than they are.
         """
-        unfoldings = _by_input(kernel), _by_output(kernel)
+        unfoldings = unfold(kernel, 1), unfold(kernel, 0)
         norm_squared = float(np.vdot(kernel, kernel))
         error_squared = np.inf
         # For each mode: its vectors, and its Gram matrix from the previous sweep.
@@ -134,7 +135,8 @@ class Tucker2(Factorization):
         )
         for step in range(2 * self.max_sweeps):
             mode, other = step % 2, 1 - step % 2
-            # (R, C) x (C, C' D^2) -> (R, C' D^2) -> (C', R D^2) for the C' channels of `mode`
+            # (R, C) x (C, C' D^2) -> (R, C' D^2) -> (C', R D^2) for the C' channels of `mode`. This
+            # is a mode product; `mode_dot` would copy the kernel into its unfolding at every step.
             reduced = _other_mode_first(
                 vectors[other].T @ unfoldings[other], kernel.shape[1 - mode]
             )
@@ -157,18 +159,10 @@ class Tucker2(Factorization):
         return vectors[0], vectors[1], core
 
 
-def _by_input(kernel: np.ndarray) -> np.ndarray:
-    """Reshape (T, S, D_h, D_w) to (S, T D^2)."""
-    return kernel.swapaxes(0, 1).reshape(kernel.shape[1], -1)
-
-
-def _by_output(kernel: np.ndarray) -> np.ndarray:
-    """Reshape (T, S, D_h, D_w) to (T, S D^2)."""
-    return kernel.reshape(kernel.shape[0], -1)
-
-
 def _other_mode_first(reduced: np.ndarray, channels: int) -> np.ndarray:
     """Reshape (R, C D^2) to (C, R D^2), for the C channels of the other mode."""
+    # `unfold` does the same, but the kernels of a small network are so small that its call takes
+    # longer than the copy: 20 % of a block-term decomposition.
     rank = reduced.shape[0]
     return reduced.reshape(rank, channels, -1).swapaxes(0, 1).reshape(channels, -1)
 
