@@ -27,7 +27,7 @@ ROOMS = (
         "ranks",
     ),
     *("zoo", "surgery", "onnx_files", "data", "tasks", "training", "report", "graph"),
-    *("api", "steps", "cli"),
+    *("api", "testing", "steps", "cli"),
 )
 WITHOUT_TORCH = (*ROOMS[: ROOMS.index("zoo")], "graph", "report")
 

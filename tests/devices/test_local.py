@@ -18,6 +18,7 @@ from lowrank.devices import DeviceError, combinations, main_settings
 from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner
 from lowrank.errors import UserError
+from lowrank.testing import check_device
 
 QUICK = {"sittings": 1, "turn_runs": 1, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 FOLDER = Path(lowrank.devices.__file__).parent
@@ -42,6 +43,10 @@ def save_model(path: Path, *, features: int = 4, batch: int | str = "batch", **o
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model.onnx")
+
+
+def test_this_machine_keeps_the_contract_of_devices():
+    check_device(create_device("local", {}))
 
 
 def test_a_measurement_contains_all_figures_and_no_paths(tmp_path: Path, model: Path):

@@ -18,6 +18,7 @@ from ssh_server import MISSING, running
 
 from lowrank.config.device_kinds import create_device
 from lowrank.devices import DeviceError
+from lowrank.testing import check_device
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -66,6 +67,12 @@ def board(server, remote_folder):
 @pytest.fixture
 def models(tmp_path):
     return [save_model(tmp_path / f"{name}.onnx", size) for name, size in (("a", 6), ("b", 4))]
+
+
+@pytest.mark.slow
+def test_the_other_machine_keeps_the_contract_of_devices(board, remote_folder):
+    check_device(board())
+    assert not remote_folder.exists()
 
 
 def test_the_other_machine_is_measured(board, models, remote_folder, tmp_path):

@@ -1,0 +1,5 @@
+"""Public checks of the contracts of plug-ins, to be called in the tests of their packages."""
+
+from lowrank.testing.device_checks import check_device
+
+__all__ = ["check_device"]
