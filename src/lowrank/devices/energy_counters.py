@@ -42,17 +42,8 @@ class Counter(Protocol):
 class Rapl:
     """The energy counters of Intel and AMD processors, read through Linux's powercap.
 
-    If no processor has a counter, the counter of the whole platform (`psys`) is used.
-
-    Parameters
-    ----------
-    root : Path
-        Root of the file system.
-
-    Raises
-    ------
-    OSError
-        If there is no counter or a counter cannot be read.
+    If no processor has a counter, the counter of the whole platform (`psys`) is used. `root` is the
+    root of the file system. Raises OSError if there is no counter or a counter cannot be read.
     """
 
     name = "RAPL"
@@ -95,15 +86,8 @@ def _disjoint_zones(root: Path) -> list[Path]:
 class Battery:
     """The energy that a battery delivers, sampled from its power or its current and voltage.
 
-    Parameters
-    ----------
-    root : Path
-        Root of the file system.
-
-    Raises
-    ------
-    OSError
-        If there is no battery, it cannot be read, or it is not discharging.
+    `root` is the root of the file system. Raises OSError if there is no battery, it cannot be read,
+    or it is not discharging.
     """
 
     name = "battery"

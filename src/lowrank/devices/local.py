@@ -35,14 +35,7 @@ _NANOSECONDS_PER_MILLISECOND = 1e6
 class LocalDevice:
     """A device that runs models on this machine.
 
-    Parameters
-    ----------
-    name : str
-        The user's name for the device.
-    settings : dict
-        Fields of `MeasureSettings` by name, which apply unless a measurement overrides them.
-    own : NoSettings
-        This kind of device has no settings of its own.
+    It is created as `DeviceKind.create_device` says. It has no settings of its own.
     """
 
     def __init__(self, name: str, settings: dict[str, Any], own: object = NO_SETTINGS) -> None:

@@ -22,9 +22,9 @@ OPTIMIZATIONS = ("all", "extended", "basic", "none")
 
 # Words and test of each bound of a number.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "ge": ("at least", operator.ge),
+    "ge": ("of at least", operator.ge),
     "gt": ("above", operator.gt),
-    "le": ("at most", operator.le),
+    "le": ("of at most", operator.le),
     "lt": ("below", operator.lt),
 }
 
@@ -67,7 +67,7 @@ def _violated(value: Any, constraints: Mapping[str, Any]) -> str | None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (is_number and all(_BOUNDS[name][1](value, bounds[name]) for name in bounds)):
             limits = [f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items()]
-            return f"a number of {' and '.join(limits)}"
+            return f"a number {' and '.join(limits)}"
     if "choices" in constraints and value not in constraints["choices"]:
         return f"one of {', '.join(map(str, constraints['choices']))}"
     pattern = constraints.get("pattern")

@@ -61,19 +61,8 @@ class SshSettings:
 class SshDevice:
     """A device that runs models on another machine over SSH.
 
-    Parameters
-    ----------
-    name : str
-        The user's name for the device.
-    settings : dict
-        Fields of `MeasureSettings` by name, which apply unless a measurement overrides them.
-    own : SshSettings
-        How the machine is reached.
-
-    Raises
-    ------
-    DeviceError
-        If `host` or `command` is invalid.
+    It is created as `DeviceKind.create_device` says. Raises DeviceError if `command` is not the
+    OpenSSH client.
     """
 
     def __init__(self, name: str, settings: dict[str, Any], own: SshSettings) -> None:

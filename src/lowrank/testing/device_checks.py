@@ -25,12 +25,14 @@ from lowrank.testing.contract import Check, require
 
 _QUICK = {
     "sittings": 1,
-    "turn_runs": 3,
-    "repeats": 6,
-    "seconds": 0.1,
+    "turn_runs": 5,
+    "repeats": 12,
+    "seconds": 0.3,
     "warmup_seconds": 0.05,
     "energy_seconds": 0,
 }
+# Factor by which two measurements of the same thing may differ on a busy machine.
+_BUSY = 5
 _MODELS = ("original", "compressed")
 _OUTPUTS = 5
 _PIXELS = 32
@@ -176,10 +178,10 @@ def _ratios(sample: _Sample) -> Iterator[str]:
             f"`speedup` is {speedup:.3g} for a model with an eighth of the MACs; expected above 1, "
             "as it is original / compressed"
         )
-    if not 0.5 < speedup / ratio < 2:
+    if not 1 / _BUSY < speedup / ratio < _BUSY:
         yield (
             f"`speedup` is {speedup:.3g}, but the quotient of the median latencies is {ratio:.3g}; "
-            "expected nearly the same"
+            "expected similar values"
         )
 
 
@@ -187,10 +189,10 @@ def _units(sample: _Sample) -> Iterator[str]:
     """The sum over nodes and the latency of the model must have one unit, and so on."""
     total = sum(node.milliseconds for node in sample.nodes.values())
     latency = sample.measured["original"]["p50"]
-    if not 0.1 < total / latency < 10:
+    if not 1 / _BUSY < total / latency < _BUSY:
         yield (
             f"the times of the nodes add up to {total:.3g}, and the median latency is "
-            f"{latency:.3g}; expected both in ms, and nearly the same"
+            f"{latency:.3g}; expected similar values, both in ms"
         )
     for name in _MODELS:
         memory, weights = sample.measured["memory_mb"][name], _WEIGHT_BYTES[name] / 1e6
