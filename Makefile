@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test slow report plots study compare coverage env record adopt lint format clean FORCE
+.PHONY: all fast test slow report plots study compare coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -18,6 +18,11 @@ results/%.json: FORCE $(INSTALLED)
 
 # Each test file runs in one process. tests/conftest.py puts the longest files first.
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The tests that take less than about two seconds each: less than two minutes on two cores.
+# Each process uses one thread, because the processes share the cores.
+fast: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(TESTS) -m "not slow and not seconds" --ignore tests/workflow
 
 test: $(INSTALLED)
 	$(TESTS) -m "not slow"

@@ -39,6 +39,9 @@ class Clock:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the workflow tests first, because their files take the longest time."""
+    for item in items:
+        if "workflow" in item.path.parts:
+            item.add_marker(pytest.mark.seconds)
     items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 

@@ -213,6 +213,7 @@ def test_parameters_in_the_pages_are_valid():
     parse_params(document)
 
 
+@pytest.mark.seconds
 def test_python_in_the_pages_runs(tmp_path, monkeypatch):
     import torch
     from torch import nn

@@ -61,6 +61,7 @@ def table(params: Params) -> dict:
     return json.loads(Path(path).read_text())
 
 
+@pytest.mark.seconds
 def test_the_table_is_updated_after_changes_of_a_factory_and_its_imports(
     folder: Path, params: Params
 ):
@@ -80,6 +81,7 @@ def test_the_table_is_updated_after_changes_of_a_factory_and_its_imports(
     assert [layer["name"] for layer in table(params)["layers"]] == ["0", "2", "4"]
 
 
+@pytest.mark.seconds
 def test_the_code_of_a_network_is_a_dependency_even_if_its_layers_do_not_change(
     folder: Path, params: Params
 ):

@@ -23,6 +23,7 @@ PASSED = Coverage(
 )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_some_architectures_of_torchvision_pass(name):
     coverage = cover(NetworkSource(network=f"torchvision/{name}", input_shape=(3, 64, 64)))

@@ -111,6 +111,7 @@ def test_runs_and_seconds_are_distributed_over_sittings(model: Path):
     assert result["repeats"] == 12
 
 
+@pytest.mark.seconds
 def test_peak_memory_does_not_include_the_memory_of_this_process(tmp_path: Path):
     ballast = np.ones(200_000_000, np.uint8)
     weight = np.ones((10_000_000, 2), np.float32)  # 80 MB

@@ -20,7 +20,10 @@ from lowrank.config.device_kinds import create_device
 from lowrank.devices import DeviceError
 from lowrank.testing import check_device
 
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.seconds,
+]
 
 QUICK = {"sittings": 1, "turn_runs": 2, "repeats": 3, "seconds": 0.0, "warmup_seconds": 0.0}
 

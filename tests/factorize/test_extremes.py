@@ -73,6 +73,7 @@ def cases():
                     )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "window", "norm"), list(cases()))
 @pytest.mark.filterwarnings("error")
 def test_factors_of_any_kernel_in_any_norm_are_finite(name, window, norm):

@@ -90,6 +90,7 @@ def digest_after(tmp_path: Path):
     return change
 
 
+@pytest.mark.seconds
 def test_a_change_of_code_changes_the_digest_and_a_change_of_comments_does_not(digest_after):
     before = digest_of_step("decompose")
     assert digest_after("factorize/tucker2.py", '"""', '"""Reworded. ') == before

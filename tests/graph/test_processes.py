@@ -9,6 +9,8 @@ from lowrank.errors import UserError
 from lowrank.files import read_json
 from lowrank.graph.processes import run_step
 
+pytestmark = pytest.mark.seconds
+
 NETWORK = """
 from torch import nn
 

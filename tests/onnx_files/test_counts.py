@@ -229,6 +229,7 @@ def test_shapes_and_scalars_are_not_parameters(tmp_path: Path):
     assert (counts.parameters, counts.macs) == (3, 0)
 
 
+@pytest.mark.seconds
 def test_vgg16_counts_match_the_papers(tmp_path: Path):
     torch.manual_seed(0)
     counts = count(fresh_export("vgg16", tmp_path / "vgg16.onnx"))

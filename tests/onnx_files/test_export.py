@@ -73,6 +73,7 @@ def test_memory_format_of_the_weights_does_not_matter(exported: Path, tmp_path: 
     assert (tmp_path / "small.onnx").read_bytes() == exported.read_bytes()
 
 
+@pytest.mark.seconds
 def test_equal_networks_give_equal_bytes_in_another_process_and_folder(
     exported: Path, tmp_path: Path
 ):
@@ -218,6 +219,7 @@ def test_factors_on_a_flattened_map_are_exported_as_standard_operators(tmp_path:
     np.testing.assert_allclose(logits_of(tmp_path / "map.onnx", images), expected, atol=1e-6)
 
 
+@pytest.mark.seconds
 def test_weights_that_do_not_fit_into_one_file(exported: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(export, "_LARGEST_BYTES", 1000)
     with pytest.raises(

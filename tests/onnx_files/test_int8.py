@@ -228,6 +228,7 @@ def resnet56(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux reports the peak memory of a process"
 )

@@ -25,6 +25,7 @@ def bound_for(target, **options):
     return bound
 
 
+@pytest.mark.seconds
 def test_bytes_match_the_exported_file(tmp_path: Path):
     torch.manual_seed(0)
     network, spec = create_network("resnet20"), network_spec("resnet20")

@@ -122,6 +122,7 @@ def untracked() -> list[str]:
     return git("ls-files", "--others", "--exclude-standard").splitlines()
 
 
+@pytest.mark.seconds
 def test_own_weights_can_be_versioned(folder):
     programs = Path(shutil.which("dvc"))
     for command in (["init", "--quiet"], ["add", "--quiet", "data/weights/mine.pth"]):

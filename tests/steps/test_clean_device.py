@@ -28,6 +28,7 @@ def clean(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 def test_files_that_were_sent_are_removed(clean, tmp_path):
     remote_folder = tmp_path / "there"

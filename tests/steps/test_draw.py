@@ -80,6 +80,7 @@ def draw(tmp_path):
     return drawn
 
 
+@pytest.mark.seconds
 def test_there_is_a_picture_for_each_table_and_device(draw):
     texts = draw()
     assert texts.keys() == {"ranks", "times_board", "times_phone", "curve"}
@@ -110,6 +111,7 @@ def test_one_round_without_validation(draw):
     assert not {"validation images", "end of a round"} & texts
 
 
+@pytest.mark.seconds
 def test_the_same_tables_give_the_same_bytes(draw, tmp_path):
     contents = []
     for _ in range(2):

@@ -50,6 +50,7 @@ def steps(dataset):
     }  # fmt: skip
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("step", steps(""))
 def test_a_step_does_not_run_commands_that_a_file_names(folder, tiny_folder, step):
     arguments = {"network": json.dumps(OURS)} | steps(tiny_folder)[step]

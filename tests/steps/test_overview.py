@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from lowrank.cli import main
 from lowrank.files import write_json
 
+pytestmark = pytest.mark.seconds
+
 
 def result(top1, ms, **energy):
     latency = {"original": {"p50": 4.0}, "compressed": {"p50": ms}, "speedup": 4 / ms}

@@ -23,6 +23,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.seconds
 def test_the_page_contains_its_scripts_and_loads_nothing(project):
     done = CliRunner().invoke(main, ["plots", "--out", "page"])
     assert done.exit_code == 0, done.output

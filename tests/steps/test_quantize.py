@@ -144,6 +144,7 @@ def nodes_in_float(path: Path) -> set[str]:
     return {node.name for node in products if node.input[1] in in_float}
 
 
+@pytest.mark.seconds
 def test_nodes_are_kept_in_float_according_to_their_times(
     exported, tiny_folder, tmp_path, restored_torch
 ):
@@ -178,6 +179,7 @@ def test_nodes_are_kept_in_float_according_to_their_times(
     assert read_json(tmp_path / "copy/times.json") == times
 
 
+@pytest.mark.seconds
 def test_nodes_that_a_device_runs_slower_in_int8_stay_in_float(
     exported, tiny_folder, tmp_path, restored_torch, monkeypatch
 ):
@@ -321,6 +323,7 @@ def measured_int8(exported, dataset, folder, types):
     return read_json(output)["int8"], output_of_quantize + done.stderr
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(not Processor.here().is_x86, reason="only x86 runs these nodes in float")
 def test_the_measurement_counts_the_nodes_that_run_in_integer_kernels(
     exported, tiny_folder, tmp_path, restored_torch

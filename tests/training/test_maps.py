@@ -24,6 +24,7 @@ def test_first_layer_of_each_resolution_from_the_deepest():
     assert layers_to_watch(vgg16(), SPEC, count=0, **PLENTY) == []
 
 
+@pytest.mark.seconds
 def test_maps_that_exceed_the_storage_limit_are_excluded():
     # In float16, conv5_1 takes 512 x 2 x 2 values = 4 KiB per image, and conv4_1 takes 8 KiB.
     limits = {"images": 1024, "largest_bytes": 4 * 2**20}

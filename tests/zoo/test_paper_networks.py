@@ -73,6 +73,7 @@ def test_response_normalizations_match_caffe(name, expected):
 
 
 # The two networks with the fewest parameters; benchmarks/paper_counts.py exports all four.
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
     [("alexnet", 60_965_224, 724_406_816), ("googlenet", 6_998_552, 1_582_671_872)],
