@@ -21,7 +21,6 @@ def test_every_step_is_a_command():
         "common",
         "ending",
         "options",
-        "profiling",
     }
     for name in names:
         result = CliRunner().invoke(main, [name, "--help"])

@@ -11,7 +11,8 @@ from small import SPEC, logits_of, small_network
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.devices.processor import Processor
 from lowrank.onnx_files.export import export_onnx
-from lowrank.onnx_files.int8 import Kept, Pieces, Quantizer, types_for, within_tolerance
+from lowrank.onnx_files.int8 import Pieces, Quantizer, types_for
+from lowrank.onnx_files.int8_search import Kept, ToleranceSearch
 from lowrank.zoo import NetworkSpec
 from lowrank.zoo.resnet import ResNet
 
@@ -115,9 +116,9 @@ def test_sensitive_nodes_stay_in_float(exported, tmp_path):
         }
         return 0.0 if harmful in in_float else 5.0
 
-    kept = within_tolerance(
-        quantized, path, lost=drop, divergence=drop, tolerance=0.3, say=messages.append
-    )
+    kept = ToleranceSearch(
+        quantized, lost=drop, divergence=drop, tolerance=0.3, say=messages.append
+    ).write(path)
     assert kept == Kept((harmful,), 0.0, within=True, measured=6)
     assert len(integer_weights(path)) == 5
     assert messages[0].startswith("int8 loses 5.00 points, more than 0.3")
@@ -133,13 +134,9 @@ def _has_integer_weight(file: Path, node: onnx.NodeProto) -> bool:
 
 def test_all_nodes_can_stay_in_float(exported, tmp_path):
     quantized = quantizer(exported, tmp_path / "work")
-    kept = within_tolerance(
-        quantized,
-        tmp_path / "int8.onnx",
-        lost=lambda _: 1.0,
-        divergence=lambda _: 0.0,
-        tolerance=0.3,
-    )
+    kept = ToleranceSearch(
+        quantized, lost=lambda _: 1.0, divergence=lambda _: 0.0, tolerance=0.3
+    ).write(tmp_path / "int8.onnx")
     assert sorted(kept.nodes) == sorted(quantized.nodes)
     assert not kept.within
     assert not integer_weights(tmp_path / "int8.onnx")
@@ -150,16 +147,15 @@ def test_search_stops_at_its_time_limit(exported, tmp_path):
     ticks, messages = iter(range(0, 10_000, 10)), []
     quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
     losses = iter([5.0, 4.0, 4.5])
-    kept = within_tolerance(
+    kept = ToleranceSearch(
         quantized,
-        path,
         lost=lambda _: next(losses),
         divergence=lambda _: 1.0,
         tolerance=0.3,
         seconds=60,
         say=messages.append,
         clock=lambda: next(ticks),
-    )
+    ).write(path)
     assert kept == Kept(quantized.nodes[:1], 4.0, within=False, measured=2)
     assert "for at most 60 seconds" in messages[0]
     assert "warning: the search stopped after" in messages[-1]
@@ -170,23 +166,22 @@ def test_search_stops_at_its_time_limit(exported, tmp_path):
 
 def test_without_search_time_all_nodes_stay_in_int8(exported, tmp_path):
     quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
-    kept = within_tolerance(
-        quantized, path, lost=lambda _: 9.0, divergence=lambda _: 1.0, tolerance=0.3, seconds=0
-    )
+    kept = ToleranceSearch(
+        quantized, lost=lambda _: 9.0, divergence=lambda _: 1.0, tolerance=0.3, seconds=0
+    ).write(path)
     assert kept == Kept((), 9.0, within=False, measured=0)
     assert len(integer_weights(path)) == 6
 
 
 def test_nodes_that_always_stay_in_float(exported, tmp_path):
     quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
-    kept = within_tolerance(
+    kept = ToleranceSearch(
         quantized,
-        path,
         lost=lambda _: 0.0,
         divergence=lambda _: 0.0,
         tolerance=0.3,
         but=quantized.nodes[:2],
-    )
+    ).write(path)
     assert kept.nodes == ()
     assert len(integer_weights(path)) == 4
 

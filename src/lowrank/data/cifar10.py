@@ -19,9 +19,8 @@ from lowrank.data.obtaining import (
     Say,
     Source,
     UnusableError,
-    first_usable,
+    obtained,
     one_line,
-    read_manual_copy,
     torchvision_download,
 )
 
@@ -75,12 +74,9 @@ def obtain_cifar10(search: Path, say: Say) -> Arrays:
         If a file that the user put into `search` is damaged or modified, or no source is
         available.
     """
-    expected = DatasetDigests("CIFAR-10", CIFAR10_SHA256)
-    for name, read in _MANUAL_COPIES.items():
-        if (search / name).exists():
-            return read_manual_copy(expected, search / name, read, say)
-    return first_usable(
-        expected,
+    return obtained(
+        DatasetDigests("CIFAR-10", CIFAR10_SHA256),
+        {search / name: read for name, read in _MANUAL_COPIES.items()},
         _SOURCES,
         say,
         keep=search,

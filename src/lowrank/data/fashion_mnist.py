@@ -12,8 +12,7 @@ from lowrank.data.obtaining import (
     Say,
     Source,
     UnusableError,
-    first_usable,
-    read_manual_copy,
+    obtained,
     torchvision_download,
 )
 
@@ -47,35 +46,17 @@ _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 def obtain_fashion_mnist(search: Path, say: Say) -> Arrays:
     """Read Fashion-MNIST from the first available source and verify it.
 
-    The sources are tried in this order: IDX files (packed or unpacked) that the user put into
-    `search`, the Debian package if it is installed, torchvision's download. `say` is called with
-    one line for each attempt and each result.
+    The sources are tried in this order: IDX files (packed or unpacked) that the user put into the
+    folder `fashion-mnist` or `FashionMNIST/raw` below `search`, the Debian package if it is
+    installed, torchvision's download. `say` is called with lines of progress.
 
-    Parameters
-    ----------
-    search : Path
-        Folder in which to look for `fashion-mnist` or `FashionMNIST/raw`.
-    say : callable
-        Called with one line of progress.
-
-    Returns
-    -------
-    dict of arrays
-        `train_images` (60000, 28, 28, 1), `train_labels` (60000,), `test_images`
-        (10000, 28, 28, 1) and `test_labels` (10000,), all uint8, in the official order.
-
-    Raises
-    ------
-    UserError
-        If files that the user put into `search` are damaged or modified, or no source is
-        available.
+    Returns `train_images` (60000, 28, 28, 1), `train_labels` (60000,), `test_images` (10000, 28,
+    28, 1) and `test_labels` (10000,), all uint8, in the official order. Raises UserError if the
+    user's files are damaged or modified, or no source is available.
     """
-    expected = DatasetDigests("Fashion-MNIST", FASHION_MNIST_SHA256)
-    for name in _MANUAL_COPIES:
-        if (search / name).exists():
-            return read_manual_copy(expected, search / name, _read_idx_files, say)
-    return first_usable(
-        expected,
+    return obtained(
+        DatasetDigests("Fashion-MNIST", FASHION_MNIST_SHA256),
+        {search / name: _read_idx_files for name in _MANUAL_COPIES},
         _SOURCES,
         say,
         keep=search,

@@ -212,31 +212,16 @@ def _store_part(
     have been reduced), and for each file the start of its SHA-256 and its name. The start of the
     SHA-256 is sufficient to find identical files.
     """
-
-    def read(name: str) -> _ReadFile:
-        path = part.root / name
-        try:
-            content = read_file(path)
-            image = decode(content, settings.store_pixels)
-        except Exception as error:  # Pillow raises many types of errors for damaged files.
-            return _ReadFile(name, unreadable=f"{path} ({one_line(str(error))})")
-        return _ReadFile(name, image, len(content), hashlib.sha256(content).hexdigest())
-
     labels, sizes, files, unreadable, digests = [], [], [], [], []
     listing, reduced, last_report = hashlib.sha256(), False, time.monotonic()
     with _pixels_file(folder / f"{key}_pixels.npy" if decoded else None) as append:
         for number, (file, label) in enumerate(
-            zip(in_background(read, part.files, settings.threads), part.labels, strict=True), 1
+            zip(_read_files(part, settings, place), part.labels, strict=True), 1
         ):
             if time.monotonic() - last_report > _REPORT_EVERY_SECONDS:
                 last_report = time.monotonic()
                 say(f"{key}: read {number} of {len(part.files)} files")
             if file.image is None:
-                if not settings.skip_unreadable:
-                    raise UserError(
-                        f"{place}: {file.unreadable}: cannot be read as an image. Replace or "
-                        "remove the file, or set `skip_unreadable: true` to skip such files."
-                    )
                 unreadable.append(file.unreadable)
                 continue
             labels.append(label)
@@ -263,6 +248,27 @@ def _store_part(
         "sha256": {"images": listing.hexdigest(), "labels": sha256_of_array(label_array)},
     }
     return split, reduced, digests
+
+
+def _read_files(part: ImageFolder, settings: DatasetSettings, place: str) -> Iterator[_ReadFile]:
+    """Yield the files of a part. Raises UserError for an unreadable file unless it is skipped."""
+
+    def read(name: str) -> _ReadFile:
+        path = part.root / name
+        try:
+            content = read_file(path)
+            image = decode(content, settings.store_pixels)
+        except Exception as error:  # Pillow raises many types of errors for damaged files.
+            return _ReadFile(name, unreadable=f"{path} ({one_line(str(error))})")
+        return _ReadFile(name, image, len(content), hashlib.sha256(content).hexdigest())
+
+    for file in in_background(read, part.files, settings.threads):
+        if file.image is None and not settings.skip_unreadable:
+            raise UserError(
+                f"{place}: {file.unreadable}: cannot be read as an image. Replace or remove the "
+                "file, or set `skip_unreadable: true` to skip such files."
+            )
+        yield file
 
 
 @contextmanager

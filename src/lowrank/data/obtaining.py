@@ -52,14 +52,52 @@ class DatasetDigests:
     sha256: Mapping[str, str]
 
 
-def read_manual_copy(
+def obtained(
+    expected: DatasetDigests,
+    manual_copies: Mapping[Path, Callable[[Path], Arrays]],
+    sources: tuple[Source, ...],
+    say: Say,
+    *,
+    keep: Path,
+    before: str,
+    advice: str,
+) -> Arrays:
+    """Read and verify arrays from a manual copy if there is one, or from the first usable source.
+
+    Parameters
+    ----------
+    expected
+        The dataset.
+    manual_copies
+        Files and folders where a user can put a copy, with a function that reads it. Others are
+        not tried if one exists, because the user wants this one.
+    sources
+        The sources, in the order in which they are tried.
+    say
+        Called with one line for each attempt and each result.
+    keep
+        Folder in which a verified download is kept. The next call finds it there, so a deleted
+        dataset can be stored again without a network.
+    before
+        The manual copies that were looked for, for messages.
+    advice
+        How to make a manual copy, for the message if all sources fail.
+
+    Raises
+    ------
+    UserError
+        If the manual copy is damaged or modified, or no source can be used.
+    """
+    for path, read in manual_copies.items():
+        if path.exists():
+            return _read_manual_copy(expected, path, read, say)
+    return _first_usable(expected, sources, say, keep=keep, before=before, advice=advice)
+
+
+def _read_manual_copy(
     expected: DatasetDigests, path: Path, read: Callable[[Path], Arrays], say: Say
 ) -> Arrays:
-    """Read and verify arrays from a file or folder that the user put there.
-
-    Raises UserError if it is damaged or modified. Other sources are not tried then, because the
-    user wants this one.
-    """
+    """Read and verify arrays from a file or folder that the user put there."""
     say(f"trying {path}")
     try:
         arrays = _read_verified(expected, path, read)
@@ -72,7 +110,7 @@ def read_manual_copy(
     return arrays
 
 
-def first_usable(
+def _first_usable(
     expected: DatasetDigests,
     sources: tuple[Source, ...],
     say: Say,
@@ -81,12 +119,9 @@ def first_usable(
     before: str,
     advice: str,
 ) -> Arrays:
-    """Read and verify arrays from the first source that can be used.
+    """Read and verify arrays from the first source that can be used; the arguments of `obtained`.
 
-    A verified download is kept in the folder `keep`. The next call finds it there, so a deleted
-    dataset can be stored again without a network. `say` is called with one line for each attempt
-    and each result. If all sources fail, UserError is raised with `before` (the files that were
-    looked for first), all attempts, and `advice`.
+    The message of UserError has `before`, all attempts and `advice`.
     """
     attempts = [before]
     say(before)

@@ -68,12 +68,31 @@ def export_onnx(
         into one file and `external_data` is not set; or if the file cannot be written.
     """
     path = Path(path)
+    program = _traced(network, spec, path)
+    _require_logits_for_any_batch_size(program, path, spec)
+    size = sum(weight.const_value.nbytes for weight in program.model.graph.initializers.values())
+    if size < _LARGEST_BYTES:
+        model = _cleaned(program.model_proto)
+        onnx.checker.check_model(model, full_check=True)
+        with written_whole(path) as partial:
+            partial.write_bytes(model.SerializeToString(deterministic=True))
+    elif external_data:
+        _write_two_files(program, path)
+    else:
+        raise UserError(
+            f"{path}: the weights of network '{spec.name}' take {size / 2**30:.1f} GiB, but an "
+            "ONNX file is limited to 2 GiB. Choose lower ranks."
+        )
+
+
+def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONNXProgram:
+    """Translate a network to ONNX. Raises UserError if ONNX cannot express it."""
     frozen = inference_copy(network)
     # Use two images: with one, the exporter could treat the batch size as a constant.
     example = torch.zeros(2, *spec.input_shape)
     try:
         with _silenced(), _PoolingAsMean():
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 frozen,
                 (example,),
                 dynamo=True,
@@ -91,20 +110,6 @@ def export_onnx(
             "size, and must only use operations that ONNX supports. Rewrite that part with plain "
             "layers."
         ) from error
-    _require_logits_for_any_batch_size(program, path, spec)
-    size = sum(weight.const_value.nbytes for weight in program.model.graph.initializers.values())
-    if size < _LARGEST_BYTES:
-        model = _cleaned(program.model_proto)
-        onnx.checker.check_model(model, full_check=True)
-        with written_whole(path) as partial:
-            partial.write_bytes(model.SerializeToString(deterministic=True))
-    elif external_data:
-        _write_two_files(program, path)
-    else:
-        raise UserError(
-            f"{path}: the weights of network '{spec.name}' take {size / 2**30:.1f} GiB, but an "
-            "ONNX file is limited to 2 GiB. Choose lower ranks."
-        )
 
 
 def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:

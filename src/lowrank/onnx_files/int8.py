@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.core.progress import Progress
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole
 
@@ -198,136 +193,3 @@ def noise_for(model: Path) -> dict[str, np.ndarray]:
     return {
         name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
     }
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Result of a search for nodes that stay in float.
-
-    Attributes
-    ----------
-    nodes
-        Names of the nodes that stay in float.
-    lost
-        Accuracy drop of the file, in the unit of the tolerance.
-    within
-        Whether `lost` is within the tolerance.
-    measured
-        Number of nodes whose sensitivity was measured.
-    """
-
-    nodes: tuple[str, ...]
-    lost: float
-    within: bool
-    measured: int = 0
-
-
-def within_tolerance(
-    quantizer: Quantizer,
-    path: Path,
-    types: IntegerTypes | None = None,
-    *,
-    lost: Callable[[Path], float],
-    divergence: Callable[[Path], float],
-    tolerance: float,
-    seconds: float = math.inf,
-    but: Sequence[str] = (),
-    say: Callable[[str], object] = lambda _: None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Kept:
-    """Write the int8 network; keep the most sensitive nodes in float if it loses too much.
-
-    The sensitivity of a node is measured with only this node in int8. Then the most sensitive node
-    stays in float, then the two most sensitive nodes, then four and so on, until the accuracy drop
-    is within the tolerance. The measurement takes at most half of `seconds`. Nodes that were not
-    measured count as less sensitive than all measured nodes. After `seconds`, the file with the
-    smallest drop so far is written.
-
-    Parameters
-    ----------
-    quantizer
-        Quantizer of the network.
-    path
-        File to write.
-    types
-        Integer types of the file, by default those for this machine.
-    lost
-        Returns the accuracy drop of a file, in the unit of `tolerance`.
-    divergence
-        Returns the divergence between the outputs of a file and of the network in float.
-    tolerance
-        Largest accepted accuracy drop.
-    seconds
-        Time limit of the search. A step that has started is always completed.
-    but
-        Nodes that always stay in float.
-    say
-        Called with messages about the measurements.
-    clock
-        Returns the time in seconds.
-
-    Returns
-    -------
-    Kept
-        The nodes that stay in float, and the accuracy drop of the file.
-    """
-    start = clock()
-    quantizer.write(path, types, but=but)
-    if (drop := lost(path)) <= tolerance:
-        return Kept((), drop, within=True)
-    candidates = [node for node in quantizer.nodes if node not in but]
-    limit = f", for at most {seconds:.0f} seconds" if seconds < math.inf else ""
-    say(
-        f"int8 loses {drop:.2f} points, more than {tolerance:g}: measuring the sensitivity of "
-        f"{len(candidates)} nodes{limit}"
-    )
-    measured = _sensitivities(
-        quantizer, candidates, types, divergence, until=start + seconds / 2, clock=clock
-    )
-    order = sorted(measured, key=measured.__getitem__, reverse=True)
-    order += [node for node in candidates if node not in measured]
-    best, count = Kept((), drop, within=False, measured=len(measured)), 1
-    while clock() < start + seconds and len(best.nodes) < len(candidates):
-        kept = tuple(order[:count])
-        quantizer.write(path, types, but=(*but, *kept))
-        drop = lost(path)
-        say(f"{len(kept)} nodes in float ({_listed(kept)}): int8 loses {drop:.2f} points")
-        if drop <= tolerance or len(kept) == len(candidates):
-            return Kept(kept, drop, drop <= tolerance, len(measured))
-        if drop < best.lost:
-            best = Kept(kept, drop, within=False, measured=len(measured))
-        count *= 2
-    say(
-        f"warning: the search stopped after {clock() - start:.0f} seconds "
-        f"(`quantize.search_seconds`) with {len(measured)} of {len(candidates)} nodes measured; "
-        f"the file loses {best.lost:.2f} points with {len(best.nodes)} nodes in float"
-    )
-    quantizer.write(path, types, but=(*but, *best.nodes))
-    return best
-
-
-def _sensitivities(
-    quantizer: Quantizer,
-    nodes: Sequence[str],
-    types: IntegerTypes | None,
-    divergence: Callable[[Path], float],
-    *,
-    until: float,
-    clock: Callable[[], float],
-) -> dict[str, float]:
-    """Return the divergence with only one node in int8, by node, until time runs out."""
-    progress, divergences = Progress(len(nodes), "nodes"), {}
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "one.onnx"
-        for node in nodes:
-            if clock() >= until:
-                break
-            quantizer.write(trial, types, only=[node])
-            divergences[node] = divergence(trial)
-            progress.advance()
-    return divergences
-
-
-def _listed(nodes: Sequence[str], limit: int = 4) -> str:
-    more = f" and {len(nodes) - limit} more" if len(nodes) > limit else ""
-    return ", ".join(nodes[:limit]) + more

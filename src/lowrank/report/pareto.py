@@ -68,41 +68,44 @@ def accuracy_picture(
     )
     if not records:
         _write_message(figure, "No variant has been measured.")
-    else:
-        axes = figure.subplots(len(models), len(places), squeeze=False)
-        panels = []
-        for model, row in zip(models, axes, strict=True):
-            for place, name, panel in zip(places, names, row, strict=True):
-                panel_records = [
-                    record for record in records if place_of(record) == (model, *place)
-                ]
-                if not panel_records:
-                    panel.set_axis_off()
-                    continue
-                panels.append((panel, panel_records))
-                _draw_panel(panel, panel_records, cost, front)
-                panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
-                panel.set_xlabel(label)
-                panel.set_ylabel("top-1 on the test images, %")
-        figure.legend(
-            handles=[
-                *(
-                    Line2D([], [], linestyle="none", label=name, **style)
-                    for name, style in _STYLES.items()
-                ),
-                Line2D([], [], color=GREY, linewidth=1, label="best at its cost (Pareto front)"),
-            ],
-            loc="outside upper center",
-            ncols=5,
-            frameon=False,
-            fontsize=9,
-        )
-        # The positions of names depend on the layout, so the layout is computed first and kept.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for panel, panel_records in panels:
-            _write_names(panel, panel_records, cost)
+        save(figure, path)
+        return
+    axes = figure.subplots(len(models), len(places), squeeze=False)
+    panels = []
+    for model, row in zip(models, axes, strict=True):
+        for place, name, panel in zip(places, names, row, strict=True):
+            panel_records = [record for record in records if place_of(record) == (model, *place)]
+            if not panel_records:
+                panel.set_axis_off()
+                continue
+            panels.append((panel, panel_records))
+            _draw_panel(panel, panel_records, cost, front)
+            panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
+            panel.set_xlabel(label)
+            panel.set_ylabel("top-1 on the test images, %")
+    _draw_legend(figure)
+    # The positions of names depend on the layout, so the layout is computed first and kept.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel, panel_records in panels:
+        _write_names(panel, panel_records, cost)
     save(figure, path)
+
+
+def _draw_legend(figure: Figure) -> None:
+    figure.legend(
+        handles=[
+            *(
+                Line2D([], [], linestyle="none", label=name, **style)
+                for name, style in _STYLES.items()
+            ),
+            Line2D([], [], color=GREY, linewidth=1, label="best at its cost (Pareto front)"),
+        ],
+        loc="outside upper center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _device_name(device: str, cpu: str | None, places: Sequence[tuple[str, str | None]]) -> str:
@@ -172,16 +175,8 @@ def energy_picture(
 ) -> None:
     """Draw the energy of one run of each network, a panel for each device.
 
-    If no device measured energy, write the reasons instead.
-
-    Parameters
-    ----------
-    path
-        Where to write the SVG file.
-    records
-        The records that `lowrank.report.table.overview` returns.
-    reasons
-        The reasons given by devices without an energy counter.
+    If no device measured energy, write the `reasons` that the devices gave instead. `path` and
+    `records` are those of `accuracy_picture`.
     """
     measured = [record for record in records if record["energy_mj"] is not None]
     devices = list(dict.fromkeys(record["device"] for record in measured))

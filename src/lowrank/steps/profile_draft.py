@@ -11,9 +11,8 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Plan
-from lowrank.steps.common import Step
+from lowrank.steps.common import Step, say
 from lowrank.steps.options import Json, input_path, network_option, output_path, parameter, wildcard
-from lowrank.steps.profiling import Form, in_one_piece
 
 
 @click.command(cls=Step)
@@ -49,6 +48,8 @@ def profile_draft(
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
+    from lowrank.onnx_files.forms import Form
+    from lowrank.onnx_files.whole_networks import WholeNetworks
     from lowrank.ranks.latency_model import Latencies
 
     layers = LayerTable.from_json(read_json(table))
@@ -61,17 +62,10 @@ def profile_draft(
     known = Latencies.from_json(read_json(latencies))
     try:
         machine = create_device(device, device_settings)
-        piece = in_one_piece(
-            original,
-            network,
-            state,
-            layers,
-            sequences,
-            known,
-            form,
-            machine,
-            main_settings(device_settings),
-        )
+        settings = main_settings(device_settings)
+        piece = WholeNetworks(
+            original, network, state, layers, known, form, machine, settings, say
+        ).milliseconds(sequences)
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     # The final choice is close to the draft, so only the draft's correction is used.

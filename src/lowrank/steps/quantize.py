@@ -15,7 +15,8 @@ from lowrank.steps.options import Json, input_path, input_paths, output_path, pa
 
 if TYPE_CHECKING:
     from lowrank.devices.processor import IntegerTypes
-    from lowrank.onnx_files.int8 import Kept, Quantizer
+    from lowrank.onnx_files.int8 import Quantizer
+    from lowrank.onnx_files.int8_search import Kept
 
 
 @click.command(cls=Step)
@@ -67,23 +68,11 @@ def quantize(
     types = {
         path.stem: types_for(Processor.from_json(read_json(path)), settings) for path in devices
     }
-    # The first device of each kind of hardware is timed, to find nodes that are slower in int8.
-    timed = (
-        {int8_types: device for device, int8_types in reversed(types.items())}
-        if settings.by_time
-        else {}
-    )
     data = open_dataset(dataset, splits)
     with tempfile.TemporaryDirectory() as intermediate:
         job = _Job.start(model, read_spec(state), data, settings, Path(intermediate))
-        times, files = {}, {}
-        for int8_types in dict.fromkeys(types.values()):
-            slow: tuple[str, ...] = ()
-            if device := timed.get(int8_types):
-                times[int8_types.file] = _times(job, int8_types, device, connections.get(device))
-                slow = tuple(times[int8_types.file].get("kept_in_float", ()))
-            files[int8_types.file] = _write(job, int8_types, folder, slow)
-    if timed:
+        files, times = _write_all(job, types, connections, folder)
+    if settings.by_time:
         write_json(folder / TIMES, times)
     write_json(
         report,
@@ -142,6 +131,29 @@ class _Job:
         return cls(model, spec, data, settings, intermediate, quantizer, before, sample, in_float)
 
 
+def _write_all(
+    job: _Job,
+    types: dict[str, "IntegerTypes"],
+    connections: dict[str, dict[str, Any]],
+    folder: Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a file for each kind of hardware, and return records of the files and their times.
+
+    The first device of each kind of hardware is timed, to find nodes that are slower in int8.
+    `types` are the integer types of each device.
+    """
+    times, files = {}, {}
+    device_of = {int8_types: device for device, int8_types in reversed(types.items())}
+    for int8_types in dict.fromkeys(types.values()):
+        slow: tuple[str, ...] = ()
+        if job.settings.by_time:
+            device = device_of[int8_types]
+            times[int8_types.file] = _times(job, int8_types, device, connections.get(device))
+            slow = tuple(times[int8_types.file].get("kept_in_float", ()))
+        files[int8_types.file] = _write(job, int8_types, folder, slow)
+    return files, times
+
+
 def _times(
     job: _Job, types: "IntegerTypes", device: str, connection: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -181,7 +193,7 @@ def _times(
 def _write(job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]) -> dict[str, Any]:
     """Write the file with these types and with `slow` nodes in float, and return its record."""
     from lowrank.devices.processor import Processor, integer_types
-    from lowrank.onnx_files.int8 import within_tolerance
+    from lowrank.onnx_files.int8_search import ToleranceSearch
     from lowrank.surgery.divergence import mean_divergence
     from lowrank.tasks.exported import exported_percent, log_probabilities
 
@@ -192,17 +204,16 @@ def _write(job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]
     options = {"spec": job.spec, "threads": settings.threads, "float_kernels": saturates}
     percent, answers = partial(exported_percent, **options), partial(log_probabilities, **options)
     output = folder / types.file
-    kept = within_tolerance(
+    kept = ToleranceSearch(
         job.quantizer,
-        output,
-        types,
         lost=lambda path: top1 - percent(path, data.validation)["top1"],
         divergence=lambda path: mean_divergence(job.in_float, answers(path, job.sample)),
         tolerance=settings.tolerance,
+        types=types,
         seconds=settings.search_seconds,
         but=slow,
         say=say,
-    )
+    ).write(output)
     accuracy = {
         "validation": percent(output, data.validation),
         "test": percent(output, data.test),

@@ -68,36 +68,53 @@ def layers_that_must_stay(
     """
     layers = [layer for layer in table.layers if not layer.not_factored]
     check = _Check(network, images, table.network)
-    originals = {layer.name: network.get_submodule(layer.name) for layer in layers}
-    reasons: dict[str, str] = {}
+    bisection = _Bisection(network, layers, check, say)
+    try:
+        with evaluation_mode(network):
+            check.remember()
+            bisection.replace(layers)
+    finally:
+        bisection.restore(layers)
+    return bisection.reasons
 
-    def replace_group(group: Sequence[Layer]) -> None:
+
+class _Bisection:
+    """Search for the layers whose replacement changes the outputs; `reasons` says why, by name."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[Layer],
+        check: "_Check",
+        say: Callable[[str], object],
+    ) -> None:
+        self._network, self._check, self._say = network, check, say
+        self._originals = {layer.name: network.get_submodule(layer.name) for layer in layers}
+        self.reasons: dict[str, str] = {}
+
+    def replace(self, group: Sequence[Layer]) -> None:
         """Replace the layers of a group, except layers that change the outputs."""
         if not group:
             return
         for layer in group:
-            _replace_losslessly(network, layer)
-        outcome = check.outcome()
-        if outcome.error is None and outcome.change <= check.tolerance:
+            _replace_losslessly(self._network, layer)
+        outcome = self._check.outcome()
+        if outcome.error is None and outcome.change <= self._check.tolerance:
             return
-        for layer in group:
-            network.set_submodule(layer.name, originals[layer.name])
+        self.restore(group)
         if len(group) == 1:
-            reasons[group[0].name] = _reason(outcome)
-            say(f"{group[0].name} stays as it is: {reasons[group[0].name]}")
+            name = group[0].name
+            self.reasons[name] = _reason(outcome)
+            self._say(f"{name} stays as it is: {self.reasons[name]}")
             return
         middle = len(group) // 2
-        replace_group(group[:middle])
-        replace_group(group[middle:])
+        self.replace(group[:middle])
+        self.replace(group[middle:])
 
-    try:
-        with evaluation_mode(network):
-            check.remember()
-            replace_group(layers)
-    finally:
-        for name, module in originals.items():
-            network.set_submodule(name, module)
-    return reasons
+    def restore(self, layers: Sequence[Layer]) -> None:
+        """Put the original layers back into the network."""
+        for layer in layers:
+            self._network.set_submodule(layer.name, self._originals[layer.name])
 
 
 def _reason(outcome: Outcome) -> str:

@@ -80,10 +80,25 @@ def read_weights(
             f"{path}: no such checkpoint. Put the trained weights there, or set `checkpoint` of "
             "the network in params.yaml to another file."
         )
+    tensors = _stored_tensors(path, network, key, say)
+    require_plain(tensors, path)
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(_IGNORED)
+    }
+    _require_finite(tensors, path)
+    return tensors
+
+
+def _stored_tensors(
+    path: Path, network: nn.Module | None, key: str | None, say: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Return the tensors of a file in the format that its name says."""
+    if path.name.endswith(_PICKLES):
+        return find_state_dict(_read_pickle(path), path, key, say)
     if path.suffix == ".safetensors":
         tensors = read_tensors(path, framework="pt")
-    elif path.name.endswith(_PICKLES):
-        tensors = find_state_dict(_read_pickle(path), path, key, say)
     elif path.suffix == ".caffemodel" and network is not None:
         from lowrank.zoo.caffe import caffe_weights
 
@@ -93,17 +108,15 @@ def read_weights(
             f"{path}: unknown checkpoint format '{path.suffix}'. Expected a file name that ends "
             f"in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}."
         )
-    if key and not path.name.endswith(_PICKLES):
+    if key:
         raise UserError(
             f"{path}: `state_key` only applies to PyTorch files, which can hold several sets of "
             "weights. Remove it."
         )
-    require_plain(tensors, path)
-    tensors = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(_IGNORED)
-    }
+    return tensors
+
+
+def _require_finite(tensors: dict[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             not_finite = int((~torch.isfinite(tensor)).sum())
@@ -112,7 +125,6 @@ def read_weights(
                 "infinity). These weights cannot be compressed. Use a checkpoint from before the "
                 "training diverged."
             )
-    return tensors
 
 
 def load_weights(

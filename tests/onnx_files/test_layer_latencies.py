@@ -4,15 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lowrank.config.device_kinds import create_device
 from lowrank.files import read_json
-from lowrank.steps.profile_layers import _Measured, remember
-from lowrank.steps.profiling import Form
+from lowrank.onnx_files.forms import Form
+from lowrank.onnx_files.layer_latencies import MeasuredLayers, remember
 
 
 def key_of(tmp_path, **changes):
     """Return the cache key of measurements with some settings."""
     settings = {"threads": 1, "batch_size": 1} | changes
     device = create_device("local", settings)
-    return _Measured(device, settings, Form(None, None), tmp_path / "cache.json")._key
+    return MeasuredLayers(device, settings, Form(None, None), tmp_path / "cache.json")._key
 
 
 def test_the_key_contains_everything_that_affects_times(tmp_path):

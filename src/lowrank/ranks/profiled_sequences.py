@@ -1,0 +1,52 @@
+"""Sequences of layers whose latency a device must measure for a target of milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowrank.core.layers import LayerTable, Pair, PlainLayer
+from lowrank.factorize import grouped_sequence
+from lowrank.ranks.curves import rank_choices
+from lowrank.ranks.negligible import leave_negligible
+from lowrank.ranks.rule import taken_layers
+from lowrank.ranks.scale import cost_of
+
+if TYPE_CHECKING:
+    from lowrank.config.ranks import RankSettings
+
+# Some networks whose layers all have the same saving are measured in one piece. Their share of the
+# original's MACs is about the target's share (or the middle of a search range) to these powers.
+_SHARE_POWERS = (0.5, 1.0, 1.5)
+
+
+def networks_near_target(
+    table: LayerTable, layers: dict[str, str], settings: RankSettings, share: float
+) -> Iterator[dict[str, Sequence[PlainLayer]]]:
+    """Yield networks near the target's cost: the sequence of plain layers by replaced layer."""
+    candidates = list(taken_layers(leave_negligible(table, settings.negligible), layers))
+    for power in _SHARE_POWERS:
+        sequences = {}
+        for layer, method, full_ranks in candidates:
+            choices = rank_choices(layer, method, full_ranks, settings, in_proportion=True)
+            if not choices:
+                continue
+            macs = np.array([cost_of(layer, method, ranks, "macs") for ranks in choices])
+            nearest = np.abs(np.log(macs / (share**power * layer.dense_macs))).argmin()
+            sequences[layer.name] = grouped_sequence(method, layer, choices[nearest])
+        yield sequences
+
+
+def possible_sequences(
+    table: LayerTable, layers: dict[str, str], alternatives: list[str], settings: RankSettings
+) -> Iterator[tuple[Sequence[PlainLayer], Pair]]:
+    """Yield the original layers, and all sequences of plain layers that may replace a layer."""
+    for layer in table.layers:
+        if layer.kind != "transposed_conv":
+            yield [layer], layer.input_map
+    table = leave_negligible(table, settings.negligible)
+    for layer, method, full_ranks in taken_layers(table, layers, alternatives):
+        for ranks in rank_choices(layer, method, full_ranks, settings):
+            yield grouped_sequence(method, layer, ranks), layer.input_map
