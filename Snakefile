@@ -8,8 +8,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from lowrank.settings.document import read_document
 from lowrank.errors import UserError
+from lowrank.settings.document import read_document
 
 min_version("9.0")
 

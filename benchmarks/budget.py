@@ -29,7 +29,6 @@ from data_aware import inputs, shipped
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lowrank.config.ranks import RankSettings
 from lowrank.config.reading import load_params
 from lowrank.core.layers import Layer
 from lowrank.data.datasets import Dataset, open_dataset
@@ -42,12 +41,15 @@ from lowrank.factorize import (
     one_group,
 )
 from lowrank.files import read_json, write_json
-from lowrank.ranks import Candidate, choose_ranks, ranks_within, shared_out
+from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.bounds import Bound, bounds_of
-from lowrank.ranks.budget import Trial, for_target
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.curves import Curve, curve_of
-from lowrank.ranks.rule import rank_settings
-from lowrank.ranks.scale import cost_of
+from lowrank.ranks.knapsack import Trial, for_target
+from lowrank.ranks.rule import Candidate
+from lowrank.ranks.rules.sensitivity import shared_out
+from lowrank.ranks.scale import cost_of, ranks_within
+from lowrank.ranks.select import choose_ranks
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments
@@ -165,7 +167,7 @@ class Comparison:
         return torch.cat([batch.float() for batch, _ in outputs])
 
     @property
-    def settings(self) -> RankSettings:
+    def settings(self) -> BudgetSettings:
         return rank_settings({"select": "budget", "target": {"macs": self.target}})
 
     @cached_property

@@ -20,7 +20,7 @@ from lowrank.data.sources import store_dataset
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization
 from lowrank.files import read_json
-from lowrank.ranks import choose_ranks
+from lowrank.ranks.select import choose_ranks
 from lowrank.tasks.classification import inputs_of, top1_percent
 from lowrank.temporary import temporary_folder
 from lowrank.zoo import create_network, network_spec

@@ -15,19 +15,9 @@ PACKAGE = SOURCE / "lowrank"
 # From top to bottom. `devices` is near the top, because it imports no other room: `lowrank` sends
 # it to other machines.
 ROOMS = (
-    *(
-        "errors",
-        "temporary",
-        "files",
-        "core",
-        "devices",
-        "settings",
-        "config",
-        "factorize",
-        "ranks",
-    ),
-    *("zoo", "surgery", "onnx_files", "data", "tasks", "training", "report", "graph"),
-    *("api", "testing", "steps", "cli"),
+    *("errors", "temporary", "files", "core", "devices", "settings", "factorize", "ranks"),
+    *("config", "zoo", "surgery", "onnx_files", "data", "tasks", "training", "report"),
+    *("graph", "api", "testing", "steps", "cli"),
 )
 WITHOUT_TORCH = (*ROOMS[: ROOMS.index("zoo")], "graph", "report")
 

@@ -18,9 +18,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lowrank.config.factorize import FactorizeSettings
-from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Expected, PlannedLayer
+from lowrank.core.plans import Expected, Losses, PlannedLayer
 from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
 from lowrank.factorize import (
@@ -31,10 +30,12 @@ from lowrank.factorize import (
     kernel_of,
 )
 from lowrank.onnx_files.export import export_onnx
-from lowrank.ranks import Losses, leave_negligible
+from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.milder import nearest_that_keeps
-from lowrank.ranks.rule import rank_settings
+from lowrank.ranks.negligible import leave_negligible
+from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.rule import rule_of
 from lowrank.settings.mistakes import described
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
@@ -186,9 +187,9 @@ class _Compression:
     def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
         """Return a copy of the network with its layers decomposed, and the change of each layer."""
         compressed = copied(self.network)
-        sequential = self.factorize.sequential and rule.select != "budget"
+        sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
         if self.factorize.norm == "activation" and not sequential and not self.moments:
-            table = leave_negligible(self.table, rule.negligible)
+            table = leave_negligible(self.table, rule.negligible_share)
             self.moments = input_moments(
                 compressed, [table[name] for name in self.assigned], self.images
             )
@@ -280,7 +281,7 @@ def _factorize_settings(
     except ValidationError as error:
         message = described(error, FactorizeSettings, entries, prefix=("factorize",))
         raise UserError(message) from error
-    if settings.alternatives and rule.select != "budget":
+    if settings.alternatives and not rule_of(rule).compares_factorizations:
         raise UserError(
             "factorize.alternatives: only `ranks={'select': 'budget', ...}` compares them, but "
             f"`select` is '{rule.select}'. Remove `alternatives`, or use 'budget'."

@@ -11,9 +11,9 @@ from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.layers import Layer, LayerTable
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8 import Quantizer, noise_for
+from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.bounds import LatencyBound, bounds_of
 from lowrank.ranks.latency_model import Latencies
-from lowrank.ranks.rule import rank_settings
 from lowrank.surgery.finding import find_layers
 from lowrank.zoo import create_network
 from lowrank.zoo.registry import network_spec

@@ -6,8 +6,8 @@ import pytest
 from lowrank.core.layers import Layer, LayerTable
 from lowrank.core.plans import Expected, PlannedLayer
 from lowrank.errors import UserError
+from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.choice import RankChoice, is_cheap
-from lowrank.ranks.rule import rank_settings
 
 LAYERS = tuple(
     Layer(16, 16, (3, 3), padding=(1, 1), name=name, input_map=(8, 8)) for name in ("a", "b")

@@ -7,7 +7,7 @@ from lowrank.core.layers import Layer, sequence_macs, sequence_parameters
 from lowrank.core.plans import Factored
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, grouped_sequence, reconstruct
-from lowrank.ranks import choose_ranks
+from lowrank.ranks.select import choose_ranks
 
 
 def conv(inputs=32, outputs=48, **fields):

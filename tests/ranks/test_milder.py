@@ -3,8 +3,9 @@
 import pytest
 
 from lowrank.core.plans import Expected
-from lowrank.ranks.milder import milder, nearest_that_keeps
-from lowrank.ranks.rule import rank_settings
+from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.milder import nearest_that_keeps
+from lowrank.ranks.rule import rule_of
 
 RULES = {
     "ratio": ({"select": "ratio", "ratio": 4.0}, "ratio: 2"),
@@ -26,11 +27,12 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_half_of_the_way_to_no_compression(name):
     settings, written = RULES[name]
-    half_way = milder(rank_settings(settings), 0.5)
+    settings = rank_settings(settings)
+    half_way = rule_of(settings).milder(settings, 0.5)
     assert half_way.written == written
     # A user can write this setting.
     assert rank_settings(half_way.settings.model_dump(exclude_unset=True)) == half_way.settings
-    assert milder(rank_settings(settings), 0.0).settings == rank_settings(settings)
+    assert rule_of(settings).milder(settings, 0.0).settings == settings
 
 
 def test_the_smallest_change_that_keeps_enough():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowrank.core.layers import Layer, LayerTable
-from lowrank.ranks import leave_negligible
+from lowrank.ranks.negligible import leave_negligible
 from lowrank.surgery.finding import layer_table
 
 

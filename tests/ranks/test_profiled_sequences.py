@@ -4,18 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import LayerTable
 from lowrank.files import read_json
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.profiled_sequences import networks_near_target, possible_sequences
 
 TABLE = LayerTable.from_json(read_json(Path(__file__).parents[2] / "data/networks/resnet20.json"))
 LAYERS = {
     layer.name: "tucker2" for layer in TABLE.layers if layer.kind == "conv" and layer.groups == 1
 }
-SETTINGS = RankSettings(
-    select="budget", target={"latency_ms": {"local": 0.5}}, images=10, negligible=0.0
-)
+SETTINGS = BudgetSettings(target={"latency_ms": {"local": 0.5}}, images=10, negligible=0.0)
 
 
 def test_all_layers_and_their_sequences_are_measured():

@@ -6,9 +6,10 @@ import pytest
 from lowrank.core.layers import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, one_group
-from lowrank.ranks import choose_ranks, ranks_within, shared_out
-from lowrank.ranks.rule import rank_settings
-from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size
+from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.rules.sensitivity import shared_out
+from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size, ranks_within
+from lowrank.ranks.select import choose_ranks
 
 
 def conv(name="conv", inputs=32, outputs=48, **fields):
@@ -145,7 +146,8 @@ def test_a_very_sensitive_layer_counts_as_dense():
             layer,
             kernel_for(layer),
             method,
-            settings.model_copy(update={"table": ranks}),
+            settings,
+            shared=ranks,
         )
         for layer, method, _ in candidates(*layers)
     ]

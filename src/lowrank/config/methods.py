@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.ranks import MethodRankSettings
 from lowrank.config.schedule import ScheduleSettings
+from lowrank.ranks.rule import RULES
 from lowrank.settings.mistakes import shown
 from lowrank.settings.section import Section
 
@@ -22,7 +23,10 @@ class MethodSettings(Section):
         description="Factorization of each kind of layer. null or missing: all layers stay dense, "
         "for a control or for int8 only.",
     )
-    ranks: MethodRankSettings = MethodRankSettings()
+    ranks: SerializeAsAny[MethodRankSettings] = Field(
+        default_factory=lambda: MethodRankSettings.model_validate({}),
+        description="Rank rule, and its settings.",
+    )
     schedule: ScheduleSettings = ScheduleSettings()
     finetune: dict[str, Any] = Field(
         default_factory=dict,
@@ -38,8 +42,10 @@ class MethodSettings(Section):
         rules = {self.ranks.select} | {
             entries["select"] for entries in self.ranks.models.values() if "select" in entries
         }
-        if self.factorize.alternatives and rules != {"budget"}:
-            raise ValueError("`factorize.alternatives` needs `ranks.select: budget`")
+        comparing = [name for name, rule in RULES.usable().items() if rule.compares_factorizations]
+        if self.factorize.alternatives and not rules <= {*comparing}:
+            users = " or ".join(f"`ranks.select: {name}`" for name in comparing)
+            raise ValueError(f"`factorize.alternatives` needs {users}")
         if self.ranks.searches and self.schedule.kind != "one_shot":
             raise ValueError(
                 "`ranks.target.accuracy_drop` needs `schedule: {kind: one_shot}`, because a trial "

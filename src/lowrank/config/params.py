@@ -11,7 +11,6 @@ from lowrank.config.finetune import FinetuneSettings
 from lowrank.config.matrix import Matrix
 from lowrank.config.methods import MethodSettings
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.config.ranks import RankSettings
 from lowrank.config.stages import (
     CalibrateSettings,
     DecomposeSettings,
@@ -21,6 +20,8 @@ from lowrank.config.stages import (
 )
 from lowrank.config.studies import StudySettings
 from lowrank.config.training import PretrainSettings
+from lowrank.ranks.any_rule import AnyRankSettings
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.settings.choices import BUDGETS
 from lowrank.settings.merging import merged
 from lowrank.settings.mistakes import nearest, refused
@@ -47,7 +48,7 @@ class Params(Section):
 
     def ranks_of(self, model: str, method: str) -> RankSettings:
         """Return the settings by which a method chooses the ranks of one network."""
-        return RankSettings.model_validate(self.ranks_entries(model, method))
+        return AnyRankSettings.model_validate(self.ranks_entries(model, method))
 
     def ranks_entries(self, model: str, method: str) -> dict[str, Any]:
         """Return the unchecked entries for `ranks_of`."""
@@ -59,8 +60,8 @@ class Params(Section):
         None if the method is not a trial.
         """
         for name, settings in self.methods.items():
-            for number in range(1, settings.ranks.search.trials + 1):
-                if settings.ranks.searches and method == trial_name(name, number):
+            for number in range(1, settings.ranks.trials + 1):
+                if method == trial_name(name, number):
                     return name, number
         return None
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from lowrank.config.finetune import FinetuneSettings
 from lowrank.config.params import Params, trial_name
-from lowrank.config.ranks import RankSettings
 from lowrank.errors import UserError
+from lowrank.ranks.any_rule import AnyRankSettings
 from lowrank.settings.document import Document, Place, read_document
 from lowrank.settings.mistakes import described
 
@@ -35,11 +35,10 @@ def parse_params(document: Mapping[str, Any] | Document) -> Params:
                 methods[name] = method
         params = Params.model_validate(entries)
         for name, settings in params.methods.items():
-            if settings.ranks.searches:
-                for number in range(1, settings.ranks.search.trials + 1):
-                    trial = trial_name(name, number)
-                    _claim(file, origins, trial, origins[name], f"trial {number} of ")
-                    methods[trial] = methods[name]
+            for number in range(1, settings.ranks.trials + 1):
+                trial = trial_name(name, number)
+                _claim(file, origins, trial, origins[name], f"trial {number} of ")
+                methods[trial] = methods[name]
         params = Params.model_validate(entries)
     except ValidationError as error:
         clauses = described(error, Params, entries, file=file, origins=origins)
@@ -104,7 +103,7 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
         if params.trial_of(method):
             continue
         for section, kind, resolve in (
-            ("ranks", RankSettings, params.ranks_entries),
+            ("ranks", AnyRankSettings, params.ranks_entries),
             ("finetune", FinetuneSettings, params.finetune_entries),
         ):
             for model in ("", *settings.of_models()[section]):
@@ -129,11 +128,7 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
                     "false`."
                 )
         for model in settings.ranks.models:
-            general, of_model = settings.ranks, params.ranks_of(model, method)
-            trials = [
-                ranks.search.trials if ranks.searches else None for ranks in (general, of_model)
-            ]
-            if trials[0] != trials[1]:
+            if settings.ranks.trials != params.ranks_of(model, method).trials:
                 place = file.named((*origins[method], "ranks", "models", model))
                 raise UserError(
                     f"{file.source}: {place}: `accuracy_drop` and `search.trials` must apply to "

@@ -59,6 +59,10 @@ class Loss:
     nats: float
 
 
+# Losses of the network in nats, by (layer, factorization) and by ranks.
+Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
+
+
 @dataclass(frozen=True)
 class Expected:
     """Accuracy expected from the ranks of a round, before fine-tuning, in percent.

@@ -40,6 +40,7 @@ from lowrank.graph.report import ReportRules
 from lowrank.graph.search import SearchRules
 from lowrank.graph.step_names import STEPS
 from lowrank.graph.studies import StudyRules
+from lowrank.ranks.rule import rule_of
 from lowrank.settings.document import Document, reconciled
 
 
@@ -227,7 +228,7 @@ class Graph:
 
     def trial_numbers(self, wildcards: Wildcards) -> range:
         """Return the numbers of the trials of a search."""
-        return range(1, self.params.methods[wildcards.method].ranks.search.trials + 1)
+        return range(1, self.params.methods[wildcards.method].ranks.trials + 1)
 
     def layers(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the layers of a round with their factorizations.
@@ -257,8 +258,8 @@ class Graph:
         """Return whether the rank rule chooses the ranks of all layers together."""
         # A control has no factorizations and so no ranks.
         is_factored = any(self.params.methods[wildcards.method].factorize.by_kind().values())
-        rule = self.params.ranks_of(wildcards.model, wildcards.method)
-        return is_factored and rule.looks_at_all_layers
+        settings = self.params.ranks_of(wildcards.model, wildcards.method)
+        return is_factored and rule_of(settings).looks_at_all_layers
 
     def measures(self, wildcards: Wildcards) -> bool:
         """Return whether this is the first round and its rank rule measures all layers."""
@@ -270,7 +271,7 @@ class Graph:
         settings = self.params.methods[method]
         order = settings.schedule.order
         names_by_setting = {
-            "ranks.table": self.params.ranks_of(model, method).table,
+            "ranks.table": self.params.ranks_of(model, method).named_layers,
             "schedule.order": () if isinstance(order, str) else order,
         }
         for setting, names in names_by_setting.items():

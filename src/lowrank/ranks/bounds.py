@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
 from lowrank.factorize import Factorization, grouped_sequence
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.latency_model import Latencies
 
 # Overhead in the ONNX file, in bytes, from exports of VGG-16. It counts, besides the weights, each
@@ -154,7 +154,7 @@ class LatencyBound(Bound):
 
 
 def bounds_of(
-    settings: RankSettings, latencies: Mapping[str, Latencies], *, quantized: bool = False
+    settings: BudgetSettings, latencies: Mapping[str, Latencies], *, quantized: bool = False
 ) -> list[Bound]:
     """Return the entries of a target.
 

@@ -8,33 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from typing import Protocol
 
 import numpy as np
 
-from lowrank.config.ranks import RankSettings
-from lowrank.core.layers import Layer, LayerTable
-from lowrank.core.plans import Expected, Factored, PlannedLayer, Share
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Expected, Factored, Losses, PlannedLayer, Share
 from lowrank.errors import UserError
-from lowrank.factorize import (
-    Decomposition,
-    Factorization,
-    Moments,
-    decompose,
-    get_factorization,
-    kernel_of,
-)
-from lowrank.ranks.bounds import bounds_of
-from lowrank.ranks.budget import Losses, Trial, for_target
+from lowrank.factorize import Decomposition, Moments, decompose, get_factorization
 from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.milder import nearest_that_keeps, ruined
 from lowrank.ranks.negligible import leave_negligible
-from lowrank.ranks.rule import Candidate, taken_layers
-from lowrank.ranks.scale import dense_cost, ranks_within
+from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.rule import rule_of
 from lowrank.ranks.select import choose_ranks
-from lowrank.ranks.sensitivity import shared_out
 
 Say = Callable[[str], object]
 # Layers and their factors. An iterator that creates one at a time saves memory.
@@ -115,6 +103,9 @@ class RankChoice:
         Shares from an earlier round; None in the first round.
     stages_left
         Number of rounds, including this one, until the rule's ranks are reached.
+    measured
+        Known losses on labels, by the name of the layer that was decomposed alone; a rule adds new
+        ones.
     """
 
     network: MeasuredNetwork
@@ -127,30 +118,32 @@ class RankChoice:
     losses: Losses = field(default_factory=dict)
     shares: dict[str, Share] | None = None
     stages_left: int = 1
-    _measured: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
 
-    def at(self, rule: RankSettings, *, say: Say) -> ChosenRanks:
-        """Choose the ranks by a rule.
+    def at(self, settings: RankSettings, *, say: Say) -> ChosenRanks:
+        """Choose the ranks by the rule that the settings select.
 
         Raises UserError if the rule needs measurements that the network cannot provide.
         """
-        table = self.table
-        if rule.select != "fixed":
-            table = leave_negligible(table, rule.negligible)
-        layers, sensitivity, shares = dict(self.layers), {}, {}
+        table = leave_negligible(self.table, settings.negligible_share)
+        layers, sensitivity, shares, ranks = dict(self.layers), {}, {}, None
+        rule = rule_of(settings)
         if rule.looks_at_all_layers and layers:
-            sensitivity, shares = self._shared_out(table, rule, say)
+            if self.shares is not None:
+                shares = self.shares
+            else:
+                sensitivity, shares = rule.share_out(self, table, settings, say)
             ranks = {name: share.ranks for name, share in shares.items()}
-            rule = rule.model_copy(update={"table": ranks})
             layers |= {name: shares[name].factorization for name in layers if name in shares}
         planned = tuple(
             choose_ranks(
                 table[name],
                 self.network.weight_and_bias(name)[0],
                 factorization,
-                rule,
+                settings,
                 factored=self.network.factored(name),
                 stages_left=self.stages_left,
+                shared=ranks,
             )
             for name, factorization in layers.items()
         )
@@ -177,13 +170,13 @@ class RankChoice:
         return expected
 
     def refuse_what_ruins(
-        self, rule: RankSettings, expected: Expected, *, where: str, say: Say
+        self, settings: RankSettings, expected: Expected, *, where: str, say: Say
     ) -> None:
         """Raise UserError if the expected drop is larger than the rule allows.
 
         The message names the nearest milder setting, to be written under `where`.
         """
-        if not expected.exceeds(rule.largest_drop):
+        if not expected.exceeds(settings.largest_drop):
             return
         say(
             "the drop is larger than `largest_drop` allows; searching for the nearest milder "
@@ -198,19 +191,19 @@ class RankChoice:
                 # Either no layer is left to decompose, or the decomposition cannot be tried
                 # quickly.
                 return all(layer.is_dense for layer in planned)
-            if enough := not outcome.exceeds(rule.largest_drop):
+            if enough := not outcome.exceeds(settings.largest_drop):
                 tried.append(outcome)
             return enough
 
         # A later round cannot change ranks that an earlier round shared out.
-        nearest = None if self.shares is not None else nearest_that_keeps(rule, keeps_enough)
+        nearest = None if self.shares is not None else nearest_that_keeps(settings, keeps_enough)
         advice = "Choose milder settings"
         if nearest:
             advice = f"The nearest setting that keeps enough accuracy is `{nearest.written}`"
             if tried:
                 advice += f" ({tried[-1].after:.1f} % before fine-tuning)"
             advice += f"; write it under `{where}`, or under its `models` for this network alone"
-        raise UserError(ruined(expected, rule.largest_drop, where, advice))
+        raise UserError(ruined(expected, settings.largest_drop, where, advice))
 
     def _replacements(self, planned: Iterable[PlannedLayer]) -> Iterator[tuple[str, Decomposition]]:
         for layer in planned:
@@ -226,62 +219,6 @@ class RankChoice:
                     self.network.moments(layer.name),
                 ),
             )
-
-    def _shared_out(
-        self, table: LayerTable, rule: RankSettings, say: Say
-    ) -> tuple[dict[str, float], dict[str, Share]]:
-        if self.shares is not None:
-            return {}, self.shares
-        if rule.select == "sensitivity":
-            return self._by_sensitivity(table, rule, say)
-        return {}, self._for_target(table, rule, say)
-
-    def _by_sensitivity(
-        self, table: LayerTable, rule: RankSettings, say: Say
-    ) -> tuple[dict[str, float], dict[str, Share]]:
-        """Measure the loss of the network for each layer, and share out the ranks accordingly."""
-        candidates = list(taken_layers(table, self.all_layers))
-
-        def trials() -> Iterator[tuple[str, Decomposition]]:
-            for layer, method, full_ranks in candidates:
-                limit = dense_cost(layer, rule.cost) / rule.trial_ratio
-                ranks = ranks_within(layer, method, full_ranks, limit=limit, cost=rule.cost)
-                weight, bias = self.network.weight_and_bias(layer.name)
-                moments = self.network.moments(layer.name)
-                yield layer.name, decompose(method, layer, weight, bias, ranks, moments)
-
-        if not self._measured:
-            self._measured |= self.network.losses(trials())
-        sensitivity, ranks = shared_out(candidates, self._measured, rule)
-        order = sorted(sensitivity, key=lambda name: sensitivity[name], reverse=True)
-        say(f"most sensitive first: [{', '.join(order)}]")
-        return sensitivity, {
-            name: Share(self.all_layers[name], ranks_of_layer)
-            for name, ranks_of_layer in ranks.items()
-        }
-
-    def _for_target(self, table: LayerTable, rule: RankSettings, say: Say) -> dict[str, Share]:
-        """Measure the loss of the network for each layer, and choose ranks that meet the target."""
-
-        def read(layer: Layer, method: Factorization, full_ranks: tuple[int, ...]) -> Trial:
-            weight, bias = self.network.weight_and_bias(layer.name)
-            kernel = kernel_of(layer, weight, name=layer.name)
-            candidate = Candidate(layer, kernel, method, full_ranks)
-            return Trial(candidate, bias, self.network.moments(layer.name))
-
-        candidates = taken_layers(table, self.all_layers, self.alternatives)
-        shares = for_target(
-            table,
-            [partial(read, *candidate) for candidate in candidates],
-            rule,
-            bounds_of(rule, self.latencies, quantized=self.quantized),
-            self.network.divergence(),
-            losses=self.losses,
-            say=say,
-        )
-        total = sum(share.loss for share in shares.values())
-        say(f"sum of the divergences with one layer decomposed at a time: {total:.2g} nats")
-        return shares
 
 
 def is_cheap(table: LayerTable, planned: Iterable[PlannedLayer]) -> bool:

@@ -7,11 +7,11 @@ from math import lcm
 
 import numpy as np
 
-from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import Layer
 from lowrank.factorize import Factorization, Moments, group_kernels, one_group
 from lowrank.factorize.moments import regularized, whitened
 from lowrank.ranks.bounds import Bound
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of
 

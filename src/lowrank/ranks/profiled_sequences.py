@@ -11,11 +11,11 @@ from lowrank.core.layers import LayerTable, Pair, PlainLayer
 from lowrank.factorize import grouped_sequence
 from lowrank.ranks.curves import rank_choices
 from lowrank.ranks.negligible import leave_negligible
-from lowrank.ranks.rule import taken_layers
 from lowrank.ranks.scale import cost_of
+from lowrank.ranks.taken_layers import taken_layers
 
 if TYPE_CHECKING:
-    from lowrank.config.ranks import RankSettings
+    from lowrank.ranks.rank_settings import RankSettings
 
 # Some networks whose layers all have the same saving are measured in one piece. Their share of the
 # original's MACs is about the target's share (or the middle of a search range) to these powers.
@@ -26,7 +26,7 @@ def networks_near_target(
     table: LayerTable, layers: dict[str, str], settings: RankSettings, share: float
 ) -> Iterator[dict[str, Sequence[PlainLayer]]]:
     """Yield networks near the target's cost: the sequence of plain layers by replaced layer."""
-    candidates = list(taken_layers(leave_negligible(table, settings.negligible), layers))
+    candidates = list(taken_layers(leave_negligible(table, settings.negligible_share), layers))
     for power in _SHARE_POWERS:
         sequences = {}
         for layer, method, full_ranks in candidates:
@@ -46,7 +46,7 @@ def possible_sequences(
     for layer in table.layers:
         if layer.kind != "transposed_conv":
             yield [layer], layer.input_map
-    table = leave_negligible(table, settings.negligible)
+    table = leave_negligible(table, settings.negligible_share)
     for layer, method, full_ranks in taken_layers(table, layers, alternatives):
         for ranks in rank_choices(layer, method, full_ranks, settings):
             yield grouped_sequence(method, layer, ranks), layer.input_map

@@ -16,31 +16,9 @@ from lowrank.factorize import (
     kernel_of,
     one_group,
 )
-from lowrank.ranks.budget import budget
-from lowrank.ranks.energy import energy
-from lowrank.ranks.fixed import fixed
-from lowrank.ranks.ratio import ratio
-from lowrank.ranks.rule import Candidate, RankRule, RankSettings, rank_settings
-from lowrank.ranks.sensitivity import sensitivity
-from lowrank.ranks.vbmf import vbmf
-
-RULES: dict[str, RankRule] = {
-    "vbmf": vbmf,
-    "energy": energy,
-    "ratio": ratio,
-    "sensitivity": sensitivity,
-    "budget": budget,
-    "fixed": fixed,
-}
-
-# Rules whose ranks are the goal of several stages. EVBMF instead analyzes the result of each stage.
-_GOAL_RULES = ("energy", "ratio", "sensitivity", "budget", "fixed")
-
-# Reason why a layer stays as it is if the rule has no ranks for it.
-_NO_RANKS = {
-    "fixed": "the table of ranks does not name it",
-    "budget": "the target is met best without factoring it",
-}
+from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.rule import Candidate, rule_of
 
 
 def choose_ranks(
@@ -51,6 +29,7 @@ def choose_ranks(
     *,
     factored: Factored | None = None,
     stages_left: int = 1,
+    shared: Mapping[str, tuple[int, ...]] | None = None,
 ) -> PlannedLayer:
     """Choose a layer's ranks, or state why it stays as it is.
 
@@ -70,21 +49,19 @@ def choose_ranks(
         ranks.
     stages_left
         Number of rounds, including this one, until the rule's ranks are reached. The ranks decrease
-        by the same factor in each round, except for EVBMF.
+        by the same factor in each round, for a rule whose ranks are a goal.
+    shared
+        Ranks of each layer by its name, from a rule that looks at all layers.
 
     Returns
     -------
     PlannedLayer
         If the factorization does not apply to the layer or the rule returns a rank of 0, the layer
-        stays as it is, without ranks. If the factors would cost at least as many
-        multiply-accumulates as the layer, it stays as it is, with the chosen ranks. If it stays as
-        it is, its costs are the same before and after.
+        stays as it is, without ranks. If the factors would need at least as many MACs as the layer,
+        it stays as it is, with the chosen ranks. Its costs are then the same before and after.
 
-    Raises
-    ------
-    UserError
-        For an unknown name, a setting out of range, or a weight that does not fit the layer or is
-        not finite.
+    Raises UserError for an unknown name, a setting out of range, or a weight that does not fit the
+    layer or is not finite.
     """
     if isinstance(factorization, str):
         factorization = get_factorization(factorization)
@@ -92,32 +69,28 @@ def choose_ranks(
     outcome = _Outcome(layer, factorization, factored)
     if reason := layer.not_factored or factorization.applies_to(layer):
         return outcome.kept(reason)
-    if factored and factored.factorization != factorization.name:
-        raise UserError(
-            f"layer '{layer.name}' is already factored by {factored.factorization} and cannot be "
-            f"factored further by {factorization.name}. Use the same factorization for it in every "
-            "stage."
-        )
-    kernel = kernel_of(layer, weight, name=layer.name)
-    full_ranks = factored.ranks if factored else factorization.full_ranks(one_group(layer))
-    candidate = Candidate(layer, kernel, factorization, full_ranks, factored is not None)
-    chosen = RULES[settings.select](candidate, settings)
+    candidate = _candidate(layer, weight, factorization, factored, shared)
+    rule = rule_of(settings)
+    chosen = rule.ranks(candidate, settings)
     if chosen is None:
-        return outcome.kept(_NO_RANKS[settings.select])
-    if settings.select in _GOAL_RULES and stages_left > 1:
-        chosen = tuple(
-            full if rank > full else round(full * (rank / full) ** (1 / stages_left))
-            for rank, full in zip(chosen, full_ranks, strict=True)
-        )
+        return outcome.kept(rule.no_ranks)
     chosen = tuple(
-        _weakened(rank, full, settings.weaken)
-        for rank, full in zip(chosen, full_ranks, strict=True)
+        _weakened(_of_stage(rank, full, stages_left if rule.is_goal else 1), full, settings)
+        for rank, full in zip(chosen, candidate.full_ranks, strict=True)
     )
+    return _entry_at(chosen, candidate, settings, outcome)
+
+
+def _entry_at(
+    chosen: tuple[int, ...], candidate: Candidate, settings: RankSettings, outcome: "_Outcome"
+) -> PlannedLayer:
+    """Return the entry of the plan for a layer with these ranks, if its factors save something."""
     if 0 in chosen:
         # With the smallest admissible rank instead, the layer would pass on almost no information.
         reason = f"{settings.select} finds only noise in its weights (rank 0)"
         return outcome.kept(reason, chosen=chosen)
     ranks, notes = _admissible(candidate, chosen, settings)
+    layer, factorization = candidate.layer, candidate.factorization
     macs = sequence_macs(grouped_sequence(factorization, layer, ranks), layer.input_map)
     if macs >= outcome.macs_now:
         reason = (
@@ -128,10 +101,37 @@ def choose_ranks(
     return outcome.factored_at(ranks, chosen, notes)
 
 
-def _weakened(rank: int, full: int, weaken: float) -> int:
+def _candidate(
+    layer: Layer,
+    weight: np.ndarray,
+    factorization: Factorization,
+    factored: Factored | None,
+    shared: Mapping[str, tuple[int, ...]] | None,
+) -> Candidate:
+    if factored and factored.factorization != factorization.name:
+        raise UserError(
+            f"layer '{layer.name}' is already factored by {factored.factorization} and cannot be "
+            f"factored further by {factorization.name}. Use the same factorization for it in every "
+            "stage."
+        )
+    kernel = kernel_of(layer, weight, name=layer.name)
+    full_ranks = factored.ranks if factored else factorization.full_ranks(one_group(layer))
+    return Candidate(layer, kernel, factorization, full_ranks, factored is not None, shared)
+
+
+def _of_stage(goal: int, full: int, stages_left: int) -> int:
+    """Return the rank of this stage; each stage left multiplies the rank by the same factor."""
+    if stages_left <= 1:
+        return goal
+    if goal > full:
+        return full
+    return round(full * (goal / full) ** (1 / stages_left))
+
+
+def _weakened(rank: int, full: int, settings: RankSettings) -> int:
     # Rounded first, because 0.1 x 30 is slightly more than 3 in floating point and must not become
     # 4.
-    return rank + math.ceil(round(weaken * (full - rank), 9))
+    return rank + math.ceil(round(settings.weakening * (full - rank), 9))
 
 
 class _Outcome:

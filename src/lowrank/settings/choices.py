@@ -1,31 +1,15 @@
 """Settings that are used only with some values of another setting.
 
-For example, `energy` is used only with `select: energy`.
+For example, `momentum` is used only with `optimizer: sgd`. The settings of a rank rule have a
+section of their own instead; see `lowrank.settings.alternatives`.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_ALL_BUT_BUDGET = ("vbmf", "energy", "ratio", "sensitivity", "fixed")
-_ALL_BUT_FIXED = ("vbmf", "energy", "ratio", "sensitivity", "budget")
-
 # The outer keys are settings that choose. The inner dictionaries map each dependent setting to the
 # values with which it is used. Settings that are not listed are used with every value.
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "select": {
-        "energy": ("energy",),
-        "ratio": ("ratio", "sensitivity"),
-        "cost": ("ratio", "sensitivity"),
-        "trial_ratio": ("sensitivity",),
-        "images": ("sensitivity", "budget"),
-        "target": ("budget",),
-        "search": ("budget",),
-        "table": ("fixed",),
-        # Higher ranks would miss the target.
-        "weaken": _ALL_BUT_BUDGET,
-        # The table of `fixed` names its layers.
-        "negligible": _ALL_BUT_FIXED,
-    },
     "norm": {"images": ("activation",), "sequential": ("activation",)},
     "kind": {
         "group": ("iterative", "hybrid"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lowrank.settings.alternatives import Alternatives
 from lowrank.settings.choices import replaced_by
 
 
@@ -15,6 +16,8 @@ def merged(base: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any
     rule.
     """
     dropped = replaced_by(entries)
+    for alternatives in Alternatives.__subclasses__():
+        dropped |= alternatives.unused_with(entries.get(alternatives.discriminator))
     result = {name: value for name, value in base.items() if name not in dropped}
     for name, value in entries.items():
         base_value = result.get(name)

@@ -177,7 +177,9 @@ def _clause(
                     "",
                 )
             known = list(sections.at(place[:-1]).model_fields)
-            suggestion = nearest(str(place[-1]), known)
+            suggestion = nearest(str(place[-1]), known) or nearest(
+                str(place[-1]), sections.all_settings(place[:-1])
+            )
             return (
                 f"unknown parameter `{name}`{suggestion}, expected one of "
                 f"{', '.join(sorted(known))}",
@@ -307,9 +309,14 @@ class _Sections:
         others = self._candidates(place[:-1])[1:]
         return " or ".join(_choice(model) for model in others if place[-1] in model.model_fields)
 
+    def all_settings(self, place: Place) -> list[str]:
+        """Return the settings of all models that may check the section at `place`."""
+        return sorted({name for model in self._candidates(place) for name in model.model_fields})
+
     def _candidates(self, place: Place) -> list[type[BaseModel]]:
         """Return all models that may check the section at `place`, the selected one first."""
-        models, entries = [self._model], self._document
+        entries = self._document
+        models = sorted(_models_in(self._model), key=lambda model: not _is_selected(model, entries))
         for part in place:
             field = models[0].model_fields.get(str(part))
             entries = entries[part] if _has(entries, part) else None
@@ -321,7 +328,8 @@ class _Sections:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """Return all models in a type, such as those of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        all_sections = getattr(annotation, "all_sections", None)
+        return all_sections() if all_sections else [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 

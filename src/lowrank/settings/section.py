@@ -85,6 +85,11 @@ class Section(BaseModel):
     # Settings whose values decide which other settings are used; see `CHOICES`.
     chooses: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def all_sections(cls) -> "list[type[Section]]":
+        """Return the section; for a union of sections, all of them, the default first."""
+        return [cls]
+
     def unused(self) -> dict[str, str]:
         """Return the settings without effect, given the other settings, and where they belong."""
         reasons, names = {}, list(type(self).model_fields)

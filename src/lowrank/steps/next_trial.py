@@ -4,17 +4,17 @@ from pathlib import Path
 
 import click
 
-from lowrank.config.ranks import RankSettings
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.steps.common import Step, say
 from lowrank.steps.options import Json, input_paths, output_path, parameter
 
 
 @click.command(cls=Step)
-@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(BudgetSettings))
 @input_paths("trials", "The measured losses of earlier trials, JSON.")
 @output_path("output", "The share, JSON.")
 def next_trial(
-    settings: RankSettings,
+    settings: BudgetSettings,
     trials: list[Path],
     output: Path,
 ) -> None:

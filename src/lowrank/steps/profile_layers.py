@@ -9,7 +9,7 @@ import click
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.config.ranks import RankSettings
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.steps.common import Step, say
 from lowrank.steps.options import (
     Json,
@@ -36,7 +36,7 @@ _PROFILE_SETTINGS = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
 @input_path("table", "Its layer table, JSON.")
 @parameter("layers", "Factorization by layer, JSON.", Json())
 @parameter("alternatives", "Alternative factorizations, a JSON list.", Json(), default="[]")
-@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(BudgetSettings))
 @parameter("quantize", "methods.<method>.quantize; empty for float.", default="")
 @parameter("quantize_settings", "quantize, JSON.", Json(QuantizeSettings))
 @input_path("processor", "The description that describe_device wrote for the device.")
@@ -55,7 +55,7 @@ def profile_layers(
     table: Path,
     layers: dict[str, str],
     alternatives: list[str],
-    settings: RankSettings,
+    settings: BudgetSettings,
     quantize: str,
     quantize_settings: QuantizeSettings,
     processor: Path,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.config.ranks import RankSettings, Target
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Loss, Plan, PlannedLayer
+from lowrank.core.plans import Loss, Losses, Plan, PlannedLayer
+from lowrank.ranks.any_rule import AnyRankSettings
+from lowrank.ranks.budget_settings import Target
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.steps.common import Step, say, use_threads
 from lowrank.steps.options import (
     Json,
@@ -22,16 +23,13 @@ from lowrank.steps.options import (
     wildcard,
 )
 
-if TYPE_CHECKING:
-    from lowrank.ranks import Losses
-
 
 @click.command(cls=Step)
 @input_path("state", "The network before the round.")
 @input_path("table", "Its layer table, JSON.")
 @input_path("replaceable", "Layers that must not be replaced, with reasons, JSON.", optional=True)
 @parameter("layers", "Factorization by layer, JSON.", Json())
-@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(AnyRankSettings))
 @parameter(
     "stages_left", "Number of rounds until the layers have their final ranks.", int, default=1
 )
@@ -106,7 +104,7 @@ def select_ranks(
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
     images = None
     if dataset and layers:
-        images = MeasuringImages(network, dataset, splits, settings.images, threads)
+        images = MeasuringImages(network, dataset, splits, settings.measured_images, threads)
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
         table=layer_table,

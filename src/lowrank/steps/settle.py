@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lowrank.config.ranks import RankSettings
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.steps.common import Step, say
 from lowrank.steps.options import (
     Json,
@@ -16,7 +16,7 @@ from lowrank.steps.options import (
 
 
 @click.command(cls=Step)
-@parameter("settings", "methods.<method>.ranks, JSON.", Json(RankSettings))
+@parameter("settings", "methods.<method>.ranks, JSON.", Json(BudgetSettings))
 @input_paths("trials", "The measured loss of each trial, JSON.")
 @input_paths("plans", "The plan of each trial, in the same order.")
 @input_paths("states", "The network of each trial.")
@@ -31,7 +31,7 @@ from lowrank.steps.options import (
 @output_path("timing", "Steps and seconds of the best trial.")
 @output_path("report", "Number, cost and loss of the best trial, JSON.")
 def settle(
-    settings: RankSettings,
+    settings: BudgetSettings,
     trials: list[Path],
     plans: list[Path],
     states: list[Path],

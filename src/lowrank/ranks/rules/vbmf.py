@@ -1,33 +1,50 @@
 """Ranks by variational Bayesian matrix factorization, as in Kim et al. 2016."""
 
-import numpy as np
+from typing import Literal
 
-from lowrank.config.ranks import RankSettings
+import numpy as np
+from pydantic import Field
+
 from lowrank.factorize import evbmf_rank, group_kernels
 from lowrank.factorize.spectra import leading_left_vectors, spectrum_of
 from lowrank.ranks.layer_spectra import spectra_of
-from lowrank.ranks.rule import Candidate
+from lowrank.ranks.rank_settings import AdjustedSettings
+from lowrank.ranks.rule import Candidate, RankRule
 
 # Singular values below this share of the largest one are rounding of float32.
 _ROUNDING = 1e-5
 
 
-def vbmf(candidate: Candidate, settings: RankSettings) -> tuple[int, ...]:
-    """Return the ranks by EVBMF on the unfolding for each rank (Kim et al. 2016, section 3.2).
+class VbmfSettings(AdjustedSettings):
+    """The ranks that stand out of the noise in the weights."""
+
+    select: Literal["vbmf"] = Field(
+        "vbmf", description="The ranks that stand out of the noise in the weights."
+    )
+
+
+class Vbmf(RankRule[VbmfSettings]):
+    """Ranks by EVBMF on the unfolding for each rank (Kim et al. 2016, section 3.2).
 
     A grouped layer gets the largest rank over its groups, so that its factors stay plain grouped
     convolutions. For a layer that is already factored, the core is analyzed, as in MUSCO (Gusak et
     al. 2019). In its full kernel all other singular values are 0, so EVBMF would treat all its
-    ranks as free of noise. Raises UserError for a factorization without unfoldings.
+    ranks as free of noise. A factorization without unfoldings gives a UserError.
     """
-    kernels = group_kernels(candidate.layer, candidate.kernel)
-    if candidate.is_factored:
-        kernels = [condensed(kernel) for kernel in kernels]
-    ranks_of_groups = [
-        [evbmf_rank(spectrum)[0] for spectrum in spectra_of(candidate, kernel, "vbmf")]
-        for kernel in kernels
-    ]
-    return tuple(max(ranks) for ranks in zip(*ranks_of_groups, strict=True))
+
+    name = "vbmf"
+    settings = VbmfSettings
+    is_goal = False
+
+    def ranks(self, candidate: Candidate, settings: VbmfSettings) -> tuple[int, ...]:
+        kernels = group_kernels(candidate.layer, candidate.kernel)
+        if candidate.is_factored:
+            kernels = [condensed(kernel) for kernel in kernels]
+        ranks_of_groups = [
+            [evbmf_rank(spectrum)[0] for spectrum in spectra_of(candidate, kernel, self.name)]
+            for kernel in kernels
+        ]
+        return tuple(max(ranks) for ranks in zip(*ranks_of_groups, strict=True))
 
 
 def condensed(kernel: np.ndarray) -> np.ndarray:
@@ -45,3 +62,6 @@ def condensed(kernel: np.ndarray) -> np.ndarray:
         in_new_basis = leading_left_vectors(unfolding, rank).T @ unfolding
         kernel = np.moveaxis(in_new_basis.reshape(rank, *first.shape[1:]), 0, axis)
     return kernel
+
+
+ENTRIES = (Vbmf(),)

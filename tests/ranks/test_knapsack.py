@@ -17,13 +17,14 @@ from lowrank.factorize import (
     grouped_sequence,
     one_group,
 )
-from lowrank.ranks import Candidate, Trial, choose_ranks, for_target
+from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.bounds import bounds_of
-from lowrank.ranks.budget import meet_target
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.knapsack import Trial, for_target, meet_target
 from lowrank.ranks.latency_model import Latencies, grids_for
-from lowrank.ranks.rule import rank_settings
+from lowrank.ranks.rule import Candidate
 from lowrank.ranks.scale import cost_of, dense_cost
+from lowrank.ranks.select import choose_ranks
 
 
 def conv(name="conv", inputs=32, outputs=48, **fields):
@@ -210,11 +211,10 @@ def test_the_target_is_met_and_hardly_undercut(target, cost):
     settings = settings_for({cost: target})
     measured = quadratic(candidates, {"a": 1.0, "b": 1.0, "c": 30.0})
     shares = shares_for(table, candidates, settings, measured)
-    rule = settings.model_copy(
-        update={"table": {name: share.ranks for name, share in shares.items()}}
-    )
+    ranks = {name: share.ranks for name, share in shares.items()}
     planned = [
-        choose_ranks(candidate.layer, candidate.kernel, "tucker2", rule) for candidate in candidates
+        choose_ranks(candidate.layer, candidate.kernel, "tucker2", settings, shared=ranks)
+        for candidate in candidates
     ]
     reached = sum(getattr(layer, cost)[1] for layer in planned)
     total = sum(getattr(layer, cost)[0] for layer in planned)
@@ -256,10 +256,9 @@ def test_a_layer_with_a_large_loss_stays_dense():
     measured = quadratic(candidates, {"a": 1e4, "b": 1e-3})
     shares = shares_for(table, candidates, settings, measured)
     assert shares["a"].ranks == ()
-    rule = settings.model_copy(
-        update={"table": {name: share.ranks for name, share in shares.items()}}
-    )
-    planned = choose_ranks(candidates[0].layer, candidates[0].kernel, "tucker2", rule)
+    ranks = {name: share.ranks for name, share in shares.items()}
+    layer, kernel = candidates[0].layer, candidates[0].kernel
+    planned = choose_ranks(layer, kernel, "tucker2", settings, shared=ranks)
     assert planned.dense_because == "the target is met best without factoring it"
 
 

@@ -1,4 +1,4 @@
-"""Ranks from a target: the choice for all layers that loses least within the target.
+"""The choice of ranks for all layers that loses least within a target.
 
 For each layer and factorization there is a curve (`lowrank.ranks.curves`): the expected loss of the
 network for each choice of ranks, and the cost of the choice. The loss is measured for a few
@@ -8,20 +8,20 @@ problem, which an integer program solves exactly.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lowrank.config.ranks import RankSettings
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Share
+from lowrank.core.plans import Losses, Share
 from lowrank.core.progress import Progress
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import Candidate
 
 # Maximum number of choices for all layers that are tried. The search ends earlier if a choice loses
@@ -31,23 +31,6 @@ _MAX_EXCESS = 0.1
 
 # The solver may exceed a bound by slightly less than this share.
 _TOLERANCE = 2e-6
-
-
-def budget(candidate: Candidate, settings: RankSettings) -> tuple[int, ...] | None:
-    """Return the ranks that `meet_target` chose before the first round, passed as `table`.
-
-    None if the target is met best with the layer unchanged. Raises UserError without a table.
-    """
-    if not settings.table:
-        raise UserError(
-            "select: 'budget' needs losses, which are measured on images by the step select_ranks "
-            "or by `lowrank.compress(..., images=...)`. Without images, use another rule."
-        )
-    return settings.table.get(candidate.layer.name) or None
-
-
-# Loss of the network in nats, by (layer, factorization) and by ranks.
-Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
 
 
 @dataclass(frozen=True)
@@ -116,21 +99,58 @@ def for_target(
         Share of each layer, by its name. Layers that no ranks make cheaper are left out. Raises
         UserError as `meet_target` does.
     """
-    losses = {} if losses is None else losses
-    curves: dict[tuple[str, str], Curve] = {}
-    readers: dict[tuple[str, str], Callable[[], Trial]] = {}
+    alone = _LayersAlone(measured, {} if losses is None else losses, say)
+    alone.measure(alone.first_choices(table, trials, settings, bounds))
+    chosen: list[dict[str, Share]] = []
+    for _ in range(_MAX_CHOICES):
+        choice = meet_target(table, alone.expected(), bounds)
+        chosen.append(choice | alone.measured_shares(choice))
+        if _total_loss(chosen[-1]) <= (1 + _MAX_EXCESS) * _total_loss(choice):
+            break
+    return min(chosen, key=_total_loss)
 
-    def first_trials() -> Iterator[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]:
+
+# A layer, its curve, and the ranks at which it is to be measured.
+_Planned = tuple[Trial, Curve, Sequence[tuple[int, ...]]]
+
+
+@dataclass
+class _LayersAlone:
+    """Losses of the network with one layer decomposed at a time.
+
+    Parameters
+    ----------
+    measured, losses, say
+        As for `for_target`.
+    curves, readers
+        Curve of each layer and factorization, and the function that reads the layer.
+    """
+
+    measured: Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
+    losses: Losses
+    say: Callable[[str], object]
+    curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
+    readers: dict[tuple[str, str], Callable[[], Trial]] = field(default_factory=dict)
+
+    def first_choices(
+        self,
+        table: LayerTable,
+        trials: Sequence[Callable[[], Trial]],
+        settings: RankSettings,
+        bounds: Sequence[Bound],
+    ) -> Iterator[_Planned]:
+        """Yield each layer with the ranks at which its loss is not yet known."""
         progress = Progress(len(trials), "layers decomposed at several ranks")
         for read in trials:
             trial = read()
             if curve := curve_of(trial.candidate, settings, bounds, trial.moments):
-                curves[curve.key], readers[curve.key] = curve, read
-                known = losses.setdefault(curve.key, {})
+                self.curves[curve.key], self.readers[curve.key] = curve, read
+                known = self.losses.setdefault(curve.key, {})
                 yield trial, curve, curve.trials(bounds[0], bounds[0].share_of_layers(table), known)
             progress.advance()
 
-    def measure_alone(planned: Iterable[tuple[Trial, Curve, Sequence[tuple[int, ...]]]]) -> None:
+    def measure(self, planned: Iterable[_Planned]) -> None:
+        """Measure the loss of the network with each of these layers decomposed alone."""
         tried: list[tuple[Curve, tuple[int, ...]]] = []
 
         def replacements() -> Iterator[tuple[str, Decomposition]]:
@@ -139,34 +159,31 @@ def for_target(
                     tried.append((curve, ranks))
                     yield trial.at(ranks)
 
-        for loss, (curve, ranks) in zip(measured(replacements()), tried, strict=True):
-            losses[curve.key][ranks] = loss
-            say(
+        for loss, (curve, ranks) in zip(self.measured(replacements()), tried, strict=True):
+            self.losses[curve.key][ranks] = loss
+            self.say(
                 f"{curve.layer.name} alone, with {curve.factorization.name} at "
                 f"{', '.join(map(str, ranks))}: loss of {loss:.2g} nats"
             )
 
-    measure_alone(first_trials())
-    chosen: list[dict[str, Share]] = []
-    for _ in range(_MAX_CHOICES):
-        expected = [(curve, curve.losses(losses[key])) for key, curve in curves.items()]
-        choice = meet_target(table, expected, bounds)
+    def expected(self) -> list[tuple[Curve, np.ndarray]]:
+        """Return each curve with the losses that are expected along it, for `meet_target`."""
+        return [(curve, curve.losses(self.losses[key])) for key, curve in self.curves.items()]
+
+    def measured_shares(self, choice: Mapping[str, Share]) -> dict[str, Share]:
+        """Return the decomposed layers of a choice, with their measured losses."""
         factored = {
             (name, share.factorization): share for name, share in choice.items() if share.ranks
         }
-        measure_alone(
-            (readers[key](), curves[key], [share.ranks])
+        self.measure(
+            (self.readers[key](), self.curves[key], [share.ranks])
             for key, share in factored.items()
-            if share.ranks not in losses[key]
+            if share.ranks not in self.losses[key]
         )
-        measured_shares = {
-            name: replace(share, loss=losses[name, share.factorization][share.ranks])
-            for (name, _), share in factored.items()
+        return {
+            key[0]: replace(share, loss=self.losses[key][share.ranks])
+            for key, share in factored.items()
         }
-        chosen.append(choice | measured_shares)
-        if _total_loss(chosen[-1]) <= (1 + _MAX_EXCESS) * _total_loss(choice):
-            break
-    return min(chosen, key=_total_loss)
 
 
 def _total_loss(choice: Mapping[str, Share]) -> float:
@@ -204,7 +221,6 @@ def meet_target(
     # For the unchanged layer, the first of its factorizations is listed.
     first = {curve.layer.name: curve.factorization.name for curve, _ in reversed(curves)}
     names = [layer.name for layer in table.layers if layer.name in first]
-    limits = (1 - _TOLERANCE) * np.array([bound.limit(table) for bound in bounds])
     layers = list(range(len(names)))
     shares = [Share(first[name], (), 0.0) for name in names]
     costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
@@ -214,6 +230,30 @@ def meet_target(
             shares.append(Share(curve.factorization.name, ranks, float(loss)))
             costs.append(choice_costs)
     costs = np.array(costs, float).reshape(len(layers), len(bounds))
+    _check_reachable(table, names, np.array(layers), costs, bounds)
+    taken = _least_loss(table, names, layers, shares, costs, bounds)
+    if taken is None:
+        targets = " and ".join(f"{bound.name} {bound.share:g}" for bound in bounds)
+        raise UserError(
+            f"ranks.target: {targets} cannot be met together, but each of them can be met alone. "
+            "Raise one of them."
+        )
+    return {names[layers[index]]: shares[index] for index in np.flatnonzero(taken > 0.5)}
+
+
+def _least_loss(
+    table: LayerTable,
+    names: Sequence[str],
+    layers: Sequence[int],
+    shares: Sequence[Share],
+    costs: np.ndarray,
+    bounds: Sequence[Bound],
+) -> np.ndarray | None:
+    """Return 1 for each taken choice and 0 for the others; None if nothing meets the bounds.
+
+    Choice i is `shares[i]` for layer `names[layers[i]]`, with the costs `costs[i]`, (bounds,).
+    """
+    limits = (1 - _TOLERANCE) * np.array([bound.limit(table) for bound in bounds])
     fixed = np.array(
         [
             bound.rest
@@ -221,7 +261,6 @@ def meet_target(
             for bound in bounds
         ]
     )
-    _check_reachable(table, names, np.array(layers), costs, bounds)
     count = len(layers)
     one_each = sparse.csr_array(
         (np.ones(count), (layers, np.arange(count))), shape=(len(names), count)
@@ -237,13 +276,7 @@ def meet_target(
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-4},
     )
-    if solution.x is None:
-        targets = " and ".join(f"{bound.name} {bound.share:g}" for bound in bounds)
-        raise UserError(
-            f"ranks.target: {targets} cannot be met together, but each of them can be met alone. "
-            "Raise one of them."
-        )
-    return {names[layers[index]]: shares[index] for index in np.flatnonzero(solution.x > 0.5)}
+    return solution.x
 
 
 def _check_reachable(

@@ -1,0 +1,153 @@
+"""Settings of the rank rule `budget`: the target, and the search for a target of accuracy."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lowrank.ranks.rank_settings import NegligibleSettings
+from lowrank.settings.section import Name, Section
+
+
+class Target(Section):
+    """Limits for the compressed network: costs as shares of the original's, or an accuracy drop."""
+
+    macs: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Multiply-accumulates for one image, as a share of the original's.",
+    )
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="Number of weights and biases, as a share of the original's."
+    )
+    size_bytes: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Size of the ONNX file, as a share of the original's. For methods with "
+        "`quantize`: size of the int8 file.",
+    )
+    latency_ms: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict,
+        description="Latency of one run, as a share of the original's, by the name of a device "
+        "under `benchmark`. For methods with `quantize`: latency of the int8 network.",
+    )
+    accuracy_drop: float | None = Field(
+        None,
+        gt=0,
+        lt=100,
+        description="Largest drop in validation accuracy after fine-tuning, in percentage points. "
+        "The cheapest network within it is searched for, as set in `search`. Cannot be combined "
+        "with the other targets.",
+    )
+
+    @classmethod
+    def of(cls, cost: str, share: float) -> "Target":
+        """Return a target for one cost: `macs`, `size_bytes`, `latency_ms.<device>`."""
+        name, _, device = cost.partition(".")
+        return cls.model_validate({name: {device: share} if device else share})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Target":
+        counts = (self.macs, self.parameters, self.size_bytes)
+        costs = bool(self.latency_ms) or any(share is not None for share in counts)
+        if not costs and self.accuracy_drop is None:
+            raise ValueError(
+                "give `macs`, `parameters`, `size_bytes` or `latency_ms`, as shares of the "
+                "original's, or `accuracy_drop`"
+            )
+        if costs and self.accuracy_drop is not None:
+            raise ValueError(
+                "`accuracy_drop` cannot be combined with other entries: the cost to minimize is "
+                "`search.cost`"
+            )
+        return self
+
+
+class SearchSettings(Section):
+    """Search by bisection for the cheapest network that meets a target of `accuracy_drop`."""
+
+    cost: str = Field(
+        "latency_ms.local",
+        pattern=r"^(macs|parameters|size_bytes|latency_ms\.[A-Za-z][A-Za-z0-9_]*)$",
+        description="Cost to minimize: `macs`, `parameters`, `size_bytes` or "
+        "`latency_ms.<device>`.",
+    )
+    between: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (
+        Field((0.03, 0.3), description="Range of the search, as shares of the original's cost.")
+    )
+    trials: int = Field(
+        3,
+        ge=1,
+        le=10,
+        description="Number of networks that are compressed and fine-tuned. Each trial halves the "
+        "range.",
+    )
+    confidence: float = Field(
+        1.0,
+        ge=0,
+        le=5,
+        description="Number of standard errors that are added to a measured drop. A drop is "
+        "measured on a few thousand validation images; the margin makes it hold for other "
+        "images too.",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "SearchSettings":
+        if not self.between[0] < self.between[1]:
+            raise ValueError(f"`between` is {list(self.between)}; expected the smaller share first")
+        return self
+
+    @property
+    def middle(self) -> float:
+        """Geometric mean of the range."""
+        return (self.between[0] * self.between[1]) ** 0.5
+
+
+class BudgetSettings(NegligibleSettings):
+    """The smallest loss within a target. Higher ranks would miss it, so there is no `weaken`."""
+
+    select: Literal["budget"] = Field("budget", description="The smallest loss within `target`.")
+    target: Target = Field(
+        description="Limit on the network's cost, such as `{macs: 0.25}`, or on its accuracy drop."
+    )
+    search: SearchSettings = SearchSettings()
+    images: int = Field(
+        500, ge=1, description="Number of validation images on which losses are measured."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_target(cls, entries: Any) -> Any:
+        if isinstance(entries, Mapping) and entries.get("target") is None:
+            raise ValueError("`select: budget` needs `target`, such as `{macs: 0.25}`")
+        return entries
+
+    def unused(self) -> dict[str, str]:
+        """Return the settings without effect and why: `search` if nothing is searched for."""
+        reasons = super().unused()
+        if not self.searches:
+            reasons["search"] = "needs `target: {accuracy_drop: ...}`"
+        return reasons
+
+    @property
+    def measured_images(self) -> int:
+        return self.images
+
+    @property
+    def searches(self) -> bool:
+        return self.target.accuracy_drop is not None
+
+    @property
+    def trials(self) -> int:
+        return self.search.trials if self.searches else 0
+
+    @property
+    def costs(self) -> Target:
+        """The target; if ranks are found by trials, a target in the middle of the search range."""
+        return Target.of(self.search.cost, self.search.middle) if self.searches else self.target
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(self.costs.latency_ms)

@@ -1,0 +1,1 @@
+"""Rank rules, one file each. Each file lists its rule in `ENTRIES`."""
