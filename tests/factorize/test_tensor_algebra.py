@@ -49,7 +49,7 @@ def test_functions_follow_their_definitions():
 def results():
     """The factors of every factorization, and what rank rules read."""
     arrays = []
-    for factorization in FACTORIZATIONS.values():
+    for factorization in FACTORIZATIONS.usable().values():
         if not factorization.applies_to(LAYER):
             ranks = factorization.consistent(LAYER, factorization.full_ranks(LAYER))
             arrays += decompose(factorization, LAYER, KERNEL, None, ranks).weights

@@ -1,12 +1,10 @@
-"""Factorizations in NumPy, one file each."""
+"""Factorizations in NumPy, one file each. Each file lists its factorizations in `ENTRIES`."""
 
-from lowrank.errors import unknown_name
-from lowrank.factorize.block_term import BlockTerm
-from lowrank.factorize.cp4 import Cp4
-from lowrank.factorize.cp_als import CpAls
-from lowrank.factorize.cp_tpm import CpTpm
+from functools import partial
+
+from lowrank.core.registries import Registry, entries_in
 from lowrank.factorize.evbmf import evbmf_rank
-from lowrank.factorize.factorization import Factorization
+from lowrank.factorize.factorization import Factorization, mistake_in
 from lowrank.factorize.groups import (
     Decomposition,
     decompose,
@@ -17,12 +15,7 @@ from lowrank.factorize.groups import (
 )
 from lowrank.factorize.moments import Moments, Shift, carried_over
 from lowrank.factorize.reconstruction import reconstruct
-from lowrank.factorize.spatial_svd import SpatialSvd
 from lowrank.factorize.spectra import Spectrum
-from lowrank.factorize.svd import ChannelSvd, Svd
-from lowrank.factorize.tensor_train import TensorTrain
-from lowrank.factorize.tucker1 import Tucker1
-from lowrank.factorize.tucker2 import Tucker2
 
 __all__ = [
     "FACTORIZATIONS",
@@ -42,26 +35,19 @@ __all__ = [
     "reconstruct",
 ]
 
-FACTORIZATIONS: dict[str, Factorization] = {
-    factorization.name: factorization
-    for factorization in (
-        Tucker2(),
-        Tucker1(),
-        Svd(),
-        ChannelSvd(),
-        SpatialSvd(),
-        TensorTrain(),
-        CpTpm(),
-        CpAls(),
-        Cp4(),
-        *(BlockTerm(blocks) for blocks in (2, 4, 8)),
-    )
-}
+# All factorizations, by name.
+FACTORIZATIONS: Registry[Factorization] = Registry(
+    "factorization",
+    Factorization,
+    group="lowrank.factorizations",
+    built_in=partial(entries_in, "lowrank.factorize."),
+    mistake_in=mistake_in,
+)
 
 
 def get_factorization(name: str) -> Factorization:
-    """Return the factorization with that name. Raises UserError for an unknown name."""
-    try:
-        return FACTORIZATIONS[name]
-    except KeyError:
-        raise unknown_name("factorization", name, FACTORIZATIONS) from None
+    """Return the factorization with that name.
+
+    Raises UserError for an unknown name, or for a package whose factorization cannot be used.
+    """
+    return FACTORIZATIONS.get(name)

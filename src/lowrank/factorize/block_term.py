@@ -137,3 +137,6 @@ def _add(kernel: np.ndarray, block: _Block, sign: int) -> None:
         kernel[:, :, height, width] += sign * (
             (output_vectors @ by_tap[:, :, tap]) @ input_vectors.T
         )
+
+
+ENTRIES = tuple(BlockTerm(blocks) for blocks in (2, 4, 8))

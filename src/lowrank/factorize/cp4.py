@@ -55,3 +55,6 @@ class Cp4(CpAls):
             widths.T[:, None, None, :],
             last[:, :, None, None],
         )
+
+
+ENTRIES = (Cp4(),)

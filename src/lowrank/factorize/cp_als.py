@@ -41,3 +41,6 @@ class CpAls(Cp):
             tolerance=self.tolerance,
             max_sweeps=self.max_sweeps,
         )
+
+
+ENTRIES = (CpAls(),)

@@ -32,3 +32,6 @@ class CpTpm(Cp):
     def terms(self, kernel: np.ndarray, rank: int) -> Terms:
         """Return the terms of the power method."""
         return power_terms(kernel, rank, tolerance=self.tolerance, max_sweeps=self.max_sweeps)
+
+
+ENTRIES = (CpTpm(),)

@@ -11,6 +11,8 @@ import numpy as np
 from lowrank.core.layers import PlainLayer
 from lowrank.factorize.spectra import Spectrum
 
+LAYER_KINDS = ("window", "matrix")
+
 
 class Factorization(ABC):
     """A way to replace one convolution by a sequence of smaller plain convolutions.
@@ -26,6 +28,10 @@ class Factorization(ABC):
         Name in params.yaml.
     rank_names
         One name for each rank, in the order in which ranks are passed.
+    layer_kinds
+        Kinds of layer for which params.yaml offers the factorization: "window" for convolutions
+        larger than 1 x 1 and linear layers behind a flattened map, "matrix" for 1 x 1 convolutions
+        and the other linear layers.
     rank_multiple
         Ranks are multiples of this number.
     is_closed_form
@@ -35,6 +41,7 @@ class Factorization(ABC):
 
     name: ClassVar[str]
     rank_names: ClassVar[tuple[str, ...]]
+    layer_kinds: ClassVar[tuple[str, ...]] = ("window",)
     rank_multiple: int = 1
     is_closed_form: bool = True
 
@@ -106,6 +113,18 @@ class Factorization(ABC):
         The kernel is float64 and C-contiguous, and may be overwritten: for a large kernel there may
         be no memory for another copy.
         """
+
+
+def mistake_in(factorization: Factorization) -> str | None:
+    """Return what is wrong with the attributes of a factorization from an installed package."""
+    names = getattr(factorization, "rank_names", ())
+    if not (isinstance(names, tuple) and names and all(isinstance(name, str) for name in names)):
+        return f"has `rank_names = {names!r}`; expected a tuple with a name for each rank"
+    kinds = factorization.layer_kinds
+    if not (isinstance(kinds, tuple) and kinds and {*kinds} <= {*LAYER_KINDS}):
+        known = " and ".join(map(repr, LAYER_KINDS))
+        return f"has `layer_kinds = {kinds!r}`; expected a tuple of {known}"
+    return None
 
 
 def plain_layer(kernel: np.ndarray) -> PlainLayer:

@@ -54,3 +54,6 @@ class SpatialSvd(Factorization):
 def _matrix(kernel: np.ndarray) -> np.ndarray:
     """Return the kernel (T, S, D_h, D_w) as a matrix (S D_h, T D_w)."""
     return matricize(kernel, (1, 2), (0, 3))
+
+
+ENTRIES = (SpatialSvd(),)

@@ -19,6 +19,7 @@ class Svd(Factorization):
 
     name: ClassVar[str] = "svd"
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
+    layer_kinds: ClassVar[tuple[str, ...]] = ("window", "matrix")
 
     def full_ranks(self, layer: PlainLayer) -> tuple[int, ...]:
         """Return (min(T, S D^2),)."""
@@ -50,3 +51,7 @@ class ChannelSvd(Svd):
     """The SVD under its name for windows: D x D to R, 1 x 1 to T (Zhang et al. 2016)."""
 
     name: ClassVar[str] = "channel_svd"
+    layer_kinds: ClassVar[tuple[str, ...]] = ("window",)
+
+
+ENTRIES = (Svd(), ChannelSvd())

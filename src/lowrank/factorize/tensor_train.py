@@ -137,3 +137,6 @@ def _unfolding(kernel: np.ndarray, modes: int) -> np.ndarray:
     """Return the unfolding of S x D_h x D_w x T whose rows are the first `modes` modes."""
     order = (1, 2, 3, 0)
     return matricize(kernel, order[:modes], order[modes:])
+
+
+ENTRIES = (TensorTrain(),)

@@ -19,6 +19,7 @@ class Tucker1(Svd):
 
     name: ClassVar[str] = "tucker1"
     rank_names: ClassVar[tuple[str, ...]] = ("output",)
+    layer_kinds: ClassVar[tuple[str, ...]] = ("window",)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return kernels of shapes (R4, S, D_h, D_w) and (T, R4, 1, 1)."""
@@ -26,3 +27,6 @@ class Tucker1(Svd):
         output_vectors = leading_left_vectors(unfold(kernel, 0), rank)
         core = mode_dot(kernel, output_vectors, 0, transpose=True)
         return core, output_vectors[:, :, None, None]
+
+
+ENTRIES = (Tucker1(),)

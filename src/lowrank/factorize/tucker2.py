@@ -202,3 +202,6 @@ def _improved(vectors: np.ndarray, gram: np.ndarray, last_gram: np.ndarray | Non
         # separate.
         vectors = np.linalg.qr(target @ (target @ vectors))[0]
     return with_fixed_signs(vectors)
+
+
+ENTRIES = (Tucker2(),)

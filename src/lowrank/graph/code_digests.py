@@ -4,14 +4,16 @@ A step's digest covers its module and everything that it imports inside `lowrank
 read, not imported. Comments, docstrings and layout do not count. The code of a user's own network
 is covered in the same way, within the project folder.
 
-Reading the sources does not find modules imported by a computed name, and data files that a module
-reads. Other packages count by their version, and only if a `factory` names one.
+The code of extensions from installed packages counts for the steps that look them up. Reading the
+sources does not find modules imported by a computed name, and data files that a module reads. Other
+packages count by their version, and only if a `factory` names one.
 """
 
 import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,7 +80,41 @@ def _digest_of(module: str, version: str) -> str:
     files = _closure(module, "lowrank", PACKAGE)
     if not files:
         raise ValueError(f"{module} is not a module of lowrank")
-    return _short("\n".join([version, *map(_significant, files)]))
+    plug_ins = sorted(
+        _code_of(plug_in)
+        for group in {group for path in files for group in _groups(path)}
+        for plug_in in importlib.metadata.entry_points(group=group)
+    )
+    return _short("\n".join([version, *map(_significant, files), *plug_ins]))
+
+
+@functools.cache
+def _groups(path: Path) -> frozenset[str]:
+    """Return the texts in a file that may be groups of entry points: `lowrank.factorizations`."""
+    constants = (node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
+    return frozenset(
+        text
+        for text in constants
+        if isinstance(text, str) and re.fullmatch(r"lowrank\.[a-z_]+", text)
+    )
+
+
+def _code_of(plug_in: importlib.metadata.EntryPoint) -> str:
+    """Return the version and the source of an extension, and what it imports in its package."""
+    version = f"{plug_in.dist.name} {plug_in.dist.version}" if plug_in.dist else ""
+    package = plug_in.module.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:  # Nothing to read; using the extension is an error.
+        files = ()
+    elif spec.submodule_search_locations:
+        files = _closure(plug_in.module, package, Path(spec.submodule_search_locations[0]))
+    else:
+        files = (Path(spec.origin),)
+    sources = (_significant(path) for path in files if path.suffix == ".py")
+    return "\n".join([f"{plug_in.name} {plug_in.value} {version}", *sources])
 
 
 def _closure(module: str, package: str, root: Path) -> tuple[Path, ...]:

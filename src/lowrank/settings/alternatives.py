@@ -75,7 +75,7 @@ class Alternatives(Section):
         try:
             section = cls.section_named(name)
         except UserError as error:
-            context = {"message": str(error), "place": (cls.discriminator,)}
+            context = {"message": str(error).rstrip("."), "place": (cls.discriminator,)}
             raise cls._mistake(PydanticCustomError("refused", "{message}", context), name) from None
         misplaced = next((entry for entry in value if entry in cls.unused_with(name)), None)
         if misplaced is not None:
