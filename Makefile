@@ -73,6 +73,7 @@ lint: $(INSTALLED)
 	ruff check
 	ruff format --check
 	snakefmt --check Snakefile workflow
+	mypy
 	python -m pytest -q tests/workflow/test_lint.py
 
 format: $(INSTALLED)

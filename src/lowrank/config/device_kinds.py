@@ -53,7 +53,7 @@ def _field(kind: Any, field: dataclasses.Field[Any]) -> tuple[Any, Any]:
     if constraints := {name: declared[name] for name in _CONSTRAINTS if name in declared}:
         kind = Annotated[kind, Field(**constraints)]
     if declared.get("several"):
-        kind = OneOrSeveral[kind]
+        kind = OneOrSeveral[kind]  # type: ignore[misc]  # A type that is only known here.
     options: dict[str, Any] = {"description": declared["description"]}
     if field.default is not dataclasses.MISSING:
         options["default"] = field.default

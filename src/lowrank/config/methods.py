@@ -1,7 +1,7 @@
 """`methods`: factorizations, rank rule, schedule and fine-tuning under one name."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
@@ -12,13 +12,19 @@ from lowrank.ranks.rule import RULES
 from lowrank.settings.mistakes import shown
 from lowrank.settings.section import Section
 
+if TYPE_CHECKING:
+    _Factorize = FactorizeSettings
+else:
+    # null is the same as no entries.
+    _Factorize = Annotated[
+        FactorizeSettings | None, AfterValidator(lambda value: value or FactorizeSettings())
+    ]
+
 
 class MethodSettings(Section):
     """A method: factorizations, rank rule, schedule, fine-tuning and quantization."""
 
-    factorize: Annotated[
-        FactorizeSettings | None, AfterValidator(lambda value: value or FactorizeSettings())
-    ] = Field(
+    factorize: _Factorize = Field(
         FactorizeSettings(),
         description="Factorization of each kind of layer. null or missing: all layers stay dense, "
         "for a control or for int8 only.",

@@ -135,7 +135,12 @@ class NetworkSource(BaseModel):
     @property
     def short_name(self) -> str:
         """Name of the network without `torchvision/`, or name of the factory's function."""
-        return (self.network or self.factory).rpartition("/")[2].rpartition(":")[2]
+        return self.label.rpartition("/")[2].rpartition(":")[2]
+
+    @property
+    def label(self) -> str:
+        """Name of the network, or `module:function` of the factory, as in params.yaml."""
+        return self.network or self.factory or ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document without settings at their default."""

@@ -1,6 +1,7 @@
 """The complete params.yaml: its sections, and the settings that apply to one network."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from pydantic import Field, model_validator
 
@@ -48,7 +49,8 @@ class Params(Section):
 
     def ranks_of(self, model: str, method: str) -> RankSettings:
         """Return the settings by which a method chooses the ranks of one network."""
-        return AnyRankSettings.model_validate(self.ranks_entries(model, method))
+        entries = self.ranks_entries(model, method)
+        return cast(RankSettings, AnyRankSettings.model_validate(entries))
 
     def ranks_entries(self, model: str, method: str) -> dict[str, Any]:
         """Return the unchecked entries for `ranks_of`."""
@@ -107,7 +109,7 @@ class Params(Section):
                 settings.kind_of(name)
             except ValueError as error:
                 raise refused(str(error), "dataset", name) from None
-        references = [
+        references: list[tuple[str, Iterable[str], str, Mapping[str, object]]] = [
             ("matrix.models", self.matrix.models, "checkpoint", self.checkpoint),
             ("matrix.methods", self.matrix.methods, "methods", self.methods),
             ("matrix.devices", self.matrix.devices, "benchmark", self.benchmark),

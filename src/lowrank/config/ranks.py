@@ -1,11 +1,12 @@
 """`methods.<name>.ranks`: the rank rule of a method, in general and for single networks."""
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
 from lowrank.ranks.any_rule import AnyRankSettings
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.settings.merging import merged
 from lowrank.settings.section import Name, Section
 
@@ -25,12 +26,19 @@ class PerNetwork(Section):
         return merged(general, self.models.get(model, {}))
 
 
-class MethodRankSettings(AnyRankSettings):
-    """The rule by which a method chooses ranks: settings of that rule, and `models`."""
+if TYPE_CHECKING:
 
-    @classmethod
-    def section_named(cls, name: str) -> type[Section]:
-        return _with_models(super().section_named(name))
+    class MethodRankSettings(PerNetwork, RankSettings):
+        """What the validation returns: settings of one rule, and `models`."""
+
+else:
+
+    class MethodRankSettings(AnyRankSettings):
+        """The rule by which a method chooses ranks: settings of that rule, and `models`."""
+
+        @classmethod
+        def section_named(cls, name: str) -> type[Section]:
+            return _with_models(super().section_named(name))
 
 
 @cache

@@ -29,8 +29,8 @@ def parse_params(document: Mapping[str, Any] | Document) -> Params:
         methods = dict(entries["methods"])
         entries["methods"] = methods
         origins |= {name: ("methods", name) for name in methods}
-        for study, settings in params.studies.items():
-            for variant, (name, method) in settings.methods_of_variants(study).items():
+        for study, variants in params.studies.items():
+            for variant, (name, method) in variants.methods_of_variants(study).items():
                 _claim(file, origins, name, ("studies", study, "variants", variant))
                 methods[name] = method
         params = Params.model_validate(entries)
@@ -129,9 +129,9 @@ def _check_resolved(file: Document, params: Params, origins: Mapping[str, Place]
                 )
         for model in settings.ranks.models:
             if settings.ranks.trials != params.ranks_of(model, method).trials:
-                place = file.named((*origins[method], "ranks", "models", model))
+                entry = file.named((*origins[method], "ranks", "models", model))
                 raise UserError(
-                    f"{file.source}: {place}: `accuracy_drop` and `search.trials` must apply to "
+                    f"{file.source}: {entry}: `accuracy_drop` and `search.trials` must apply to "
                     "all networks of a method. Define another method for this network."
                 )
 

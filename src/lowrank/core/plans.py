@@ -139,7 +139,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document; pairs are (before, after)."""
-        document = {"layers": [lists_from(asdict(layer)) for layer in self.layers]}
+        document: dict[str, Any] = {"layers": [lists_from(asdict(layer)) for layer in self.layers]}
         if self.sensitivity:
             document["sensitivity"] = self.sensitivity
         if self.shares:
@@ -167,7 +167,7 @@ class Plan:
         )
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> Plan:
+    def read(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan from its file. Raises UserError if it is not a plan of this version."""
         document = read_json(path)
         try:

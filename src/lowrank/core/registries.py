@@ -153,8 +153,9 @@ class Registry(Generic[Entry]):
             raise self._broken(entry_point, f"is {found[:200]}", expected)
         if not hasattr(entry, "name"):
             raise self._broken(entry_point, "has no `name`", f"`name = {name!r}`")
-        if entry.name != name:
-            found = f"has the name {entry.name!r}"
+        own_name = getattr(entry, "name", None)
+        if own_name != name:
+            found = f"has the name {own_name!r}"
             raise self._broken(entry_point, found, f"{name!r}, the name of the entry point")
         if mistake := self._mistake_in(entry):
             raise self._broken(entry_point, mistake)

@@ -23,7 +23,9 @@ _HEADER = "lowrank"
 
 
 def write_tensors(
-    path: str | os.PathLike, tensors: Mapping[str, NDArray], header: dict[str, Any] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    header: dict[str, Any] | None = None,
 ) -> None:
     """Write arrays and a header, completely or not at all; equal contents give equal bytes."""
     metadata = {_HEADER: json.dumps(header, sort_keys=True)} if header is not None else None
@@ -33,7 +35,7 @@ def write_tensors(
         save_file(contiguous, partial, metadata)
 
 
-def read_tensors(path: str | os.PathLike, framework: str = "np") -> dict[str, Any]:
+def read_tensors(path: str | os.PathLike[str], framework: str = "np") -> dict[str, Any]:
     """Read all arrays of a file, by name. Raises UserError for a missing or truncated file.
 
     With `framework="pt"` they are PyTorch tensors, which support types that NumPy lacks (bfloat16).
@@ -42,13 +44,13 @@ def read_tensors(path: str | os.PathLike, framework: str = "np") -> dict[str, An
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_tensor(path: str | os.PathLike, name: str) -> NDArray | None:
+def read_tensor(path: str | os.PathLike[str], name: str) -> NDArray[Any] | None:
     """Read one array of a file without the rest; return None if the file has no such array."""
     with _opened(path) as file:
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Any]:
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the JSON header of a file. Raises UserError if `lowrank` did not write the file."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
@@ -57,11 +59,12 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
             f"{path}: a safetensors file, but lowrank did not write it: it has no header of a "
             "network or of factors. Delete it and run the same command again."
         )
-    return json.loads(metadata[_HEADER])
+    header: dict[str, Any] = json.loads(metadata[_HEADER])
+    return header
 
 
 @contextmanager
-def _opened(path: str | os.PathLike, framework: str = "np") -> Iterator[Any]:
+def _opened(path: str | os.PathLike[str], framework: str = "np") -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file.")

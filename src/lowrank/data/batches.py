@@ -44,7 +44,7 @@ class EvaluationBatches:
         start = number * self._batch_size
         rows = self._split.rows[start : start + self._batch_size]
         if self._fits_input:
-            images = self._split.images[rows]
+            images = _selected(self._split, rows)
         else:
             images = np.stack(
                 [evaluation_image(self._split.images[row], self._spec) for row in rows]
@@ -91,8 +91,8 @@ class AugmentedBatches:
         self._padded: NDArray[np.uint8] | None = None
         if augment.resized_crop is None and _fits_input(split, spec):
             pad = (augment.pad_pixels, augment.pad_pixels)
-            padding = ((0, 0), pad, pad, (0, 0))
-            self._padded = np.pad(split.images[split.rows], padding, mode="reflect")
+            padding = [(0, 0), pad, pad, (0, 0)]
+            self._padded = np.pad(_selected(split, split.rows), padding, mode="reflect")
         self._labels = split.labels[split.rows]
         self._flip_at_start = np.random.default_rng([seed, 0]).random(len(split)) < 0.5
 
@@ -112,7 +112,7 @@ class AugmentedBatches:
         order, tops, lefts, corners = self._epoch_plan(epoch)
         rows, flipped = order[part], self.flipped(step)
         if self._padded is not None:
-            images = self._translated(rows, tops[part], lefts[part], flipped)
+            images = self._translated(self._padded, rows, tops[part], lefts[part], flipped)
         else:
             images = np.stack(
                 [self._augmented(epoch, row, flip) for row, flip in zip(rows, flipped, strict=True)]
@@ -130,13 +130,18 @@ class AugmentedBatches:
         return epoch, slice(position * self._batch_size, (position + 1) * self._batch_size)
 
     def _translated(
-        self, rows: NDArray, tops: NDArray, lefts: NDArray, flipped: NDArray
+        self,
+        padded: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        tops: NDArray[np.int64],
+        lefts: NDArray[np.int64],
+        flipped: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
-        """Crop all images of a batch from the padded images."""
+        """Crop all images of a batch from the padded images (N, H, W, C)."""
         vertical = tops[:, None] + np.arange(self._height)
         horizontal = lefts[:, None] + np.arange(self._width)
         horizontal[flipped] = horizontal[flipped, ::-1]
-        return self._padded[rows[:, None, None], vertical[:, :, None], horizontal[:, None, :]]
+        return padded[rows[:, None, None], vertical[:, :, None], horizontal[:, None, :]]
 
     def _augmented(self, epoch: int, row: int, flip: bool) -> NDArray[np.uint8]:
         """Return one augmented image, with its own random generator."""
@@ -176,6 +181,13 @@ class AugmentedBatches:
         # else.
         centers = np.stack([generator.integers(0, n, images) for n in (self._height, self._width)])
         return order, tops, lefts, centers - self._augment.cutout_pixels // 2
+
+
+def _selected(split: Split, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return some images (n, H, W, C) of a split whose images are in one array."""
+    if not isinstance(split.images, np.ndarray):
+        raise TypeError(f"expected an array of images, found {type(split.images).__name__}")
+    return split.images[rows]
 
 
 def _fits_input(split: Split, spec: NetworkSpec) -> bool:

@@ -174,8 +174,9 @@ def _members(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = PurePosixPath(member.name).name
-            if name in names and member.isfile():
-                yield name, archive.extractfile(member).read()
+            content = archive.extractfile(member) if name in names and member.isfile() else None
+            if content:
+                yield name, content.read()
 
 
 def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
@@ -201,7 +202,7 @@ def _assemble(batches: Iterable[tuple[str, NDArray, NDArray]]) -> Arrays:
 
 
 def _empty_arrays(rows: int) -> Arrays:
-    arrays = {}
+    arrays: Arrays = {}
     for split, count in (("train", rows * len(_TRAIN_BATCHES)), ("test", rows)):
         arrays[f"{split}_images"] = np.empty((count, _SIDE, _SIDE, 3), np.uint8)
         arrays[f"{split}_labels"] = np.empty(count, np.uint8)

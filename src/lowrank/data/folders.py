@@ -75,6 +75,8 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         `settings.skip_unreadable` is not set, or if `output` cannot be written.
     """
     place = f"dataset.{name}"
+    if settings.train is None or settings.validation is None:
+        raise UserError(f"{place}: kind imagefolder needs `train` and `validation`.")
     parts = {
         "train": scan_for_training(Path(settings.train), f"{place}.train"),
         "test": scan(Path(settings.validation), f"{place}.validation"),

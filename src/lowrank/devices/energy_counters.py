@@ -14,6 +14,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.runtime import load_runner, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
@@ -156,7 +157,9 @@ class Nvml:
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        self._millijoules = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        self._millijoules: Callable[[], int] = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(
+            handle
+        )
         self._millijoules()
 
     def joules(self) -> float:
@@ -200,7 +203,7 @@ def find_counter(provider: str, root: Path = Path("/")) -> Counter | str:
 
 
 def millijoules_of_a_run(
-    runs: dict[str, Callable[[], object]],
+    runs: Mapping[str, Callable[[], object]],
     counter: Counter,
     *,
     seconds: float,
@@ -244,7 +247,7 @@ def millijoules_of_a_run(
         return count
 
     idles = [measure(wait)]
-    measurements = {name: measure(lambda run=run: repeat(run)) for name, run in runs.items()}
+    measurements = {name: measure(partial(repeat, run)) for name, run in runs.items()}
     idles.append(measure(wait))
     watts = sum(joules for joules, _, _ in idles) / sum(elapsed for _, elapsed, _ in idles)
     return {

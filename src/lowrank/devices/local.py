@@ -102,7 +102,8 @@ class LocalDevice:
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""
         measure_settings = MeasureSettings.of({**self._settings, **settings})
-        return load_runner(Path(model), measure_settings)()[0].tolist()
+        outputs: list[list[float]] = load_runner(Path(model), measure_settings)()[0].tolist()
+        return outputs
 
     def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.answers`."""
@@ -146,7 +147,7 @@ def _latencies(nanoseconds: np.ndarray) -> dict[str, float]:
 
 def _peak_memory_mb(model: Path, settings: MeasureSettings) -> float:
     """Return by how much a model raises the peak memory of a new process, in 10^6 bytes."""
-    return _run_program("peak_memory", [model], settings)["bytes"] / 1e6
+    return float(_run_program("peak_memory", [model], settings)["bytes"]) / 1e6
 
 
 def _run_program(program: str, models: list[Path], settings: MeasureSettings) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _run_program(program: str, models: list[Path], settings: MeasureSettings) ->
             f"{result.returncode} ({last}). If the machine ran out of memory, free some and "
             "measure again."
         )
-    answer = json.loads(result.stdout)
+    answer: dict[str, Any] = json.loads(result.stdout)
     if "error" in answer:
         raise DeviceError(answer["error"])
     return answer

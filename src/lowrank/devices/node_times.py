@@ -79,9 +79,9 @@ def without_profiling(profiled: np.ndarray, model_time: float) -> np.ndarray:
     model_time : float
         Time of the model when no profile is written.
     """
-    return np.maximum(
-        profiled - (profiled.sum() - model_time) / max(len(profiled), 1), _MIN_MICROSECONDS
-    )
+    overhead = (profiled.sum() - model_time) / max(len(profiled), 1)
+    times: np.ndarray = np.maximum(profiled - overhead, _MIN_MICROSECONDS)
+    return times
 
 
 def _run(session: onnxruntime.InferenceSession, settings: MeasureSettings) -> list[float]:

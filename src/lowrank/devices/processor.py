@@ -260,7 +260,7 @@ def _cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
             ctypes.CFUNCTYPE(*signature)(address)(leaf, subleaf, ctypes.addressof(numbers))
             # mmap cannot be closed while a view of it exists.
             del view
-    return tuple(numbers)  # type: ignore[return-value]
+    return tuple(numbers)
 
 
 _READERS = {"darwin": _macos, "win32": _windows}

@@ -35,7 +35,7 @@ from lowrank.devices.device import DeviceError
 from lowrank.devices.local import LocalDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _CHUNK = 1 << 20
 
@@ -122,7 +122,8 @@ def run(folder: Path, job: str) -> dict[str, Any]:
                 f"{lines[-1]}"
             )
         time.sleep(_POLL_SECONDS)
-    return json.loads(answer.read_text())
+    document: dict[str, Any] = json.loads(answer.read_text())
+    return document
 
 
 def work(folder: Path, job: str) -> dict[str, Any]:
@@ -218,7 +219,8 @@ def main(folder: str, verb: str, *arguments: str) -> None:
         if verb == "have":
             answer = have(path, list(arguments))
         else:
-            answer = {"receive": receive, "run": run, "work": work}[verb](path, *arguments)
+            verbs: dict[str, Callable[..., Any]] = {"receive": receive, "run": run, "work": work}
+            answer = verbs[verb](path, *arguments)
     except DeviceError as error:
         answer = {"problem": str(error)}
     except OSError as error:

@@ -16,6 +16,7 @@ import re
 import socket
 import tarfile
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,27 +74,33 @@ class SshDevice:
 
     def measure(self, original: Path, compressed: Path, settings: dict[str, Any]) -> dict[str, Any]:
         """Measure two ONNX models in alternating turns on the other machine: `Device.measure`."""
-        return self._ask("measure", [original, compressed], settings)
+        answer: dict[str, Any] = self._ask("measure", [original, compressed], settings)
+        return answer
 
     def lacks_int8(self, model: Path, settings: dict[str, Any]) -> str | None:
         """See `Device.lacks_int8`."""
-        return self._ask("lacks_int8", [model], settings)
+        answer: str | None = self._ask("lacks_int8", [model], settings)
+        return answer
 
     def environment(self, settings: dict[str, Any]) -> dict[str, Any]:
         """See `Device.environment`."""
-        return self._ask("environment", [], settings)
+        answer: dict[str, Any] = self._ask("environment", [], settings)
+        return answer
 
     def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
         """See `Device.describe`."""
-        return self._ask("describe", [], settings)
+        answer: dict[str, Any] = self._ask("describe", [], settings)
+        return answer
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""
-        return self._ask("outputs", [model], settings)
+        answer: list[list[float]] = self._ask("outputs", [model], settings)
+        return answer
 
     def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.answers`."""
-        return self._ask("answers", [model, images], settings)
+        answer: list[list[float]] = self._ask("answers", [model, images], settings)
+        return answer
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:
         """See `Device.node_times`."""
@@ -118,7 +125,7 @@ class SshDevice:
         hashes = [_digest(Path(model)) for model in models]
         digests = dict(zip(hashes, map(Path, models)))  # noqa: B905  (`strict` is Python 3.10's)
         for digest, model in digests.items():
-            self._retry_once(lambda digest=digest, model=model: self._send(digest, model))
+            self._retry_once(partial(self._send, digest, model))
         request = {
             "method": method,
             "models": hashes,

@@ -73,7 +73,8 @@ class SshLink:
         """Run a command and return the JSON object that it prints as its last line."""
         printed = self.run(command, data)
         try:
-            return json.loads(printed.strip().splitlines()[-1])
+            answer: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+            return answer
         except (IndexError, ValueError):
             raise DeviceError(
                 f"{self.host}: '{self.python}' printed {printed[-200:]!r}, but JSON was expected. "
@@ -119,7 +120,8 @@ class SshLink:
             raise DeviceError(
                 f"{self.host}: '{command[0]}' ended with status {done.returncode} ({last}).{full}"
             )
-        return done.stdout.decode(errors="replace")
+        output: str = done.stdout.decode(errors="replace")
+        return output
 
 
 def _client(command: str) -> list[str]:

@@ -45,12 +45,12 @@ class BlockTerm(Factorization):
     is_closed_form: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """`block_term` followed by the number of blocks."""
         return f"block_term{self.blocks}"
 
     @property
-    def rank_multiple(self) -> int:
+    def rank_multiple(self) -> int:  # type: ignore[override]
         """Number of blocks."""
         return self.blocks
 

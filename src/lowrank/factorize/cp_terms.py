@@ -116,7 +116,7 @@ def fiber_terms(kernel: np.ndarray) -> Terms:
         Shape (T, S, D_h, D_w). The number of terms is the product of all sizes except the largest.
     """
     longest = int(np.argmax(kernel.shape))
-    others = np.delete(np.array(kernel.shape), longest)
+    others = [size for mode, size in enumerate(kernel.shape) if mode != longest]
     fibers = unfold(kernel, longest)  # (C, product of the other modes), for C entries in a fiber
     norms, directions = _unit_columns(fibers, np.eye(len(fibers), 1))
     factors = [
@@ -292,4 +292,5 @@ def _windows(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     This is the Khatri-Rao product. TensorLy's `khatri_rao` takes 3 to 5 times as long for matrices
     of this size (benchmarks/tensorly_functions.py), in the innermost loop of the power method.
     """
-    return (heights[:, None] * widths[None]).reshape(-1, heights.shape[1])
+    windows: np.ndarray = (heights[:, None] * widths[None]).reshape(-1, heights.shape[1])
+    return windows

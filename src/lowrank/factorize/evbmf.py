@@ -123,8 +123,9 @@ def _free_energy(
     excess = np.where(stands_out, signal_x, threshold) - (1 + alpha)
     tau = (excess + np.sqrt(excess**2 - 4 * alpha)) / 2
     signal = 1 + alpha + alpha / tau + np.log1p(tau) + alpha * np.log1p(tau / alpha)
-    return (
+    bounds: np.ndarray = (
         len(energies) * log_noise
         + np.where(stands_out, signal, signal_x).sum(axis=1)
         + x[:, signals:].sum(axis=1)
     )
+    return bounds

@@ -43,7 +43,7 @@ class Factorization(ABC):
     rank_names: ClassVar[tuple[str, ...]]
     layer_kinds: ClassVar[tuple[str, ...]] = ("window",)
     rank_multiple: int = 1
-    is_closed_form: bool = True
+    is_closed_form: ClassVar[bool] = True
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """Return None if layers of this shape can be factored, or the reason why they cannot.

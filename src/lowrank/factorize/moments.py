@@ -249,7 +249,9 @@ def regularized(covariance: np.ndarray) -> np.ndarray:
 def _channel_covariance(covariance: np.ndarray, taps: int) -> np.ndarray:
     """Return the covariance of the channels, the mean over the taps: (S D^2, S D^2) -> (S, S)."""
     channels = len(covariance) // taps
-    return np.einsum("skuk->su", covariance.reshape(channels, taps, channels, taps)) / taps
+    by_tap = covariance.reshape(channels, taps, channels, taps)
+    covariance_of_channels: np.ndarray = np.einsum("skuk->su", by_tap) / taps
+    return covariance_of_channels
 
 
 def _divided_by(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:

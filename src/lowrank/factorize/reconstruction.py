@@ -57,4 +57,5 @@ def _composed(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
     # (N, E_h, E_w, S, D_h, D_w) -> (N, S, D_h, E_h, D_w, E_w)
     separated = product.reshape(outputs, *next_window, inputs, *window).transpose(0, 3, 4, 1, 5, 2)
     height, width = (d * e for d, e in zip(window, next_window, strict=True))
-    return separated.reshape(outputs, inputs, height, width)
+    kernel: np.ndarray = separated.reshape(outputs, inputs, height, width)
+    return kernel

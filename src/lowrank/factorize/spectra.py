@@ -113,7 +113,8 @@ def _gram(matrix: np.ndarray) -> np.ndarray:
     """Return a matrix times its transpose, in float64: (L, M) x (M, L) -> (L, L)."""
     rows, columns = matrix.shape
     if matrix.dtype == np.float64:
-        return matrix @ matrix.T
+        gram: np.ndarray = matrix @ matrix.T
+        return gram
     total = np.zeros((rows, rows))
     for start in range(0, columns, _BLOCK_COLUMNS):
         block = matrix[:, start : start + _BLOCK_COLUMNS].astype(np.float64, copy=False)
@@ -130,4 +131,6 @@ def _count_alive(matrix: np.ndarray) -> int:
 def with_fixed_signs(vectors: np.ndarray) -> np.ndarray:
     """Make each column's entry with the largest magnitude positive; LAPACK leaves signs open."""
     largest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.copysign(vectors.dtype.type(1), vectors[largest, np.arange(len(largest))])
+    signs = np.copysign(vectors.dtype.type(1), vectors[largest, np.arange(len(largest))])
+    signed: np.ndarray = vectors * signs
+    return signed

@@ -29,7 +29,8 @@ def unfold(tensor: np.ndarray, mode: int) -> np.ndarray:
     with _numpy_backend():
         from tensorly import base
 
-        return base.unfold(tensor, mode)
+        unfolding: np.ndarray = base.unfold(tensor, mode)
+    return unfolding
 
 
 def matricize(
@@ -39,7 +40,8 @@ def matricize(
     with _numpy_backend():
         from tensorly import base
 
-        return base.matricize(tensor, row_modes, column_modes)
+        matrix: np.ndarray = base.matricize(tensor, row_modes, column_modes)
+    return matrix
 
 
 def mode_dot(
@@ -66,7 +68,8 @@ def mode_dot(
     with _numpy_backend():
         from tensorly.tenalg import core_tenalg
 
-        return core_tenalg.mode_dot(tensor, matrix, mode, transpose=transpose)
+        product: np.ndarray = core_tenalg.mode_dot(tensor, matrix, mode, transpose=transpose)
+    return product
 
 
 @contextmanager

@@ -86,7 +86,8 @@ class Tucker2(Factorization):
         core = mode_dot(mode_dot(kernel, outputs, 0, transpose=True), inputs, 1, transpose=True)
         # (R4, R3, D_h, D_w) -> (R3, R4), with the squared norm of each entry's window
         squares = np.square(unfold(core, 1).reshape(*full, -1)).sum(2)
-        return squares.cumsum(0).cumsum(1)
+        kept: np.ndarray = squares.cumsum(0).cumsum(1)
+        return kept
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return the layers: 1 x 1 (S to R3), window (R3 to R4), 1 x 1 (R4 to T)."""
@@ -168,7 +169,7 @@ def _other_mode_first(reduced: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _start(
-    unfoldings: tuple[np.ndarray, np.ndarray], ranks: tuple[int, int], norm_squared: float
+    unfoldings: tuple[np.ndarray, np.ndarray], ranks: tuple[int, ...], norm_squared: float
 ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Return V and U of the sequentially truncated higher-order SVD, and the outputs' Gram matrix.
 

@@ -215,8 +215,8 @@ def _significant(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            is_constant = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            if is_constant and isinstance(first.value.value, str):
+            constant = first.value if isinstance(first, ast.Expr) else None
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
                 node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(ast.fix_missing_locations(tree))
 

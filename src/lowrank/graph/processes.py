@@ -67,13 +67,14 @@ def _version(path: Path) -> tuple[int, int] | None:
 
 def _signal(number: int) -> str:
     name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
-    meaning = {
+    meanings: dict[int, str] = {
         signal.SIGKILL: "the operating system sends it when memory runs out",
         signal.SIGSEGV: "compiled code crashed",
         signal.SIGABRT: "compiled code aborted",
         signal.SIGILL: "compiled code was built for another processor",
         signal.SIGBUS: "compiled code crashed, or the disk is full",
-    }.get(number)
+    }
+    meaning = meanings.get(number)
     return f"{name} ({meaning})" if meaning else name
 
 

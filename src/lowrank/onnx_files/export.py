@@ -70,7 +70,8 @@ def export_onnx(
     path = Path(path)
     program = _traced(network, spec, path)
     _require_logits_for_any_batch_size(program, path, spec)
-    size = sum(weight.const_value.nbytes for weight in program.model.graph.initializers.values())
+    weights = (weight.const_value for weight in program.model.graph.initializers.values())
+    size = sum(weight.nbytes for weight in weights if weight is not None)
     if size < _LARGEST_BYTES:
         model = _cleaned(program.model_proto)
         onnx.checker.check_model(model, full_check=True)
@@ -92,7 +93,7 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
     example = torch.zeros(2, *spec.input_shape)
     try:
         with _silenced(), _PoolingAsMean():
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 frozen,
                 (example,),
                 dynamo=True,
@@ -110,6 +111,9 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
             "size, and must only use operations that ONNX supports. Rewrite that part with plain "
             "layers."
         ) from error
+    if program is None:
+        raise TypeError("the exporter returned no program, which `dynamo=True` promises")
+    return program
 
 
 def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:
@@ -164,7 +168,7 @@ def _require_logits_for_any_batch_size(
             f"{path}: network '{spec.name}' has {len(outputs)} outputs, expected only the logits. "
             "Wrap the network in a module that returns the logits."
         )
-    batch_dimensions = [str(value.shape[0]) for value in (images, *outputs)]
+    batch_dimensions = [str(value.shape[0]) if value.shape else "" for value in (images, *outputs)]
     if not all("batch" in dimension for dimension in batch_dimensions):
         shapes = " and an output of shape ".join(str(value.shape) for value in (images, *outputs))
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ _MAX_BYTES = 4_000_000
 class MeasuredLayers:
     """Latencies of plain layers, measured on demand and cached by device and runtime."""
 
-    def __init__(
-        self, device: Device, settings: Mapping[str, Any], form: Form, cache: Path
-    ) -> None:
+    def __init__(self, device: Device, settings: dict[str, Any], form: Form, cache: Path) -> None:
         self._device, self._settings, self._form, self._path = device, settings, form, cache
         environment = sorted(device.environment(settings).items())
         # The optimization level determines the kernels. The environment includes the processor.

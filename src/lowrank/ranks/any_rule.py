@@ -1,7 +1,7 @@
 """Settings of whichever rank rule `select` names."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -36,6 +36,6 @@ def rank_settings(settings: RankSettings | Mapping[str, Any]) -> RankSettings:
     if isinstance(settings, RankSettings):
         return settings
     try:
-        return AnyRankSettings.model_validate(settings)
+        return cast(RankSettings, AnyRankSettings.model_validate(settings))
     except ValidationError as error:
         raise UserError(f"ranks: {described(error, AnyRankSettings, settings)}") from error

@@ -102,7 +102,7 @@ class SearchSettings(Section):
     @property
     def middle(self) -> float:
         """Geometric mean of the range."""
-        return (self.between[0] * self.between[1]) ** 0.5
+        return float((self.between[0] * self.between[1]) ** 0.5)
 
 
 class BudgetSettings(NegligibleSettings):
@@ -138,6 +138,13 @@ class BudgetSettings(NegligibleSettings):
     @property
     def searches(self) -> bool:
         return self.target.accuracy_drop is not None
+
+    @property
+    def allowed_drop(self) -> float:
+        """Largest loss of accuracy, in percentage points. Raises ValueError without a search."""
+        if self.target.accuracy_drop is None:
+            raise ValueError("the target limits the cost, so no accuracy drop is searched for")
+        return self.target.accuracy_drop
 
     @property
     def trials(self) -> int:

@@ -187,7 +187,7 @@ class _LayersAlone:
 
 
 def _total_loss(choice: Mapping[str, Share]) -> float:
-    return sum(share.loss for share in choice.values())
+    return sum(share.loss or 0.0 for share in choice.values())
 
 
 def meet_target(
@@ -223,13 +223,13 @@ def meet_target(
     names = [layer.name for layer in table.layers if layer.name in first]
     layers = list(range(len(names)))
     shares = [Share(first[name], (), 0.0) for name in names]
-    costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
+    listed_costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
     for curve, losses in curves:
         for ranks, choice_costs, loss in zip(curve.ranks, curve.costs, losses, strict=True):
             layers.append(names.index(curve.layer.name))
             shares.append(Share(curve.factorization.name, ranks, float(loss)))
-            costs.append(choice_costs)
-    costs = np.array(costs, float).reshape(len(layers), len(bounds))
+            listed_costs.append(choice_costs)
+    costs = np.array(listed_costs, float).reshape(len(layers), len(bounds))
     _check_reachable(table, names, np.array(layers), costs, bounds)
     taken = _least_loss(table, names, layers, shares, costs, bounds)
     if taken is None:
@@ -276,7 +276,8 @@ def _least_loss(
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-4},
     )
-    return solution.x
+    solved: np.ndarray | None = solution.x
+    return solved
 
 
 def _check_reachable(
@@ -295,7 +296,7 @@ def _check_reachable(
         nearest = bound.rest + sum(smallest.values())
         if nearest > (1 - _TOLERANCE) * bound.limit(table):
             share = bound.share_of_network(table, nearest)
-            largest = sorted(smallest, key=smallest.get, reverse=True)[:3]
+            largest = sorted(smallest, key=lambda name: smallest[name], reverse=True)[:3]
             listed = ", ".join(
                 f"{name} ({share * smallest[name] / nearest:.4f}"
                 f"{'' if name in names else ', stays dense'})"

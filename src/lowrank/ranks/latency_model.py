@@ -40,8 +40,9 @@ class Geometry:
         """Return the geometry of a layer on a map (height, width)."""
         by_channel = layer.groups == layer.in_channels == layer.out_channels > 1
         groups = 0 if by_channel else layer.groups
+        height, width = input_map
         return cls(
-            layer.kernel, layer.stride, layer.padding, layer.dilation, groups, tuple(input_map)
+            layer.kernel, layer.stride, layer.padding, layer.dilation, groups, (height, width)
         )
 
     def layer(self, inputs: int, outputs: int) -> PlainLayer:
@@ -209,13 +210,11 @@ class Latencies:
         """Read the document that `to_json` returns."""
         grids = {}
         for entry in document["grids"]:
-            fields = entry["geometry"].items()
-            geometry = Geometry(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in fields
-                }
-            )
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in entry["geometry"].items()
+            }
+            geometry = Geometry(**fields)
             grid = Grid(tuple(entry["inputs"]), tuple(entry["outputs"]))
             grids[geometry] = (grid, np.array(entry["ms"]))
         whole = tuple(

@@ -28,7 +28,7 @@ def networks_near_target(
     """Yield networks near the target's cost: the sequence of plain layers by replaced layer."""
     candidates = list(taken_layers(leave_negligible(table, settings.negligible_share), layers))
     for power in _SHARE_POWERS:
-        sequences = {}
+        sequences: dict[str, Sequence[PlainLayer]] = {}
         for layer, method, full_ranks in candidates:
             choices = rank_choices(layer, method, full_ranks, settings, in_proportion=True)
             if not choices:

@@ -164,7 +164,7 @@ _PATH = RankSettings.__module__
 # All rank rules, by name.
 RULES: Registry[RankRule[Any]] = Registry(
     "rank rule",
-    RankRule,
+    RankRule,  # type: ignore[type-abstract]  # Only for `isinstance`.
     group="lowrank.rank_rules",
     built_in=partial(entries_in, "lowrank.ranks.rules."),
     mistake_in=_mistake_in,

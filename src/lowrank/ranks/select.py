@@ -125,7 +125,7 @@ def _of_stage(goal: int, full: int, stages_left: int) -> int:
         return goal
     if goal > full:
         return full
-    return round(full * (goal / full) ** (1 / stages_left))
+    return round(float(full * (goal / full) ** (1 / stages_left)))
 
 
 def _weakened(rank: int, full: int, settings: RankSettings) -> int:

@@ -33,6 +33,7 @@ def _layer_record(
     layer: Layer, planned: PlannedLayer | None, factored: Factored | None
 ) -> dict[str, Any]:
     """Return one row of the layer table. Dense and factored layers have the same columns."""
+    dense_reason: str | None
     if planned is None:
         dense_reason = layer.not_factored or "the method leaves this layer dense"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank.core.layers import LayerTable
+from lowrank.core.layers import LayerTable, PlainLayer
 from lowrank.core.plans import Factored
 
 # Name for everything that belongs to no layer, such as pooling and changes of memory layout.
@@ -37,25 +37,28 @@ def times_by_layer(
         1 x 1 convolutions, which are slower than their MACs suggest (Kim et al. 2016); `speedup`,
         or None if the layer takes no time of its own.
     """
-    owners = {layer.name: (layer.name, layer) for layer in table.layers}
+    owners: dict[str, tuple[str, PlainLayer | None]] = {
+        layer.name: (layer.name, layer) for layer in table.layers
+    }
     for name, factors in factored.items():
         owners |= {f"{name}.{index}": (name, plain) for index, plain in enumerate(factors.sequence)}
-    records = {
-        name: {"layer": name, "original_ms": 0.0, "compressed_ms": 0.0, "pointwise_ms": 0.0}
+    times = {
+        name: {"original_ms": 0.0, "compressed_ms": 0.0, "pointwise_ms": 0.0}
         for name in [*(layer.name for layer in table.layers), REST]
     }
     for plain, milliseconds in original.items():
         name, _ = owners.get(plain, (REST, None))
-        records[name]["original_ms"] += milliseconds
+        times[name]["original_ms"] += milliseconds
     for plain, milliseconds in compressed.items():
         name, layer = owners.get(plain, (REST, None))
-        records[name]["compressed_ms"] += milliseconds
+        times[name]["compressed_ms"] += milliseconds
         if layer is not None and layer.kernel == (1, 1):
-            records[name]["pointwise_ms"] += milliseconds
+            times[name]["pointwise_ms"] += milliseconds
     return [
-        {key: value if key == "layer" else round(value, 6) for key, value in record.items()}
+        {"layer": name}
+        | {key: round(value, 6) for key, value in record.items()}
         | {"speedup": _ratio(record["original_ms"], record["compressed_ms"])}
-        for record in records.values()
+        for name, record in times.items()
     ]
 
 

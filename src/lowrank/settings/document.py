@@ -97,7 +97,7 @@ def parse_document(text: bytes | str, source: str = "params.yaml") -> Document:
         raise UserError(f"{source}: {place}{kind}{reason}.{_advice(reason)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(entries, dict):
+    if node is None or not isinstance(entries, dict):
         kind_found = "nothing" if entries is None else _description_of(entries)
         raise UserError(f"{source}: expected a mapping of sections, found {kind_found}.")
     return Document(entries, source, _lines(node, source))

@@ -91,10 +91,10 @@ def described(
             (expected, _quoting_hint(mistake) if expected else "")
         )
     sentences = []
-    for (place, start), expected in clauses.items():
+    for (place, start), alternatives in clauses.items():
         line = file.line_of(place) if file else None
         words, hints = (
-            list(dict.fromkeys(filter(None, texts))) for texts in zip(*expected, strict=True)
+            list(dict.fromkeys(filter(None, texts))) for texts in zip(*alternatives, strict=True)
         )
         ending = " or ".join(words) + "".join(hints)
         sentences.append((f"line {line}: " if line else "") + start + ending)

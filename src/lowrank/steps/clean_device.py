@@ -1,5 +1,7 @@
 """Remove the files that measurements sent to another machine."""
 
+from typing import Any
+
 import click
 
 from lowrank.steps.common import Step, say
@@ -24,7 +26,8 @@ def clean_device(name: str) -> None:
             "device that keeps files", name, devices, where="params.yaml: `benchmark`"
         )
     try:
-        report = create_device(name, devices[name].model_dump()).clean()
+        device: Any = create_device(name, devices[name].model_dump())  # `sends_files`: has `clean`
+        report = device.clean()
     except DeviceError as error:
         raise UserError(f"benchmark.{name}: {error}") from error
     folder = report["folder"]

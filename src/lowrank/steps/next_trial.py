@@ -25,7 +25,7 @@ def next_trial(
     share = next_share(
         settings.search.between,
         [Found.from_json(read_json(path)) for path in trials],
-        accuracy_drop=settings.target.accuracy_drop,
+        accuracy_drop=settings.allowed_drop,
         confidence=settings.search.confidence,
     )
     search = settings.search

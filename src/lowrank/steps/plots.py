@@ -44,7 +44,9 @@ def plots(out: Path, targets: tuple[str, ...]) -> None:
         ) from error
     with temporary_folder() as folder:
         template = folder / "page.html"
-        template.write_text(_PAGE % javascript_bundle(vl_version=_VEGA_LITE), encoding="utf-8")
+        # The type stub of vl-convert requires a snippet; the function does not.
+        scripts = javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]
+        template.write_text(_PAGE % scripts, encoding="utf-8")
         options = ("--html-template", str(template.resolve()), "--out", str(out))
         run("dvc", "plots", "show", *options, "--", *targets)
     say(f"{out / 'index.html'}: works offline")

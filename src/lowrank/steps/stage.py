@@ -8,6 +8,7 @@ DVC passes in the environment, and are checked here.
 import os
 import re
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -35,7 +36,7 @@ def stage(target: str, options: tuple[str, ...]) -> None:
             "`snakemake` with the name of the file."
         )
     params = load_params()
-    known = {
+    known: dict[str, Mapping[str, object]] = {
         "model": params.checkpoint,
         "method": params.methods,
         "device": params.benchmark,

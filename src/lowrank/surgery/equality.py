@@ -182,6 +182,8 @@ def _replace_losslessly(network: nn.Module, layer: Layer) -> None:
     share memory with the weight of the layer.
     """
     module = network.get_submodule(layer.name)
+    if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        raise TypeError(f"{layer.name}: expected a convolution or a linear layer, found {module}")
     weight, bias = module.weight.detach(), module.bias
     sequence, kernels = _lossless(layer, weight, has_bias=bias is not None)
     with torch.device("meta"):

@@ -17,6 +17,8 @@ from lowrank.zoo.forward import output_for_zeros
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _KINDS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+# The base class of convolutions declares their attributes, for each number of axes.
+_Convolution = nn.modules.conv._ConvNd
 
 
 def layer_table(network: str | NetworkSource, name: str | None = None) -> LayerTable:
@@ -55,9 +57,10 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
     with proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]), maps:
         output_for_zeros(network, input_shape, name)
     usage = _Usage(network)
+    channels, height, width = input_shape
     return LayerTable(
         name,
-        tuple(input_shape),
+        (channels, height, width),
         tuple(
             replace(
                 layer,
@@ -71,7 +74,7 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
 
 def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | None) -> Layer:
     if isinstance(module, nn.Linear):
-        channels, *window = flattened or (module.in_features, 1, 1)
+        channels, height, width = flattened or (module.in_features, 1, 1)
         # For one image, a linear layer is applied to each vector of its input, over all axes.
         positions = (inputs.numel() // module.in_features, 1)
         return Layer(
@@ -79,10 +82,12 @@ def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | No
             kind="linear",
             in_channels=channels,
             out_channels=module.out_features,
-            kernel=tuple(window),
+            kernel=(height, width),
             bias=module.bias is not None,
-            input_map=tuple(window) if prod(window) > 1 else positions,
+            input_map=(height, width) if height * width > 1 else positions,
         )
+    if not isinstance(module, _Convolution):
+        raise TypeError(f"{name}: expected a convolution or a linear layer, found {type(module)}")
     layer = Layer(
         name=name,
         kind="transposed_conv" if isinstance(module, _TRANSPOSED) else "conv",
@@ -99,15 +104,15 @@ def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | No
     extra_padding = [b - a for a, b in zip(before, after, strict=True)]
     return replace(
         layer,
-        kernel=module.kernel_size,
-        stride=module.stride,
-        padding=before,
-        dilation=module.dilation,
-        input_map=tuple(length + extra for length, extra in zip(size, extra_padding, strict=True)),
+        kernel=_pair(module.kernel_size),
+        stride=_pair(module.stride),
+        padding=_pair(before),
+        dilation=_pair(module.dilation),
+        input_map=_pair(length + extra for length, extra in zip(size, extra_padding, strict=True)),
     )
 
 
-def _as_two_axes(layer: Layer, module: nn.Module, size: tuple[int, ...]) -> Layer:
+def _as_two_axes(layer: Layer, module: _Convolution, size: tuple[int, ...]) -> Layer:
     """Describe a convolution over one or three axes as a convolution over two axes.
 
     No factorization supports such layers. All axes except the first are merged into one, so that
@@ -121,8 +126,13 @@ def _as_two_axes(layer: Layer, module: nn.Module, size: tuple[int, ...]) -> Laye
     )
     outputs = [(n + a + b - d * (k - 1) - 1) // s + 1 for n, a, b, d, k, s in geometry]
     # Choose the map that results in these outputs without padding.
-    input_map = tuple(o + k - 1 for o, k in zip(_merged(outputs), kernel, strict=True))
+    input_map = _pair(o + k - 1 for o, k in zip(_merged(outputs), kernel, strict=True))
     return replace(layer, kernel=kernel, input_map=input_map)
+
+
+def _pair(lengths: Iterable[int]) -> Pair:
+    first, second = lengths
+    return first, second
 
 
 def _merged(lengths: Iterable[int]) -> Pair:
@@ -130,7 +140,7 @@ def _merged(lengths: Iterable[int]) -> Pair:
     return first, prod(others)
 
 
-def _padding(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _padding(module: _Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the padding in pixels before and after the map, along each axis."""
     if not isinstance(module.padding, str):
         return tuple(module.padding), tuple(module.padding)
@@ -155,7 +165,7 @@ def _obstacle(module: nn.Module, *, hooked: bool) -> str | None:
         return None
     if base in _TRANSPOSED:
         return "a transposed convolution"
-    if base is not nn.Conv2d:
+    if not isinstance(module, nn.Conv2d):
         return f"a convolution over {'one axis' if base is nn.Conv1d else 'three axes'}"
     if module.padding_mode != "zeros":
         return f"padding mode '{module.padding_mode}': its factors would have to pad twice"

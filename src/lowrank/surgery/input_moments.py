@@ -83,7 +83,7 @@ def shifted_moments(
     """
     sums, inputs_now, inputs_before = _Sums(layer), _Inputs(layer), _Inputs(layer)
     first, crossed = torch.zeros_like(sums.first), torch.zeros_like(sums.second)
-    pilot = None
+    pilot = torch.zeros(())
     hooks = [
         module.get_submodule(layer.name).register_forward_pre_hook(inputs.keep, with_kwargs=True)
         for module, inputs in ((original, inputs_before), (network, inputs_now))
@@ -95,7 +95,7 @@ def shifted_moments(
                     with suppress(_Reached):
                         module(images)
                 sums.add(inputs_now.samples)
-                if pilot is None:
+                if not pilot.ndim:
                     pilot = inputs_before.samples.mean(1, keepdim=True)
                 shifted = inputs_before.samples - pilot
                 first += shifted.sum(1).cpu()
@@ -141,7 +141,7 @@ class _Sums:
         self._count = 0
         # Mean of the first batch. Subtracting it avoids cancellation in float32 products when the
         # mean is far from 0.
-        self.pilot: Tensor | None = None
+        self.pilot = torch.zeros(())
         self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
         self.second = torch.zeros(layer.groups, size, size)
 
@@ -153,7 +153,7 @@ class _Sums:
 
     def add(self, samples: Tensor) -> None:
         """Add samples (g, positions, n)."""
-        if self.pilot is None:
+        if not self._count:
             self.pilot = samples.mean(1, keepdim=True)
         samples = samples - self.pilot
         self._count += samples.shape[1]
@@ -215,10 +215,11 @@ def _patches(inputs: Tensor, layer: Layer) -> Tensor:
         return inputs.flatten(1)[:, :, None]
     # Use every q-th position along each axis, starting in the middle of the first q positions.
     # Starting at the first position would give too much weight to the edges of the map.
-    steps = [ceil(size / _POSITIONS) for size in layer.output_map(tuple(inputs.shape[2:]))]
+    height, width = inputs.shape[2:]
+    steps = [ceil(size / _POSITIONS) for size in layer.output_map((height, width))]
     vertical, horizontal = layer.padding
     inputs = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
-    strides = [stride * q for stride, q in zip(layer.stride, steps, strict=True)]
+    strides = tuple(stride * q for stride, q in zip(layer.stride, steps, strict=True))
     top, left = (stride * (q // 2) for stride, q in zip(layer.stride, steps, strict=True))
     return functional.unfold(
         inputs[:, :, top:, left:], layer.kernel, layer.dilation, stride=strides

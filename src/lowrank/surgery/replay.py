@@ -31,14 +31,14 @@ class Replay:
         # Other libraries may have set `forward` on an instance; otherwise the class defines it.
         self._forwards = [(layer, vars(layer).get("forward")) for layer in self._layers]
         for layer in self._layers:
-            layer.forward = self._recorded_or_computed(layer.forward)
+            layer.forward = self._recorded_or_computed(layer.forward)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *raised: object) -> None:
         for layer, forward in self._forwards:
             del layer.forward
             if forward is not None:
-                layer.forward = forward
+                layer.forward = forward  # type: ignore[method-assign]
 
     @property
     def recorded_bytes(self) -> int:

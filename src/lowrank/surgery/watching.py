@@ -103,7 +103,8 @@ class FlattenedMaps(TorchFunctionMode):
 
     def _follow(self, inputs: Tensor, outputs: Tensor) -> None:
         if inputs.ndim == 4 and outputs.shape == (len(inputs), inputs[0].numel()):
-            map_shape = tuple(inputs.shape[1:])
+            _, channels, height, width = inputs.shape
+            map_shape: Map | None = (channels, height, width)
         elif inputs.shape == outputs.shape:
             # Dropout, activations and other memory formats keep the position of each value.
             map_shape = self.shape_before_flattening(inputs)

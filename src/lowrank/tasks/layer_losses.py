@@ -17,7 +17,7 @@ def losses_by_layer(
     images: Split,
     replacements: Iterable[tuple[str, Decomposition]],
     *,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> dict[str, float]:
     """Return the mean cross-entropy with a single layer replaced, by the name of that layer.
 

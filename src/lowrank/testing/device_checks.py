@@ -114,7 +114,7 @@ class _Sample:
 def _save_model(path: Path, name: str) -> Path:
     """Save a convolution and a linear layer. Only the batch dimension is free."""
     channels, generator = _CHANNELS[name], np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "kernel": generator.standard_normal((channels, 3, 3, 3), dtype=np.float32) / 5,
         "matrix": generator.standard_normal((channels * _PIXELS**2, _OUTPUTS), dtype=np.float32),
     }

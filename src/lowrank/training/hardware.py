@@ -11,9 +11,11 @@ def pick_device(name: str) -> torch.device:
     Raises UserError if the device is not available.
     """
     available = torch.accelerator.is_available()
+    accelerator = torch.accelerator.current_accelerator() if available else None
+    found = accelerator.type if accelerator else "cpu"
     if name == "auto":
-        name = torch.accelerator.current_accelerator().type if available else "cpu"
-    elif name != "cpu" and not (available and torch.accelerator.current_accelerator().type == name):
+        name = found
+    elif name not in ("cpu", found):
         raise UserError(f"device: PyTorch finds no '{name}' on this machine. Use 'auto' or 'cpu'.")
     return torch.device(name)
 

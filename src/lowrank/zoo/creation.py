@@ -57,20 +57,20 @@ def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module
     """
     network = _built(source)[1]
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
-        output_for_zeros(network, input_shape, source.network or source.factory)
+        output_for_zeros(network, input_shape, source.label)
     fold(network)
     return network
 
 
 def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
-    if source.factory:
+    if source.factory and source.input_shape:
         network = _called(_imported(source.factory), source.arguments, source.factory)
         channels = source.input_shape[0]
         spec = NetworkSpec(
             source.factory, source.input_shape, 0, mean=(0.0,) * channels, std=(1.0,) * channels
         )
         return spec, network
-    name = source.network
+    name = source.label
     if name in network_names():
         spec, function = registered(name)
         return spec, _called(function, source.arguments, name)

@@ -26,7 +26,7 @@ _PICKLES = (".pth", ".pt", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
 _SUFFIXES = (".safetensors", *_PICKLES, ".caffemodel")
 
 # Classes that only hold values, and that training programs often save with the weights.
-_SAFE_CLASSES = (
+_SAFE_CLASSES: tuple[Any, ...] = (
     argparse.Namespace,
     np.dtype,
     np.ndarray,

@@ -59,7 +59,7 @@ class Budget(RankRule[BudgetSettings]):
             losses=choice.losses,
             say=say,
         )
-        total = sum(share.loss for share in shares.values())
+        total = sum(share.loss or 0.0 for share in shares.values())
         say(f"sum of the divergences with one layer decomposed at a time: {total:.2g} nats")
         return {}, shares
 

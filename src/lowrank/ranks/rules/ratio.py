@@ -42,7 +42,7 @@ class Ratio(RankRule[RatioSettings]):
 
 def milder_ratio(ratio: float, ease: float) -> float:
     """Return a ratio nearer to 1, by the share `ease` of its logarithm."""
-    return max(round(ratio ** (1 - ease), 2), 1.01)
+    return max(round(float(ratio ** (1 - ease)), 2), 1.01)
 
 
 ENTRIES = (Ratio(),)

@@ -51,12 +51,13 @@ class Sensitivity(RankRule[SensitivitySettings]):
     looks_at_all_layers = True
 
     def ranks(self, candidate: Candidate, settings: SensitivitySettings) -> tuple[int, ...]:
-        if candidate.layer.name not in (candidate.shared or {}):
+        ranks = (candidate.shared or {}).get(candidate.layer.name)
+        if ranks is None:
             raise UserError(
                 "select: 'sensitivity' needs losses, which the step select_ranks measures. Outside "
                 "the workflow, use another rule, or pass ranks with 'fixed'."
             )
-        return candidate.shared[candidate.layer.name]
+        return ranks
 
     def share_out(
         self,

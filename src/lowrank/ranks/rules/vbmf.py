@@ -37,9 +37,8 @@ class Vbmf(RankRule[VbmfSettings]):
     is_goal = False
 
     def ranks(self, candidate: Candidate, settings: VbmfSettings) -> tuple[int, ...]:
-        kernels = group_kernels(candidate.layer, candidate.kernel)
-        if candidate.is_factored:
-            kernels = [condensed(kernel) for kernel in kernels]
+        grouped = group_kernels(candidate.layer, candidate.kernel)
+        kernels = [condensed(kernel) for kernel in grouped] if candidate.is_factored else grouped
         ranks_of_groups = [
             [evbmf_rank(spectrum)[0] for spectrum in spectra_of(candidate, kernel, self.name)]
             for kernel in kernels
