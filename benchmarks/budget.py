@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from lowrank.config.reading import load_params
 from lowrank.core.layers import Layer
 from lowrank.data.datasets import Dataset, open_dataset
+from lowrank.evaluation.layer_losses import losses_by_layer
+from lowrank.evaluation.network import outputs_of, value_of
 from lowrank.factorize import (
     Decomposition,
     Factorization,
@@ -54,13 +56,13 @@ from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments
 from lowrank.surgery.states import put_factors
-from lowrank.tasks.classification import outputs_of, top1_percent
-from lowrank.tasks.layer_losses import losses_by_layer
+from lowrank.tasks import get_task
 from lowrank.training.distillation import Answers, PlainTeacher
 from lowrank.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "budget.json"
+TASK = get_task("classification")
 TARGETS = {"resnet20": 0.5, "vgg16": 0.1}
 NORMS = ("weight", "activation")
 Ranks = dict[str, tuple[int, ...]]
@@ -140,11 +142,11 @@ class Comparison:
             "rule": rule,
             "norm": norm,
             "macs_ratio": round(1 / self.share_of_macs(ranks), 2),
-            "top1_percent": round(top1_percent(small, self.data.test, self.spec), 2),
+            "top1_percent": round(value_of(TASK, small, self.data.test, self.spec), 2),
         }
         if self.options.finetune and norm == "activation":
             self.finetune(small)
-            row["finetuned_percent"] = round(top1_percent(small, self.data.test, self.spec), 2)
+            row["finetuned_percent"] = round(value_of(TASK, small, self.data.test, self.spec), 2)
         print(row, flush=True)
         return row | {"ranks": {name: list(layer_ranks) for name, layer_ranks in ranks.items()}}
 
@@ -157,7 +159,13 @@ class Comparison:
             else None
         )
         train(
-            small, self.spec, self.data, recipe.of_round(1, 1), teacher=teacher, say=lambda _: None
+            TASK,
+            small,
+            self.spec,
+            self.data,
+            recipe.of_round(1, 1),
+            teacher=teacher,
+            say=lambda _: None,
         )
 
     @cached_property
@@ -246,7 +254,7 @@ class Comparison:
                 yield layer.name, decompose(method, layer, self.weight(layer.name), None, ranks)
 
         losses = losses_by_layer(
-            self.network, self.spec, self.validation, replacements(), say=lambda _: None
+            TASK, self.network, self.spec, self.validation, replacements(), say=lambda _: None
         )
 
         def at(share: float) -> Ranks:
@@ -263,7 +271,8 @@ class Comparison:
         return [partial(read, *entry) for entry in self.taken]
 
     def divergence(self) -> Divergence:
-        return Divergence(self.network, lambda: inputs(self.validation, self.spec))
+        batches = partial(inputs, self.validation, self.spec)
+        return Divergence(self.network, batches, TASK.divergence)
 
     def curves(self, norm: str) -> Iterator[tuple[Curve, np.ndarray]]:
         """Yield the curve of each layer and the expected loss of each of its choices of ranks."""

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 import lowrank
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import Dataset, Split, open_dataset
+from lowrank.evaluation.network import value_of
 from lowrank.files import write_json
 from lowrank.surgery.finding import find_layers
-from lowrank.tasks.classification import top1_percent
+from lowrank.tasks import get_task
 from lowrank.zoo import create_network, network_spec
 from lowrank.zoo.registry import NetworkSpec
 from lowrank.zoo.weight_files import load_weights, read_weights
@@ -64,7 +65,9 @@ def compare(
             network, spec.input_shape, images=images, sequential=way == "sequential", **method
         )
         row[f"{way}_seconds"] = round(time.perf_counter() - start, 1)
-        row[f"{way}_percent"] = round(top1_percent(small.network, data.test, spec), 2)
+        row[f"{way}_percent"] = round(
+            value_of(get_task("classification"), small.network, data.test, spec), 2
+        )
         row["macs_ratio"] = round(macs_ratio(network, spec, small), 2)
     print(row, flush=True)
     return row

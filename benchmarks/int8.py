@@ -34,11 +34,12 @@ from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.devices import main_settings
 from lowrank.devices.processor import IntegerTypes, Processor
+from lowrank.evaluation.exported import ExportedNetworks
 from lowrank.files import write_json
 from lowrank.onnx_files.int8 import Quantizer, types_for
 from lowrank.onnx_files.kernels import integer_kernels, macs_of_nodes
 from lowrank.surgery.states import read_spec
-from lowrank.tasks.exported import exported_percent
+from lowrank.tasks import get_task
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "int8.json"
@@ -78,13 +79,13 @@ def rows_of(
     network, spec = folder / "model.onnx", read_spec(folder / "model.safetensors")
     data = open_dataset(ROOT / "data/datasets" / params.checkpoint[model].dataset)
     test = data.test if images is None else data.test.sample(images)
-    threads = params.quantize.threads
+    in_runtime = ExportedNetworks(get_task("classification"), spec, params.quantize.threads)
     rows = [
         {
             "model": model,
             "types": "float",
             "images": len(test),
-            "top1": exported_percent(network, test, spec, threads=threads)["top1"],
+            "top1": in_runtime.values(network, test)["top1"],
             "size_bytes": network.stat().st_size,
         }
     ]
@@ -106,7 +107,7 @@ def rows_of(
                 "types": name,
                 "file": types.file,
                 "images": len(test),
-                "top1": exported_percent(path, test, spec, threads=threads)["top1"],
+                "top1": in_runtime.values(path, test)["top1"],
                 "size_bytes": path.stat().st_size,
                 "float_ms": measured["original"]["p50"],
                 "ms": measured["compressed"]["p50"],

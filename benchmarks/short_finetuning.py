@@ -125,8 +125,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from lowrank.config.network_source import NetworkSource
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.network import measure_splits, values_by_split
     from lowrank.surgery.states import read_state
-    from lowrank.tasks.classification import accuracy_percent
+    from lowrank.tasks import get_task
     from lowrank.training.distillation import PlainTeacher, read_outputs
     from lowrank.training.loop import train
 
@@ -150,12 +151,22 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         images=None if way == "weight" else [batches[n][0] for n in range(len(batches))],
         sequential=way == "sequential",
     ).network.eval()
-    before = accuracy_percent(small, data, original.spec)
+    task = get_task("classification")
+
+    def measured() -> dict[str, float]:
+        return values_by_split(task, measure_splits(task, small, data, original.spec))
+
+    before = measured()
     outputs = ROOT / "build/vgg16/original/outputs.safetensors"
     teacher = PlainTeacher(read_outputs(outputs, data.train), recipe.distill, len(data.train))
     start = time.process_time()
     report = train(
-        small, original.spec, data, recipe, teacher=teacher if recipe.distill.weight else None
+        task,
+        small,
+        original.spec,
+        data,
+        recipe,
+        teacher=teacher if recipe.distill.weight else None,
     )
     return {
         "name": name,
@@ -168,7 +179,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - start, 1),
         "kernels": os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
         "before": before,
-        "after": accuracy_percent(small, data, original.spec),
+        "after": measured(),
     }
 
 

@@ -14,8 +14,6 @@ EXCEPTIONS = {
     "api.py compress": "being split",
     "factorize/groups.py decompose": "being split",
     "factorize/moments.py weighted_factors": "being split",
-    "steps/finetune.py finetune": "being split",
-    "steps/pretrain.py pretrain": "being split",
     "steps/select_ranks.py select_ranks": "being split",
     "steps/summarize.py summarize": "half of its lines are the options of the command",
 }

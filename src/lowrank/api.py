@@ -22,6 +22,7 @@ from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected, Losses, PlannedLayer
 from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
+from lowrank.evaluation.trying import agreement
 from lowrank.factorize import (
     Moments,
     carried_over,
@@ -41,8 +42,8 @@ from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments, shifted_moments
-from lowrank.surgery.prediction import percent_equal, predicted_classes
 from lowrank.surgery.states import put_factors
+from lowrank.tasks import DEFAULT_TASK, get_task
 from lowrank.zoo.forward import noise_images
 from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
 from lowrank.zoo.registry import NetworkSpec
@@ -55,6 +56,10 @@ TUCKER = {
     "flattened_linear": "tucker2",
     "linear": "svd",
 }
+
+
+# Task by which outputs are compared.
+_TASK = get_task(DEFAULT_TASK)
 
 
 @dataclass
@@ -224,21 +229,15 @@ class _Compression:
         """Return the agreement of the predictions, or None without images or logits."""
         if self.images is None:
             return None
-        before = predicted_classes(self.network, self.images)
-        after = predicted_classes(compressed, self.images)
-        if before is None or after is None:
-            return None
-        most_frequent = int(before.bincount().max())
-        chance = 100.0 * most_frequent / len(before)
-        return Expected(len(before), 100.0, percent_equal(after, before), chance, of_labels=False)
+        return agreement(_TASK, self.network, compressed, self.images)
 
 
 def _excessive_drop(compression: _Compression, rule: RankSettings, expected: Expected) -> str:
     """Return a message that the drop is too large, with the nearest setting that is allowed."""
 
     def keeps_enough(milder: RankSettings) -> bool:
-        agreement = compression.expected(compression.at(milder)[0])
-        return agreement is not None and not agreement.exceeds(rule.largest_drop)
+        expected = compression.expected(compression.at(milder)[0])
+        return expected is not None and not expected.exceeds(rule.largest_drop)
 
     nearest = nearest_that_keeps(rule, keeps_enough)
     advice = (
@@ -297,6 +296,10 @@ class _NetworkInMemory:
     images: list[Tensor] | None
     layer_moments: Mapping[str, Moments]
 
+    @property
+    def divergence_unit(self) -> str:
+        return _TASK.divergence_unit
+
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         return _parameters(self.network.get_submodule(name))
 
@@ -319,7 +322,7 @@ class _NetworkInMemory:
                 "Pass a few hundred training images, or use another rule."
             )
         images = self.images
-        return Divergence(self.network, lambda: images)
+        return Divergence(self.network, lambda: images, _TASK.divergence)
 
     def expected(self, replacements: Replacements) -> Expected | None:
         # Not needed here: `compress` measures the network that it returns.

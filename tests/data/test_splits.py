@@ -9,7 +9,7 @@ from lowrank.config.checkpoint import ValidationSettings
 from lowrank.config.dataset import DatasetSettings
 from lowrank.data.datasets import open_dataset
 from lowrank.data.folders import store_folders
-from lowrank.data.splits import divide, explained_gap, gap_warning, write_splits
+from lowrank.data.splits import divide, write_splits
 from lowrank.errors import UserError
 
 SOME = "checkpoint.some.validation"
@@ -189,41 +189,3 @@ def test_training_images_without_labels_cannot_be_validation_images(photos):
 def test_invalid_settings(document, reason):
     with pytest.raises(ValueError, match=reason):
         settings(document)
-
-
-def test_gap_explained_by_chance_gives_no_warning():
-    # Accuracy of the shipped checkpoints.
-    for accuracy in ({"validation": 93.66, "test": 93.38}, {"validation": 91.9, "test": 91.66}):
-        counts = {"validation": 5000, "test": 10000}
-        assert gap_warning(accuracy, **counts, validation_from="train") == ""
-
-
-def test_large_gap_gives_a_warning_with_advice():
-    accuracy = {"validation": 99.98, "test": 93.39}
-    counts = {"validation": 5000, "test": 10000}
-    warning = gap_warning(accuracy, **counts, validation_from="train")
-    assert "The gap is 6.59 points" in warning
-    assert "`validation: {from: test, images: 5000}`" in warning
-
-
-def test_validation_accuracy_below_test_accuracy_gives_no_warning():
-    accuracy = {"validation": 80.0, "test": 93.0}
-    assert gap_warning(accuracy, validation=5000, test=10000, validation_from="train") == ""
-
-
-def test_explained_gap_is_three_standard_errors_and_half_a_point():
-    # sqrt(90 x 10 x (1/100 + 1/100)) = 4.243 points
-    accuracy = {"validation": 92.0, "test": 88.0}
-    assert explained_gap(accuracy, validation=100, test=100) == pytest.approx(13.228, abs=1e-3)
-
-
-def test_threshold_is_rarely_exceeded_by_chance():
-    generator = np.random.default_rng(0)
-    accuracies = 100 * generator.binomial((500, 1000), 0.9, (20_000, 2)) / (500, 1000)
-    warnings = [
-        gap_warning(
-            {"validation": v, "test": t}, validation=500, test=1000, validation_from="train"
-        )
-        for v, t in accuracies
-    ]
-    assert 0 < sum(map(bool, warnings)) < 0.00135 * len(warnings)

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from lowrank.errors import UserError
@@ -40,21 +39,6 @@ def test_the_cheapest_within_the_target_is_chosen():
 def test_without_a_trial_within_the_target_the_nearest_is_reported():
     with pytest.raises(UserError, match=r"at a share of 0\.200 .* loses 1\.10 \+- 0\.10"):
         cheapest(trials((0.1, 2.0), (0.2, 1.1)), **TARGET)
-
-
-def test_the_standard_error_is_that_of_a_paired_difference():
-    """It matches the deviation over many draws of images."""
-    lost, gained, images = 30, 12, 2000
-    trial = Found.of(0.1, lost=lost, gained=gained, images=images)
-    assert trial.drop == pytest.approx(0.9)
-    changes = np.repeat([1.0, -1.0, 0.0], [lost, gained, images - lost - gained])
-    generator = np.random.default_rng(0)
-    drops = [100 * generator.choice(changes, images).mean() for _ in range(4000)]
-    assert trial.standard_error == pytest.approx(np.std(drops), rel=0.05)
-
-
-def test_identical_answers_have_no_error():
-    assert Found.of(0.1, lost=0, gained=0, images=100) == Found(0.1, 0.0, 0.0)
 
 
 def test_json_round_trip():

@@ -12,6 +12,9 @@ from lowrank.core.delivery import own_files, remove_own_files
 from lowrank.errors import UserError
 from lowrank.report.card import deliver, markdown, metadata
 from lowrank.report.card import facts_of as facts_of_file
+from lowrank.tasks import get_task
+
+METRICS = get_task("classification").metrics
 
 SPEC = {
     "name": "net",
@@ -76,7 +79,7 @@ RESULT = {
 
 
 def facts_of(precision="float32", result=RESULT, **described):
-    return facts_of_file(precision, result, DESCRIBED | described, LAYERS)
+    return facts_of_file(precision, result, DESCRIBED | described, LAYERS, METRICS)
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def names_in(folder):
 def test_files_and_cards_contain_the_same_facts(tmp_path, model):
     before = model.read_bytes()
     folder = tmp_path / "models/net_tucker"
-    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     assert model.read_bytes() == before
     assert own_files(folder) == {path.name for path in folder.iterdir()}
     assert sorted(names_in(folder)) == [
@@ -114,13 +117,13 @@ def test_files_and_cards_contain_the_same_facts(tmp_path, model):
         facts = facts_of(precision)
         properties = {entry.key: entry.value for entry in delivered.metadata_props}
         assert properties == metadata(facts)
-        assert (folder / f"{name}.md").read_text() == markdown(name, facts)
+        assert (folder / f"{name}.md").read_text() == markdown(name, facts, METRICS)
 
 
 def test_earlier_files_are_replaced(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
-    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
-    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS, METRICS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
 
 
@@ -130,8 +133,8 @@ def test_files_of_the_user_are_kept(tmp_path, model):
     for name in own:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS)
-    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS, METRICS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     assert {name: (folder / name).read_text() for name in own} == {name: name for name in own}
     assert names_in(folder) == {
         *("net_tucker.md", "net_tucker.onnx", "params.yaml"),
@@ -150,7 +153,7 @@ def test_a_file_of_the_user_with_a_needed_name_is_an_error(tmp_path, model, name
     folder.mkdir(parents=True)
     (folder / name).write_text("*.tmp\n")
     with pytest.raises(UserError, match=f"net_tucker: contains {name}. lowrank would write"):
-        deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+        deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     assert [path.name for path in folder.iterdir()] == [name]
     assert (folder / name).read_text() == "*.tmp\n"
 
@@ -162,13 +165,13 @@ def test_files_of_an_earlier_version_are_replaced(tmp_path, model):
     for name in (*old, "notes.txt"):
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("*\n")
-    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml", "notes.txt"}
 
 
 def test_a_line_added_to_the_list_cannot_name_a_file_outside_the_folder(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
-    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     (tmp_path / "models/mine").touch()
     with (folder / ".gitignore").open("a") as listed:
         listed.write("/../mine\n")
@@ -179,7 +182,7 @@ def test_a_line_added_to_the_list_cannot_name_a_file_outside_the_folder(tmp_path
 
 def test_a_failure_leaves_earlier_files_unchanged(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
-    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS)
+    deliver(folder, {"float32": model}, RESULT, DESCRIBED, LAYERS, METRICS)
     with pytest.raises(FileNotFoundError):
         deliver(
             folder,
@@ -187,6 +190,7 @@ def test_a_failure_leaves_earlier_files_unchanged(tmp_path, model):
             RESULT,
             DESCRIBED,
             LAYERS,
+            METRICS,
         )
     assert names_in(folder) == {"net_tucker.md", "net_tucker.onnx", "params.yaml"}
     assert list(folder.parent.iterdir()) == [folder]
@@ -206,7 +210,7 @@ def test_metadata_values_are_texts():
 
 
 def test_the_card_of_a_file_in_float():
-    page = markdown("net_tucker", facts_of())
+    page = markdown("net_tucker", facts_of(), METRICS)
     assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.50 |  |" in page
     assert "| multiply-accumulates for one image | 5,000 | 5,000 | 1,000 | 5.00x fewer |" in page
     assert "| 4.000 | 2.000 | 1.000 | 4.00x faster (3.50 to 4.50): A72, 1 thread, CPU, ONNX" in page
@@ -221,12 +225,12 @@ def test_the_card_of_a_file_in_float():
 
 
 def test_the_card_of_uncommitted_changes():
-    page = markdown("net", facts_of(result=RESULT | {"commit": "0123abc-dirty"}))
+    page = markdown("net", facts_of(result=RESULT | {"commit": "0123abc-dirty"}), METRICS)
     assert "commit 0123abc-dirty.\n\nTracked files had uncommitted changes." in page
 
 
 def test_the_card_of_a_file_in_int8():
-    page = markdown("net_tucker_int8", facts_of("int8"))
+    page = markdown("net_tucker_int8", facts_of("int8"), METRICS)
     assert "in int8" in page
     assert "| top-1 on the test images, % | 93.00 | 92.80 | 92.00 |  |" in page
     assert "| size of the ONNX file, bytes | 4,000 | 1,000 | 500 | 8.00x smaller |" in page
@@ -237,7 +241,7 @@ def test_the_card_of_a_file_in_int8():
 def test_the_card_shows_top5_and_resizing_if_they_exist():
     top5 = {"top5": {"original": 99.0, "exported": 98.5}}
     result = RESULT | {"accuracy": RESULT["accuracy"] | top5, "commit": None}
-    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}))
+    page = markdown("net", facts_of(result=result, input=SPEC | {"resize": 10}), METRICS)
     assert "| top-5, % | 99.00 |  | 98.50 |  |" in page
     assert "shorter side resized to 10 (bilinear), centre-cropped, " in page
     assert "with lowrank 1.2.3.\n" in page
@@ -247,7 +251,7 @@ def test_the_card_shows_the_speedup_over_the_original_in_int8():
     values = {"": 2.0, "_low": 1.9, "_high": 2.2}
     over_control = {f"speedup_over_control{suffix}": value for suffix, value in values.items()}
     measured = {"board": latency(1.0) | over_control}
-    page = markdown("net", facts_of(result=RESULT | {"latency_ms": measured}))
+    page = markdown("net", facts_of(result=RESULT | {"latency_ms": measured}), METRICS)
     assert "(3.50 to 4.50), 2.00x faster (1.90 to 2.20) than the original in int8: A72" in page
 
 
@@ -255,7 +259,7 @@ def test_the_card_of_the_original_in_int8():
     answer = {"search": {"best": "control", "reason": "no trial keeps the target"}}
     facts = facts_of("control_int8", RESULT | answer)
     assert facts["method"]["name"] == "the original in int8"
-    page = markdown("net_tucker_control_int8", facts)
+    page = markdown("net_tucker_control_int8", facts, METRICS)
     assert "with all layers unchanged, in int8." in page
     assert "| top-1 on the test images, % | 93.00 | 92.80 |  |" in page
     assert "| size of the ONNX file, bytes | 4,000 | 1,000 | 4.00x smaller |" in page
@@ -267,5 +271,5 @@ def test_the_card_of_the_original_in_int8():
 
 def test_the_card_names_the_compressed_network_as_the_answer():
     answer = {"target": {"best": "compressed", "reason": "it is faster"}}
-    page = markdown("net_tucker", facts_of(result=RESULT | answer))
+    page = markdown("net_tucker", facts_of(result=RESULT | answer), METRICS)
     assert "target of the method is the compressed network. Reason: it is faster." in page

@@ -1,8 +1,23 @@
 """The comparison of all variants."""
 
+from functools import partial
+
 import pytest
 
-from lowrank.report.table import ORIGINAL, html, markdown, overview, pareto_front, records_of
+from lowrank.core.metric import Metric
+from lowrank.report import table, table_page
+from lowrank.report.table import ORIGINAL
+from lowrank.report.table_page import by_metric
+from lowrank.tasks import get_task
+
+ACCURACY = get_task("classification").metric
+METRICS = dict.fromkeys(("net", "other", "a<b"), ACCURACY)
+overview, markdown, html = (
+    partial(function, metrics=METRICS)
+    for function in (table.overview, table_page.markdown, table_page.html)
+)
+pareto_front = partial(table.pareto_front, metric=ACCURACY)
+records_of = partial(table.records_of, metric=ACCURACY)
 
 
 def latency(original, compressed):
@@ -46,7 +61,7 @@ def test_there_is_a_record_for_each_precision_and_device():
         for network in ((ORIGINAL, "float32"), ("tucker", "float32"), ("tucker", "int8"))
     ]
     before, in_float, in_int8 = records[:3]
-    assert before["top1_percent"] == 92.0
+    assert before["accuracy"] == 92.0
     assert (before["p50_ms"], before["macs"], before["onnx_bytes"]) == (4.0, 1000, 80)
     assert (before["energy_mj"], before["peak_memory_mb"]) == (6.0, 30.0)
     assert in_float["points_lost"] == 2.0
@@ -54,7 +69,7 @@ def test_there_is_a_record_for_each_precision_and_device():
     assert (in_float["macs_ratio"], in_float["onnx_bytes_ratio"]) == (5.0, 2.0)
     assert (in_float["energy_mj"], in_float["finetune_steps"]) == (3.0, 7)
     # The MACs do not depend on the precision.
-    assert (in_int8["top1_percent"], in_int8["macs"], in_int8["onnx_bytes"]) == (89.5, 200, 10)
+    assert (in_int8["accuracy"], in_int8["macs"], in_int8["onnx_bytes"]) == (89.5, 200, 10)
     assert in_int8["energy_mj"] is None
     assert records[5]["p50_ms"] is None
     assert len({tuple(record) for record in records}) == 1
@@ -156,7 +171,7 @@ def test_the_original_in_int8_is_a_row_and_two_columns():
     assert names[2:] == [(m, p) for m in ("one", "two") for p in ("float32", "int8")]
     control = records[1]
     # The median of the measurements beside both variants.
-    assert (control["p50_ms"], control["speedup"], control["top1_percent"]) == (1.5, 3.0, 91.5)
+    assert (control["p50_ms"], control["speedup"], control["accuracy"]) == (1.5, 3.0, 91.5)
     assert (control["macs"], control["macs_ratio"], control["onnx_bytes"]) == (1000, None, 10)
     one_float, one, _, two = records[2:]
     assert one["points_below_control"] == 2.0
@@ -230,3 +245,38 @@ def test_the_page_has_the_cells_of_the_table():
     page = html(records)
     assert page.count("<tr>") == 1 + len(records)
     assert "<td>a&lt;b</td><td>tucker</td><td>int8</td>" in page
+
+
+ERROR = Metric("mae", "mean error", "error", unit="px", higher_is_better=False, best=0.0, digits=3)
+
+
+def test_the_column_of_the_metric_states_its_unit():
+    records = overview([("net", "tucker", result())])
+    (row, *_) = by_metric(records, METRICS)
+    assert list(row)[5:7] == ["top1_percent", "points_lost"]
+    assert "| top-1, % | lost |" in markdown(records)
+    assert "Top-1 is measured on the test images" in markdown(records)
+
+
+def test_networks_of_different_tasks_have_a_column_each_and_their_own_direction():
+    metrics = {"net": ACCURACY, "poses": ERROR}
+    worse = result() | {"accuracy": {"original": 1.0, "exported": 1.5}}
+    records = table.overview([("net", "one", result()), ("poses", "two", worse)], metrics)
+    rows = by_metric(records, metrics)
+    assert [(row["top1_percent"], row["mae"]) for row in rows] == [
+        (92.0, None),
+        (90.0, None),
+        (None, 1.0),
+        (None, 1.5),
+    ]
+    assert rows[3]["points_lost"] == 0.5
+    # The original has the smaller error, and the variant the smaller cost.
+    assert [row["on_front_by_latency"] for row in rows] == [True] * 4
+    page = table_page.markdown(records, metrics)
+    assert "| top-1, % | mean error, px |" in page
+    assert "Top-1 and mean error are measured on the test images" in page
+    assert ", in points, px." in page
+
+
+def test_a_higher_error_at_the_same_cost_is_not_on_the_front():
+    assert table.pareto_front([(1.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 1.5)], ERROR) == {1, 2}

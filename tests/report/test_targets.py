@@ -1,8 +1,15 @@
 """The comparison of the network found for a target with int8 of the original."""
 
+from functools import partial
+
 import pytest
 
-from lowrank.report.targets import best_for_latency, best_of_search
+from lowrank.report import targets
+from lowrank.tasks import get_task
+
+METRIC = get_task("classification").metric
+best_for_latency = partial(targets.best_for_latency, metric=METRIC)
+best_of_search = partial(targets.best_of_search, metric=METRIC)
 
 
 def result(over=2.0, bounds=(1.9, 2.1), speedups=(8.0, 4.0), percents=(89.0, 91.0)):

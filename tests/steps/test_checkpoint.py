@@ -14,11 +14,14 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.sources import store_dataset
+from lowrank.evaluation.network import value_of
 from lowrank.files import read_json
 from lowrank.steps.checkpoint import checkpoint
 from lowrank.surgery.states import read_state
-from lowrank.tasks.classification import top1_percent
+from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
+
+TASK = get_task("classification")
 
 
 @pytest.fixture
@@ -51,8 +54,8 @@ def test_weights_are_converted_and_measured(tmp_path, run, tiny_data):
     assert_same_weights(state.network, network)
     assert state.factored == {}
     accuracy = read_json(tmp_path / "metrics.json")["accuracy"]
-    assert accuracy["test"] == top1_percent(network, tiny_data.test, state.spec)
-    assert accuracy["validation"] == top1_percent(network, tiny_data.validation, state.spec)
+    assert accuracy["test"] == value_of(TASK, network, tiny_data.test, state.spec)
+    assert accuracy["validation"] == value_of(TASK, network, tiny_data.validation, state.spec)
 
 
 def test_weights_of_another_architecture_leave_no_outputs(tmp_path, run):

@@ -13,15 +13,18 @@ from lowrank.cli import main
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.sources import store_dataset
-from lowrank.data.splits import gap_warning
+from lowrank.evaluation.exported import ExportedNetworks
+from lowrank.evaluation.gap import gap_warning
 from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
 from lowrank.ranks.bisection import Found, cheapest
 from lowrank.surgery.states import State, write_state
-from lowrank.tasks.exported import are_right
+from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
 
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
+TASK = get_task("classification")
+IN_RUNTIME = ExportedNetworks(TASK, SPEC, threads=1)
 ACCURACY_DROP = 20.0
 # Higher ranks would save nothing, so the classifier would stay dense.
 RANKS = (1, 2, 3, 4)
@@ -100,21 +103,21 @@ def judge(rank, trials, dataset, splits):
 
 def report(rank, trials, dataset, splits):
     images = open_dataset(dataset, splits).test
-    before, after = (are_right(trials[r], images, SPEC, threads=1) for r in (None, rank))
-    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-    return Found.of(rank / 10, lost=lost, gained=gained, images=len(images))
+    before, after = (IN_RUNTIME.measure(trials[r], images) for r in (None, rank))
+    return Found(rank / 10, *TASK.drop(before, after))
 
 
 def test_the_gap_between_training_and_test_images_causes_a_warning(trials, dataset, splits):
     warnings = {}
     for folder in (split(dataset, **{"from": "train", "images": 60}), splits):
         data = open_dataset(dataset, folder)
-        accuracy = {
-            name: 100 * are_right(trials[None], getattr(data, name), SPEC, threads=1).mean()
+        measured = {
+            name: IN_RUNTIME.measure(trials[None], getattr(data, name))
             for name in ("validation", "test")
         }
         warnings[data.validation_from] = gap_warning(
-            accuracy,
+            TASK.metric,
+            measured,
             validation=len(data.validation),
             test=len(data.test),
             validation_from=data.validation_from,

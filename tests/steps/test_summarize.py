@@ -567,6 +567,6 @@ def test_the_result_contains_the_expected_and_the_measured_accuracy(run, tmp_pat
     plan = replace(PLANS[1], expected=Expected(1000, 93.0, 71.5, 10.0))
     done = run(ranks2=plan.to_json())
     assert done.exit_code == 0, done.output
-    assert "expected before fine-tuning: 71.50 % of 1000 images" in done.stderr
+    assert "expected before fine-tuning: 71.50 % on 1000 images" in done.stderr
     validation = read_json(tmp_path / "result.json")["accuracy"]["validation"]
     assert (validation["expected"], validation["decomposed"]) == (71.5, 71.0)

@@ -1,12 +1,17 @@
 """Test how much outputs change when a layer is decomposed."""
 
+from functools import partial
+
 import pytest
 import torch
 from toy import assert_same_weights, toy
 
 from lowrank.factorize import decompose, get_factorization
-from lowrank.surgery.divergence import Divergence
+from lowrank.surgery import divergence as surgery
 from lowrank.surgery.finding import find_layers
+from lowrank.tasks import get_task
+
+Divergence = partial(surgery.Divergence, difference=get_task("classification").divergence)
 
 
 @pytest.fixture

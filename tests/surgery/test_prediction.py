@@ -5,13 +5,18 @@ from toy import toy
 
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
-from lowrank.surgery.prediction import percent_equal, predicted_classes, with_factors
+from lowrank.surgery.prediction import with_factors
+
+
+@torch.no_grad()
+def outputs(network, images):
+    return torch.cat([network(batch) for batch in images])
 
 
 def test_all_layers_are_replaced_and_restored():
     network = toy(seed=1).eval()
     images = [torch.randn(16, 3, 32, 32) for _ in range(2)]
-    before, modules = predicted_classes(network, images), dict(network.named_modules())
+    before, modules = outputs(network, images), dict(network.named_modules())
     table = find_layers(network, (3, 32, 32), "toy")
 
     def replacements():
@@ -23,14 +28,8 @@ def test_all_layers_are_replaced_and_restored():
 
     def measure():
         assert len(network.conv1) == len(network.classifier) == 2
-        return percent_equal(predicted_classes(network, images), before)
+        return outputs(network, images)
 
-    assert with_factors(network, replacements(), measure) < 100
+    assert not torch.allclose(with_factors(network, replacements(), measure), before)
     assert dict(network.named_modules()) == modules
-    assert percent_equal(predicted_classes(network, images), before) == 100
-
-
-def test_outputs_that_are_not_logits_have_no_classes():
-    images = [torch.randn(2, 3, 4, 4)]
-    assert predicted_classes(torch.nn.Conv2d(3, 5, 1), images) is None
-    assert predicted_classes(torch.nn.Flatten(), images).shape == (2,)
+    assert torch.equal(outputs(network, images), before)

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from lowrank.config.finetune import Distillation, RoundSettings
 from lowrank.config.training import Augmentation
 from lowrank.data.batches import AugmentedBatches
 from lowrank.errors import UserError
+from lowrank.tasks import get_task
+from lowrank.training import loop
 from lowrank.training.distillation import (
     Answers,
     AugmentedTeacher,
@@ -18,9 +21,10 @@ from lowrank.training.distillation import (
     read_outputs,
     write_outputs,
 )
-from lowrank.training.loop import train
 from lowrank.zoo import NetworkSpec
 
+TASK = get_task("classification")
+train = partial(loop.train, TASK)
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 MAPS = ("conv2",)
 
@@ -60,16 +64,16 @@ def test_loss_is_the_divergence_of_the_softened_outputs(temperature):
     expected = temperature**2 * (theirs * (theirs / ours).log()).sum(1).mean()
     teacher = teacher_of(nn.Identity(), weight=1.0, temperature=temperature)
     torch.testing.assert_close(
-        teacher.combined_loss(torch.tensor(9.0), logits, {}, Answers(outputs)), expected
+        teacher.combined_loss(TASK, torch.tensor(9.0), logits, {}, Answers(outputs)), expected
     )
     torch.testing.assert_close(
-        teacher.combined_loss(torch.tensor(9.0), logits, {}, Answers(logits)),
+        teacher.combined_loss(TASK, torch.tensor(9.0), logits, {}, Answers(logits)),
         torch.tensor(0.0),
         atol=1e-6,
         rtol=0,
     )
     teacher = teacher_of(nn.Identity(), 0.25, temperature)
-    loss = teacher.combined_loss(torch.tensor(2.0), logits, {}, Answers(outputs))
+    loss = teacher.combined_loss(TASK, torch.tensor(2.0), logits, {}, Answers(outputs))
     torch.testing.assert_close(loss, 1.5 + 0.25 * expected)
 
 
@@ -78,7 +82,7 @@ def test_gradient_at_high_temperature_is_that_of_the_squared_difference():
     logits = torch.tensor([[1.0, -2.0, 1.0]], requires_grad=True)
     outputs = torch.tensor([[0.5, 0.5, -1.0]])
     teacher = teacher_of(nn.Identity(), weight=1.0, temperature=100.0)
-    teacher.combined_loss(torch.tensor(0.0), logits, {}, Answers(outputs)).backward()
+    teacher.combined_loss(TASK, torch.tensor(0.0), logits, {}, Answers(outputs)).backward()
     torch.testing.assert_close(logits.grad, (logits.detach() - outputs) / 3, rtol=0.03, atol=0.01)
 
 
@@ -154,13 +158,13 @@ def test_loss_of_a_map_is_its_relative_squared_error():
     logits = torch.zeros(6, 5)
     answers, settings = Answers(logits, {"conv2": theirs}), Distillation(weight=0.5, maps=3.0)
     loss = PlainTeacher(answers, settings, 6).combined_loss(
-        torch.tensor(2.0), logits, {"conv2": ours}, answers
+        TASK, torch.tensor(2.0), logits, {"conv2": ours}, answers
     )
     relative = (ours - theirs).square().sum() / theirs.square().sum()
     torch.testing.assert_close(loss, 0.5 * 2.0 + 0.5 * 3.0 * relative)
     zeros = Answers(logits, {"conv2": torch.zeros_like(theirs)})
     loss = PlainTeacher(zeros, settings, 6).combined_loss(
-        torch.tensor(0.0), logits, {"conv2": torch.zeros_like(ours)}, zeros
+        TASK, torch.tensor(0.0), logits, {"conv2": torch.zeros_like(ours)}, zeros
     )
     assert loss == 0.0
 

@@ -1,13 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from toy import toy
 
 from lowrank.config.training import TrainingSettings
+from lowrank.tasks import get_task
+from lowrank.training import loop
 from lowrank.training.freezing import freeze_first
-from lowrank.training.loop import train
 from lowrank.zoo import NetworkSpec
 
+TASK = get_task("classification")
+train = partial(loop.train, TASK)
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 
 

@@ -1,6 +1,7 @@
 import math
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ from lowrank.data.batches import AugmentedBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.folders import NO_LABEL, store_folders
 from lowrank.errors import UserError
-from lowrank.tasks.classification import top1_percent
+from lowrank.evaluation.network import value_of
+from lowrank.tasks import get_task
 from lowrank.training import loop
 from lowrank.training.distillation import AugmentedTeacher
-from lowrank.training.loop import fingerprint_of, train
+from lowrank.training.loop import fingerprint_of
 from lowrank.training.optimization import learning_rate_factor
 from lowrank.zoo import NetworkSpec
 
+TASK = get_task("classification")
+train, top1_percent = partial(loop.train, TASK), partial(value_of, TASK)
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 QUICK = {
     "steps": 12,

@@ -24,6 +24,7 @@ rule select_ranks:
     threads: PARAMS.select_ranks.threads
     params:
         network=GRAPH.network_json,
+        task=GRAPH.task,
         code=GRAPH.code("select_ranks", "calibrate"),
         layers=GRAPH.layers_json,
         all_layers=GRAPH.compress.all_layers_json,
@@ -169,6 +170,7 @@ rule teacher_outputs:
     threads: PARAMS.teacher_outputs.threads
     params:
         network=GRAPH.network_json,
+        task=GRAPH.task,
         code=GRAPH.code("teacher_outputs"),
         settings=PARAMS.teacher_outputs.model_dump_json(),
     shell:
@@ -194,6 +196,7 @@ rule finetune:
     threads: lambda wildcards: GRAPH.compress.finetune(wildcards).threads
     params:
         network=GRAPH.network_json,
+        task=GRAPH.task,
         code=GRAPH.code("finetune"),
         settings=lambda wildcards: GRAPH.compress.finetune(wildcards).model_dump_json(),
         # Below 1 if `select_ranks` has not evaluated the ranks, so this step must check the drop.

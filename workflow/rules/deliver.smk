@@ -14,6 +14,7 @@ rule export_onnx:
     threads: PARAMS.export_onnx.threads
     params:
         network=GRAPH.network_json,
+        task=GRAPH.task,
         code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
@@ -35,6 +36,7 @@ use rule export_onnx as export_original with:
     # The original's accuracy is the checkpoint's: that this file computes the same is checked.
     params:
         network=GRAPH.network_json,
+        task=GRAPH.task,
         code=GRAPH.code("export_onnx"),
         threads=PARAMS.export_onnx.threads,
         images=PARAMS.export_onnx.images,
@@ -74,6 +76,7 @@ rule quantize:
     # All cores if nodes are timed, so that no other job of this run disturbs the measurement.
     threads: workflow.cores if PARAMS.quantize.by_time else PARAMS.quantize.threads
     params:
+        task=GRAPH.task,
         code=GRAPH.code("quantize"),
         kind=GRAPH.quantize,
         settings=PARAMS.quantize.model_dump_json(),
@@ -96,6 +99,7 @@ use rule quantize as quantize_original with:
     log:
         "logs/quantize_original/{model}.log",
     params:
+        task=GRAPH.task,
         code=GRAPH.code("quantize"),
         kind="int8",
         settings=PARAMS.quantize.model_dump_json(),
@@ -155,6 +159,7 @@ rule summarize:
     log:
         "logs/summarize/{model}/{method}.log",
     params:
+        task=GRAPH.task,
         code=GRAPH.code("summarize"),
         described=GRAPH.deliver.described_json,
     shell:

@@ -90,6 +90,7 @@ rule checkpoint:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
     params:
+        task=GRAPH.task,
         code=GRAPH.code("checkpoint"),
         network=GRAPH.network_json,
         state_key=lambda wildcards: PARAMS.checkpoint[wildcards.model].state_key or "",
@@ -110,6 +111,7 @@ rule pretrain:
         "logs/pretrain/{model}.log",
     threads: lambda wildcards: GRAPH.networks.pretrain(wildcards).threads
     params:
+        task=GRAPH.task,
         code=GRAPH.code("pretrain"),
         network=GRAPH.network_json,
         settings=lambda wildcards: GRAPH.networks.pretrain(wildcards).model_dump_json(),

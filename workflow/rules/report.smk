@@ -38,6 +38,7 @@ rule overview:
     params:
         code=GRAPH.code("overview"),
         variants=GRAPH.report.overview_variants,
+        tasks=GRAPH.report.overview_tasks,
         beside_the_matrix=GRAPH.report.compared,
         devices=GRAPH.report.devices_stated(),
     shell:
@@ -79,6 +80,7 @@ rule draw:
     log:
         "logs/draw/{model}/{method}.log",
     params:
+        task=GRAPH.task,
         code=GRAPH.code("draw"),
         method=GRAPH.report.stated,
         devices=GRAPH.report.devices_stated(),

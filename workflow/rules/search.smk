@@ -34,6 +34,7 @@ rule judge_trial:
         method=GRAPH.searching,
     threads: PARAMS.export_onnx.threads
     params:
+        task=GRAPH.task,
         code=GRAPH.code("judge_trial"),
         threads=PARAMS.export_onnx.threads,
     shell:
@@ -77,6 +78,7 @@ rule settle:
     wildcard_constraints:
         method=GRAPH.searching,
     params:
+        task=GRAPH.task,
         code=GRAPH.code("settle"),
         settings=GRAPH.ranks_json,
     shell:

@@ -13,6 +13,7 @@ rule study:
     params:
         code=GRAPH.code("study"),
         settings=lambda wildcards: PARAMS.studies[wildcards.study].model_dump_json(),
+        tasks=lambda wildcards: GRAPH.report.tasks_json(PARAMS.studies[wildcards.study].models),
     shell:
         command("study")
 

@@ -1,11 +1,17 @@
 """`checkpoint`: trained networks, their weights and their validation images."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.settings.section import Name, OwnPath, Section, Threads
+from lowrank.tasks import DEFAULT_TASK, TASKS
+
+if TYPE_CHECKING:
+    _Task = str
+else:
+    _Task = Literal[tuple(TASKS.names())]
 
 
 class ValidationSettings(Section):
@@ -55,6 +61,11 @@ class CheckpointSettings(NetworkSource, Section):
         description="File with the trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, "
         ".bin or .caffemodel. With `torchvision_weights`, data/weights/<model>.pth is "
         "downloaded if it is missing."
+    )
+    task: _Task = Field(
+        DEFAULT_TASK,
+        description="What the network does. It decides the loss of training and the metric: its "
+        "name, its unit and whether higher is better.",
     )
     validation: ValidationSettings = ValidationSettings()
     state_key: str | None = Field(

@@ -45,9 +45,9 @@ class QuantizeSettings(Section):
         0.3,
         ge=0,
         le=100,
-        description="Largest accuracy drop from int8, in percentage points of validation "
-        "accuracy. If int8 loses more, the most sensitive layers stay in float until the drop "
-        "is within this limit.",
+        description="Largest drop of the task's metric from int8 on the validation images, in its "
+        "unit: percentage points for classification. If int8 loses more, the most sensitive layers "
+        "stay in float until the drop is within this limit.",
     )
     sensitivity_images: int = Field(
         500,

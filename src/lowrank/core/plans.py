@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lowrank.core.layers import PlainLayer, lists_from, tuples_from
+from lowrank.core.metric import Metric
 from lowrank.errors import UserError
 from lowrank.files import read_json
 
@@ -40,8 +41,8 @@ class PlannedLayer:
 class Share:
     """The ranks of one layer, from a rule that chooses all ranks before the first round.
 
-    If `ranks` is empty, the layer stays as it is. `loss` is the loss in nats that the rule expects
-    from this layer, or None if the rule does not predict it.
+    If `ranks` is empty, the layer stays as it is. `loss` is the divergence of outputs that the rule
+    expects from this layer, in the unit of the task, or None if the rule does not predict it.
     """
 
     factorization: str
@@ -51,7 +52,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Loss:
-    """The measured loss of the network, in nats, with only this layer factored at these ranks."""
+    """The measured divergence of outputs with only this layer factored at these ranks.
+
+    `nats` is in the unit of the task, which is nats for classification.
+    """
 
     layer: str
     factorization: str
@@ -59,25 +63,33 @@ class Loss:
     nats: float
 
 
-# Losses of the network in nats, by (layer, factorization) and by ranks.
+# Divergence of the outputs, by (layer, factorization) and by ranks.
 Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
+
+# Metric of plans that name none.
+_ACCURACY = Metric("accuracy", "accuracy", "accuracy")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Accuracy expected from the ranks of a round, before fine-tuning, in percent.
+    """Metric expected from the ranks of a round, before fine-tuning.
 
     Parameters
     ----------
     images
         Number of images it was measured on.
     before, after
-        Accuracy of the network before the round, and with the layers of the round factored.
+        Value for the network before the round, and with the layers of the round factored.
     chance
-        Accuracy of random guessing.
+        Value of a network that gives the same answer for all images.
     of_labels
-        True: accuracy by labels. False: share of images with the same answer as the original
+        True: metric by labels. False: share of images with the same answer as the original
         network.
+    metric
+        Name, unit and direction of the values.
+    standard_error
+        Standard error of the difference of `before` and `after`. None: the largest possible one of
+        two percentages.
     """
 
     images: int
@@ -85,28 +97,50 @@ class Expected:
     after: float
     chance: float
     of_labels: bool = True
+    metric: Metric = _ACCURACY
+    standard_error: float | None = None
 
     @property
     def drop(self) -> float:
-        """Lost share of the accuracy above chance, from 0 to 1."""
-        above = self.before - self.chance
-        return min(max((self.before - self.after) / above, 0.0), 1.0) if above > 0 else 0.0
+        """Lost share of the distance between the metric and `chance`, from 0 to 1."""
+        above = self.metric.loss(self.before, self.chance)
+        if above <= 0:
+            return 0.0
+        return min(max(self.metric.loss(self.before, self.after) / above, 0.0), 1.0)
 
     def exceeds(self, largest: float) -> bool:
         """Return whether the drop is larger than `largest` and statistically significant.
 
         Significant means more than three standard errors, given the number of images.
         """
-        standard_error = 50.0 * math.sqrt(2 / self.images)
-        return self.drop > largest and self.before - self.after > 3 * standard_error
+        standard_error = self.standard_error
+        if standard_error is None:
+            standard_error = 50.0 * math.sqrt(2 / self.images)
+        lost = self.metric.loss(self.before, self.after)
+        return self.drop > largest and lost > 3 * standard_error
 
     def sentence(self) -> str:
-        """Return a sentence for the user that states the expected accuracy."""
-        what = "accuracy" if self.of_labels else "agreement with the original"
+        """Return a sentence for the user that states the expected value of the metric."""
+        text = self.metric.text
         return (
-            f"expected before any fine-tuning: {what} {self.before:.2f} % -> "
-            f"{self.after:.2f} % on {self.images} images (chance {self.chance:.1f} %)"
+            f"expected before any fine-tuning: {self.metric.noun} {text(self.before)} -> "
+            f"{text(self.after)} on {self.images} images (chance {text(self.chance, 1)})"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; a metric that is an accuracy in percent is left out."""
+        document = asdict(self)
+        if replace(self.metric, key=_ACCURACY.key, name=_ACCURACY.name) == _ACCURACY:
+            del document["metric"]
+        if self.standard_error is None:
+            del document["standard_error"]
+        return document
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Expected:
+        """Read the document that `to_json` returns."""
+        metric = {"metric": Metric(**document["metric"])} if "metric" in document else {}
+        return cls(**(document | metric))
 
 
 @dataclass(frozen=True)
@@ -125,7 +159,7 @@ class Plan:
     losses
         All measured losses of single layers. Only for rules that measure them.
     expected
-        Expected accuracy at the ranks of this round, if it was measured.
+        Expected metric at the ranks of this round, if it was measured.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -149,7 +183,7 @@ class Plan:
         if self.losses:
             document["losses"] = [lists_from(asdict(loss)) for loss in self.losses]
         if self.expected:
-            document["expected"] = asdict(self.expected)
+            document["expected"] = self.expected.to_json()
         return document
 
     @classmethod
@@ -163,7 +197,7 @@ class Plan:
                 for name, share in document.get("shares", {}).items()
             },
             losses=tuple(Loss(**tuples_from(loss)) for loss in document.get("losses", ())),
-            expected=Expected(**document["expected"]) if "expected" in document else None,
+            expected=Expected.from_json(document["expected"]) if "expected" in document else None,
         )
 
     @classmethod

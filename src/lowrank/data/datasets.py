@@ -164,19 +164,13 @@ def _open_split(
     return Split(images, labels, np.arange(len(labels)), outputs)
 
 
-def require_match(data: Dataset, spec: NetworkSpec) -> None:
-    """Raise UserError if a network cannot be trained or measured on a dataset.
+def require_images_match(data: Dataset, spec: NetworkSpec) -> None:
+    """Raise UserError if a network cannot take the images of a dataset, or lacks its outputs.
 
-    This is the case if their classes differ, if the network needs another number of channels than
-    1 or 3, or if it needs larger images than were stored.
+    This is the case if the network needs another number of channels than 1 or 3 or larger images
+    than were stored, or if `dataset.<name>.outputs` names an output that it does not have.
     """
     outputs, channels = data.test.outputs, spec.input_shape[0]
-    if outputs is None and len(data.classes) != spec.num_classes:
-        raise UserError(
-            f"the dataset {data.name} has {len(data.classes)} classes, but the network {spec.name} "
-            f"has {spec.num_classes}. Use a network for these classes, or set "
-            f"`dataset.{data.name}.outputs` to the network output for each class."
-        )
     if outputs is not None and max(outputs) >= spec.num_classes:
         raise UserError(
             f"dataset.{data.name}.outputs: has output {max(outputs)}, but the network {spec.name} "

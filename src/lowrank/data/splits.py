@@ -8,9 +8,7 @@ of the user.
 """
 
 import hashlib
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,6 @@ VALIDATION_IMAGES = 5_000
 VALIDATION_SEED = 0
 
 INDEX = "splits.json"
-
-# Largest gap by which validation accuracy can be above test accuracy without a warning: a number
-# of standard errors of the difference, plus a margin for sets that are not equally difficult.
-GAP_STANDARD_ERRORS = 3.0
-GAP_MARGIN_POINTS = 0.5
 
 
 @dataclass(frozen=True)
@@ -163,57 +156,6 @@ def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, An
             f"{dataset} has changed since. Delete {folder} and run the same command again."
         )
     return document
-
-
-def gap_warning(
-    accuracy: Mapping[str, float], *, validation: int, test: int, validation_from: str
-) -> str:
-    """Return a warning if validation accuracy is too high compared to test accuracy.
-
-    The result is an empty string otherwise.
-
-    Choices made on such validation images are not reliable. The limit for the gap of top-1 accuracy
-    is `GAP_STANDARD_ERRORS` standard errors of the difference of two binomial proportions (pooled),
-    plus `GAP_MARGIN_POINTS`.
-
-    Parameters
-    ----------
-    accuracy
-        Top-1 accuracy on `validation` and `test`, in percent.
-    validation, test
-        Number of images in each split.
-    validation_from
-        Source of the validation images: `train`, `test` or `folder`.
-    """
-    gap = accuracy["validation"] - accuracy["test"]
-    if gap <= explained_gap(accuracy, validation=validation, test=test):
-        return ""
-    comparison = (
-        f"validation accuracy is {accuracy['validation']:.2f} % on {validation} images, but test "
-        f"accuracy is {accuracy['test']:.2f} % on {test} images. The gap is {gap:.2f} points; "
-        "chance and a margin explain only "
-        f"{explained_gap(accuracy, validation=validation, test=test):.2f}. "
-    )
-    if validation_from == "train":
-        return comparison + (
-            "The weights were probably trained on the validation images, which come from the "
-            "training split, so every accuracy drop measured on them is too small. Use other "
-            "images: set `validation: {from: test, images: "
-            f"{max(1, test // 2)}}}` or `validation: {{folder: path}}` for this network under "
-            "`checkpoint`."
-        )
-    return comparison + (
-        "The weights were probably trained on the validation images, or these are easier than the "
-        "test images, so an accuracy drop measured on them can be too small. Choose images for "
-        "`validation` that are similar to the test images and were not used for training."
-    )
-
-
-def explained_gap(accuracy: Mapping[str, float], *, validation: int, test: int) -> float:
-    """Return the gap in points that chance and a margin can explain; see `gap_warning`."""
-    pooled = (validation * accuracy["validation"] + test * accuracy["test"]) / (validation + test)
-    variance = pooled * (100.0 - pooled) * (1 / validation + 1 / test)
-    return GAP_STANDARD_ERRORS * math.sqrt(max(0.0, variance)) + GAP_MARGIN_POINTS
 
 
 def _balanced(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:

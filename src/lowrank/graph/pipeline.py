@@ -189,6 +189,10 @@ class Graph:
         """Return the description of how a model's network is built, as JSON."""
         return json.dumps(self.source(wildcards.model).to_json())
 
+    def task(self, wildcards: Wildcards) -> str:
+        """Return the name of the task of a model's network."""
+        return self.params.checkpoint[wildcards.model].task
+
     def source(self, model: str) -> NetworkSource:
         """Return the description of how a model's network is built."""
         return self.params.checkpoint[model].named(model)

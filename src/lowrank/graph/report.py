@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -44,6 +46,16 @@ class ReportRules:
             },
             "quantize": settings.quantize,
         }
+
+    def tasks_json(self, models: Iterable[str]) -> str:
+        """Return the name of the task of each of these models, as JSON."""
+        return json.dumps({model: self.params.checkpoint[model].task for model in models})
+
+    @property
+    def overview_tasks(self) -> str:
+        """Name of the task of each model of the overview, as JSON."""
+        models = (variant.partition(":")[0] for variant in self.overview_variants.split())
+        return self.tasks_json(sorted(set(models)))
 
     def devices_stated(self) -> str:
         """Return the settings of each device of the matrix, as YAML."""

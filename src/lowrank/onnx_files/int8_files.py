@@ -1,6 +1,6 @@
 """Read the folder `int8/` of a network: one ONNX file per kind of hardware, and `report.json`.
 
-The report maps each device to its file (`devices`), and each file to its types, accuracy and size
+The report maps each device to its file (`devices`), and each file to its types, metrics and size
 (`files`). If node latencies were measured, `times.json` holds them for float and int8. The file of
 the first device of the matrix is the main file.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowrank.core.metric import Metric
 from lowrank.devices.processor import Processor, integer_types
 from lowrank.errors import UserError
 from lowrank.files import read_json, written_whole
@@ -62,21 +63,17 @@ def main_record(report: Mapping[str, Any]) -> dict[str, Any]:
     return next(iter(report["files"].values()))
 
 
-def accuracy_of(accuracy: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Return an int8 file's accuracy on both splits, with top-5 for more than ten classes."""
-    top5 = {}
-    if "top5" in accuracy["test"]:
-        top5 = {
-            "top5": {
-                "exported": accuracy["test"]["top5"],
-                "validation": {"exported": accuracy["validation"]["top5"]},
-            }
+def accuracy_of(accuracy: Mapping[str, Mapping[str, float]], metric: Metric) -> dict[str, Any]:
+    """Return an int8 file's metrics on both splits; `metric` is the main metric of its task."""
+
+    def on_both(key: str) -> dict[str, Any]:
+        return {
+            "exported": accuracy["test"][key],
+            "validation": {"exported": accuracy["validation"][key]},
         }
-    return {
-        "exported": accuracy["test"]["top1"],
-        "validation": {"exported": accuracy["validation"]["top1"]},
-        **top5,
-    }
+
+    others = {key: on_both(key) for key in accuracy["test"] if key != metric.key}
+    return on_both(metric.key) | others
 
 
 def runs_here(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Search for the nodes that must stay in float, so that an int8 network is accurate."""
+"""Search for the nodes that must stay in float, so that an int8 network is good enough."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Kept:
     nodes
         Names of the nodes that stay in float.
     lost
-        Accuracy drop of the file, in the unit of the tolerance.
+        Drop of the metric, in the unit of the tolerance.
     within
         Whether `lost` is within the tolerance.
     measured
@@ -38,7 +38,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class ToleranceSearch:
-    """Search for an int8 file whose accuracy drop is within a tolerance.
+    """Search for an int8 file whose drop of the metric is within a tolerance.
 
     If int8 loses too much, the most sensitive nodes stay in float. The sensitivity of a node is
     measured with only this node in int8. Then the most sensitive node stays in float, then the two
@@ -52,17 +52,19 @@ class ToleranceSearch:
     quantizer
         Quantizer of the network.
     lost
-        Returns the accuracy drop of a file, in the unit of `tolerance`.
+        Returns how much worse a file is than the network in float, in the unit of `tolerance`.
     divergence
         Returns the divergence between the outputs of a file and of the network in float.
     tolerance
-        Largest accepted accuracy drop.
+        Largest accepted drop of the metric.
     types
         Integer types of the file, by default those for this machine.
     seconds
         Time limit of the search. A step that has started is always completed.
     but
         Nodes that always stay in float.
+    unit
+        Unit of the drop, for messages.
     say
         Called with messages about the measurements.
     clock
@@ -76,11 +78,12 @@ class ToleranceSearch:
     types: IntegerTypes | None = None
     seconds: float = math.inf
     but: Sequence[str] = ()
+    unit: str = "points"
     say: Callable[[str], object] = lambda _: None
     clock: Callable[[], float] = time.monotonic
 
     def write(self, path: Path) -> Kept:
-        """Write the int8 file; return the nodes that stay in float, and its accuracy drop."""
+        """Write the int8 file; return the nodes that stay in float, and its drop."""
         start = self.clock()
         drop = self._drop(path, ())
         if drop <= self.tolerance:
@@ -88,7 +91,7 @@ class ToleranceSearch:
         candidates = [node for node in self.quantizer.nodes if node not in self.but]
         limit = f", for at most {self.seconds:.0f} seconds" if self.seconds < math.inf else ""
         self.say(
-            f"int8 loses {drop:.2f} points, more than {self.tolerance:g}: measuring the "
+            f"int8 loses {drop:.2f} {self.unit}, more than {self.tolerance:g}: measuring the "
             f"sensitivity of {len(candidates)} nodes{limit}"
         )
         measured = self._sensitivities(candidates, until=start + self.seconds / 2)
@@ -99,7 +102,7 @@ class ToleranceSearch:
             nodes = tuple(order[:count])
             drop = self._drop(path, nodes)
             self.say(
-                f"{len(nodes)} nodes in float ({_listed(nodes)}): int8 loses {drop:.2f} points"
+                f"{len(nodes)} nodes in float ({_listed(nodes)}): int8 loses {drop:.2f} {self.unit}"
             )
             if drop <= self.tolerance or len(nodes) == len(candidates):
                 return Kept(nodes, drop, drop <= self.tolerance, len(measured))
@@ -109,7 +112,8 @@ class ToleranceSearch:
         self.say(
             f"warning: the search stopped after {self.clock() - start:.0f} seconds "
             f"(`quantize.search_seconds`) with {len(measured)} of {len(candidates)} nodes "
-            f"measured; the file loses {best.lost:.2f} points with {len(best.nodes)} nodes in float"
+            f"measured; the file loses {best.lost:.2f} {self.unit} with {len(best.nodes)} nodes in "
+            "float"
         )
         self._quantize(path, best.nodes)
         return best
@@ -118,7 +122,7 @@ class ToleranceSearch:
         self.quantizer.write(path, self.types, but=(*self.but, *in_float))
 
     def _drop(self, path: Path, in_float: Sequence[str]) -> float:
-        """Write the file with these nodes in float, and return its accuracy drop."""
+        """Write the file with these nodes in float, and return its drop."""
         self._quantize(path, in_float)
         return self.lost(path)
 

@@ -17,14 +17,14 @@ from lowrank.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """The accuracy drop of a trial, in percentage points of validation accuracy.
+    """The loss of a trial on the validation images, in the unit of the task's metric.
 
     Parameters
     ----------
     share
         Target of the trial, as a share of the original's cost.
     drop
-        Measured accuracy drop.
+        How much worse the trial is than the original.
     standard_error
         Standard error of the drop, over the choice of validation images.
     """
@@ -32,27 +32,6 @@ class Found:
     share: float
     drop: float
     standard_error: float
-
-    @classmethod
-    def of(cls, share: float, *, lost: int, gained: int, images: int) -> Found:
-        """Compute the drop from the images that only one of the two networks classifies correctly.
-
-        Both networks see the same images, so images on which they agree say nothing about the
-        difference (McNemar 1947).
-
-        Parameters
-        ----------
-        share
-            Target of the trial, as a share of the original's cost.
-        lost
-            Number of images that only the original classifies correctly.
-        gained
-            Number of images that only the trial classifies correctly.
-        images
-            Number of all images.
-        """
-        variance = (lost + gained) - (lost - gained) ** 2 / images
-        return cls(share, 100 * (lost - gained) / images, 100 * sqrt(max(variance, 0)) / images)
 
     def within(self, accuracy_drop: float, confidence: float) -> bool:
         """Return whether the drop plus `confidence` standard errors is at most `accuracy_drop`."""
@@ -91,12 +70,13 @@ def cheapest(
     accuracy_drop: float,
     confidence: float,
     control: Found | None = None,
+    unit: str = "points",
 ) -> int:
     """Return the number, from 0, of the cheapest trial within the target.
 
     If no trial is within the target, but `control` (the original in int8) is, the trial with the
     smallest drop is returned, for comparison with the control. Otherwise UserError is raised with
-    the nearest trial.
+    the nearest trial. `unit` is the unit of drops in that message.
     """
     within = [
         number for number, trial in enumerate(trials) if trial.within(accuracy_drop, confidence)
@@ -114,7 +94,7 @@ def cheapest(
         else ""
     )
     raise UserError(
-        f"ranks.target.accuracy_drop: no trial loses at most {accuracy_drop:g} points with "
+        f"ranks.target.accuracy_drop: no trial loses at most {accuracy_drop:g} {unit} with "
         f"{confidence:g} standard errors added{of_control}. The nearest, at a share of "
         f"{nearest.share:.3f} of the original's cost, loses {nearest.drop:.2f} +- "
         f"{nearest.standard_error:.2f}. Raise the target or the upper end of `search.between`, or "

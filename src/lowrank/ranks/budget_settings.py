@@ -37,9 +37,9 @@ class Target(Section):
         None,
         gt=0,
         lt=100,
-        description="Largest drop in validation accuracy after fine-tuning, in percentage points. "
-        "The cheapest network within it is searched for, as set in `search`. Cannot be combined "
-        "with the other targets.",
+        description="Largest drop of the task's metric on the validation images after fine-tuning, "
+        "in its unit: percentage points for classification. The cheapest network within it is "
+        "searched for, as set in `search`. Cannot be combined with the other targets.",
     )
 
     @classmethod

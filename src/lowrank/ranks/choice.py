@@ -36,6 +36,10 @@ _MAX_MULTIPLICATIONS = 1e8
 class MeasuredNetwork(Protocol):
     """The network before a round: the parameters of its layers, and its behavior on images."""
 
+    @property
+    def divergence_unit(self) -> str:
+        """Unit of the divergence of outputs, such as nats."""
+
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the kernel of a layer, or the product of its factors, and its bias."""
 
@@ -58,7 +62,7 @@ class MeasuredNetwork(Protocol):
         """
 
     def expected(self, replacements: Replacements) -> Expected | None:
-        """Measure the accuracy with all these layers replaced; return None without images."""
+        """Measure the metric with all these layers replaced; return None without images."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class RankChoice:
         return ChosenRanks(planned, sensitivity, shares)
 
     def expected(self, planned: Sequence[PlannedLayer], *, say: Say) -> Expected | None:
-        """Measure the accuracy of the network at these ranks, without fine-tuning.
+        """Measure the metric of the network at these ranks, without fine-tuning.
 
         None without images, or if the decomposition itself takes long.
         """
@@ -199,9 +203,10 @@ class RankChoice:
         nearest = None if self.shares is not None else nearest_that_keeps(settings, keeps_enough)
         advice = "Choose milder settings"
         if nearest:
-            advice = f"The nearest setting that keeps enough accuracy is `{nearest.written}`"
+            noun, text = expected.metric.noun, expected.metric.text
+            advice = f"The nearest setting that keeps enough {noun} is `{nearest.written}`"
             if tried:
-                advice += f" ({tried[-1].after:.1f} % before fine-tuning)"
+                advice += f" ({text(tried[-1].after, 1)} before fine-tuning)"
             advice += f"; write it under `{where}`, or under its `models` for this network alone"
         raise UserError(ruined(expected, settings.largest_drop, where, advice))
 

@@ -26,7 +26,7 @@ _TRIAL_POWERS = (0.5, 1.0, 1.5)
 # cost is then not measured at the other.
 _SAME_COST = 0.2
 
-# Losses below this value, in nats, are treated as equal.
+# Losses below this value, in the unit of the divergence, are treated as equal.
 _NO_LOSS = 1e-7
 
 # Lower limit of the relative squared error of a decomposition: rounding.

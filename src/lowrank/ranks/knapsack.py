@@ -67,6 +67,7 @@ def for_target(
     measured: Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]],
     *,
     losses: Losses | None = None,
+    unit: str = "nats",
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Share]:
     """Measure each layer alone, choose ranks for all layers, and measure the choice until it holds.
@@ -86,10 +87,13 @@ def for_target(
     bounds
         Entries of the target.
     measured
-        Function that returns the loss of the network, in nats, for each of several replacements of
-        one layer. It may consume all replacements before it returns, or one at a time.
+        Function that returns the divergence of the outputs, in `unit`, for each of several
+        replacements of one layer. It may consume all replacements before it returns, or one at a
+        time.
     losses
         Known losses, from another target. New losses are added.
+    unit
+        Unit of the losses, for messages.
     say
         Receives a message for each measurement.
 
@@ -99,7 +103,7 @@ def for_target(
         Share of each layer, by its name. Layers that no ranks make cheaper are left out. Raises
         UserError as `meet_target` does.
     """
-    alone = _LayersAlone(measured, {} if losses is None else losses, say)
+    alone = _LayersAlone(measured, {} if losses is None else losses, unit, say)
     alone.measure(alone.first_choices(table, trials, settings, bounds))
     chosen: list[dict[str, Share]] = []
     for _ in range(_MAX_CHOICES):
@@ -120,7 +124,7 @@ class _LayersAlone:
 
     Parameters
     ----------
-    measured, losses, say
+    measured, losses, unit, say
         As for `for_target`.
     curves, readers
         Curve of each layer and factorization, and the function that reads the layer.
@@ -128,6 +132,7 @@ class _LayersAlone:
 
     measured: Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
     losses: Losses
+    unit: str
     say: Callable[[str], object]
     curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     readers: dict[tuple[str, str], Callable[[], Trial]] = field(default_factory=dict)
@@ -163,7 +168,7 @@ class _LayersAlone:
             self.losses[curve.key][ranks] = loss
             self.say(
                 f"{curve.layer.name} alone, with {curve.factorization.name} at "
-                f"{', '.join(map(str, ranks))}: loss of {loss:.2g} nats"
+                f"{', '.join(map(str, ranks))}: loss of {loss:.2g} {self.unit}".rstrip()
             )
 
     def expected(self) -> list[tuple[Curve, np.ndarray]]:

@@ -32,12 +32,12 @@ def nearest_that_keeps(
 
 
 def ruined(expected: Expected, largest: float, where: str, advice: str) -> str:
-    """Return the error message for ranks that lose too much accuracy.
+    """Return the error message for ranks that lose too much of the metric.
 
     Parameters
     ----------
     expected
-        Measured accuracy at these ranks.
+        Measured metric at these ranks.
     largest
         Largest drop that is allowed.
     where
@@ -45,10 +45,15 @@ def ruined(expected: Expected, largest: float, where: str, advice: str) -> str:
     advice
         What to do instead: a sentence without its full stop.
     """
+    metric = expected.metric
+    before, after, chance = (
+        metric.text(value, 1) for value in (expected.before, expected.after, expected.chance)
+    )
+    verb, side = ("fall", "above") if metric.higher_is_better else ("rise", "below")
     return (
-        f"{where}: at these ranks the accuracy is expected to fall from {expected.before:.1f} % to "
-        f"{expected.after:.1f} % before fine-tuning, on {expected.images} validation images. "
-        f"This is a drop of {expected.drop:.0%} of the accuracy above chance "
-        f"({expected.chance:.1f} %), but `largest_drop` allows only {largest:.0%}. {advice}. To "
+        f"{where}: at these ranks the {metric.noun} is expected to {verb} from {before} to "
+        f"{after} before fine-tuning, on {expected.images} validation images. "
+        f"This is a drop of {expected.drop:.0%} of the {metric.noun} {side} chance "
+        f"({chance}), but `largest_drop` allows only {largest:.0%}. {advice}. To "
         f"continue anyway, set `{where}.largest_drop: 1`."
     )

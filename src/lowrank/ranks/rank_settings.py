@@ -27,7 +27,7 @@ class RankSettings(Section):
         0.5,
         ge=0,
         le=1,
-        description="Largest share of the accuracy above chance that the ranks of a round may "
+        description="Largest share of the metric above chance that the ranks of a round may "
         "cost before fine-tuning, as measured on validation images. A larger drop is an error. "
         "1: no limit.",
     )

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lowrank.core.delivery import replace_own_files
+from lowrank.core.metric import Metric
 from lowrank.files import write_text, written_whole
 from lowrank.temporary import temporary_folder
 
@@ -32,6 +33,7 @@ def deliver(
     result: Mapping[str, Any],
     described: Mapping[str, Any],
     layers: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
 ) -> None:
     """Write `<name>.onnx` and `<name>.md` for each precision, and `params.yaml`.
 
@@ -52,6 +54,8 @@ def deliver(
         and `configuration`.
     layers
         The records of `layers.json`.
+    metrics
+        The metrics of the task, the main one first.
 
     Raises
     ------
@@ -65,13 +69,13 @@ def deliver(
         new_folder = temporary / folder.name
         new_folder.mkdir()
         for precision, path in models.items():
-            facts = facts_of(precision, result, described, layers)
+            facts = facts_of(precision, result, described, layers, metrics)
             name = described["name"] + ("" if precision == "float32" else f"_{precision}")
             model = onnx.load(path)
             onnx.helper.set_model_props(model, metadata(facts))
             with written_whole(new_folder / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
-            write_text(new_folder / f"{name}.md", markdown(name, facts))
+            write_text(new_folder / f"{name}.md", markdown(name, facts, metrics))
         write_text(new_folder / "params.yaml", _yaml(described["configuration"]) + "\n")
         replace_own_files(folder, new_folder.iterdir())
 
@@ -81,6 +85,7 @@ def facts_of(
     result: Mapping[str, Any],
     described: Mapping[str, Any],
     layers: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
 ) -> dict[str, Any]:
     """Return the facts about one of the files as a JSON document. Parameters as in `deliver`."""
     is_original = precision.startswith(CONTROL)
@@ -89,10 +94,10 @@ def facts_of(
     )
     if is_original:
         # int8 changes neither of these counts, and no layer is replaced.
-        counts = {key: result[key]["original"] for key in ("parameters", "macs")}
         result = result | {
             key: {"original": count, "compressed": count, "ratio": 1.0}
-            for key, count in counts.items()
+            for key in ("parameters", "macs")
+            for count in [result[key]["original"]]
         }
         described = described | {"method": {"name": "the original in int8", "quantize": INT8}}
         layers = [layer | {"form": "dense", "ranks": ""} for layer in layers]
@@ -100,9 +105,10 @@ def facts_of(
         "original": result["accuracy"]["original"],
         "this_file": measured["accuracy"]["exported"],
     }
-    if "top5" in result["accuracy"]:
-        accuracy["original_top5"] = result["accuracy"]["top5"]["original"]
-        accuracy["this_file_top5"] = measured["accuracy"]["top5"]["exported"]
+    main, *others = metrics
+    for key in (metric.key for metric in others if metric.key in result["accuracy"]):
+        accuracy[f"original_{key}"] = result["accuracy"][key]["original"]
+        accuracy[f"this_file_{key}"] = measured["accuracy"][key]["exported"]
     devices = {
         device: {key: value for key, value in latency.items() if key != "others"}
         | {"measured_with": result["environment"][device]}
@@ -113,10 +119,10 @@ def facts_of(
         "precision": precision.removeprefix(CONTROL).partition("_")[0],
         "method": described["method"],
         "layers": [{key: layer[key] for key in ("layer", "form", "ranks")} for layer in layers],
-        "accuracy_percent": accuracy,
+        main.column("accuracy"): accuracy,
         **{key: measured[key] for key in ("within_tolerance",) if key in measured},
         **{key: result[key] for key in ("validation", "reported") if key in result},
-        **({} if is_original else {"control": _control(result)}),
+        **({} if is_original else {"control": _control(result, main)}),
         **{key: result[key] for key in ("parameters", "macs")},
         "size_bytes": measured["size_bytes"],
         "latency_ms": devices,
@@ -127,11 +133,11 @@ def facts_of(
     }
 
 
-def _control(result: Mapping[str, Any]) -> dict[str, Any]:
+def _control(result: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
     """Return the figures of the original in int8, for comparison."""
     control = result["control"][INT8]
     return {
-        "top1_percent": control["accuracy"]["exported"],
+        metric.column(metric.key): control["accuracy"]["exported"],
         "size_bytes": control["size_bytes"]["compressed"],
         "latency_ms": {
             device: latency["compressed"]["p50"]
@@ -189,7 +195,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def markdown(name: str, facts: Mapping[str, Any]) -> str:
+def markdown(name: str, facts: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
     """Return the facts as the model card of a file, a Markdown page."""
     is_factored = any(layer["form"] != "dense" for layer in facts["layers"])
     change = (
@@ -205,9 +211,9 @@ def markdown(name: str, facts: Mapping[str, Any]) -> str:
             f"{change}, in {facts['precision']}. The metadata of the file contain the same facts.",
             "",
             *_target_answer(facts["answer"]),
-            *_costs(facts),
+            *_costs(facts, metrics),
             "",
-            *_tolerance_warning(facts),
+            *_tolerance_warning(facts, metrics[0]),
             *_choices(facts),
             "## Input and output",
             "",
@@ -272,15 +278,14 @@ def _target_answer(answer: Mapping[str, str] | None) -> list[str]:
         if answer["best"] == "control"
         else "the compressed network"
     )
-    return [
-        f"The answer to the target of the method is {best}. Reason: {answer['reason']}.",
-        "",
-    ]
+    text = f"The answer to the target of the method is {best}. Reason: {answer['reason']}."
+    return [text, ""]
 
 
-def _costs(facts: Mapping[str, Any]) -> list[str]:
+def _costs(facts: Mapping[str, Any], metrics: Sequence[Metric]) -> list[str]:
     """Return the table of costs: the original, the original in int8 if measured, and this file."""
-    accuracy, control = facts["accuracy_percent"], facts.get("control")
+    main, *others = metrics
+    accuracy, control = facts[main.column("accuracy")], facts.get("control")
     images = f"{facts['reported']['images']} " if "reported" in facts else "the "
 
     def row(label: str, original: str, int8: str, this_file: str, comparison: str = "") -> str:
@@ -294,15 +299,17 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
         row("", "original", "original in int8", "this file"),
         "|" + "---|" * (5 if control else 4),
         row(
-            f"top-1 on {images}test images, %",
-            f"{accuracy['original']:.2f}",
-            formatted(control and control["top1_percent"], "{:.2f}"),
-            f"{accuracy['this_file']:.2f}",
+            main.axis(f"on {images}test images"),
+            main.number(accuracy["original"]),
+            main.number(control[main.column(main.key)]) if control else "",
+            main.number(accuracy["this_file"]),
         ),
     ]
-    if "original_top5" in accuracy:
-        top5 = [f"{accuracy[key]:.2f}" for key in ("original_top5", "this_file_top5")]
-        lines.append(row("top-5, %", top5[0], "", top5[1]))
+    for metric in others:
+        if f"original_{metric.key}" in accuracy:
+            values = (accuracy[f"{file}_{metric.key}"] for file in ("original", "this_file"))
+            original, this_file = map(metric.number, values)
+            lines.append(row(metric.label, original, "", this_file))
     for key, label, better in (
         ("parameters", "parameters", "fewer"),
         ("macs", "multiply-accumulates for one image", "fewer"),
@@ -331,15 +338,15 @@ def _costs(facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tolerance_warning(facts: Mapping[str, Any]) -> list[str]:
+def _tolerance_warning(facts: Mapping[str, Any], metric: Metric) -> list[str]:
     if facts.get("within_tolerance", True):
         return []
-    return [
-        "**Warning:** on the validation images, the accuracy of this file drops by more than "
+    text = (
+        f"**Warning:** on the validation images, the {metric.noun} of this file drops by more than "
         "`quantize.tolerance` compared with float32. The search for nodes to keep in float found "
-        "no better choice.",
-        "",
-    ]
+        "no better choice."
+    )
+    return [text, ""]
 
 
 def _choices(facts: Mapping[str, Any]) -> list[str]:

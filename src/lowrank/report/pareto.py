@@ -1,7 +1,7 @@
-"""Draw the accuracy of all variants against their cost, and their energy."""
+"""Draw the metric of all variants against their cost, and their energy."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adjustText import adjust_text
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from lowrank.core.metric import Metric
 from lowrank.report.style import BLUE, GREEN, GREY, ORANGE, save
 from lowrank.report.table import ORIGINAL, place_of
 
@@ -33,13 +34,14 @@ def _kind(record: dict[str, Any]) -> str:
 def accuracy_picture(
     path: str | os.PathLike,
     records: Sequence[dict[str, Any]],
+    metrics: Mapping[str, Metric],
     *,
     cost: str,
     label: str,
     front: str,
     unit: float = 1,
 ) -> None:
-    """Draw accuracy against a cost with its Pareto front, a panel for each network and device.
+    """Draw the metric against a cost with its Pareto front, a panel for each network and device.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ def accuracy_picture(
         Where to write the SVG file.
     records
         The records that `lowrank.report.table.overview` returns.
+    metrics
+        Main metric of the task of each model.
     cost
         The column of the cost.
     label
@@ -79,17 +83,20 @@ def accuracy_picture(
                 panel.set_axis_off()
                 continue
             panels.append((panel, panel_records))
-            _draw_panel(panel, panel_records, cost, front)
+            _draw_panel(panel, panel_records, metrics[model], cost, front)
             panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
             panel.set_xlabel(label)
-            panel.set_ylabel("top-1 on the test images, %")
     _draw_legend(figure)
-    # The positions of names depend on the layout, so the layout is computed first and kept.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    _keep_layout(figure)
     for panel, panel_records in panels:
         _write_names(panel, panel_records, cost)
     save(figure, path)
+
+
+def _keep_layout(figure: Figure) -> None:
+    """Compute the layout and keep it, because the positions of names depend on it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def _draw_legend(figure: Figure) -> None:
@@ -114,11 +121,13 @@ def _device_name(device: str, cpu: str | None, places: Sequence[tuple[str, str |
     return f"{device} ({cpu})" if has_several_cpus else device
 
 
-def _draw_panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front: str) -> None:
+def _draw_panel(
+    axes: Axes, records: Sequence[dict[str, Any]], metric: Metric, cost: str, front: str
+) -> None:
     best = sorted((record for record in records if record[front]), key=lambda record: record[cost])
     axes.step(
         [record[cost] for record in best],
-        [record["top1_percent"] for record in best],
+        [record["accuracy"] for record in best],
         where="post",
         color=GREY,
         linewidth=1,
@@ -126,7 +135,7 @@ def _draw_panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front:
     )
     for record in records:
         style = _STYLES[_kind(record)]
-        axes.plot(record[cost], record["top1_percent"], linestyle="none", zorder=3, **style)
+        axes.plot(record[cost], record["accuracy"], linestyle="none", zorder=3, **style)
         if _kind(record) == CONTROL and cost == "relative_latency":
             # Networks to the right of this line cost more than the control.
             axes.axvline(record[cost], color=GREEN, linewidth=0.8, linestyle=":", zorder=0)
@@ -134,9 +143,13 @@ def _draw_panel(axes: Axes, records: Sequence[dict[str, Any]], cost: str, front:
     lowest, highest = _span([record[cost] for record in records])
     # Leave space on the right for names.
     axes.set_xlim(lowest / 1.25, highest * (highest / lowest) ** 0.25 * 1.25)
-    accuracies = [record["top1_percent"] for record in records]
-    margin = 0.12 * (max(accuracies) - min(accuracies)) + 0.1
-    axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
+    axes.set_ylabel(metric.axis("on the test images"))
+    values = [record["accuracy"] for record in records]
+    # Some space even if all values are equal.
+    margin = 0.12 * (max(values) - min(values)) + 10.0 ** (1 - metric.digits)
+    limits = (min(values) - margin, max(values) + margin)
+    # Better networks are further up.
+    axes.set_ylim(limits if metric.higher_is_better else limits[::-1])
     is_wide = highest > 5 * lowest
     subs = (1, 2, 5) if is_wide else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     axes.xaxis.set_major_locator(LogLocator(10, subs=subs))
@@ -153,7 +166,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def _write_names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> None:
     """Write the name of each method next to its point, away from other names and points."""
     x = [record[cost] for record in records]
-    y = [record["top1_percent"] for record in records]
+    y = [record["accuracy"] for record in records]
     adjust_text(
         [
             axes.text(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowrank.core.metric import Metric
 from lowrank.core.plans import Plan
 from lowrank.onnx_files.int8_files import accuracy_of, main_record
 from lowrank.report.headline import at
@@ -19,6 +20,8 @@ class Measurements:
 
     Parameters
     ----------
+    metric
+        Main metric of the task, whose values are under `accuracy` in the result.
     original
         Accuracy of the original network, and the images on which it was measured.
     original_export, export
@@ -39,6 +42,7 @@ class Measurements:
         The method, as the model card states it.
     """
 
+    metric: Metric
     original: Document
     original_export: Document
     export: Document
@@ -89,14 +93,16 @@ def result_of(measured: Measurements, origin: Document) -> dict[str, Any]:
     document |= {key: measured.original[key] for key in image_keys if key in measured.original}
     size_bytes = before["counts"]["size_bytes"]
     if measured.int8:
-        document["int8"] = _quantized(measured.int8, measured.devices, "int8", size_bytes)
+        document["int8"] = _quantized(measured, measured.int8, "int8", size_bytes)
     document["control"] = {
-        "int8": _quantized(measured.control, measured.devices, "control.int8", size_bytes)
+        "int8": _quantized(measured, measured.control, "control.int8", size_bytes)
     }
     if measured.search:
-        document["search"] = dict(measured.search) | best_of_search(measured.search, document)
+        document["search"] = dict(measured.search) | best_of_search(
+            measured.search, document, measured.metric
+        )
     elif measured.int8 and (target := at(measured.method, "ranks.target.latency_ms")):
-        document["target"] = best_for_latency(target, document)
+        document["target"] = best_for_latency(target, document, measured.metric)
     return document
 
 
@@ -120,34 +126,37 @@ def remarks(measured: Measurements, result: Document) -> list[str]:
     lines = []
     if expected := _expected(measured):
         lines.append(
-            f"expected before fine-tuning: {expected.after:.2f} % of {expected.images} images"
+            f"expected before fine-tuning: {measured.metric.text(expected.after)} on "
+            f"{expected.images} images"
         )
     if missing := result["macs"].get("not_counted"):
         lines.append(f"warning: the MACs do not include {missing}, which cannot be counted")
     if warning := at(result, "validation.warning"):
         lines.append(f"warning: {warning}")
     lines += [
-        f"warning: {place} loses more validation accuracy than `quantize.tolerance` allows"
+        f"warning: {place} loses more validation {measured.metric.noun} than `quantize.tolerance` "
+        "allows"
         for place in ("int8", "control.int8")
         if at(result, f"{place}.within_tolerance") is False
     ]
     return lines
 
 
-def summary(result: Document, name: str) -> list[str]:
+def summary(result: Document, metric: Metric, name: str) -> list[str]:
     """Return the main figures of a result, a line for each of its networks.
 
-    `name` is the name of the variant.
+    `metric` is the main metric of the task, and `name` the name of the variant.
     """
     accuracy, macs, control = result["accuracy"], result["macs"], result["control"]["int8"]
     lines = [
-        f"{accuracy['original']:.2f} % -> {accuracy['exported']:.2f} % top-1, "
+        f"{metric.text(accuracy['original'])} -> {metric.text(accuracy['exported'])} "
+        f"{metric.name}, "
         f"{macs['ratio']:.2f}x fewer MACs, {result['size_bytes']['ratio']:.2f}x smaller, "
         f"{_speedups(result['latency_ms'])}"
     ]
     if "int8" in result:
-        lines.append(f"int8: {_int8_figures(result['int8'])}")
-    lines.append(f"the original in int8: {_int8_figures(control)}")
+        lines.append(f"int8: {_int8_figures(result['int8'], metric)}")
+    lines.append(f"the original in int8: {_int8_figures(control, metric)}")
     answer = _answer(result)
     if control_is_best(result):
         lines.append(
@@ -166,9 +175,9 @@ def _answer(result: Document) -> dict[str, Any]:
     return result.get("search") or result.get("target") or {}
 
 
-def _int8_figures(document: Document) -> str:
+def _int8_figures(document: Document, metric: Metric) -> str:
     return (
-        f"{document['accuracy']['exported']:.2f} % top-1, "
+        f"{metric.text(document['accuracy']['exported'])} {metric.name}, "
         f"{document['size_bytes']['ratio']:.2f}x smaller, {_speedups(document['latency_ms'])}"
     )
 
@@ -180,7 +189,7 @@ def _expected(measured: Measurements) -> Any:
 
 
 def _accuracies(measured: Measurements) -> dict[str, Any]:
-    """Return the accuracy on both splits of the original, the last round and the ONNX file."""
+    """Return the metrics on both splits of the original, the last round and the ONNX file."""
     original = measured.original["accuracy"]
     exported = measured.export["accuracy"]
     # The last round, before and after its training. Without rounds, the original is unchanged.
@@ -189,30 +198,20 @@ def _accuracies(measured: Measurements) -> dict[str, Any]:
         "original": original,
         **{state: last.get(state, original) for state in ("decomposed", "finetuned")},
     }
-    return {
-        **_accuracy(accuracy_by_state, "test"),
-        "exported": exported["top1"],
-        "validation": _accuracy(accuracy_by_state, "validation"),
-        **_top5(accuracy_by_state, exported),
-    }
+    main = measured.metric.key
 
+    def by_state(name: str) -> dict[str, float]:
+        return {state: values[name] for state, values in accuracy_by_state.items()}
 
-def _accuracy(measured: dict[str, dict[str, float]], split: str) -> dict[str, float]:
-    """Return the accuracy on one split, by state of the network."""
-    return {state: accuracy[split] for state, accuracy in measured.items()}
-
-
-def _top5(measured: dict[str, dict[str, float]], exported: dict[str, float]) -> dict[str, Any]:
-    """Return the top-5 accuracy on both splits. Empty with ten or fewer classes."""
-    if "top5" not in exported:
-        return {}
-    return {
-        "top5": {
-            **_accuracy(measured, "test_top5"),
-            "exported": exported["top5"],
-            "validation": _accuracy(measured, "validation_top5"),
+    def on_both(key: str) -> dict[str, Any]:
+        suffix = "" if key == main else f"_{key}"
+        return {
+            **by_state(f"test{suffix}"),
+            "exported": exported[key],
+            "validation": by_state(f"validation{suffix}"),
         }
-    }
+
+    return on_both(main) | {key: on_both(key) for key in exported if key != main}
 
 
 def _before_after(original: int, compressed: int) -> dict[str, float]:
@@ -268,8 +267,8 @@ def _percentiles(latency: dict[str, float]) -> dict[str, float]:
 
 
 def _quantized(
+    measured: Measurements,
     report: Document,
-    measured: Mapping[str, dict[str, Any]],
     place: str,
     original_bytes: int,
 ) -> dict[str, Any]:
@@ -277,11 +276,11 @@ def _quantized(
 
     `place` is its key in the measurements of a device: `int8` or `control.int8`.
     """
-    main = main_record(report)
+    main, devices = main_record(report), measured.devices.items()
     return {
-        "accuracy": accuracy_of(main["accuracy"]),
+        "accuracy": accuracy_of(main["accuracy"], measured.metric),
         "size_bytes": _before_after(original_bytes, main["size_bytes"]),
-        **_on_devices({device: _in_int8(values, place) for device, values in measured.items()}),
+        **_on_devices({device: _in_int8(values, place) for device, values in devices}),
         "nodes": main["nodes"],
         "kept_in_float": len(main["kept_in_float"]),
         "within_tolerance": all(file["within_tolerance"] for file in report["files"].values()),
@@ -291,7 +290,7 @@ def _quantized(
             name: {
                 "activations": file["activations"],
                 "reduce_range": file["reduce_range"],
-                "accuracy": accuracy_of(file["accuracy"]),
+                "accuracy": accuracy_of(file["accuracy"], measured.metric),
                 "size_bytes": file["size_bytes"],
                 "kept_in_float": len(file["kept_in_float"]),
                 "within_tolerance": file["within_tolerance"],

@@ -1,19 +1,25 @@
 """Draw a study: a comparison of variants that differ in one choice."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lowrank.core.metric import Metric
 from lowrank.report.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, save
 
 
 def study_picture(
-    path: str | os.PathLike, rows: Sequence[dict[str, Any]], *, title: str, x: str
+    path: str | os.PathLike,
+    rows: Sequence[dict[str, Any]],
+    metrics: Mapping[str, Metric],
+    *,
+    title: str,
+    x: str,
 ) -> None:
-    """Draw the accuracy of each variant of a study, and its gains, with a row for each network.
+    """Draw the metric of each variant of a study, and its gains, with a row for each network.
 
     Parameters
     ----------
@@ -21,6 +27,8 @@ def study_picture(
         Where to write the SVG file.
     rows
         The records that the step `study` writes.
+    metrics
+        Main metric of the task of each model.
     title
         The title of the picture.
     x
@@ -36,14 +44,14 @@ def study_picture(
     for model, row_of_axes in zip(models, axes, strict=True):
         model_rows = [row for row in rows if row["model"] == model]
         if x == "variant":
-            _accuracy_points(row_of_axes[0], model_rows, model)
+            _metric_points(row_of_axes[0], model_rows, metrics[model], model)
             _speed_bars(row_of_axes[1], model_rows)
         else:
-            _lines_over_steps(row_of_axes[0], model_rows, model)
+            _lines_over_steps(row_of_axes[0], model_rows, metrics[model], model)
     save(figure, path)
 
 
-def _accuracy_points(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> None:
+def _metric_points(axes: Axes, rows: Sequence[dict[str, Any]], metric: Metric, model: str) -> None:
     names = [row["variant"] for row in rows]
     values = [row["test_percent"] for row in rows]
     original = rows[0]["original_percent"]
@@ -51,15 +59,17 @@ def _accuracy_points(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> 
     axes.plot(values, names, "o", color=BLUE)
     axes.axvline(original, color=GREY, linestyle="--", linewidth=1)
     lowest, highest = min([*values, original]), max([*values, original])
-    margin = 0.15 * (highest - lowest) + 0.2
+    margin = 0.15 * (highest - lowest) + 0.2 * 10.0 ** (2 - metric.digits)
     axes.set_xlim(lowest - margin, highest + 2 * margin)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     for index, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, index), (6, -3), textcoords="offset points", size=8)
+        axes.annotate(
+            metric.number(value), (value, index), (6, -3), textcoords="offset points", size=8
+        )
     axes.grid(axis="y", alpha=0.3)
     axes.invert_yaxis()
     axes.set_title(f"{model} (dashed line: original)", fontsize=10)
-    axes.set_xlabel("top-1 on the test images after fine-tuning, %")
+    axes.set_xlabel(metric.axis("on the test images after fine-tuning"))
 
 
 def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -88,7 +98,9 @@ def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
 
-def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) -> None:
+def _lines_over_steps(
+    axes: Axes, rows: Sequence[dict[str, Any]], metric: Metric, model: str
+) -> None:
     families: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         families.setdefault(row["variant"].rpartition("_")[0] or row["variant"], []).append(row)
@@ -111,6 +123,6 @@ def _lines_over_steps(axes: Axes, rows: Sequence[dict[str, Any]], model: str) ->
     axes.set_xlim(-0.1 * max(1, min(filter(None, steps), default=1)), 1.2 * max(1, steps[-1]))
     axes.set_title(model, fontsize=10)
     axes.set_xlabel("fine-tuning steps")
-    axes.set_ylabel("top-1 on the test images, %")
+    axes.set_ylabel(metric.axis("on the test images"))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

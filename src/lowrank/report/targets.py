@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lowrank.core.metric import Metric
 from lowrank.report.headline import at
 
 CONTROL, COMPRESSED = "control", "compressed"
@@ -16,7 +17,9 @@ CONTROL, COMPRESSED = "control", "compressed"
 _UNCHANGED = ("macs", "parameters")
 
 
-def best_of_search(search: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+def best_of_search(
+    search: Mapping[str, Any], result: Mapping[str, Any], metric: Metric
+) -> dict[str, str]:
     """Return the `best` network for a target of `accuracy_drop`, and the `reason`.
 
     Parameters
@@ -26,15 +29,17 @@ def best_of_search(search: Mapping[str, Any], result: Mapping[str, Any]) -> dict
     result
         The result of the trial that `settle` chose. It contains `control` if the method delivers an
         int8 network.
+    metric
+        Main metric of the task.
     """
-    allowed = f"{search['accuracy_drop']:g} points"
+    allowed = f"{search['accuracy_drop']:g} {metric.difference_unit}".rstrip()
     control = search.get("control")
     if control is None:
         return {"best": COMPRESSED, "reason": "the method delivers no int8 network"}
     losses = (
-        f"on the validation images it loses {control['drop']:.2f} +- "
-        f"{control['standard_error']:.2f} points, the compressed network {search['drop']:.2f} +- "
-        f"{search['standard_error']:.2f}"
+        f"on the validation images it loses {metric.number(control['drop'])} +- "
+        f"{metric.difference(control['standard_error'])}, the compressed network "
+        f"{metric.number(search['drop'])} +- {metric.number(search['standard_error'])}"
     )
     if not control["within"]:
         return {
@@ -73,7 +78,9 @@ def _cheaper_than_control(cost: str, result: Mapping[str, Any]) -> tuple[bool, s
     )
 
 
-def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> dict[str, Any]:
+def best_for_latency(
+    target: Mapping[str, float], result: Mapping[str, Any], metric: Metric
+) -> dict[str, Any]:
     """Return which networks meet a target of `latency_ms`, and the best of them.
 
     Parameters
@@ -82,13 +89,15 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
         The allowed share of the original's latency, by device.
     result
         The result of the compressed network, which is in int8, with `control`.
+    metric
+        Main metric of the task.
 
     Returns
     -------
     dict
         `latency_ms.<device>` with the `allowed` share and the shares of the `compressed` network
         and the `control`; `met` and `met_by_control`; `best`, the network that meets the target
-        with the smaller loss of accuracy, and the `reason`.
+        with the better metric, and the `reason`.
     """
     shares: dict[str, dict[str, float | None]] = {
         device: {
@@ -99,16 +108,14 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
         for device, allowed in target.items()
     }
     met, by_control = (
-        all(
-            share[network] is not None and share[network] <= share["allowed"]
-            for share in shares.values()
-        )
+        all(_is_allowed(share, network) for share in shares.values())
         for network in (COMPRESSED, CONTROL)
     )
     compressed, control = (
         at(result, f"{place}.accuracy.validation.exported") for place in ("int8", "control.int8")
     )
-    best = CONTROL if by_control and (not met or control >= compressed) else COMPRESSED
+    is_control = by_control and not (met and metric.is_better(compressed, control))
+    best = CONTROL if is_control else COMPRESSED
     control_shares = ", ".join(
         f"{share[CONTROL]:.3f} on {device} ({share['allowed']:g} allowed)"
         for device, share in shares.items()
@@ -116,8 +123,9 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
     )
     reason = (
         f"int8 of the original {'meets' if by_control else 'does not meet'} the target: its share "
-        f"of the original's latency is {control_shares or 'unknown'}. Its accuracy on the "
-        f"validation images is {control:.2f} %, that of the compressed network {compressed:.2f} %"
+        f"of the original's latency is {control_shares or 'unknown'}. Its {metric.noun} on the "
+        f"validation images is {metric.text(control)}, that of the compressed network "
+        f"{metric.text(compressed)}"
     )
     known_shares = {
         device: {key: value for key, value in share.items() if value is not None}
@@ -130,6 +138,10 @@ def best_for_latency(target: Mapping[str, float], result: Mapping[str, Any]) -> 
         "best": best,
         "reason": reason,
     }
+
+
+def _is_allowed(share: Mapping[str, float | None], network: str) -> bool:
+    return share[network] is not None and share[network] <= share["allowed"]
 
 
 def _share(result: Mapping[str, Any], place: str) -> float | None:

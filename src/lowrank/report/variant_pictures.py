@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from lowrank.core.metric import Metric
 from lowrank.report.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, save
 
 # Height of a layer's row, in inches.
@@ -128,8 +129,10 @@ def times_picture(
     save(figure, path)
 
 
-def curve_picture(path: str | os.PathLike, curve: Sequence[dict[str, Any]], *, title: str) -> None:
-    """Draw the accuracy during fine-tuning, with the ends of the rounds.
+def curve_picture(
+    path: str | os.PathLike, curve: Sequence[dict[str, Any]], metric: Metric, *, title: str
+) -> None:
+    """Draw the metric during fine-tuning, with the ends of the rounds.
 
     Parameters
     ----------
@@ -137,6 +140,8 @@ def curve_picture(path: str | os.PathLike, curve: Sequence[dict[str, Any]], *, t
         Where to write the SVG file.
     curve
         The records of `curve.json`.
+    metric
+        Main metric of the task.
     title
         The title of the picture.
     """
@@ -180,7 +185,7 @@ def curve_picture(path: str | os.PathLike, curve: Sequence[dict[str, Any]], *, t
             label="end of a round" if is_first else None,
         )
     axes.set_xlabel("fine-tuning step")
-    axes.set_ylabel("top-1, %")
+    axes.set_ylabel(metric.label)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     save(figure, path)

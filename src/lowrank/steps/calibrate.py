@@ -37,7 +37,7 @@ def calibrate(
     from lowrank.core.layers import LayerTable
     from lowrank.core.progress import counted
     from lowrank.data.batches import EvaluationBatches
-    from lowrank.data.datasets import open_dataset, require_match
+    from lowrank.data.datasets import open_dataset, require_images_match
     from lowrank.files import read_json
     from lowrank.surgery.input_moments import input_moments
     from lowrank.surgery.states import read_state
@@ -45,7 +45,7 @@ def calibrate(
 
     torch.set_num_threads(threads)
     data, before = open_dataset(dataset, splits), read_state(state, network)
-    require_match(data, before.spec)
+    require_images_match(data, before.spec)
     layer_table = LayerTable.from_json(read_json(table))
     sample = data.train.sample(images)
     batches = EvaluationBatches(sample, before.spec)

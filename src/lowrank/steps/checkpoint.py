@@ -1,4 +1,4 @@
-"""Convert trained weights from any source into one format, and measure their accuracy."""
+"""Convert trained weights from any source into one format, and measure the network."""
 
 from pathlib import Path
 
@@ -6,21 +6,29 @@ import click
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, reuse_memory, say, use_threads
-from lowrank.steps.options import input_path, network_option, output_path, parameter
+from lowrank.steps.options import (
+    input_path,
+    network_option,
+    output_path,
+    parameter,
+    task_option,
+)
 
 
 @click.command(cls=Step)
 @network_option
+@task_option
 @input_path("weights", "A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.")
 @parameter("state_key", "Key of the weights in a PyTorch file with several.", default="")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("state", "The network, safetensors.")
-@output_path("metrics", "The accuracy of the network, JSON.")
+@output_path("metrics", "The task's metric of the network, JSON.")
 @output_path("replaceable", "Layers that must not be replaced, with reasons, JSON.")
 def checkpoint(
     network: NetworkSource,
+    task: str,
     weights: Path,
     state_key: str,
     dataset: Path,
@@ -30,18 +38,19 @@ def checkpoint(
     metrics: Path,
     replaceable: Path,
 ) -> None:
-    """Convert trained weights into one format, and measure their accuracy."""
+    """Convert trained weights into one format, and measure the network."""
     use_threads(threads)
     reuse_memory()
     import torch
 
     from lowrank.data.datasets import open_dataset
-    from lowrank.data.splits import gap_warning
+    from lowrank.evaluation.network import inputs_of
+    from lowrank.evaluation.original import measure_original
     from lowrank.files import write_json
     from lowrank.surgery.equality import IMAGES, layers_that_must_stay
     from lowrank.surgery.finding import find_layers
     from lowrank.surgery.states import State, write_state
-    from lowrank.tasks.classification import accuracy_percent, inputs_of
+    from lowrank.tasks import get_task
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_trained, read_weights
 
@@ -52,12 +61,7 @@ def checkpoint(
     tensors = read_weights(weights, model, key=state_key or None, say=say)
     load_trained(model, tensors, source=str(weights), say=say)
     data = open_dataset(dataset, splits)
-    accuracy = accuracy_percent(model, data, spec)
-    say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
-    counts = {"validation": len(data.validation), "test": len(data.test)}
-    warning = gap_warning(accuracy, **counts, validation_from=data.validation_from)
-    if warning:
-        say(f"warning: {warning}")
+    document = measure_original(get_task(task), model, data, spec, say=say)
     images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name)
     dense_reasons = layers_that_must_stay(model, table, images, say=say)
@@ -68,15 +72,7 @@ def checkpoint(
     )
     write_json(replaceable, {"images": len(images), "stays_dense": dense_reasons})
     write_state(state, State(spec, model, {}, network))
-    validation = {"from": data.validation_from, "images": counts["validation"]}
-    write_json(
-        metrics,
-        {
-            "accuracy": accuracy,
-            "validation": validation | ({"warning": warning} if warning else {}),
-            "reported": {"from": "test", "images": counts["test"]},
-        },
-    )
+    write_json(metrics, document)
 
 
 if __name__ == "__main__":

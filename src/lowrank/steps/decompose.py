@@ -123,19 +123,13 @@ class _Sample:
         self, original: Path, state: Path, before: list[Path], layer: Layer
     ) -> tuple[Moments, Shift]:
         """Return the moments of a layer's inputs, after the factors of the layers before it."""
-        from lowrank.core.plans import Factored
         from lowrank.core.progress import counted
-        from lowrank.core.stored import read_header, read_tensors
         from lowrank.data.batches import EvaluationBatches
         from lowrank.surgery.input_moments import shifted_moments
-        from lowrank.surgery.states import put_factors, read_state
+        from lowrank.surgery.states import put_stored_factors, read_state
 
         current = read_state(state, self._source)
-        for file in before:
-            if "dense_because" not in (header := read_header(file)):
-                sequence = Factored.from_json(header).sequence
-                tensors = read_tensors(file)
-                put_factors(current.network, file.stem, sequence, tensors, source=str(file))
+        put_stored_factors(current, before)
         batches = EvaluationBatches(self._images, current.spec)
         images = counted((batches[number][0] for number in range(len(batches))), len(self._images))
         original_network = read_state(original, self._source).network

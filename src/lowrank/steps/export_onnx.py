@@ -1,4 +1,4 @@
-"""Export a network to ONNX, count its costs, compare it with PyTorch and measure its accuracy."""
+"""Export a network to ONNX, count its costs, compare it with PyTorch and measure it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,21 +7,29 @@ import click
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, reuse_memory, say, use_threads
-from lowrank.steps.options import input_path, network_option, output_path, parameter
+from lowrank.steps.options import (
+    input_path,
+    network_option,
+    output_path,
+    parameter,
+    task_option,
+)
 
 
 @click.command(cls=Step)
 @network_option
+@task_option
 @input_path("state", "The network, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @parameter("images", "Number of test images for the comparison with PyTorch.", int)
-@parameter("accuracy", "Measure the accuracy on the test split.", bool, default=True)
+@parameter("accuracy", "Measure the task's metric on the test split.", bool, default=True)
 @output_path("model", "The network, ONNX.")
 @output_path("report", "Counts, comparison and accuracy, JSON.")
 def export_onnx(
     network: NetworkSource,
+    task: str,
     state: Path,
     dataset: Path,
     splits: Path | None,
@@ -31,17 +39,18 @@ def export_onnx(
     model: Path,
     report: Path,
 ) -> None:
-    """Export a network to ONNX, count its costs, compare it with PyTorch, measure its accuracy."""
+    """Export a network to ONNX, count its costs, compare it with PyTorch and measure it."""
     use_threads(threads)
     reuse_memory()
     import torch
 
     from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.exported import ExportedNetworks
     from lowrank.files import write_json
     from lowrank.onnx_files.counts import count
     from lowrank.onnx_files.export import export_onnx as write_onnx
     from lowrank.surgery.states import read_state
-    from lowrank.tasks.exported import compare_with_pytorch, exported_percent
+    from lowrank.tasks import get_task
 
     torch.set_num_threads(threads)
     exported = read_state(state, network)
@@ -58,16 +67,17 @@ def export_onnx(
             "multiply-accumulates than reported"
         )
     sample = data.test.sample(images)
-    check = compare_with_pytorch(model, exported.network, sample, exported.spec, threads=threads)
+    in_runtime = ExportedNetworks(get_task(task), exported.spec, threads)
+    check = in_runtime.compare_with_pytorch(model, exported.network, sample)
     say(
-        f"ONNX Runtime: logits within {check['max_abs_error']:.1e} of PyTorch's on "
+        f"ONNX Runtime: outputs within {check['max_abs_error']:.1e} of PyTorch's on "
         f"{check['images']} test images"
     )
     document = {"counts": asdict(counts), "check": check}
     if accuracy:
-        percent = exported_percent(model, data.test, exported.spec, threads=threads)
-        say(f"ONNX Runtime: {percent['top1']:.2f} % of the test split")
-        document["accuracy"] = percent
+        values, metric = in_runtime.values(model, data.test), in_runtime.task.metric
+        say(f"ONNX Runtime: {metric.noun} {metric.text(values[metric.key])} on the test split")
+        document["accuracy"] = values
     write_json(report, document)
 
 

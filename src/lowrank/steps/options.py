@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.settings.mistakes import described
+from lowrank.tasks import DEFAULT_TASK
 
 Decorator = Callable[[Any], Any]
 
@@ -129,6 +130,16 @@ def network_option(step: Any) -> Any:
     """Declare the parameter that describes how the network is built."""
     description = "How the network is built: its name, or JSON as under `checkpoint.<network>`."
     return parameter("network", description, _Network())(step)
+
+
+def task_option(step: Any) -> Any:
+    """Declare the parameter that names the task of the network."""
+    return parameter("task", "Name of the task of the network.", default=DEFAULT_TASK)(step)
+
+
+def tasks_option(step: Any) -> Any:
+    """Declare the parameter that names the task of each network, for steps with several."""
+    return parameter("tasks", "Name of the task by network, JSON.", Json(), default="{}")(step)
 
 
 def _option(

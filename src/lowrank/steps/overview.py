@@ -1,4 +1,4 @@
-"""Compare all variants: a table, and pictures of accuracy against cost."""
+"""Compare all variants: a table, and pictures of their metric against cost."""
 
 import csv
 import io
@@ -7,17 +7,21 @@ from typing import Any
 
 import click
 
+from lowrank.core.metric import Metric
 from lowrank.errors import UserError
 from lowrank.files import read_json, write_text
-from lowrank.report.table import html, markdown, place_of, records_of
 from lowrank.report.table import overview as overview_of
+from lowrank.report.table import place_of, records_of
+from lowrank.report.table_page import by_metric, html, markdown
 from lowrank.steps.common import Step, say
-from lowrank.steps.options import kept_path, output_path, parameter
+from lowrank.steps.options import kept_path, output_path, parameter, tasks_option
+from lowrank.tasks import metrics_of
 
 
 @click.command(cls=Step)
 @kept_path("results", "results", "Folder of the variants' results.")
 @parameter("variants", "`model:method` of each variant, separated by spaces.")
+@tasks_option
 @output_path("table", "A line for each network and device, CSV.")
 @output_path("page", "The table as a page, Markdown.")
 @output_path("web_page", "The table as a page, HTML.")
@@ -27,6 +31,7 @@ from lowrank.steps.options import kept_path, output_path, parameter
 def overview(
     results: Path,
     variants: str,
+    tasks: dict[str, str],
     table: Path,
     page: Path,
     web_page: Path,
@@ -40,20 +45,26 @@ def overview(
     from lowrank.report.style import stamped
 
     names = [variant.split(":") for variant in variants.split()]
-    documents = [(*pair, _result(results / f"{'_'.join(pair)}.json", *pair)) for pair in names]
-    records = overview_of(documents)
+    metrics = metrics_of((model for model, _ in names), tasks)
+    documents = [
+        (model, method, _result(results / f"{model}_{method}.json", model, method, metrics[model]))
+        for model, method in names
+    ]
+    records = overview_of(documents, metrics)
+    rows = by_metric(records, metrics)
     lines = io.StringIO()
-    writer = csv.DictWriter(lines, records[0], lineterminator="\n")
+    writer = csv.DictWriter(lines, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(rows)
     write_text(table, lines.getvalue())
-    write_text(page, markdown(records))
-    write_text(web_page, html(records))
+    write_text(page, markdown(records, metrics))
+    write_text(web_page, html(records, metrics))
     result_documents = [document for *_, document in documents]
     with stamped(origin_of(result_documents, "snakemake --cores all results/summary.csv")):
         accuracy_picture(
             latency,
             records,
+            metrics,
             cost="relative_latency",
             label="latency relative to the original in float32",
             front="on_front_by_latency",
@@ -63,6 +74,7 @@ def overview(
             macs,
             # MACs are the same on every device, so one device is enough.
             [record for record in records if place_of(record) == first_place[record["network"]]],
+            metrics,
             cost="macs",
             label="multiply-accumulates for one image, millions",
             unit=1e6,
@@ -72,10 +84,10 @@ def overview(
     say(f"{len(names)} variants: {page}")
 
 
-def _result(path: Path, model: str, method: str) -> dict[str, Any]:
+def _result(path: Path, model: str, method: str, metric: Metric) -> dict[str, Any]:
     result = read_json(path)
     try:
-        records_of(model, method, result)
+        records_of(model, method, result, metric)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a result of this version of lowrank ({error!r}). Delete it, or build it "

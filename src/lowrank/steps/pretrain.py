@@ -18,11 +18,13 @@ from lowrank.steps.options import (
     network_option,
     output_path,
     parameter,
+    task_option,
 )
 
 
 @click.command(cls=Step)
 @network_option
+@task_option
 @input_path("dataset", "Folder that the dataset step wrote.")
 @parameter("settings", "pretrain.<network> of params.yaml.", Json(PretrainSettings))
 @input_path("start", "Weights to start from.", optional=True)
@@ -33,6 +35,7 @@ from lowrank.steps.options import (
 @output_path("provenance", "How the weights were made, JSON.")
 def pretrain(
     network: NetworkSource,
+    task: str,
     dataset: Path,
     settings: PretrainSettings,
     start: Path | None,
@@ -46,46 +49,42 @@ def pretrain(
     import torch
 
     from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.network import measure_splits, text_by_split, values_by_split
     from lowrank.files import sha256_of, write_json
-    from lowrank.tasks.classification import accuracy_percent
+    from lowrank.tasks import get_task
     from lowrank.training.loop import fingerprint_of, train
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
-    data = open_dataset(dataset)
-    commit = current_commit()
+    data, measured_task, commit = open_dataset(dataset), get_task(task), current_commit()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     description = network.to_json()
+    inputs = (description, task, settings, sha256_of(dataset / "dataset.json"))
     spec, model = create(network)
-    earlier = {}
+    earlier = {"weights_sha256": sha256_of(start), **_provenance_of(start)} if start else {}
     if start:
         load_weights(model, read_weights(start, model, say=say), source=str(start), say=say)
-        earlier = {"weights_sha256": sha256_of(start), **_provenance_of(start)}
     with sole_builder_of(state.with_suffix(".lock")):
         report = train(
+            measured_task,
             model,
             spec,
             data,
             settings,
             state_path=state,
-            fingerprint=fingerprint_of(
-                description, settings, sha256_of(dataset / "dataset.json"), earlier
-            ),
+            fingerprint=fingerprint_of(*inputs, earlier),
             say=say,
         )
         write_weights(weights, model, dtype=torch.float16)
     # Measure the rounded weights, because these are shipped.
     load_weights(model.cpu(), read_weights(weights), source=str(weights))
-    accuracy = accuracy_percent(model, data, spec)
-    say(f"validation {accuracy['validation']:.2f} %, test {accuracy['test']:.2f} %")
+    accuracy = values_by_split(measured_task, measure_splits(measured_task, model, data, spec))
+    say(text_by_split(measured_task, accuracy))
     write_json(
         provenance,
         {
-            "network": network.network if description.keys() == {"network"} else description,
-            "dataset": data.name,
-            "recipe": settings.model_dump(mode="json"),
-            "seed": settings.seed,
+            **_recipe_of(description, data.name, settings),
             "steps": report.steps,
             "seconds": round(report.seconds, 1),
             "accuracy": accuracy,
@@ -94,6 +93,18 @@ def pretrain(
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         },
     )
+
+
+def _recipe_of(
+    description: dict[str, Any], dataset: str, settings: PretrainSettings
+) -> dict[str, Any]:
+    """Return the network, the dataset and the settings. A network with only a name is its name."""
+    return {
+        "network": description["network"] if description.keys() == {"network"} else description,
+        "dataset": dataset,
+        "recipe": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
 
 
 def _provenance_of(weights: Path) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""Quantize an exported network to int8 for each kind of hardware, and measure its accuracy."""
+"""Quantize an exported network to int8 for each kind of hardware, and measure the result."""
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +10,24 @@ import click
 
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.steps.common import Step, say, use_threads
-from lowrank.steps.options import Json, input_path, input_paths, output_path, parameter
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    input_paths,
+    output_path,
+    parameter,
+    task_option,
+)
 
 if TYPE_CHECKING:
     from lowrank.devices.processor import IntegerTypes
+    from lowrank.evaluation.exported import ExportedNetworks
     from lowrank.onnx_files.int8 import Quantizer
     from lowrank.onnx_files.int8_search import Kept
 
 
 @click.command(cls=Step)
+@task_option
 @input_path("model", "The network, ONNX.")
 @input_path("state", "The network that was exported, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 @parameter("connections", "Connection of each device by its name, JSON.", Json(), default="{}")
 @output_path("folder", "Folder of an ONNX file for each kind of hardware, and report.json.")
 def quantize(
+    task: str,
     model: Path,
     state: Path,
     dataset: Path,
@@ -44,7 +53,7 @@ def quantize(
     connections: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Quantize an exported network to int8 for each kind of hardware, and measure its accuracy."""
+    """Quantize an exported network to int8 for each kind of hardware, and measure the result."""
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.int8_files import REPORT, TIMES, copy_folder
 
@@ -62,15 +71,18 @@ def quantize(
     use_threads(settings.threads)
     from lowrank.data.datasets import open_dataset
     from lowrank.devices.processor import Processor
+    from lowrank.evaluation.exported import ExportedNetworks
     from lowrank.onnx_files.int8 import types_for
     from lowrank.surgery.states import read_spec
+    from lowrank.tasks import get_task
 
     types = {
         path.stem: types_for(Processor.from_json(read_json(path)), settings) for path in devices
     }
     data = open_dataset(dataset, splits)
     with tempfile.TemporaryDirectory() as intermediate:
-        job = _Job.start(model, read_spec(state), data, settings, Path(intermediate))
+        in_runtime = ExportedNetworks(get_task(task), read_spec(state), settings.threads)
+        job = _Job.start(model, in_runtime, data, settings, Path(intermediate))
         files, times = _write_all(job, types, connections, folder)
     if settings.by_time:
         write_json(folder / TIMES, times)
@@ -102,12 +114,12 @@ class _Inputs(Sequence[dict[str, Any]]):
 class _Job:
     """The data that all int8 files of a network share.
 
-    `before` is the accuracy of the network in float. `in_float` are its outputs in float for
+    `before` is the metric of the network in float. `in_float` are its outputs in float for
     `sample`, images of the validation split.
     """
 
     model: Path
-    spec: Any
+    in_runtime: "ExportedNetworks"
     data: Any
     settings: Any
     intermediate: Path
@@ -117,18 +129,26 @@ class _Job:
     in_float: Any
 
     @classmethod
-    def start(cls, model: Path, spec: Any, data: Any, settings: Any, intermediate: Path) -> "_Job":
-        """Measure the accuracy in float, and prepare the quantizer."""
+    def start(
+        cls,
+        model: Path,
+        in_runtime: "ExportedNetworks",
+        data: Any,
+        settings: Any,
+        intermediate: Path,
+    ) -> "_Job":
+        """Measure the network in float, and prepare the quantizer."""
         from lowrank.data.batches import EvaluationBatches
         from lowrank.onnx_files.int8 import Quantizer
-        from lowrank.tasks.exported import exported_percent, log_probabilities
 
         sample = data.validation.sample(settings.sensitivity_images)
-        in_float = log_probabilities(model, sample, spec, threads=settings.threads)
-        before = exported_percent(model, data.validation, spec, threads=settings.threads)
-        batches = EvaluationBatches(data.train.sample(settings.images), spec)
+        in_float = in_runtime.outputs(model, sample)
+        before = in_runtime.values(model, data.validation)
+        batches = EvaluationBatches(data.train.sample(settings.images), in_runtime.spec)
         quantizer = Quantizer(model, _Inputs(batches), settings, intermediate)
-        return cls(model, spec, data, settings, intermediate, quantizer, before, sample, in_float)
+        return cls(
+            model, in_runtime, data, settings, intermediate, quantizer, before, sample, in_float
+        )
 
 
 def _write_all(
@@ -194,20 +214,27 @@ def _write(job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]
     """Write the file with these types and with `slow` nodes in float, and return its record."""
     from lowrank.devices.processor import Processor, integer_types
     from lowrank.onnx_files.int8_search import ToleranceSearch
-    from lowrank.surgery.divergence import mean_divergence
-    from lowrank.tasks.exported import exported_percent, log_probabilities
 
-    settings, data, top1 = job.settings, job.data, job.before["top1"]
+    settings, data, task = job.settings, job.data, job.in_runtime.task
+    metric = task.metric
     # If products saturate on this machine but not on the device, use float kernels between the
     # conversions. They compute the same outputs as the device.
     saturates = integer_types(Processor.here()).reduce_range and not types.reduce_range
-    options = {"spec": job.spec, "threads": settings.threads, "float_kernels": saturates}
-    percent, answers = partial(exported_percent, **options), partial(log_probabilities, **options)
+    in_runtime = replace(job.in_runtime, float_kernels=saturates)
+
+    def lost(path: Path) -> float:
+        values = in_runtime.values(path, data.validation)
+        return metric.loss(job.before[metric.key], values[metric.key])
+
+    def divergence(path: Path) -> float:
+        return float(task.divergence(in_runtime.outputs(path, job.sample), job.in_float))
+
     output = folder / types.file
     kept = ToleranceSearch(
         job.quantizer,
-        lost=lambda path: top1 - percent(path, data.validation)["top1"],
-        divergence=lambda path: mean_divergence(job.in_float, answers(path, job.sample)),
+        lost=lost,
+        divergence=divergence,
+        unit=metric.difference_unit,
         tolerance=settings.tolerance,
         types=types,
         seconds=settings.search_seconds,
@@ -215,8 +242,8 @@ def _write(job: _Job, types: "IntegerTypes", folder: Path, slow: tuple[str, ...]
         say=say,
     ).write(output)
     accuracy = {
-        "validation": percent(output, data.validation),
-        "test": percent(output, data.test),
+        "validation": in_runtime.values(output, data.validation),
+        "test": in_runtime.values(output, data.test),
     }
     return _record(job, types, output, accuracy, kept, slow)
 
@@ -231,11 +258,14 @@ def _record(
 ) -> dict[str, Any]:
     """Return the record of a file for the report, and report its main figures as progress."""
     size, nodes = output.stat().st_size, len(job.quantizer.nodes)
-    in_float = [*slow, *kept.nodes]
+    in_float, metric = [*slow, *kept.nodes], job.in_runtime.task.metric
+    validation, before, test = (
+        metric.text(values[metric.key])
+        for values in (accuracy["validation"], job.before, accuracy["test"])
+    )
     say(
-        f"{types.file}: {accuracy['validation']['top1']:.2f} % of the validation split "
-        f"(float: {job.before['top1']:.2f} %), {accuracy['test']['top1']:.2f} % of the test "
-        f"split, {size / 1e6:.2f} MB, {len(in_float)} of {nodes} nodes in float"
+        f"{types.file}: {metric.noun} {validation} on the validation split (float: {before}), "
+        f"{test} on the test split, {size / 1e6:.2f} MB, {len(in_float)} of {nodes} nodes in float"
     )
     return {
         "activations": types.activations,

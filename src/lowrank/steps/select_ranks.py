@@ -20,6 +20,7 @@ from lowrank.steps.options import (
     network_option,
     output_path,
     parameter,
+    task_option,
     wildcard,
 )
 
@@ -41,6 +42,7 @@ from lowrank.steps.options import (
 )
 @parameter("alternatives", "For `budget`: alternative factorizations, JSON.", Json(), default="[]")
 @network_option
+@task_option
 @input_path(
     "dataset",
     "Folder that the dataset step wrote: to measure losses, and the accuracy drop of the ranks.",
@@ -73,6 +75,7 @@ def select_ranks(
     all_layers: dict[str, str],
     alternatives: list[str],
     network: NetworkSource,
+    task: str,
     dataset: Path | None,
     splits: Path | None,
     moments: Path | None,
@@ -88,10 +91,10 @@ def select_ranks(
 ) -> None:
     """Choose the ranks of a round's layers."""
     use_threads(threads)
+    from lowrank.evaluation.stored_network import MeasuringImages, StoredNetwork
     from lowrank.files import read_json, write_json
     from lowrank.ranks.choice import RankChoice
     from lowrank.ranks.latency_model import Latencies
-    from lowrank.tasks.stored_network import MeasuringImages, StoredNetwork
 
     layer_table = LayerTable.from_json(read_json(table))
     if replaceable:
@@ -104,7 +107,7 @@ def select_ranks(
         losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
     images = None
     if dataset and layers:
-        images = MeasuringImages(network, dataset, splits, settings.measured_images, threads)
+        images = MeasuringImages(network, dataset, splits, settings.measured_images, threads, task)
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
         table=layer_table,

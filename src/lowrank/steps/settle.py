@@ -1,6 +1,7 @@
 """Choose the cheapest trial of a search that meets the target."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +13,16 @@ from lowrank.steps.options import (
     input_paths,
     output_path,
     parameter,
+    task_option,
 )
+
+if TYPE_CHECKING:
+    from lowrank.core.metric import Metric
+    from lowrank.ranks.bisection import Found
 
 
 @click.command(cls=Step)
+@task_option
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(BudgetSettings))
 @input_paths("trials", "The measured loss of each trial, JSON.")
 @input_paths("plans", "The plan of each trial, in the same order.")
@@ -31,6 +38,7 @@ from lowrank.steps.options import (
 @output_path("timing", "Steps and seconds of the best trial.")
 @output_path("report", "Number, cost and loss of the best trial, JSON.")
 def settle(
+    task: str,
     settings: BudgetSettings,
     trials: list[Path],
     plans: list[Path],
@@ -51,6 +59,7 @@ def settle(
 
     from lowrank.files import read_json, write_json, written_whole
     from lowrank.ranks.bisection import Found, cheapest
+    from lowrank.tasks import get_task
 
     losses = [Found.from_json(read_json(path)) for path in trials]
     limits = {
@@ -58,7 +67,8 @@ def settle(
         "confidence": settings.search.confidence,
     }
     control_loss = Found.from_json(read_json(control)) if control else None
-    best = cheapest(losses, **limits, control=control_loss)
+    metric = get_task(task).metric
+    best = cheapest(losses, **limits, control=control_loss, unit=metric.difference_unit)
     copies = {plan: plans, state: states, metrics: accuracies, curve: curves, timing: timings}
     for output, trial_files in copies.items():
         with written_whole(output) as partial:
@@ -66,7 +76,7 @@ def settle(
     chosen = losses[best]
     say(
         f"trial {best + 1} of {len(losses)}: {chosen.share:.4f} of {settings.search.cost}, loses "
-        f"{chosen.drop:.2f} +- {chosen.standard_error:.2f} points"
+        f"{_described(chosen, metric)}"
     )
     document = {
         "accuracy_drop": settings.target.accuracy_drop,
@@ -83,11 +93,14 @@ def settle(
             "within": control_loss.within(**limits),
         }
         say(
-            f"int8 of the original loses {control_loss.drop:.2f} +- "
-            f"{control_loss.standard_error:.2f} points; the step summarize chooses between it and "
-            "the trial after both are measured"
+            f"int8 of the original loses {_described(control_loss, metric)}; the step summarize "
+            "chooses between it and the trial after both are measured"
         )
     write_json(report, document)
+
+
+def _described(loss: "Found", metric: "Metric") -> str:
+    return f"{metric.number(loss.drop)} +- {metric.difference(loss.standard_error)}"
 
 
 if __name__ == "__main__":

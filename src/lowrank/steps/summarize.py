@@ -25,10 +25,19 @@ from lowrank.report.result import (
     summary,
 )
 from lowrank.steps.common import Step, say
-from lowrank.steps.options import Json, input_path, input_paths, output_path, parameter
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    input_paths,
+    output_path,
+    parameter,
+    task_option,
+)
+from lowrank.tasks import get_task
 
 
 @click.command(cls=Step)
+@task_option
 @input_path("table", "Layer table of the network, JSON.")
 @input_path("original", "Accuracy of the original, JSON.")
 @input_path("original_export", "Report of the original's export, JSON.")
@@ -53,6 +62,7 @@ from lowrank.steps.options import Json, input_path, input_paths, output_path, pa
 @output_path("times", "A record for each device and layer, JSON.")
 @output_path("curve", "A record for each point of the training curve, JSON.")
 def summarize(
+    task: str,
     table: Path,
     original: Path,
     original_export: Path,
@@ -78,7 +88,9 @@ def summarize(
     """Collect the measurements of one variant."""
     layer_table = LayerTable.from_json(read_json(table))
     header = read_header(state)
+    measured_task = get_task(task)
     measured = Measurements(
+        metric=measured_task.metric,
         original=read_json(original),
         original_export=read_json(original_export),
         export=read_json(export),
@@ -101,7 +113,7 @@ def summarize(
     if control_is_best(document):
         models |= _int8_models(control, "control_int8")
     network = {"network": header["network"], "input": header["spec"]}
-    deliver(delivered, models, document, described | network, records)
+    deliver(delivered, models, document, described | network, records, measured_task.metrics)
     write_json(layers, records)
     write_json(
         times,
@@ -114,7 +126,10 @@ def summarize(
     write_json(curve, curve_of(measured))
     write_json(metrics, headline(document))
     write_json(result, document)
-    for line in [*remarks(measured, document), *summary(document, described["name"])]:
+    for line in [
+        *remarks(measured, document),
+        *summary(document, measured.metric, described["name"]),
+    ]:
         say(line)
 
 

@@ -7,11 +7,19 @@ import click
 from lowrank.config.network_source import NetworkSource
 from lowrank.config.stages import TeacherOutputsSettings
 from lowrank.steps.common import Step, reuse_memory, say, use_threads
-from lowrank.steps.options import Json, input_path, network_option, output_path, parameter
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    network_option,
+    output_path,
+    parameter,
+    task_option,
+)
 
 
 @click.command(cls=Step)
 @network_option
+@task_option
 @input_path("state", "The original network, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
@@ -19,6 +27,7 @@ from lowrank.steps.options import Json, input_path, network_option, output_path,
 @output_path("output", "Logits and feature maps, safetensors.")
 def teacher_outputs(
     network: NetworkSource,
+    task: str,
     state: Path,
     dataset: Path,
     splits: Path | None,
@@ -30,15 +39,17 @@ def teacher_outputs(
     reuse_memory()
     import torch
 
-    from lowrank.data.datasets import open_dataset, require_match
+    from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.network import require_match
     from lowrank.surgery.states import read_state
+    from lowrank.tasks import get_task
     from lowrank.training.distillation import write_outputs
     from lowrank.training.hardware import autocast, pick_device, pick_precision
     from lowrank.training.maps import layers_to_watch
 
     torch.set_num_threads(settings.threads)
     data, original = open_dataset(dataset, splits), read_state(state, network)
-    require_match(data, original.spec)
+    require_match(get_task(task), data, original.spec)
     layers = layers_to_watch(
         original.network,
         original.spec,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lowrank.factorize import Decomposition
 from lowrank.surgery.replay import Replay
@@ -20,10 +19,7 @@ _GROUP_BYTES = 300_000_000
 
 
 class Divergence:
-    """Mean Kullback-Leibler divergence, in nats, between original and changed class probabilities.
-
-    The divergence is 0 for equal outputs, grows with the square of small errors and needs no
-    labels. A loss with labels can decrease by chance when a layer gets worse.
+    """Mean divergence between the outputs of the original and of the changed network.
 
     Parameters
     ----------
@@ -31,17 +27,18 @@ class Divergence:
         Network to measure. It is not changed.
     images
         Returns the same batches on each call, as the network expects them: (N, C, H, W).
-    of_classes
-        Selects the outputs that belong to classes: (N, outputs) -> (N, classes).
+    difference
+        Returns the divergence of outputs from the expected outputs, the mean over a batch. See
+        `lowrank.tasks.task.Task.divergence`.
     """
 
     def __init__(
         self,
         network: nn.Module,
         images: Callable[[], Iterable[Tensor]],
-        of_classes: Callable[[Tensor], Tensor] = lambda outputs: outputs,
+        difference: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self._network, self._images, self._of_classes = network, images, of_classes
+        self._network, self._images, self._difference = network, images, difference
 
     @torch.no_grad()
     def __call__(self, replacements: Iterable[tuple[str, Decomposition]]) -> list[float]:
@@ -68,11 +65,11 @@ class Divergence:
         totals, count = [0.0] * len(replacements), 0
         with evaluation_mode(self._network), Replay(self._network) as replay:
             for images in self._recordable_batches(replay):
-                expected = self._log_probabilities(replay.record(images))
+                expected = replay.record(images)
                 for index, (name, factors) in enumerate(replacements):
                     with replaced(self._network, name, factors):
-                        changed = self._log_probabilities(replay.again(images, name))
-                    totals[index] += mean_divergence(expected, changed) * len(images)
+                        changed = replay.again(images, name)
+                    totals[index] += float(self._difference(changed, expected)) * len(images)
                 count += len(images)
         return [total / count for total in totals]
 
@@ -84,11 +81,3 @@ class Divergence:
                 replay.record(batch[:1])
                 batch_size = max(_RECORDED_BYTES // max(replay.recorded_bytes, 1), 1)
             yield from batch.split(batch_size)
-
-    def _log_probabilities(self, outputs: Tensor) -> Tensor:
-        return functional.log_softmax(self._of_classes(outputs), 1)
-
-
-def mean_divergence(expected: Tensor, changed: Tensor) -> float:
-    """Return the mean Kullback-Leibler divergence in nats of log-probabilities (N, classes)."""
-    return float(functional.kl_div(changed, expected, reduction="batchmean", log_target=True))

@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import PlainLayer
 from lowrank.core.plans import Factored
-from lowrank.core.stored import read_header
+from lowrank.core.stored import read_header, read_tensors
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
 from lowrank.zoo.creation import build
@@ -162,6 +163,21 @@ def put_factors(
         if key in shapes and tensor.numel() == shapes[key].numel():
             weights[key] = tensor.reshape(shapes[key])
     load_weights(module, weights, source=source)
+
+
+def put_stored_factors(state: State, files: Iterable[str | os.PathLike]) -> None:
+    """Insert the factors of some layers, which `decompose` wrote to files named after the layers.
+
+    Layers that the step left dense keep their weights. Raises UserError as `put_factors` does.
+    """
+    for file in files:
+        layer, header = Path(file).stem, read_header(file)
+        if "dense_because" in header:
+            continue
+        factored = state.factored[layer] = Factored.from_json(header)
+        put_factors(
+            state.network, layer, factored.sequence, read_tensors(file), source=os.fspath(file)
+        )
 
 
 @contextmanager

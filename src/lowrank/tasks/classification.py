@@ -1,133 +1,101 @@
-"""Measure the accuracy and loss of a network on a split."""
+"""Classification: the network has one output for each class, and the largest one is its answer."""
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
-from lowrank.core.progress import Progress
-from lowrank.data.background import in_background
-from lowrank.data.batches import Batch, EvaluationBatches
-from lowrank.data.datasets import Dataset, Split, require_match
-from lowrank.tasks.memory_format import memory_format_of
-from lowrank.zoo.forward import evaluation_mode
-from lowrank.zoo.registry import NetworkSpec
+from lowrank.core.metric import Metric
+from lowrank.errors import UserError
+from lowrank.tasks.task import Reduction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Top-5 accuracy is not reported for this number of classes or fewer: it is nearly always high.
 _CLASSES_WITHOUT_TOP5 = 10
 
-
-class Hits:
-    """Counter of images whose class is the top-1 prediction or among the top-5 predictions."""
-
-    def __init__(self) -> None:
-        self._images, self._hits = 0, {}
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits (N, classes), labels (N,)."""
-        predictions = {"top1": logits.argmax(1, keepdim=True)}
-        if logits.shape[1] > _CLASSES_WITHOUT_TOP5:
-            predictions["top5"] = logits.topk(5).indices
-        self._images += len(labels)
-        for name, classes in predictions.items():
-            hits = int((classes == labels[:, None]).sum())
-            self._hits[name] = self._hits.get(name, 0) + hits
-
-    def percent(self) -> dict[str, float]:
-        """Return `top1` and, for more than ten classes, `top5`, in percent of the images."""
-        return {name: 100.0 * hits / self._images for name, hits in self._hits.items()}
+_TOP5 = Metric("top5", "top-5", "top-5 accuracy")
 
 
-def topk_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> dict[str, float]:
-    """Return the accuracy in percent, in float32, on the device of the network.
+class Classification(Task):
+    """One class for each image, measured by top-1 accuracy.
 
-    The network runs in evaluation mode, and its mode is restored. Batch sizes are limited, so
-    memory does not depend on the number and size of the images.
-
-    Returns
-    -------
-    dict
-        `top1` and, for more than ten classes, `top5`.
-
-    Raises
-    ------
-    UserError
-        If the images have no labels.
+    Outputs are logits (N, classes); labels are classes (N,).
     """
-    split.require_labels("measuring accuracy")
-    hits = Hits()
-    for logits, labels in outputs_of(network, split, spec):
-        hits.add(split.of_classes(logits), labels)
-    return hits.percent()
+
+    name = "classification"
+    metric = Metric("top1", "top-1", "accuracy")
+    more_metrics = (_TOP5,)
+    smooths_labels = True
+    divergence_unit = "nats"
+
+    def require_match(self, outputs: int, classes: int, *, network: str, dataset: str) -> None:
+        if classes != outputs:
+            raise UserError(
+                f"the dataset {dataset} has {classes} classes, but the network {network} "
+                f"has {outputs}. Use a network for these classes, or set "
+                f"`dataset.{dataset}.outputs` to the network output for each class."
+            )
+
+    def accepts(self, outputs: object) -> bool:
+        shape = getattr(outputs, "shape", ())
+        return len(shape) == 2 and shape[1] >= 2
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.argmax(1) == labels
+
+    def more_scores(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if outputs.shape[1] <= _CLASSES_WITHOUT_TOP5:
+            return {}
+        return {_TOP5.key: (outputs.topk(5).indices == labels[:, None]).any(1)}
+
+    def loss(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        """Return the cross-entropy, in nats."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(
+            outputs, labels, label_smoothing=label_smoothing, reduction=reduction
+        )
+
+    def divergence(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Return the Kullback-Leibler divergence of the class probabilities, in nats.
+
+        It grows with the square of small errors. A loss with labels can decrease by chance when a
+        layer gets worse.
+        """
+        return _divergence(outputs, expected)
+
+    def imitation_loss(self, outputs: Tensor, expected: Tensor, *, temperature: float) -> Tensor:
+        """Return the divergence of the softmax at temperature T, times T^2.
+
+        The scale of its gradient then does not depend on T (Hinton et al. 2015, section 2).
+        """
+        return temperature**2 * _divergence(outputs / temperature, expected / temperature)
+
+    def useless_value(self, labels: Tensor) -> float:
+        """Return the accuracy of always predicting the most frequent class, in percent."""
+        return self.metric.value(int(labels.bincount().max()), len(labels))
 
 
-def top1_percent(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
-    """Return the top-1 accuracy in percent; see `topk_percent`."""
-    return topk_percent(network, split, spec)["top1"]
+def _divergence(outputs: Tensor, expected: Tensor) -> Tensor:
+    from torch.nn import functional
 
-
-@torch.inference_mode()
-def mean_loss(network: nn.Module, split: Split, spec: NetworkSpec) -> float:
-    """Return the mean cross-entropy over the images of a split, measured like `topk_percent`."""
-    split.require_labels("measuring the loss")
-    total = sum(
-        float(functional.cross_entropy(split.of_classes(logits), labels, reduction="sum"))
-        for logits, labels in outputs_of(network, split, spec)
+    return functional.kl_div(
+        functional.log_softmax(outputs, 1),
+        functional.log_softmax(expected, 1),
+        reduction="batchmean",
+        log_target=True,
     )
-    return total / len(split)
 
 
-def accuracy_percent(
-    network: nn.Module,
-    data: Dataset,
-    spec: NetworkSpec,
-    splits: Sequence[str] = ("validation", "test"),
-) -> dict[str, float]:
-    """Return the accuracy in percent on `validation` (for choices) and `test` (for reports).
-
-    Returns
-    -------
-    dict
-        Top-1 accuracy by split name. For more than ten classes also top-5 accuracy, as
-        `validation_top5` and `test_top5`.
-
-    Raises
-    ------
-    UserError
-        If the network cannot be measured on the dataset: see `require_match`.
-    """
-    require_match(data, spec)
-    by_split = {name: topk_percent(network, getattr(data, name), spec) for name in splits}
-    return {name: percent["top1"] for name, percent in by_split.items()} | {
-        f"{name}_top5": percent["top5"] for name, percent in by_split.items() if "top5" in percent
-    }
-
-
-@torch.inference_mode()
-def outputs_of(
-    network: nn.Module, split: Split, spec: NetworkSpec, *, mirrored: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits (N, outputs) and labels (N,) of each batch, on the device of the network.
-
-    The network runs in evaluation mode, and in the precision of an enclosing autocast. With
-    `mirrored`, images are flipped horizontally.
-    """
-    with evaluation_mode(network):
-        for inputs, labels in inputs_of(network, split, spec):
-            yield network(inputs.flip(3) if mirrored else inputs), labels
-
-
-def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:
-    """Yield the images (N, C, H, W) and labels (N,) of each batch, ready for the network.
-
-    Batches have the device and memory format of the network. Progress is reported: a batch counts
-    as done when the next one is requested.
-    """
-    device, memory_format = next(network.parameters()).device, memory_format_of(network, spec)
-    batches, progress = EvaluationBatches(split, spec), Progress(len(split))
-    for images, labels in in_background(
-        batches.__getitem__, range(len(batches)), torch.get_num_threads()
-    ):
-        yield images.to(device, memory_format=memory_format), labels.to(device)
-        progress.advance(len(labels))
+ENTRIES = (Classification(),)

@@ -1,5 +1,6 @@
 """Public checks of the contracts of plug-ins, to be called in the tests of their packages."""
 
 from lowrank.testing.device_checks import check_device
+from lowrank.testing.task_checks import check_task
 
-__all__ = ["check_device"]
+__all__ = ["check_device", "check_task"]

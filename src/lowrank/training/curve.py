@@ -5,12 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowrank.core.metric import Metric
+
 
 @dataclass(frozen=True)
 class CurvePoint:
     """One row of the training curve: means since the previous row.
 
-    Accuracies are measured with the weights of that step, not with averaged weights.
+    `train_percent` and `validation_percent` are values of the task's metric; files that other
+    programs read have these names. They are measured with the weights of that step, not with
+    averaged weights.
     """
 
     step: int
@@ -21,32 +25,34 @@ class CurvePoint:
 
 
 class Window:
-    """Sums of loss and hits, kept on the device so that steps do not wait for it."""
+    """Sums of losses and scores, kept on the device so that steps do not wait for it."""
 
     def __init__(
         self,
         device: torch.device,
+        metric: Metric,
         loss: float = 0.0,
-        hits: int = 0,
+        score: float = 0.0,
         images: int = 0,
         steps: int = 0,
     ) -> None:
         self._loss = torch.tensor(loss, dtype=torch.float64, device=device)
-        self._hits = torch.tensor(hits, device=device)
+        self._score = torch.tensor(score, dtype=torch.float64, device=device)
+        self._metric = metric
         self._images, self._steps = images, steps
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a step: its mean loss, logits (N, classes) and labels (N,)."""
+    def add(self, loss: Tensor, scores: Tensor) -> None:
+        """Add a step: its mean loss and the score of each image, (N,)."""
         self._loss += loss
-        self._hits += (logits.argmax(1) == labels).sum()
-        self._images += len(labels)
+        self._score += scores.sum()
+        self._images += len(scores)
         self._steps += 1
 
-    def sums(self) -> tuple[float, int, int, int]:
-        """Return the sums of losses and hits, and the numbers of images and steps."""
-        return float(self._loss), int(self._hits), self._images, self._steps
+    def sums(self) -> tuple[float, float, int, int]:
+        """Return the sums of losses and scores, and the numbers of images and steps."""
+        return float(self._loss), float(self._score), self._images, self._steps
 
     def means(self) -> tuple[float, float]:
-        """Return the mean loss and the accuracy in percent."""
-        loss, hits, images, steps = self.sums()
-        return loss / steps, 100.0 * hits / images
+        """Return the mean loss and the value of the metric."""
+        loss, score, images, steps = self.sums()
+        return loss / steps, self._metric.value(score, images)

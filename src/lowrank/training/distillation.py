@@ -16,7 +16,8 @@ from lowrank.config.finetune import Distillation
 from lowrank.core.stored import read_tensors, write_tensors
 from lowrank.data.datasets import Split
 from lowrank.errors import UserError
-from lowrank.tasks.classification import outputs_of
+from lowrank.evaluation.network import outputs_of
+from lowrank.tasks.task import Task
 from lowrank.training.maps import Maps, WatchedMaps
 from lowrank.zoo.registry import NetworkSpec
 
@@ -83,33 +84,32 @@ class Teacher(ABC):
             Whether each image is flipped, (N,).
         """
 
-    def combined_loss(self, loss: Tensor, logits: Tensor, maps: Maps, answers: Answers) -> Tensor:
-        """Combine the loss for labels with the losses for the teacher's logits and feature maps.
+    def combined_loss(
+        self, task: Task, loss: Tensor, outputs: Tensor, maps: Maps, answers: Answers
+    ) -> Tensor:
+        """Combine the loss for labels with the losses for the teacher's outputs and feature maps.
 
-        The loss for logits is the Kullback-Leibler divergence of the softmax at temperature T,
-        times T^2, so that the scale of its gradient does not depend on T (Hinton et al. 2015,
-        section 2). The loss for a feature map is the squared error divided by the squared norm of
-        the teacher's map (Romero et al. 2015, equation 3, made relative).
+        The loss for outputs is that of the task (`Task.imitation_loss`). The loss for a feature map
+        is the squared error divided by the squared norm of the teacher's map (Romero et al. 2015,
+        equation 3, made relative).
 
         Parameters
         ----------
+        task
+            Task of the network.
         loss
             Loss for labels, a scalar.
-        logits
-            Logits of the compressed network, (N, classes), in float32.
+        outputs
+            Outputs of the compressed network, (N, ...), in float32.
         maps
             Feature maps of the compressed network, by layer.
         answers
-            Logits and feature maps of the teacher.
+            Outputs and feature maps of the teacher.
         """
-        temperature, weight = self._settings.temperature, self._settings.weight
-        divergence = functional.kl_div(
-            functional.log_softmax(logits / temperature, 1),
-            functional.log_softmax(answers.logits.float() / temperature, 1),
-            reduction="batchmean",
-            log_target=True,
+        weight = self._settings.weight
+        teacher_loss = task.imitation_loss(
+            outputs, answers.logits.float(), temperature=self._settings.temperature
         )
-        teacher_loss = temperature**2 * divergence
         for layer in self.layers:
             expected = answers.maps[layer].float()
             error = functional.mse_loss(maps[layer].float(), expected)

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import swa_utils
 
 from lowrank.config.training import TrainingSettings
 from lowrank.core.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
 from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches, Batch
-from lowrank.data.datasets import Dataset, require_match
+from lowrank.data.datasets import Dataset
 from lowrank.errors import UserError
+from lowrank.evaluation.memory_format import memory_format_of
+from lowrank.evaluation.network import require_match, value_of
 from lowrank.files import written_whole
-from lowrank.tasks.classification import top1_percent
-from lowrank.tasks.memory_format import memory_format_of
+from lowrank.tasks.task import Task
 from lowrank.training.curve import CurvePoint, Window
 from lowrank.training.distillation import Teacher
 from lowrank.training.freezing import freeze_first
@@ -50,6 +50,7 @@ class TrainingReport:
 
 
 def train(
+    task: Task,
     network: nn.Module,
     spec: NetworkSpec,
     data: Dataset,
@@ -64,6 +65,8 @@ def train(
 
     Parameters
     ----------
+    task
+        Task of the network: its loss and its metric.
     network
         Network to train.
     spec
@@ -87,11 +90,14 @@ def train(
     ------
     UserError
         If the loss is not finite, the network cannot be trained on the dataset (see
-        `require_match`), or labels are needed and the training images have none.
+        `require_match`), labels are needed and the training images have none, or the task has no
+        use for `label_smoothing`.
     """
-    require_match(data, spec)
+    require_match(task, data, spec)
+    task.require_smoothing(settings.label_smoothing)
     with WatchedMaps(network, teacher.layers if teacher else ()) as watched:
         training = _Training(
+            task,
             network,
             spec,
             data,
@@ -141,6 +147,7 @@ class _Training:
 
     def __init__(
         self,
+        task: Task,
         network: nn.Module,
         spec: NetworkSpec,
         data: Dataset,
@@ -151,7 +158,8 @@ class _Training:
         state: _StateFile,
         say: Callable[[str], None],
     ) -> None:
-        self.network, self.spec, self.data, self.settings = network, spec, data, settings
+        self.task, self.network, self.spec = task, network, spec
+        self.data, self.settings = data, settings
         self.teacher, self.watched, self.state, self.say = teacher, watched, state, say
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
@@ -182,7 +190,7 @@ class _Training:
         self.freeze_at = round(settings.freeze.after * self.steps) if freezes else self.steps
         self.frozen: list[nn.Parameter] = []
         self.curve: list[CurvePoint] = []
-        self.window = Window(self.device)
+        self.window = Window(self.device, task.metric)
         self.first, self.seconds_before = 0, 0.0
 
     def run(self) -> TrainingReport:
@@ -210,7 +218,7 @@ class _Training:
             self.averaged.load_state_dict(saved["averaged"])
         self.first, self.seconds_before = saved["step"], saved["seconds"]
         self.curve = [CurvePoint(**point) for point in saved["curve"]]
-        self.window = Window(self.device, *saved["window"])
+        self.window = Window(self.device, self.task.metric, *saved["window"])
         self.say(f"resumed from the state saved at step {self.first} of {self.steps}")
 
     def _announce(self) -> None:
@@ -223,8 +231,8 @@ class _Training:
         if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not self.settings.augment.changes:
             self.say(
                 f"note: {epochs:.0f} epochs over {len(self.data.train)} images without "
-                "augmentation. Accuracy is usually higher with `augment: {pad_pixels: 4, flip: "
-                "true}`, together with `distill.maps: 0` or `distill.images: augmented`."
+                "augmentation. The network usually gets better with `augment: {pad_pixels: 4, "
+                "flip: true}`, together with `distill.maps: 0` or `distill.images: augmented`."
             )
 
     def _step(self, step: int, batch: Batch) -> float:
@@ -237,7 +245,7 @@ class _Training:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         images = images.contiguous(memory_format=self.memory_format)
         with autocast(self.device, self.precision):
-            loss, logits, labels = self._loss(step, images, labels)
+            loss, outputs, labels = self._loss(step, images, labels)
         loss.backward()
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
@@ -247,48 +255,49 @@ class _Training:
         self.schedule.step()
         if self.averaged and step >= self.average_from:
             self.averaged.update_parameters(self.network)
-        self.window.add(loss.detach(), logits.detach(), labels)
+        self.window.add(loss.detach(), self.task.scores(outputs.detach(), labels))
         return learning_rate
 
     def _loss(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a batch, its logits (N, classes), and the labels for accuracy."""
+        """Return the loss of a batch, its outputs (N, ...), and the labels for the metric."""
         of_classes = self.data.train.of_classes
-        logits = of_classes(_logits(self.network, images))
+        outputs = of_classes(_outputs(self.network, images))
         answers = None
         if self.teacher:
             rows, flipped = self.batches.rows(step), self.batches.flipped(step)
             answers = self.teacher.answers(images, rows, flipped)
             answers = replace(answers, logits=of_classes(answers.logits))
             if self.data.train.unlabelled:
-                # The accuracy in the training curve is then the agreement with the teacher.
-                labels = answers.logits.argmax(1)
-        loss = functional.cross_entropy(
-            logits.float(), labels, label_smoothing=self.settings.label_smoothing
+                # The metric in the training curve then compares with the teacher.
+                labels = self.task.predictions(answers.logits)
+        loss = self.task.loss(
+            outputs.float(), labels, label_smoothing=self.settings.label_smoothing
         )
         if self.teacher:
             maps = self.watched.take()
-            loss = self.teacher.combined_loss(loss, logits.float(), maps, answers)
-        return loss, logits, labels
+            loss = self.teacher.combined_loss(self.task, loss, outputs.float(), maps, answers)
+        return loss, outputs, labels
 
     def _report(self, done: int, learning_rate: float) -> None:
         """Add a point to the curve and print a line of progress, if they are due."""
         settings, steps, now = self.settings, self.steps, time.monotonic()
+        metric = self.task.metric
         on_curve = done % settings.curve_every_steps == 0 or done == steps
         line_due = now - self.last_line > SECONDS_BETWEEN_LINES
         if not (on_curve or line_due):
             return
-        loss, train_percent = _finite(self.window.means(), done, learning_rate)
+        loss, value = _finite(self.window.means(), done, learning_rate)
         if on_curve:
             validation, interval = None, settings.validate_every_steps
             if interval and done % interval == 0 and done < steps:
-                validation = top1_percent(self.network, self.data.validation, self.spec)
-                self.say(f"step {done}/{steps}  validation {validation:.2f} %")
-            self.curve.append(CurvePoint(done, learning_rate, loss, train_percent, validation))
-            self.window = Window(self.device)
+                validation = value_of(self.task, self.network, self.data.validation, self.spec)
+                self.say(f"step {done}/{steps}  validation {metric.text(validation)}")
+            self.curve.append(CurvePoint(done, learning_rate, loss, value, validation))
+            self.window = Window(self.device, self.task.metric)
         if line_due or done == steps:
             seconds_left = (now - self.started) / (done - self.first) * (steps - done)
             self.say(
-                f"step {done}/{steps}  loss {loss:.4f}  accuracy {train_percent:.1f} %  "
+                f"step {done}/{steps}  loss {loss:.4f}  {metric.noun} {metric.text(value, 1)}  "
                 f"learning rate {learning_rate:.2g}  {clock_time(seconds_left)} left"
             )
             self.last_line = now
@@ -346,7 +355,7 @@ class _Training:
         return self.seconds_before + now - self.started
 
 
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
+def _outputs(network: nn.Module, images: Tensor) -> Tensor:
     output = network(images)
     if not isinstance(output, Tensor):
         raise UserError(

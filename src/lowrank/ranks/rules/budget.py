@@ -50,6 +50,7 @@ class Budget(RankRule[BudgetSettings]):
         from lowrank.ranks.knapsack import for_target
 
         candidates = taken_layers(table, choice.all_layers, choice.alternatives)
+        unit = choice.network.divergence_unit
         shares = for_target(
             table,
             [partial(_trial, choice, *candidate) for candidate in candidates],
@@ -57,10 +58,12 @@ class Budget(RankRule[BudgetSettings]):
             bounds_of(settings, choice.latencies, quantized=choice.quantized),
             choice.network.divergence(),
             losses=choice.losses,
+            unit=unit,
             say=say,
         )
         total = sum(share.loss or 0.0 for share in shares.values())
-        say(f"sum of the divergences with one layer decomposed at a time: {total:.2g} nats")
+        line = f"sum of the divergences with one layer decomposed at a time: {total:.2g} {unit}"
+        say(line.rstrip())
         return {}, shares
 
     def milder(self, settings: BudgetSettings, ease: float) -> Milder:

@@ -1,4 +1,4 @@
-"""Measure the network before a round, read from stored files."""
+"""The network before a round, read from stored files, with measurements on images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lowrank.errors import UserError
 from lowrank.factorize import Moments
 from lowrank.surgery.stored_factors import layer_bias, layer_factored, layer_weight
 from lowrank.surgery.stored_moments import layer_moments
+from lowrank.tasks import get_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from lowrank.ranks.choice import Replacements, Say
     from lowrank.surgery.divergence import Divergence
     from lowrank.surgery.states import State
+    from lowrank.tasks.task import Measured, Task
 
 
 @dataclass(frozen=True)
 class MeasuringImages:
-    """Validation images for the measurement of a network.
+    """Validation images for the measurement of a network, and its task.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ class MeasuringImages:
         Number of images for measuring losses.
     threads
         Number of CPU threads of PyTorch.
+    task
+        Name of the task.
     """
 
     source: NetworkSource
@@ -47,6 +51,7 @@ class MeasuringImages:
     splits: Path | None
     count: int
     threads: int
+    task: str
 
 
 class StoredNetwork:
@@ -68,7 +73,7 @@ class StoredNetwork:
         self, state: Path, moments: Path | None, images: MeasuringImages | None, say: Say
     ) -> None:
         self._path, self._moments, self._measuring, self._say = state, moments, images, say
-        self._accuracy_before: float | None = None
+        self._before: Measured | None = None
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the kernel of a layer, reconstructed if it is factored, and the bias."""
@@ -83,18 +88,20 @@ class StoredNetwork:
         return layer_moments(self._moments, name) if self._moments else None
 
     def losses(self, replacements: Replacements) -> dict[str, float]:
-        """Measure the cross-entropy with a single layer replaced, for each layer."""
-        from lowrank.tasks.layer_losses import losses_by_layer
+        """Measure the loss with a single layer replaced, for each layer."""
+        from lowrank.evaluation.layer_losses import losses_by_layer
 
         state, validation = self._measured
         sample = validation.sample(self._images.count)
-        return losses_by_layer(state.network, state.spec, sample, replacements, say=self._say)
+        return losses_by_layer(
+            self._task, state.network, state.spec, sample, replacements, say=self._say
+        )
 
     def divergence(self) -> Divergence:
         """Return a function that measures how much replaced layers change the outputs."""
         from lowrank.core.progress import counted
+        from lowrank.evaluation.network import inputs_of
         from lowrank.surgery.divergence import Divergence
-        from lowrank.tasks.classification import inputs_of
 
         state, validation = self._measured
         network, split = state.network, validation.sample(self._images.count)
@@ -103,21 +110,33 @@ class StoredNetwork:
             inputs = inputs_of(network, split, state.spec)
             return counted((batch for batch, _ in inputs), len(split))
 
-        return Divergence(network, images, split.of_classes)
+        def difference(outputs: Tensor, expected: Tensor) -> Tensor:
+            return self._task.divergence(split.of_classes(outputs), split.of_classes(expected))
+
+        return Divergence(network, images, difference)
+
+    @property
+    def divergence_unit(self) -> str:
+        """Unit of the divergence."""
+        return self._task.divergence_unit
 
     def expected(self, replacements: Replacements) -> Expected | None:
-        """Measure the accuracy before and after all these layers are replaced."""
+        """Measure the metric before and after all these layers are replaced."""
+        from lowrank.evaluation.trying import Trying
         from lowrank.surgery.prediction import with_factors
-        from lowrank.tasks.trying import Trying
 
         if self._measuring is None:
             return None
         state, validation = self._measured
-        trying = Trying(validation, state.spec)
-        if self._accuracy_before is None:
-            self._accuracy_before = trying.accuracy(state.network)
-        after = with_factors(state.network, replacements, lambda: trying.accuracy(state.network))
-        return trying.expected(self._accuracy_before, after)
+        trying = Trying(self._task, validation, state.spec)
+        if self._before is None:
+            self._before = trying.measure(state.network)
+        after = with_factors(state.network, replacements, lambda: trying.measure(state.network))
+        return trying.expected(self._before, after)
+
+    @property
+    def _task(self) -> Task:
+        return get_task(self._images.task)
 
     @property
     def _images(self) -> MeasuringImages:

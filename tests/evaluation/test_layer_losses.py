@@ -1,16 +1,22 @@
 """Test the loss of a network with a single layer decomposed."""
 
+from functools import partial
+
 import pytest
 import torch
 from toy import assert_same_weights, toy
 
 from lowrank.data.datasets import open_dataset
+from lowrank.evaluation import layer_losses
+from lowrank.evaluation import network as evaluation
 from lowrank.factorize import decompose, get_factorization
 from lowrank.surgery.finding import find_layers
-from lowrank.tasks.classification import mean_loss
-from lowrank.tasks.layer_losses import losses_by_layer
+from lowrank.tasks import get_task
 from lowrank.zoo import NetworkSpec
 
+TASK = get_task("classification")
+losses_by_layer = partial(layer_losses.losses_by_layer, TASK)
+mean_loss = partial(evaluation.mean_loss, TASK)
 SPEC = NetworkSpec("toy", (3, 32, 32), 10)
 
 

@@ -9,8 +9,19 @@ from small import SPEC, logits_of, small_network
 from lowrank.data.datasets import Split
 from lowrank.data.preprocessing import to_input
 from lowrank.errors import UserError
+from lowrank.evaluation.exported import ExportedNetworks
 from lowrank.onnx_files.export import export_onnx
-from lowrank.tasks.exported import compare_with_pytorch, exported_percent
+from lowrank.tasks import get_task
+
+TASK = get_task("classification")
+
+
+def compare_with_pytorch(path, network, split, spec, *, threads):
+    return ExportedNetworks(TASK, spec, threads).compare_with_pytorch(path, network, split)
+
+
+def exported_percent(path, split, spec, *, threads):
+    return ExportedNetworks(TASK, spec, threads).values(path, split)
 
 
 def random_split(images: int = 300) -> Split:

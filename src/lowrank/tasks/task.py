@@ -1,0 +1,188 @@
+"""The interface of tasks: what "accurate" means for a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lowrank.core.metric import Metric
+from lowrank.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of a network on some images.
+
+    Parameters
+    ----------
+    values
+        Value by the key of the metric, the main metric first.
+    scores
+        Main metric of each image, (N,). None if the metric is no mean over images; differences of
+        two networks then have no standard error.
+    """
+
+    values: dict[str, float]
+    scores: NDArray[np.float64] | None = None
+
+
+class Task(ABC):
+    """What "accurate" means for a network: its loss, its metric and how its answers differ.
+
+    Outputs are what the network returns for a batch, a tensor (N, ...) whose first axis is the
+    image; outputs of ONNX Runtime become tensors on the CPU. A module of a task imports NumPy and
+    PyTorch inside functions, because reports and the graph read its metric without them.
+    """
+
+    #: Name in params.yaml.
+    name: ClassVar[str]
+    #: Main metric.
+    metric: ClassVar[Metric]
+    #: Further metrics, which are only reported.
+    more_metrics: ClassVar[tuple[Metric, ...]] = ()
+    #: Whether the metric compares answers with labels.
+    needs_labels: ClassVar[bool] = True
+    #: Whether the loss uses `label_smoothing`.
+    smooths_labels: ClassVar[bool] = False
+    #: Unit of the divergence, such as nats.
+    divergence_unit: ClassVar[str] = ""
+
+    def require_match(self, outputs: int, classes: int, *, network: str, dataset: str) -> None:  # noqa: B027
+        """Raise UserError if a network cannot do this task on a dataset.
+
+        By default, any number of outputs is accepted.
+
+        Parameters
+        ----------
+        outputs
+            Number of outputs of the network for one image.
+        classes
+            Number of classes of the dataset.
+        network, dataset
+            Their names, for the message.
+        """
+
+    def accepts(self, outputs: object) -> bool:
+        """Return whether the outputs of a network for a batch are outputs of this task."""
+        return True
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return the answers in the form of labels, (N,) or (N, ...).
+
+        A network whose predictions equal the labels has the best value of the metric.
+        """
+
+    @abstractmethod
+    def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the main metric of each image, (N,).
+
+        The metric is the mean of the scores, times 100 for a metric in percent.
+        """
+
+    def more_scores(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return further metrics of each image, (N,), by the key of the metric.
+
+        A metric that says nothing about these outputs can be left out.
+        """
+        return {}
+
+    @abstractmethod
+    def loss(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        """Return the training loss over a batch, a scalar: the mean or the sum over images."""
+
+    @abstractmethod
+    def divergence(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Return how far outputs are from the expected ones, a scalar: the mean over images.
+
+        It is 0 for equal outputs, grows with the error and needs no labels. Ranks and nodes in
+        int8 are chosen by it.
+        """
+
+    @abstractmethod
+    def useless_value(self, labels: Tensor) -> float:
+        """Return the main metric of the best network that gives the same answer for all images."""
+
+    def imitation_loss(self, outputs: Tensor, expected: Tensor, *, temperature: float) -> Tensor:
+        """Return the loss of distillation, a scalar: the difference from the original's outputs.
+
+        By default the mean squared error, which has no temperature.
+        """
+        from torch.nn import functional
+
+        return functional.mse_loss(outputs, expected)
+
+    def same(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Return for each image whether two networks give the same answer, bool (N,)."""
+        equal = self.predictions(outputs) == self.predictions(expected)
+        return equal.reshape(len(equal), -1).all(1)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics, the main one first."""
+        return (self.metric, *self.more_metrics)
+
+    def measure(
+        self,
+        network: Callable[[Tensor], Tensor],
+        batches: Iterable[tuple[Tensor, Tensor]],
+    ) -> Measured:
+        """Return the metrics of a network, given as a function from images to outputs.
+
+        Parameters
+        ----------
+        network
+            Function that returns the outputs for a batch of images, (N, C, H, W).
+        batches
+            Images and labels, (N,), of each batch.
+        """
+        import numpy as np
+
+        images = 0
+        totals: dict[str, float] = {}
+        scores: list[NDArray[np.float64]] = []
+        for inputs, labels in batches:
+            outputs = network(inputs)
+            of_batch = self.scores(outputs, labels).double()
+            scores.append(of_batch.cpu().numpy())
+            by_key = {self.metric.key: of_batch} | self.more_scores(outputs, labels)
+            for key, scores_of_key in by_key.items():
+                totals[key] = totals.get(key, 0.0) + float(scores_of_key.double().sum())
+            images += len(labels)
+        known = {metric.key: metric for metric in self.metrics}
+        values = {key: known[key].value(total, images) for key, total in totals.items()}
+        return Measured(values, np.concatenate(scores))
+
+    def drop(self, before: Measured, after: Measured) -> tuple[float, float]:
+        """Return how much worse `after` is on the same images, and the standard error of that.
+
+        The standard error is 0 for a metric that is no mean over images.
+        """
+        if before.scores is None or after.scores is None:
+            key = self.metric.key
+            return self.metric.loss(before.values[key], after.values[key]), 0.0
+        return self.metric.drop(before.scores, after.scores)
+
+    def require_smoothing(self, label_smoothing: float) -> None:
+        """Raise UserError for `label_smoothing`, if the loss of this task does not use it."""
+        if label_smoothing and not self.smooths_labels:
+            raise UserError(
+                f"`label_smoothing` is {label_smoothing:g}, but the loss of the task '{self.name}' "
+                "has no classes over which to spread a probability. Set it to 0."
+            )
