@@ -35,7 +35,7 @@ class _FactorizationOf:
         if name in FACTORIZATIONS.names():
             try:
                 if self.kind in FACTORIZATIONS.get(name).layer_kinds:
-                    return name
+                    return str(name)
             except UserError as error:
                 raise refused(str(error).rstrip(".")) from error
         *others, last = map(repr, self._names())
@@ -44,7 +44,8 @@ class _FactorizationOf:
 
 
 if TYPE_CHECKING:
-    _ForWindow = _ForMatrix = str
+    _ForWindow = str
+    _ForMatrix = str
 else:
     _ForWindow = Annotated[str, _FactorizationOf("window")]
     _ForMatrix = Annotated[str, _FactorizationOf("matrix")]

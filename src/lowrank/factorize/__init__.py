@@ -38,7 +38,7 @@ __all__ = [
 # All factorizations, by name.
 FACTORIZATIONS: Registry[Factorization] = Registry(
     "factorization",
-    Factorization,
+    Factorization,  # type: ignore[type-abstract]  # Only for `isinstance`.
     group="lowrank.factorizations",
     built_in=partial(entries_in, "lowrank.factorize."),
     mistake_in=mistake_in,

@@ -107,6 +107,7 @@ def _code_of(plug_in: importlib.metadata.EntryPoint) -> str:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         spec = None
+    files: tuple[Path, ...]
     if spec is None or spec.origin is None:  # Nothing to read; using the extension is an error.
         files = ()
     elif spec.submodule_search_locations:
