@@ -11,11 +11,13 @@ from click.testing import CliRunner
 from onnx import helper
 
 from lowrank.core.layers import Layer, LayerTable, PlainLayer
+from lowrank.core.metric import Metric
 from lowrank.core.plans import Expected, Factored, Plan, PlannedLayer
 from lowrank.core.stored import write_tensors
 from lowrank.files import read_json, write_json
 from lowrank.report.provenance import digest
 from lowrank.steps.summarize import summarize
+from lowrank.tasks.classification import Classification
 
 TABLE = LayerTable(
     "net",
@@ -570,3 +572,38 @@ def test_the_result_contains_the_expected_and_the_measured_accuracy(run, tmp_pat
     assert "expected before fine-tuning: 71.50 % on 1000 images" in done.stderr
     validation = read_json(tmp_path / "result.json")["accuracy"]["validation"]
     assert (validation["expected"], validation["decomposed"]) == (71.5, 71.0)
+
+
+class Errors(Classification):
+    """A task whose metric is an error in pixels."""
+
+    metric = Metric(
+        "mae", "mean error", "error", unit="px", higher_is_better=False, best=0.0, digits=1
+    )
+    more_metrics = ()
+
+
+def test_the_result_of_another_task_has_its_metric_and_its_words(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("lowrank.steps.summarize.get_task", {"classification": Errors()}.get)
+
+    def renamed(document):
+        return json.loads(json.dumps(document).replace('"top1"', '"mae"'))
+
+    int8, control = renamed(INT8), renamed(CONTROL)
+    documents = {"before": export(3, 4.0), "after": export(1, 5.5)}
+    done = run(
+        **{name: renamed(document) for name, document in documents.items()},
+        **{"int8/report": int8, "control/report": control},
+        original={"accuracy": {"validation": 4.5, "test": 4.0}},
+    )
+    assert done.exit_code == 0, done.output
+    assert "4.0 px -> 5.5 px mean error, 3.00x fewer MACs" in done.stderr
+    accuracy = read_json(tmp_path / "result.json")["accuracy"]
+    assert (accuracy["original"], accuracy["exported"]) == (4.0, 5.5)
+    card = (tmp_path / "models/net_tucker/net_tucker.md").read_text()
+    assert "mean error on the test images, px | 4.0 | 91.5 | 5.5 |" in card
+    assert "top-1" not in card
+    properties = onnx.load(tmp_path / "models/net_tucker/net_tucker.onnx").metadata_props
+    keys = {prop.key for prop in properties}
+    assert "lowrank.accuracy" in keys
+    assert "lowrank.accuracy_percent" not in keys
