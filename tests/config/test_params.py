@@ -40,7 +40,8 @@ def message(document):
 
 def sections(root=Section):
     for section in root.__subclasses__():
-        yield section
+        if section.__module__.startswith("lowrank."):
+            yield section
         yield from sections(section)
 
 

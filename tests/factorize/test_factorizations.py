@@ -1,10 +1,9 @@
-"""Properties that hold for every factorization in the registry."""
+"""Properties of our factorizations, besides the contract of `lowrank.testing`."""
 
 import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from lowrank.core.layers import PlainLayer, sequence_macs, sequence_parameters
 from lowrank.errors import UserError
@@ -20,12 +19,6 @@ from lowrank.factorize import (
 ALL = sorted(FACTORIZATIONS)
 CP = ["cp4", "cp_als", "cp_tpm"]
 BLOCKS = {"block_term2": 2, "block_term4": 4, "block_term8": 8}
-GEOMETRIES = [
-    {},
-    {"stride": (2, 1), "padding": (1, 0)},
-    {"dilation": (2, 1), "padding": (2, 1)},
-    {"stride": (2, 3), "padding": (0, 2), "dilation": (1, 2)},
-]
 
 
 def layer_for(*, groups=1, inputs=4, outputs=6, **geometry):
@@ -36,18 +29,6 @@ def weight_for(layer, seed=0):
     return np.random.default_rng(seed).standard_normal(layer.weight_shape).astype(np.float32)
 
 
-def convolve(images, layer, weight, bias):
-    return torch.nn.functional.conv2d(
-        images,
-        torch.from_numpy(weight),
-        None if bias is None else torch.from_numpy(bias),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-    )
-
-
 def full_ranks(factorization, layer):
     return factorization.full_ranks(one_group(layer))
 
@@ -56,30 +37,6 @@ def ranks_at(factorization, layer, share):
     """Return that share of the full ranks, adjusted to ranks that the factorization allows."""
     ranks = (max(1, round(share * rank)) for rank in full_ranks(factorization, layer))
     return factorization.consistent(one_group(layer), tuple(ranks))
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize(("inputs", "outputs"), [(4, 6), (7, 3)])
-def test_full_rank_equals_the_dense_layer(name, geometry, groups, has_bias, inputs, outputs):
-    factorization = get_factorization(name)
-    layer = layer_for(groups=groups, inputs=inputs, outputs=outputs, bias=has_bias, **geometry)
-    weight = weight_for(layer)
-    bias = np.arange(layer.out_channels, dtype=np.float32) if has_bias else None
-
-    result = decompose(factorization, layer, weight, bias, full_ranks(factorization, layer))
-
-    images = torch.from_numpy(
-        np.random.default_rng(1).standard_normal((2, layer.in_channels, 7, 9)).astype(np.float32)
-    )
-    output = images
-    biases = [None] * (len(result.sequence) - 1) + [result.bias]
-    for plain, kernel, plain_bias in zip(result.sequence, result.weights, biases, strict=True):
-        output = convolve(output, plain, kernel, plain_bias)
-    torch.testing.assert_close(output, convolve(images, layer, weight, bias), rtol=0, atol=1e-4)
-    assert result.relative_error < 1e-6
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -102,26 +59,6 @@ def test_factors_fit_the_sequence_and_its_cost(name, groups):
     assert result.bias.dtype == np.float32
     stored = sum(kernel.size for kernel in result.weights) + result.bias.size
     assert sequence_parameters(result.sequence) == stored
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("groups", [1, 2])
-def test_higher_ranks_give_smaller_errors(name, groups):
-    factorization = get_factorization(name)
-    layer = layer_for(groups=groups, inputs=8, outputs=8)
-    weight = weight_for(layer)
-    increasing_ranks = dict.fromkeys(
-        ranks_at(factorization, layer, share) for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1)
-    )
-    assert len(increasing_ranks) >= 4
-    errors = [
-        decompose(factorization, layer, weight, None, ranks).relative_error
-        for ranks in increasing_ranks
-    ]
-    for lower, higher in itertools.pairwise(errors):
-        # Below full rank, least squares may be exact except for rounding to float32.
-        assert higher < lower or max(lower, higher) < 1e-6
-    assert 0 < errors[0] < 1
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -158,68 +95,6 @@ def test_kernels_of_low_rank_are_found_exactly(name, ranks):
     # (T, R4) x (R4, R3, D, D) x (R3, S) -> (T, S, D, D)
     weight = np.einsum("tp,pqij,qs->tsij", output, core, inputs)
     assert decompose(factorization, layer, weight, None, ranks).relative_error < 1e-6
-
-
-def degenerate_kernels(shape):
-    generator = np.random.default_rng(0)
-    dense = generator.standard_normal(shape)
-    half_dead = dense.copy()
-    half_dead[::2] = 0
-    one_value = np.zeros(shape)
-    one_value[0, 0, 0, 0] = 1
-    return {
-        "zeros": np.zeros(shape),
-        "equal": np.ones(shape),
-        "one value": one_value,
-        "half dead": half_dead,
-        "tiny": dense * 1e-30,
-        "huge": dense * 1e30,
-    }
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("kind", degenerate_kernels((1, 1, 1, 1)))
-def test_degenerate_kernels_give_bounded_factors(name, kind):
-    factorization = get_factorization(name)
-    layer = layer_for()
-    weight = degenerate_kernels(layer.weight_shape)[kind].astype(np.float32)
-    largest = max(1.0, 2 * float(np.linalg.norm(weight.astype(np.float64))))
-    full = full_ranks(factorization, layer)
-    for ranks in itertools.product(*({factorization.rank_multiple, rank} for rank in full)):
-        result = decompose(factorization, layer, weight, None, ranks)
-        for kernel in result.weights:
-            assert np.isfinite(kernel).all()
-            assert np.abs(kernel).max() <= largest
-        assert 0 <= result.relative_error <= 1
-        if ranks == full:
-            assert result.relative_error < 1e-6
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_the_same_kernel_gives_the_same_bytes(name):
-    factorization = get_factorization(name)
-    layer = layer_for(inputs=16, outputs=12)
-    ranks = ranks_at(factorization, layer, 0.5)
-    first, second = (
-        decompose(factorization, layer, weight_for(layer), None, ranks) for _ in range(2)
-    )
-    for one, other in zip(first.weights, second.weights, strict=True):
-        assert one.tobytes() == other.tobytes()
-
-
-@pytest.mark.parametrize("name", sorted(set(ALL) - set(CP)))
-def test_full_ranks_bound_the_spectra(name):
-    factorization = get_factorization(name)
-    layer = layer_for(inputs=40, outputs=3)
-    spectra = factorization.spectra(weight_for(layer))
-    assert len(spectra) == len(factorization.rank_names)
-    for spectrum, full in zip(spectra, full_ranks(factorization, layer), strict=True):
-        length = len(spectrum.singular_values)
-        assert length == min(spectrum.rows, spectrum.columns)
-        # Blocks can share directions, so together they may use more ranks than there are
-        # directions.
-        assert length <= full if name in BLOCKS else length == full
-        assert (np.diff(spectrum.singular_values) <= 0).all()
 
 
 @pytest.mark.parametrize("name", CP)

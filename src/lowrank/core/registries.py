@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -63,13 +64,14 @@ class Registry(Generic[Entry]):
         self.what, self.group = what, group
         self._expected, self._list_built_in, self._mistake_in = expected, built_in, mistake_in
         self._loaded: dict[str, Entry] = {}
+        self._added: dict[str, Entry] = {}
 
     def names(self) -> list[str]:
         """Return all names, sorted; entries of installed packages are not imported for this."""
-        return sorted({*self._built_in, *self._plug_ins})
+        return sorted({*self._built_in, *self._plug_ins, *self._added})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self._plug_ins
+        return name in self.names()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -80,6 +82,8 @@ class Registry(Generic[Entry]):
         Raises UserError for an unknown name, for a name that is taken twice, and for an entry of an
         installed package that cannot be imported or is not what `expected` says.
         """
+        if name in self._added:
+            return self._added[name]
         offers = self._plug_ins.get(name, ())
         if len(offers) + (name in self._built_in) > 1:
             raise self._taken_twice(name, offers)
@@ -100,6 +104,16 @@ class Registry(Generic[Entry]):
             except UserError:
                 continue
         return entries
+
+    @contextmanager
+    def added(self, entry: Entry) -> Iterator[None]:
+        """Use an entry under its name inside the `with` block, such as one that is checked."""
+        name = entry.name  # type: ignore[attr-defined]
+        self._added[name] = entry
+        try:
+            yield
+        finally:
+            del self._added[name]
 
     def plug_in(self, name: str) -> EntryPoint | None:
         """Return the entry point that adds this name; None for a built-in or unknown name."""

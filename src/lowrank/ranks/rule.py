@@ -145,7 +145,7 @@ class RankRule(ABC, Generic[Settings]):
         return Milder.of(settings, "weaken", value)
 
 
-def _mistake_in(rule: RankRule[Any]) -> str | None:
+def mistake_in(rule: RankRule[Any]) -> str | None:
     """Return what is wrong with the settings of a rule from an installed package."""
     settings = getattr(rule, "settings", None)
     if not (isinstance(settings, type) and issubclass(settings, RankSettings)):
@@ -167,7 +167,7 @@ RULES: Registry[RankRule[Any]] = Registry(
     RankRule,  # type: ignore[type-abstract]  # Only for `isinstance`.
     group="lowrank.rank_rules",
     built_in=partial(entries_in, "lowrank.ranks.rules."),
-    mistake_in=_mistake_in,
+    mistake_in=mistake_in,
 )
 
 
