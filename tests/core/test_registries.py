@@ -172,3 +172,11 @@ def test_modules_of_a_package_list_their_entries(tmp_path, monkeypatch):
     (tmp_path / "drawings/two.py").write_text("ENTRIES = ('second', 'third')")
     (tmp_path / "drawings/one.py").write_text("ENTRIES = ('first',)")
     assert list(entries_in("drawings.")) == ["first", "second", "third"]
+
+
+def test_an_entry_can_be_added_for_a_while():
+    shapes = Registry("shape", Shape, group=GROUP, built_in=list)
+    with shapes.added(Square()):
+        assert shapes.names() == ["square"]
+        assert shapes.get("square").corners() == 4
+    assert "square" not in shapes

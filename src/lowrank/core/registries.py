@@ -64,6 +64,7 @@ class Registry(Generic[Entry]):
         self.what, self.group = what, group
         self._expected, self._list_built_in, self._mistake_in = expected, built_in, mistake_in
         self._loaded: dict[str, Entry] = {}
+        self._broken_because: dict[str, str] = {}
         self._added: dict[str, Entry] = {}
 
     def names(self) -> list[str]:
@@ -91,8 +92,14 @@ class Registry(Generic[Entry]):
             return self._built_in[name]
         if not offers:
             raise unknown_name(self.what, name, self.names())
+        if name in self._broken_because:
+            raise UserError(self._broken_because[name])
         if name not in self._loaded:
-            self._loaded[name] = self._load(offers[0])
+            try:
+                self._loaded[name] = self._load(offers[0])
+            except UserError as error:
+                self._broken_because[name] = str(error)
+                raise
         return self._loaded[name]
 
     def usable(self) -> dict[str, Entry]:
