@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all fast test slow report plots study compare coverage env record adopt lint format clean FORCE
+.PHONY: all fast test slow report plots study compare coverage line-coverage env record adopt lint format clean FORCE
 
 all: $(INSTALLED)
 	snakemake --cores $(CORES)
@@ -30,6 +30,10 @@ test: $(INSTALLED)
 # Tests that take minutes, such as runs that are killed at random moments.
 slow: $(INSTALLED)
 	$(TESTS) -m slow
+
+# The lines of the package that no test of `make test` runs.
+line-coverage: $(INSTALLED)
+	$(TESTS) -m "not slow" --cov --cov-report=term
 
 env: $(INSTALLED)
 
@@ -58,7 +62,7 @@ compare: $(INSTALLED)
 
 # Run all classifiers of torchvision through the whole pipeline. Writes docs/coverage.md.
 coverage: $(INSTALLED)
-	python benchmarks/coverage.py
+	python benchmarks/all_classifiers.py
 
 # Record in dvc.lock what Snakemake has built.
 record: $(INSTALLED)

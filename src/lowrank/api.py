@@ -22,7 +22,7 @@ from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected, Losses, PlannedLayer
 from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
-from lowrank.evaluation.trying import agreement
+from lowrank.evaluation.agreement import agreement
 from lowrank.factorize import (
     Moments,
     carried_over,

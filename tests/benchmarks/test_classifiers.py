@@ -1,4 +1,4 @@
-"""A small part of `python benchmarks/coverage.py`, which runs all classifiers of torchvision."""
+"""A small part of `benchmarks/all_classifiers.py`, which runs all classifiers of torchvision."""
 
 from dataclasses import replace
 

@@ -104,6 +104,20 @@ def test_the_log_contains_the_traceback_of_a_crash(log, error):
     assert f"{type(error).__name__}: " in log.read_text()
 
 
+def test_a_package_of_an_extra_that_is_not_installed_is_named(log):
+    error = ModuleNotFoundError("No module named 'PIL'", name="PIL.Image")
+    result = run(fail_with(error), "--log", str(log))
+    assert result.exit_code == 1
+    assert "error: the package `PIL` is not installed" in result.stderr
+    assert "`lowrank[workflow]`" in result.stderr
+    assert "Traceback" not in result.stderr + log.read_text()
+
+
+def test_a_module_of_no_extra_that_is_missing_is_a_crash(log):
+    error = ModuleNotFoundError("No module named 'lowrank.typo'", name="lowrank.typo")
+    assert run(fail_with(error), "--log", str(log)).exception is error
+
+
 def test_an_interrupted_step_ends_with_status_130(log):
     result = run(fail_with(KeyboardInterrupt()), "--log", str(log))
     assert result.exit_code == 130
@@ -213,3 +227,8 @@ def test_taking_a_free_lock_prints_nothing(tmp_path, monkeypatch):
         with sole_builder_of(tmp_path / "a.lock"):
             pass
     assert lines == []
+
+
+def test_a_program_that_is_not_installed_is_named_with_its_extra():
+    with pytest.raises(UserError, match=r"`not-a-program` is not installed.*lowrank\[workflow\]"):
+        common.run("not-a-program", "status")

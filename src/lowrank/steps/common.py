@@ -21,6 +21,18 @@ from lowrank.steps.ending import ends_cleanly
 _logger = logging.getLogger("lowrank")
 
 
+# The extra of pyproject.toml that brings a module.
+EXTRAS = {
+    "PIL": "workflow",
+    "dvc": "workflow",
+    "snakemake": "workflow",
+    "torchvision": "workflow",
+    "adjustText": "report",
+    "matplotlib": "report",
+    "vl_convert": "report",
+}
+
+
 class Step(click.Command):
     """A command that reports progress and errors.
 
@@ -51,6 +63,10 @@ class Step(click.Command):
             _logger.error("interrupted; run the same command again to continue")
             sys.exit(130)
         except Exception as error:
+            module = (getattr(error, "name", None) or "").partition(".")[0]
+            if isinstance(error, ModuleNotFoundError) and module in EXTRAS:
+                _logger.error("error: %s", _not_installed(f"package `{module}`", EXTRAS[module]))
+                sys.exit(1)
             path = getattr(error, "filename", None) or f"an output of `{self.name}`"
             if message := cannot_write(Path(os.fsdecode(path)), error):
                 _logger.error("error: %s", message)
@@ -81,15 +97,25 @@ def say(line: str) -> None:
 def run(*command: str, check: bool = True) -> int:
     """Run another program in the terminal and return its exit status.
 
-    Raises UserError if the program fails, unless `check` is false.
+    Raises UserError if the program is not installed, or if it fails, unless `check` is false.
     """
     # If this process holds the lock of the folder, a `snakemake` that it starts shares the lock.
     lock = current_run()
     descriptors = (lock.descriptor,) if lock else ()
-    status = subprocess.run(command, check=False, pass_fds=descriptors).returncode
+    try:
+        status = subprocess.run(command, check=False, pass_fds=descriptors).returncode
+    except FileNotFoundError as error:
+        raise UserError(_not_installed(f"program `{command[0]}`", "workflow")) from error
     if check and status:
         raise UserError(f"`{' '.join(command)}` ended with status {status}. See its message above.")
     return status
+
+
+def _not_installed(what: str, extra: str) -> str:
+    return (
+        f"the {what} is not installed. Run `make env`, or install lowrank with its extra "
+        f"`lowrank[{extra}]`, then run this command again."
+    )
 
 
 def use_threads(count: int) -> None:

@@ -1,6 +1,6 @@
 """Decompose all classifiers of torchvision at half ranks, export them and compare the outputs.
 
-    python benchmarks/coverage.py [--again] [architecture ...]
+    python benchmarks/all_classifiers.py [--again] [architecture ...]
 
 Each architecture runs `classifiers.cover` with random weights in a separate process, because of
 its memory. An interrupted run can be continued: architectures that have passed are not repeated
@@ -88,9 +88,9 @@ def write_table(records: dict[str, dict[str, Any]]) -> None:
     lines = [
         "# torchvision's classifiers",
         "",
-        "Written by `python benchmarks/coverage.py`. Weights are random; every layer that can gain",
-        "is decomposed at half of its full ranks (Tucker-2, Tucker-1 for the first convolution, a",
-        "truncated SVD for 1 x 1 convolutions and linear layers), and the network exported to",
+        "Written by `python benchmarks/all_classifiers.py`. Weights are random; every layer that",
+        "can gain is decomposed at half of its full ranks (Tucker-2, Tucker-1 for the first",
+        "convolution, a truncated SVD for 1 x 1 convolutions and linear layers), and exported to",
         "ONNX. The error is the largest difference between the logits of ONNX Runtime and of",
         "PyTorch, as a share of their range; at most 1e-3 passes. MACs are those of the layers",
         "that the forward pass calls: a projection of which attention takes the weight alone is",
