@@ -18,10 +18,11 @@ from lowrank.data.cifar10 import CIFAR10_CLASSES, obtain_cifar10
 from lowrank.data.datasets import open_dataset
 from lowrank.data.sources import store_dataset
 from lowrank.errors import UserError
+from lowrank.evaluation.network import inputs_of, value_of
 from lowrank.factorize import decompose, get_factorization
 from lowrank.files import read_json
 from lowrank.ranks.select import choose_ranks
-from lowrank.tasks.classification import inputs_of, top1_percent
+from lowrank.tasks import get_task
 from lowrank.temporary import temporary_folder
 from lowrank.zoo import create_network, network_spec
 from lowrank.zoo.weight_files import load_weights, read_weights
@@ -60,7 +61,9 @@ def cifar10(folder):
 
 def accuracy(network, data, model):
     """Top-1 accuracy on 1,000 test images, in percent."""
-    return top1_percent(network, data.test.sample(TEST_IMAGES), network_spec(model))
+    return value_of(
+        get_task("classification"), network, data.test.sample(TEST_IMAGES), network_spec(model)
+    )
 
 
 def decomposed_accuracy(data, model="vgg16"):
