@@ -90,5 +90,5 @@ clean: $(INSTALLED)
 	lowrank clean
 
 # The picture in the README. Needs graphviz.
-docs/rulegraph.svg: Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)
+docs/rulegraph.svg: workflow/Snakefile $(wildcard workflow/rules/*.smk) $(INSTALLED)
 	snakemake --rulegraph dot | dot -Tsvg -o $@

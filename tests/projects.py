@@ -26,6 +26,24 @@ BUILD = Path("build/resnet20")
 TIMED = ("timing.json", "times.json", "local.json", f"{VARIANT}.json")
 TIMED += ("summary.csv", "summary.md", "summary.html", "times_local.svg", "accuracy_by_latency.svg")
 
+# A method that searches, with two trials of one training step.
+SEARCHING = {
+    "factorize": {
+        "conv": "tucker2",
+        "include": ["blocks.3.conv2", "blocks.4.conv2"],
+        "norm": "activation",
+        "images": 20,
+    },
+    "ranks": {
+        "select": "budget",
+        "images": 10,
+        "negligible": 0,
+        "target": {"accuracy_drop": 99.0},
+        "search": {"cost": "macs", "between": [0.9, 0.98], "trials": 2},
+    },
+    "finetune": {"steps": 1},
+}
+
 
 @dataclass
 class Project:

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 COMMANDS = {name: stage.get("do", stage)["cmd"] for name, stage in DOCUMENT["stages"].items()}
 
+SNAKEMAKE = ["snakemake", "--workflow-profile", "profiles/dvc", "--"]
+
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_contains_text_from_params_yaml(name):
@@ -43,9 +45,37 @@ def run(monkeypatch):
 
 def test_the_names_come_from_the_name_of_the_stage(run):
     target = "build/{model}/{method}/benchmark/{device}.json"
-    _, started = run("benchmark@vgg16-tucker-local", target, "--", "--forcerun", "benchmark")
-    before = ["snakemake", "--workflow-profile", "profiles/dvc", "--forcerun", "benchmark"]
-    assert started == [[*before, "--", "build/vgg16/tucker/benchmark/local.json"]]
+    _, started = run("benchmark@vgg16-tucker-local", target)
+    assert started == [[*SNAKEMAKE, "build/vgg16/tucker/benchmark/local.json"]]
+
+
+@pytest.mark.parametrize(
+    ("stage", "targets"),
+    [
+        ("settle@vgg16-accuracy_budget", ["build/vgg16/accuracy_budget/search/chosen.json"]),
+        ("settle@vgg16-tucker", ["data/networks/vgg16.json"]),
+        # The factors of a search belong to its trials.
+        ("decompose@vgg16-accuracy_budget", ["data/networks/vgg16.json"]),
+        (
+            "finetune@vgg16-accuracy_budget",
+            ["build/vgg16/accuracy_budget/rounds/1/model.safetensors"],
+        ),
+        ("finetune@vgg16-musco", ["build/vgg16/musco/rounds/3/model.safetensors"]),
+        ("finetune@vgg16-int8", ["data/networks/vgg16.json"]),
+    ],
+)
+def test_files_that_depend_on_the_method_are_computed(run, stage, targets):
+    _, started = run(stage)
+    assert started == [[*SNAKEMAKE, *targets]]
+
+
+def test_each_layer_that_has_factors_is_a_file(run):
+    _, (command,) = run("decompose@resnet20-tucker")
+    folder = "build/resnet20/tucker/first/factors"
+    assert command[:4] == SNAKEMAKE
+    assert len(command) > 20
+    assert f"{folder}/blocks.0.conv1.safetensors" in command
+    assert all(path.startswith(folder) for path in command[4:])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.graph.snakemake_run import refuse_moved_files, tidy_up
+from lowrank.graph.snakemake_run import prefix_of, tidy_up
 
 
 def snakemake(provider: str | None = None, prefix: str = "") -> SimpleNamespace:
@@ -18,12 +18,22 @@ def snakemake(provider: str | None = None, prefix: str = "") -> SimpleNamespace:
     )
 
 
-def test_options_that_move_files_are_refused():
-    refuse_moved_files(snakemake())
+def test_the_prefix_of_a_module_is_that_of_all_files():
+    assert prefix_of(snakemake()) == ""
+    assert prefix_of(snakemake(prefix="sub/")) == "sub/"
+
+
+def test_options_that_move_files_apart_are_refused():
     with pytest.raises(UserError, match=r"--default-storage-provider s3: .* a disk that all"):
-        refuse_moved_files(snakemake("s3"))
-    with pytest.raises(UserError, match="a module with `prefix:`"):
-        refuse_moved_files(snakemake(prefix="sub/"))
+        prefix_of(snakemake("s3"))
+    workflow = snakemake()
+    for replace in ({"results/": "sub/results/"}, {"build/": "elsewhere/"}):
+        (old, new), *_ = replace.items()
+        workflow.modifier.path_modifier.replace_prefix = lambda path, old=old, new=new: (
+            new + path.removeprefix(old) if path.startswith(old) else path
+        )
+        with pytest.raises(UserError, match="a module with `replace_prefix:`"):
+            prefix_of(workflow)
 
 
 def test_the_backup_of_an_existing_folder_is_not_restored(tmp_path, monkeypatch):

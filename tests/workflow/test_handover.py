@@ -56,6 +56,10 @@ def test_dvc_alone_builds_the_same_and_diffs_metrics(recorded: Project):
     recorded.run("git", "commit", "--quiet", "--all", "--message", "fewer steps")
     after = json.loads((recorded.folder / RESULT).read_text())
     assert after["finetune"]["steps"] == 3
+    printed = recorded.run("dvc", "metrics", "diff", "HEAD~1", "--md").stdout
+    rows = [line for line in printed.splitlines() if line.startswith("| ") and METRICS in line]
+    assert 1 <= len(rows) <= 10, printed
+    assert any("finetune.steps" in row for row in rows)
     diff = json.loads(recorded.run("dvc", "metrics", "diff", "HEAD~1", "--all", "--json").stdout)
     steps = diff[METRICS]["finetune.steps"]
     assert (steps["old"], steps["new"]) == (4, 3)
@@ -113,8 +117,8 @@ def test_dvc_builds_rounds_from_scratch_and_experiments(project: Project):
 
 
 @pytest.mark.slow
-def test_dvc_makes_the_layer_table_of_a_new_model(project: Project):
-    folder = project.folder
+def test_dvc_builds_a_new_network_of_the_matrix(recorded: Project):
+    project, folder = recorded, recorded.folder
     shutil.copy(ROOT / "tests/mynet.py", folder / "mynet.py")
     torch.manual_seed(0)
     torch.save(mynet.build(10).state_dict(), folder / "mynet.pth")
@@ -135,7 +139,10 @@ def test_dvc_makes_the_layer_table_of_a_new_model(project: Project):
     stages.write_text(stages.read_text().replace("# - mypackage", "- mynet.py"))
     table = folder / "data/networks/mynet.json"
     assert not table.exists()
-    project.run("dvc", "repro", "select_ranks@mynet-tucker")
+    output = project.run("dvc", "repro").stdout
     assert "block.conv1" in table.read_text()
-    assert (folder / "build/mynet/tucker/first/ranks.json").exists()
-    assert "mynet.json" in (folder / "dvc.lock").read_text()
+    assert json.loads((folder / "results/mynet_tucker.json").read_text())["rounds"] == 1
+    assert (folder / "models/mynet_tucker/mynet_tucker.onnx").exists()
+    assert "| mynet | tucker |" in (folder / "results/summary.md").read_text()
+    assert "Running stage 'finetune@resnet20-tucker'" not in output
+    assert "up to date" in project.run("dvc", "status").stdout

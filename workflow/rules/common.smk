@@ -1,5 +1,6 @@
 # Check the configuration, declare the wildcards, and create GRAPH, which computes inputs and
 # parameters of the rules. Its code is in lowrank.graph, where it can be tested.
+import functools
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -13,11 +14,11 @@ from lowrank.graph.snakemake_run import (
     begin_run,
     builds_outputs,
     end_steps_on_signal,
-    refuse_moved_files,
+    prefix_of,
 )
-from lowrank.graph.names import LAYER_NAME
+from lowrank.graph.names import FILES_OF_ROUND, LAYER_NAME
 from lowrank.graph.pipeline import Graph, prefer_this_environment
-from lowrank.steps.options import command
+from lowrank.steps import options
 
 prefer_this_environment()
 remember_profile(sys.argv[1:])
@@ -35,16 +36,25 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
 # this one as a module has its own configuration file.
 files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
-    refuse_moved_files(workflow)
-    GRAPH = Graph.from_document(config, files)
+    PREFIX = prefix_of(workflow)
+    GRAPH = Graph.from_document(
+        config,
+        files,
+        prefix=PREFIX,
+        # Weights of the shipped networks, if this is a module or runs with `--directory`.
+        shipped=lambda path: workflow.source_path(f"../../{path}"),
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params
 
+# The shell command of a step.
+command = functools.partial(options.command, prefix=PREFIX)
+
 # Allow one run at a time in this folder. Take the lock before any file is read, because files that
 # are missing or stale now may be made by the other run.
 try:
-    if begin_run(workflow, logger.warning):
+    if begin_run(workflow, logger.warning, PREFIX):
         GRAPH.begin_stage()
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -56,14 +66,15 @@ onstart:
 
 # Record the outputs, so that a later `dvc repro` keeps them and builds nothing again.
 onsuccess:
-    if builds_outputs(workflow):
+    if builds_outputs(workflow) and not PREFIX:
         record_run(workflow.dag.jobs, config, GRAPH, logger.warning)
 
 
 wildcard_constraints:
     # Only known names, so that `mobilenet_v2_tucker` can be split in only one way.
     model=GRAPH.names_pattern("checkpoint"),
-    method=GRAPH.names_pattern("methods"),
+    # The folder of a method in `build`. In the names of results, it is the name of the method.
+    method=GRAPH.method_folders,
     dataset=GRAPH.names_pattern("dataset"),
     device=GRAPH.names_pattern("benchmark"),
     study=GRAPH.names_pattern("studies") or "none",

@@ -134,13 +134,13 @@ rule summarize:
     input:
         original="build/{model}/original/metrics.json",
         original_export="build/{model}/original/export.json",
-        export="build/{model}/{method}/export.json",
+        export=GRAPH.deliver.export,
         state=GRAPH.last_state,
         plans=GRAPH.deliver.plans,
         round_metrics=GRAPH.deliver.round_metrics,
         round_curves=GRAPH.deliver.round_curves,
         round_timings=GRAPH.deliver.round_timings,
-        model="build/{model}/{method}/model.onnx",
+        model=GRAPH.deliver.model,
         quantized=GRAPH.deliver.quantized,
         control="build/{model}/original/int8",
         search=GRAPH.search.search,
@@ -158,6 +158,8 @@ rule summarize:
         delivered=update(directory("models/{model}_{method}")),
     log:
         "logs/summarize/{model}/{method}.log",
+    wildcard_constraints:
+        method=GRAPH.names_pattern("methods"),
     params:
         task=GRAPH.task,
         code=GRAPH.code("summarize"),

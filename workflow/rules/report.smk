@@ -79,6 +79,8 @@ rule draw:
         ),
     log:
         "logs/draw/{model}/{method}.log",
+    wildcard_constraints:
+        method=GRAPH.names_pattern("methods"),
     params:
         task=GRAPH.task,
         code=GRAPH.code("draw"),

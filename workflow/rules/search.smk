@@ -1,12 +1,13 @@
 # The search for a target of `accuracy_drop`: each trial halves the range of costs. A trial is a method
-# named `<method>_trial<number>`. The ordinary rules build it, at the share that `next_trial` chooses.
+# named `<method>_trial<number>`, with the folder `<method>/search/<number>`. The ordinary rules build
+# it, at the share that `next_trial` chooses. In DVC, the stage `settle` owns the folder `search`.
 
 
 rule next_trial:
     input:
         trials=GRAPH.search.earlier_trials,
     output:
-        output="build/{model}/{method}/search/{number}.json",
+        output="build/{model}/{method}/search/{number}/share.json",
     log:
         "logs/next_trial/{model}/{method}/{number}.log",
     wildcard_constraints:
@@ -25,9 +26,9 @@ rule judge_trial:
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
-        aim="build/{model}/{method}/search/{number}.json",
+        aim="build/{model}/{method}/search/{number}/share.json",
     output:
-        output="build/{model}/{method}/search/{number}_found.json",
+        output="build/{model}/{method}/search/{number}/loss.json",
     log:
         "logs/judge_trial/{model}/{method}/{number}.log",
     wildcard_constraints:
@@ -51,28 +52,18 @@ use rule judge_trial as judge_control with:
         splits="build/{model}/original/splits",
         aim=[],
     output:
-        output="build/{model}/{method}/search/control_found.json",
+        output="build/{model}/{method}/search/control_loss.json",
     log:
         "logs/judge_control/{model}/{method}.log",
 
 
-# The network of the best trial becomes the network of the method.
+# Chooses the cheapest trial that meets the target.
 rule settle:
     input:
         trials=GRAPH.search.all_trials,
-        plans=GRAPH.search.trial_plans,
-        states=GRAPH.search.trial_states,
-        accuracies=GRAPH.search.trial_metrics,
-        curves=GRAPH.search.trial_curves,
-        timings=GRAPH.search.trial_timings,
-        control=GRAPH.search.control_found,
+        control=GRAPH.search.control_loss,
     output:
-        plan="build/{model}/{method}/first/ranks.json",
-        state="build/{model}/{method}/rounds/1/model.safetensors",
-        metrics="build/{model}/{method}/rounds/1/metrics.json",
-        curve="build/{model}/{method}/rounds/1/curve.json",
-        timing="build/{model}/{method}/rounds/1/timing.json",
-        report="build/{model}/{method}/search.json",
+        report="build/{model}/{method}/search/chosen.json",
     log:
         "logs/settle/{model}/{method}.log",
     wildcard_constraints:
@@ -83,3 +74,31 @@ rule settle:
         settings=GRAPH.ranks_json,
     shell:
         command("settle")
+
+
+# The plan and the network of the chosen trial become those of the method. These are two rules,
+# because in DVC the plan belongs to the stage `select_ranks` and the network to `finetune`.
+rule take_plan:
+    input:
+        report="build/{model}/{method}/search/chosen.json",
+        candidates=GRAPH.search.plans,
+    output:
+        files=["build/{model}/{method}/first/ranks.json"],
+    log:
+        "logs/take_plan/{model}/{method}.log",
+    wildcard_constraints:
+        method=GRAPH.searching,
+    params:
+        code=GRAPH.code("take_trial"),
+    shell:
+        command("take_trial")
+
+
+use rule take_plan as take_network with:
+    input:
+        report="build/{model}/{method}/search/chosen.json",
+        candidates=GRAPH.search.networks,
+    output:
+        files=expand("build/{{model}}/{{method}}/rounds/1/{file}", file=FILES_OF_ROUND),
+    log:
+        "logs/take_network/{model}/{method}.log",

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from lowrank.config.finetune import RoundSettings
 from lowrank.config.params import trial_name
 from lowrank.errors import unknown_name
 from lowrank.graph.names import (
     Wildcards,
+    folder_of_trial,
+    method_of,
     place_of_round,
     splits_of,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 
-class CompressRules:
+class CompressRules(Rules):
     """Inputs and settings of the rules that make up a round."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
 
     def all_layers_json(self, wildcards: Wildcards) -> str:
         """Return the layers of all rounds with their factorizations, as JSON.
@@ -31,12 +27,12 @@ class CompressRules:
         """
         if not self.graph.chooses_ranks_together(wildcards):
             return "{}"
-        rounds = self.graph.rounds(wildcards.model, wildcards.method)
+        rounds = self.graph.rounds(wildcards.model, method_of(wildcards))
         return json.dumps({name: form for layers in rounds for name, form in layers.items()})
 
     def alternatives_json(self, wildcards: Wildcards) -> str:
         """Return the alternative factorizations that a rank rule may choose, as JSON."""
-        return json.dumps(self.params.methods[wildcards.method].factorize.alternatives)
+        return json.dumps(self.params.methods[method_of(wildcards)].factorize.alternatives)
 
     def measured_dataset(self, wildcards: Wildcards) -> list[str]:
         """Return the dataset on which losses are measured and chosen ranks are evaluated.
@@ -64,19 +60,25 @@ class CompressRules:
 
     def latencies_of_layers(self, wildcards: Wildcards) -> list[str]:
         """Return the latencies of layers before the draft, which all trials of a search share."""
-        folder = f"build/{wildcards.model}/{self.graph.searching_method(wildcards.method)}"
-        return [f"{folder}/latencies/{device}.json" for device in self._devices(wildcards)]
+        folder = self._folder_of_latencies(wildcards)
+        return [f"{folder}/{device}.json" for device in self._devices(wildcards)]
 
     def latencies_of_device(self, wildcards: Wildcards) -> str:
         """Return the latencies of layers before the draft on `{device}`."""
-        folder = f"build/{wildcards.model}/{self.graph.searching_method(wildcards.method)}"
-        return f"{folder}/latencies/{wildcards.device}.json"
+        return f"{self._folder_of_latencies(wildcards)}/{wildcards.device}.json"
+
+    def _folder_of_latencies(self, wildcards: Wildcards) -> str:
+        """Return the folder of the latencies of layers: for a trial, that of the first trial."""
+        method = method_of(wildcards)
+        if trial := self.params.trial_of(method):
+            method = trial_name(trial[0], 1)
+        return f"build/{wildcards.model}/{self.graph.folder_name(method)}/latencies"
 
     def _devices(self, wildcards: Wildcards) -> list[str]:
-        devices = self.params.ranks_of(wildcards.model, wildcards.method).devices
+        devices = self.params.ranks_of(wildcards.model, method_of(wildcards)).devices
         for device in devices:
             if device not in self.params.benchmark:
-                where = f"params.yaml: `methods.{wildcards.method}.ranks.target.latency_ms`"
+                where = f"params.yaml: `methods.{method_of(wildcards)}.ranks.target.latency_ms`"
                 raise unknown_name("device", device, self.params.benchmark, where=where)
         return list(devices) if self.graph.measures(wildcards) else []
 
@@ -98,9 +100,9 @@ class CompressRules:
 
         methods = map(get_factorization, self.graph.layers(wildcards).values())
         is_evaluated = self.predict(wildcards) and all(method.is_closed_form for method in methods)
-        if is_evaluated or self.params.trial_of(wildcards.method):
+        if is_evaluated or self.params.trial_of(method_of(wildcards)):
             return 1.0
-        return self.params.ranks_of(wildcards.model, wildcards.method).largest_drop
+        return self.params.ranks_of(wildcards.model, method_of(wildcards)).largest_drop
 
     def calibrated_json(self, wildcards: Wildcards) -> str:
         """Return the layers whose moments a round needs, as JSON: its own, or all layers."""
@@ -110,20 +112,20 @@ class CompressRules:
 
     def aim(self, wildcards: Wildcards) -> list[str]:
         """Return the file with the cost that a trial may have; empty if the method is no trial."""
-        trial = self.params.trial_of(wildcards.method)
+        trial = self.params.trial_of(method_of(wildcards))
         if not trial:
             return []
         method, number = trial
-        return [f"build/{wildcards.model}/{method}/search/{number}.json"]
+        return [f"build/{wildcards.model}/{folder_of_trial(method, number)}/share.json"]
 
     def earlier_plans(self, wildcards: Wildcards) -> list[str]:
         """Return the plans of the earlier trials of a search; empty if the method is no trial."""
-        trial = self.params.trial_of(wildcards.method)
+        trial = self.params.trial_of(method_of(wildcards))
         if not trial:
             return []
         method, number = trial
         return [
-            f"build/{wildcards.model}/{trial_name(method, earlier)}/first/ranks.json"
+            f"build/{wildcards.model}/{folder_of_trial(method, earlier)}/first/ranks.json"
             for earlier in range(1, number)
         ]
 
@@ -152,7 +154,7 @@ class CompressRules:
             return []
         at, method = (
             place_of_round(self.graph.round_number(wildcards)),
-            self.graph.searching_method(wildcards.method),
+            self.graph.searching_method(method_of(wildcards)),
         )
         return [f"build/moments/{wildcards.model}/{method}/{at}.safetensors"]
 
@@ -166,19 +168,19 @@ class CompressRules:
 
     def images(self, wildcards: Wildcards) -> int:
         """Return the number of training images on which the error of outputs is minimized."""
-        return self.params.methods[wildcards.method].factorize.images
+        return self.params.methods[method_of(wildcards)].factorize.images
 
     def stages_left(self, wildcards: Wildcards) -> int:
         """Return the number of rounds, including this one, until a layer has its final ranks."""
-        schedule = self.params.methods[wildcards.method].schedule
+        schedule = self.params.methods[method_of(wildcards)].schedule
         if schedule.kind != "multi_stage":
             return 1
         return schedule.stages - self.graph.round_number(wildcards) + 1
 
     def finetune(self, wildcards: Wildcards) -> RoundSettings:
         """Return the training settings of a round. A budget is divided among all rounds."""
-        settings = self.params.finetune_of(wildcards.model, wildcards.method)
-        rounds = self.graph.rounds(wildcards.model, wildcards.method)
+        settings = self.params.finetune_of(wildcards.model, method_of(wildcards))
+        rounds = self.graph.rounds(wildcards.model, method_of(wildcards))
         return settings.of_round(self.graph.round_number(wildcards), len(rounds))
 
     def teacher(self, wildcards: Wildcards) -> list[str]:
@@ -193,7 +195,7 @@ class CompressRules:
     def is_last(self, wildcards: Wildcards) -> bool:
         """Return whether a round is the last of its schedule."""
         return self.graph.round_number(wildcards) == len(
-            self.graph.rounds(wildcards.model, wildcards.method)
+            self.graph.rounds(wildcards.model, method_of(wildcards))
         )
 
     def state_before(self, wildcards: Wildcards) -> str:

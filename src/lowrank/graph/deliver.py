@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING
 
 from lowrank.config.device_kinds import DEVICE_KINDS
 from lowrank.graph.configuration import configuration_of
 from lowrank.graph.names import (
     Wildcards,
+    method_of,
     place_of_round,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 
-class DeliverRules:
+class DeliverRules(Rules):
     """Inputs and settings of the rules that export, quantize, measure and summarize."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
+    def export(self, wildcards: Wildcards) -> str:
+        """Return the report on the export of a variant."""
+        return f"{self.graph.folder(wildcards)}/export.json"
+
+    def model(self, wildcards: Wildcards) -> str:
+        """Return the exported network of a variant."""
+        return f"{self.graph.folder(wildcards)}/model.onnx"
 
     def plans(self, wildcards: Wildcards) -> list[str]:
         """Return the plan of each round; without rounds, the empty plan that DVC expects."""
@@ -77,7 +80,7 @@ class DeliverRules:
     def ready_int8(self, wildcards: Wildcards) -> list[str]:
         """Return the original's folder in int8, for a method that does not change the original."""
         if not self.graph.quantize(wildcards) or self.graph.rounds(
-            wildcards.model, wildcards.method
+            wildcards.model, method_of(wildcards)
         ):
             return []
         return [f"build/{wildcards.model}/original/int8"]
@@ -89,14 +92,14 @@ class DeliverRules:
 
     def described_json(self, wildcards: Wildcards) -> str:
         """Return the facts of a variant's model card that are not measured, as JSON."""
-        name = f"{wildcards.model}_{wildcards.method}"
+        name = f"{wildcards.model}_{method_of(wildcards)}"
         return json.dumps(
             {
                 "name": name,
                 "data": self.params.checkpoint[wildcards.model].dataset,
                 "method": self.graph.report.stated_settings(wildcards),
                 "configuration": configuration_of(
-                    self.graph.document, self.params, wildcards.model, wildcards.method
+                    self.graph.document, self.params, wildcards.model, method_of(wildcards)
                 ),
             }
         )

@@ -18,8 +18,9 @@ from lowrank.config.params import Params
 from lowrank.core.delivery import remove_own_files
 from lowrank.errors import UserError
 
-# Folders with a file for each factored layer or each round. They may be empty.
-MAY_BE_EMPTY = ("factors", "rounds")
+# Folders of a variant with a file for each factored layer, with a folder for each round, and with
+# the trials of a search. They are empty for a method without factors, rounds or a search.
+MAY_BE_EMPTY = ("first/factors", "rounds", "search")
 
 # Outputs to delete, by stage. Folders are deleted with everything in them, so nothing remains from
 # earlier settings. Datasets are not listed, because they are replaced when the new one is complete.
@@ -33,6 +34,7 @@ _OUTPUTS = {
         f"build/{{model}}/original/{name}"
         for name in ("model.safetensors", "metrics.json", "replaceable.json")
     ),
+    "settle": ("build/{model}/{method}/search",),
     "select_ranks": tuple(
         f"build/{{model}}/{{method}}/{name}"
         for name in ("first/ranks.json", "first/draft.json", "first/latencies", "latencies")
@@ -83,8 +85,8 @@ def outputs_of(stage: str, params: Params) -> list[Path]:
 def remove_outputs(stage: str, params: Params) -> None:
     """Remove the outputs of a stale stage, so that Snakemake makes them again.
 
-    Folders that stay empty for a method without factors or rounds are created again, because DVC
-    requires every output of a stage.
+    Folders that stay empty for some methods are created again, because DVC requires every output
+    of a stage.
     """
     for path in outputs_of(stage, params):
         if path.parts[0] == "models":
@@ -94,7 +96,7 @@ def remove_outputs(stage: str, params: Params) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-        if path.name in MAY_BE_EMPTY:
+        if path.as_posix().endswith(MAY_BE_EMPTY):
             path.mkdir(parents=True)
 
 

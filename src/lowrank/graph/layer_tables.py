@@ -18,16 +18,17 @@ from lowrank.graph.names import (
     Wildcards,
 )
 from lowrank.graph.processes import run_step
+from lowrank.graph.rules import Rules
 
 if TYPE_CHECKING:
     from lowrank.graph.pipeline import Graph
 
 
-class LayerTables:
+class LayerTables(Rules):
     """The layer tables of the networks. Missing and stale tables are made when they are read."""
 
     def __init__(self, graph: Graph, folder: Path = TABLES) -> None:
-        self.graph, self.params = graph, graph.params
+        super().__init__(graph)
         self._tables = folder
 
     def network_code(self, model: str) -> str:
@@ -68,7 +69,7 @@ class LayerTables:
     def table(self, wildcards: Wildcards) -> str:
         """Return the path of a network's layer table, after making it if it is stale."""
         self.read(wildcards.model)
-        return str(self._tables / f"{wildcards.model}.json")
+        return f"{TABLES}/{wildcards.model}.json"
 
     def _is_current(self, path: Path, model: str) -> bool:
         if not path.exists():
@@ -80,11 +81,13 @@ class LayerTables:
             return False
         # Shipped tables match the code that they are shipped with, so the note is made now. Later
         # changes of the code differ from the note.
-        note = TABLE_CODE / model
+        note = self._code_note(model)
         if not note.exists():
             self._write_code_note(model)
         return note.read_text() == digest_of_step("inspect")
 
-    @staticmethod
-    def _write_code_note(model: str) -> None:
-        write_text(TABLE_CODE / model, digest_of_step("inspect"))
+    def _write_code_note(self, model: str) -> None:
+        write_text(self._code_note(model), digest_of_step("inspect"))
+
+    def _code_note(self, model: str) -> Path:
+        return Path(self.graph.prefix, TABLE_CODE, model)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
+
+from lowrank.config.params import trial_name
 
 TABLES = Path("data/networks")
 # Pattern of a layer's name in its network, such as `features.conv1_1`. Files of factors use it.
@@ -13,6 +16,10 @@ FIRST_RUN = Path("build/first_run")
 # tables are in Git and would change with every change of that code.
 TABLE_CODE = Path("build/table_code")
 RESULTS = Path("results")
+# What fine-tuning writes in the folder of a round.
+FILES_OF_ROUND = ("model.safetensors", "metrics.json", "curve.json", "timing.json")
+# Folder of a trial below the folder of its network.
+_FOLDER_OF_TRIAL = re.compile(r"(.+)/search/([1-9]\d*)")
 
 
 class Wildcards(Protocol):
@@ -26,6 +33,24 @@ class Wildcards(Protocol):
     number: str
     layer: str
     device: str
+
+
+def folder_of_trial(method: str, number: int) -> str:
+    """Return the folder of trial `number` of a method, relative to the folder of its network.
+
+    It is below the folder of the method, so that one stage of DVC owns a search with its trials.
+    """
+    return f"{method}/search/{number}"
+
+
+def method_of(wildcards: Wildcards) -> str:
+    """Return the name of a job's method.
+
+    In `build/` the wildcard `{method}` is the folder of a method. The folder of a trial differs
+    from its name: `<method>/search/<number>` and `<method>_trial<number>`.
+    """
+    trial = _FOLDER_OF_TRIAL.fullmatch(wildcards.method)
+    return trial_name(trial[1], int(trial[2])) if trial else wildcards.method
 
 
 def splits_of(wildcards: Wildcards) -> str:

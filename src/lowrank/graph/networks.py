@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrank.config.dataset import DatasetSettings
 from lowrank.config.training import PretrainSettings
@@ -13,9 +13,7 @@ from lowrank.graph.folder_digests import digest_of_folder
 from lowrank.graph.names import (
     Wildcards,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 # Sources of published weights, for networks that lowrank defines and no registry offers.
 WEIGHTS_ELSEWHERE = {
@@ -26,12 +24,12 @@ WEIGHTS_ELSEWHERE = {
     "squeezenet": "squeezenet_v1.1.caffemodel from the authors' repository (SqueezeNet_v1.1)",
 }
 
+# Weights that come with the workflow. tests/graph/test_networks.py compares them with the folder.
+SHIPPED_WEIGHTS = ("data/checkpoints/resnet20.safetensors", "data/checkpoints/vgg16.safetensors")
 
-class NetworkRules:
+
+class NetworkRules(Rules):
     """Inputs and settings of the rules that provide data and trained networks."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
 
     def image_files(self, wildcards: Any) -> str:
         """Return the digests of the image folders of a dataset. Empty if it has no folders.
@@ -70,6 +68,9 @@ class NetworkRules:
     def weights(self, wildcards: Wildcards) -> str:
         """Return the file of a model's trained weights.
 
+        The weights of a shipped network may be missing from this folder, if the workflow is used as
+        a module or with `--directory`. They come from the folder of the workflow then.
+
         Raises UserError if the file does not exist and no rule makes it.
         """
         model = wildcards.model
@@ -78,12 +79,20 @@ class NetworkRules:
         is_built = path == f"build/pretrain/{model}.safetensors" or (
             settings.torchvision_weights and path == self.downloaded(model)
         )
-        if not is_built and not Path(path).is_file():
+        if is_built:
+            return path
+        if not Path(path).is_file():
+            if self.graph.shipped and path in SHIPPED_WEIGHTS:
+                return self.graph.shipped(path)
             raise UserError(
                 f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
                 f"{self._advice(model)}"
             )
-        return path
+        return self._of_user(path)
+
+    def _of_user(self, path: str) -> str:
+        """Return the path of a user's file, which is never below the prefix of a module."""
+        return str(Path(path).absolute()) if self.graph.prefix else path
 
     @staticmethod
     def downloaded(model: str) -> str:
@@ -108,7 +117,10 @@ class NetworkRules:
 
     def start(self, wildcards: Wildcards) -> list[str]:
         """Return the weights that a recipe starts from; none if it starts from random weights."""
-        return list(filter(None, [self.pretrain(wildcards).start]))
+        start = self.pretrain(wildcards).start
+        if not start:
+            return []
+        return [self._of_user(start) if Path(start).is_file() else start]
 
     def pretrain(self, wildcards: Wildcards) -> PretrainSettings:
         """Return the recipe of a model. Raises UserError if there is none."""

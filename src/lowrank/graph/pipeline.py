@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from lowrank.graph.names import (
     LAYER_NAME,
     TABLES,
     Wildcards,
+    folder_of_trial,
+    method_of,
 )
 from lowrank.graph.networks import NetworkRules
 from lowrank.graph.report import ReportRules
@@ -51,17 +53,37 @@ def prefer_this_environment() -> None:
 
 
 class Graph:
-    """The graph of a configuration, with an attribute for each file in workflow/rules."""
+    """The graph of a configuration, with an attribute for each file in workflow/rules.
+
+    Parameters
+    ----------
+    params
+        The configuration, checked.
+    tables
+        The folder of the layer tables.
+    document
+        The configuration as the engine read it.
+    prefix
+        What Snakemake puts before the paths of a module's rules, such as `sub/`. Answers are paths
+        without it, because Snakemake adds it to them.
+    shipped
+        Returns the path of a file that comes with the workflow, such as the weights of a shipped
+        network. By default these files are in this folder.
+    """
 
     def __init__(
         self,
         params: Params,
         tables: Path = TABLES,
         document: Mapping[str, Any] | None = None,
+        *,
+        prefix: str = "",
+        shipped: Callable[[str], str] | None = None,
     ) -> None:
         self.params = params
+        self.prefix, self.shipped = prefix, shipped
         self.document = document or {}
-        self.tables = LayerTables(self, tables)
+        self.tables = LayerTables(self, Path(prefix, tables))
         self.networks = NetworkRules(self)
         self.compress = CompressRules(self)
         self.search = SearchRules(self)
@@ -70,15 +92,17 @@ class Graph:
         self.studies = StudyRules(self)
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], files: Sequence[str | Path] = ()) -> Graph:
+    def from_document(
+        cls, document: Mapping[str, Any], files: Sequence[str | Path] = (), **options: Any
+    ) -> Graph:
         """Create a graph from params.yaml as Snakemake read it, with overrides applied.
 
         Snakemake reads some values differently from DVC. If `files` are given, params.yaml first,
-        such values and the line numbers in messages are taken from them. Raises UserError for an
-        invalid configuration.
+        such values and the line numbers in messages are taken from them. The options are those of
+        the class. Raises UserError for an invalid configuration.
         """
         read = reconciled(document, files) if files else Document(document)
-        return cls(parse_params(read), document=read.entries)
+        return cls(parse_params(read), document=read.entries, **options)
 
     @classmethod
     def load(cls) -> Graph:
@@ -108,10 +132,11 @@ class Graph:
         A fresh clone contains the results but not their models, so Snakemake would have nothing to
         do. This file is newer than the results, so they are made again.
         """
-        if not FIRST_RUN.exists():
-            FIRST_RUN.parent.mkdir(parents=True, exist_ok=True)
-            FIRST_RUN.touch()
-        return str(FIRST_RUN)
+        path = Path(self.prefix, FIRST_RUN)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return str(path)
 
     def begin_stage(self) -> None:
         """Remove the outputs of the stale stage inside `dvc repro`. The caller holds the lock."""
@@ -134,9 +159,15 @@ class Graph:
 
     @property
     def not_searching(self) -> str:
-        """Pattern that matches only the methods that do not search, including trials."""
+        """Pattern that matches only the folders of methods that do not search, and of trials."""
         searching = self.params.searching
-        return "|".join(re.escape(name) for name in self.params.methods if name not in searching)
+        names = (name for name in self.params.methods if name not in searching)
+        return "|".join(re.escape(self.folder_name(name)) for name in names)
+
+    @property
+    def method_folders(self) -> str:
+        """Pattern that matches only the folders of methods and trials."""
+        return "|".join(re.escape(self.folder_name(name)) for name in self.params.methods)
 
     def names_pattern(self, section: str) -> str:
         """Return a pattern that matches only the names in a section of params.yaml."""
@@ -179,7 +210,7 @@ class Graph:
 
     def ranks_json(self, wildcards: Wildcards) -> str:
         """Return the settings of a variant's rank rule, as JSON."""
-        return self.params.ranks_of(wildcards.model, wildcards.method).model_dump_json()
+        return self.params.ranks_of(wildcards.model, method_of(wildcards)).model_dump_json()
 
     def dataset(self, wildcards: Wildcards) -> str:
         """Return the folder of the dataset that a model is trained on."""
@@ -199,7 +230,7 @@ class Graph:
 
     def last_state(self, wildcards: Wildcards) -> str:
         """Return the network after the last round, or the original if there are no rounds."""
-        last = len(self.rounds(wildcards.model, wildcards.method))
+        last = len(self.rounds(wildcards.model, method_of(wildcards)))
         if not last:
             return f"build/{wildcards.model}/original/model.safetensors"
         return f"{self.folder(wildcards)}/rounds/{last}/model.safetensors"
@@ -210,7 +241,7 @@ class Graph:
 
     def quantize(self, wildcards: Wildcards) -> str:
         """Return the quantization of a variant; empty without one."""
-        return self.params.methods[wildcards.method].quantize or ""
+        return self.params.methods[method_of(wildcards)].quantize or ""
 
     @property
     def unknown_variant(self) -> str:
@@ -232,37 +263,37 @@ class Graph:
 
     def trial_numbers(self, wildcards: Wildcards) -> range:
         """Return the numbers of the trials of a search."""
-        return range(1, self.params.methods[wildcards.method].ranks.trials + 1)
+        return range(1, self.params.methods[method_of(wildcards)].ranks.trials + 1)
 
     def layers(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the layers of a round with their factorizations.
 
         Raises UserError if the schedule does not have this round.
         """
-        rounds = self.rounds(wildcards.model, wildcards.method)
+        rounds = self.rounds(wildcards.model, method_of(wildcards))
         number = self.round_number(wildcards)
         if number == 1 and not rounds:
             return {}
         if number > len(rounds):
             raise UserError(
-                f"{wildcards.model}_{wildcards.method} has {len(rounds)} rounds; "
+                f"{wildcards.model}_{method_of(wildcards)} has {len(rounds)} rounds; "
                 f"there is no round {number}."
             )
         return rounds[number - 1]
 
     def keeps_outputs(self, wildcards: Wildcards) -> bool:
         """Return whether decompositions minimize the error of outputs, `norm: activation`."""
-        return self.params.methods[wildcards.method].factorize.norm == "activation"
+        return self.params.methods[method_of(wildcards)].factorize.norm == "activation"
 
     def is_sequential(self, wildcards: Wildcards) -> bool:
         """Return whether the layers of a round are decomposed one after the other."""
-        return self.params.methods[wildcards.method].factorize.sequential
+        return self.params.methods[method_of(wildcards)].factorize.sequential
 
     def chooses_ranks_together(self, wildcards: Wildcards) -> bool:
         """Return whether the rank rule chooses the ranks of all layers together."""
         # A control has no factorizations and so no ranks.
-        is_factored = any(self.params.methods[wildcards.method].factorize.by_kind().values())
-        settings = self.params.ranks_of(wildcards.model, wildcards.method)
+        is_factored = any(self.params.methods[method_of(wildcards)].factorize.by_kind().values())
+        settings = self.params.ranks_of(wildcards.model, method_of(wildcards))
         return is_factored and rule_of(settings).looks_at_all_layers
 
     def measures(self, wildcards: Wildcards) -> bool:
@@ -297,12 +328,17 @@ class Graph:
 
     def round_numbers(self, wildcards: Wildcards) -> range:
         """Return the numbers of a variant's rounds."""
-        return range(1, len(self.rounds(wildcards.model, wildcards.method)) + 1)
+        return range(1, len(self.rounds(wildcards.model, method_of(wildcards))) + 1)
 
-    @staticmethod
-    def folder(wildcards: Wildcards) -> str:
+    def folder(self, wildcards: Wildcards) -> str:
         """Return the folder of a variant."""
-        return f"build/{wildcards.model}/{wildcards.method}"
+        return f"build/{wildcards.model}/{self.folder_name(method_of(wildcards))}"
+
+    @functools.cache  # noqa: B019  (There is one graph per process.)
+    def folder_name(self, method: str) -> str:
+        """Return the folder of a method, relative to the folder of a network."""
+        trial = self.params.trial_of(method)
+        return folder_of_trial(*trial) if trial else method
 
     @staticmethod
     def round_number(wildcards: Wildcards) -> int:

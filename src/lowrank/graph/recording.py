@@ -12,7 +12,7 @@ from lowrank.config.reading import load_params, parse_params
 from lowrank.core.stored import read_header
 from lowrank.errors import UserError
 from lowrank.graph.code_digests import write_digests
-from lowrank.graph.dvc_stages import running_stage
+from lowrank.graph.dvc_stages import MAY_BE_EMPTY, running_stage
 
 if TYPE_CHECKING:
     from lowrank.graph.pipeline import Graph
@@ -34,6 +34,8 @@ def record_run(jobs: Iterable[Any], config: Any, graph: Graph, say: Say) -> None
     """
     if running_stage() or not Path(".dvc").is_dir() or not shutil.which("dvc"):
         return
+    if not (Path("dvc.yaml").is_file() and Path("params.yaml").is_file()):
+        return  # A folder of the user, in which this workflow is a module.
     if parse_params(config) != load_params():
         return
     jobs = list(jobs)
@@ -63,25 +65,28 @@ def commit(stages: Sequence[str], graph: Graph) -> None:
 
 
 def make_empty_folders(stages: Iterable[str]) -> None:
-    """Make the folders that DVC expects but a method without factors or rounds does not write."""
+    """Make the folders that DVC expects of every method, and that stay empty for some."""
     for stage in stages:
         name, _, variant = stage.partition("@")
         if name == "summarize":
             folder = Path("build", *variant.split("-"))
-            for expected in ("first/factors", "rounds"):
+            for expected in MAY_BE_EMPTY:
                 (folder / expected).mkdir(parents=True, exist_ok=True)
 
 
 def remove_stale_files(jobs: Iterable[Any]) -> None:
-    """Remove factors and rounds that earlier settings of layers or schedule have left behind.
+    """Remove factors, rounds and trials that earlier settings have left behind.
 
-    They are removed because DVC records these folders as they are. Only files that a step wrote are
-    removed: networks and factors with lowrank's header, and JSON files with the names of a round's
-    files.
+    They are removed because DVC records these folders as they are. Of factors and rounds, only
+    files that a step wrote are removed: networks and factors with lowrank's header, and JSON files
+    with the names of a round's files. The folder of a search contains only what a search makes.
     """
     outputs = {str(path) for job in jobs for path in job.output}
     variants = {Path(path).parents[1] for path in outputs if path.endswith("first/ranks.json")}
     for variant in variants:
+        for path in (variant / "search").glob("*"):
+            if not any(output == str(path) or output.startswith(f"{path}/") for output in outputs):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         for folder in (variant / "first/factors", variant / "rounds"):
             for path in sorted(folder.rglob("*.safetensors")) + sorted(folder.rglob("*.json")):
                 if str(path) not in outputs and _is_written_by_step(path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,17 +13,13 @@ from lowrank.files import sha256_of
 from lowrank.graph.names import (
     RESULTS,
     Wildcards,
+    method_of,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 
-class ReportRules:
+class ReportRules(Rules):
     """Inputs and settings of the rules that compare variants."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
 
     def stated(self, wildcards: Wildcards) -> str:
         """Return a variant's method with all settings that apply to its network, as YAML."""
@@ -30,7 +27,7 @@ class ReportRules:
 
     def stated_settings(self, wildcards: Wildcards) -> dict[str, Any]:
         """Return a variant's method with all settings that apply to its network."""
-        model, method = wildcards.model, wildcards.method
+        model, method = wildcards.model, method_of(wildcards)
         settings = self.params.methods[method]
         sections = {
             "factorize": settings.factorize,
@@ -85,7 +82,7 @@ class ReportRules:
         }
         matrix = self.graph.variants()
         digests = {}
-        for path in sorted(RESULTS.glob("*.json")):
+        for path in sorted(Path(self.graph.prefix, RESULTS).glob("*.json")):
             variant = self.graph.known_variants.get(path.stem)
             if variant and path.stem not in matrix and path.stem not in studied:
                 digests[":".join(variant)] = sha256_of(path)[:12]

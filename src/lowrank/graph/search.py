@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from lowrank.config.params import trial_name
 from lowrank.graph.names import (
+    FILES_OF_ROUND,
     Wildcards,
+    folder_of_trial,
+    method_of,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 
-class SearchRules:
+class SearchRules(Rules):
     """Inputs and settings of the rules that search for the cheapest network."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
 
     def earlier_trials(self, wildcards: Wildcards) -> list[str]:
         """Return the measured losses of the trials of a search before `{number}`."""
-        folder = f"{self.graph.folder(wildcards)}/search"
-        return [f"{folder}/{number}_found.json" for number in range(1, int(wildcards.number))]
+        return self._of_trials(wildcards, range(1, int(wildcards.number)), "loss.json")
 
     def all_trials(self, wildcards: Wildcards) -> list[str]:
         """Return the measured losses of all trials of a search."""
-        folder = f"{self.graph.folder(wildcards)}/search"
-        return [f"{folder}/{number}_found.json" for number in self.graph.trial_numbers(wildcards)]
+        return self._of_trials(wildcards, self.graph.trial_numbers(wildcards), "loss.json")
 
-    def trial_plans(self, wildcards: Wildcards) -> list[str]:
+    def plans(self, wildcards: Wildcards) -> list[str]:
         """Return the plan of each trial."""
-        return self._trial_files(wildcards, "first/ranks.json")
+        return self._of_trials(wildcards, self.graph.trial_numbers(wildcards), "first/ranks.json")
 
-    def trial_states(self, wildcards: Wildcards) -> list[str]:
-        """Return the network of each trial."""
-        return self._trial_files(wildcards, "rounds/1/model.safetensors")
+    def networks(self, wildcards: Wildcards) -> list[str]:
+        """Return the files of each trial's round, those of the first trial first."""
+        files = [f"rounds/1/{name}" for name in FILES_OF_ROUND]
+        return self._of_trials(wildcards, self.graph.trial_numbers(wildcards), *files)
 
-    def trial_metrics(self, wildcards: Wildcards) -> list[str]:
-        """Return the accuracy of each trial's network."""
-        return self._trial_files(wildcards, "rounds/1/metrics.json")
-
-    def trial_curves(self, wildcards: Wildcards) -> list[str]:
-        """Return the training curve of each trial."""
-        return self._trial_files(wildcards, "rounds/1/curve.json")
-
-    def trial_timings(self, wildcards: Wildcards) -> list[str]:
-        """Return the steps and seconds of each trial."""
-        return self._trial_files(wildcards, "rounds/1/timing.json")
-
-    def _trial_files(self, wildcards: Wildcards, name: str) -> list[str]:
+    @staticmethod
+    def _of_trials(wildcards: Wildcards, numbers: Iterable[int], *files: str) -> list[str]:
+        method = method_of(wildcards)
         return [
-            f"build/{wildcards.model}/{trial_name(wildcards.method, number)}/{name}"
-            for number in self.graph.trial_numbers(wildcards)
+            f"build/{wildcards.model}/{folder_of_trial(method, number)}/{file}"
+            for number in numbers
+            for file in files
         ]
 
     def delivered(self, wildcards: Wildcards) -> str:
         """Return the network that trial `{number}` would deliver, in int8 if requested."""
-        folder = f"build/{wildcards.model}/{trial_name(wildcards.method, int(wildcards.number))}"
-        return f"{folder}/int8" if self.graph.quantize(wildcards) else f"{folder}/model.onnx"
+        file = "int8" if self.graph.quantize(wildcards) else "model.onnx"
+        return self._of_trials(wildcards, [int(wildcards.number)], file)[0]
 
     def search(self, wildcards: Wildcards) -> list[str]:
         """Return the report that names the chosen trial of a search; none for other methods."""
-        if wildcards.method not in self.params.searching:
+        if method_of(wildcards) not in self.params.searching:
             return []
-        return [f"{self.graph.folder(wildcards)}/search.json"]
+        return [f"{self.graph.folder(wildcards)}/search/chosen.json"]
 
-    def control_found(self, wildcards: Wildcards) -> list[str]:
+    def control_loss(self, wildcards: Wildcards) -> list[str]:
         """Return the measured loss of the original in int8; none if the search delivers float."""
         if not self.graph.quantize(wildcards):
             return []
-        return [f"{self.graph.folder(wildcards)}/search/control_found.json"]
+        return [f"{self.graph.folder(wildcards)}/search/control_loss.json"]

@@ -29,8 +29,11 @@ _READ_ONLY_OPTIONS = (
 _SEARCHED = ("build", "models", "results", "logs", "data/networks", "data/weights")
 _BACKUPS = Path(".snakemake/backups")
 
+# Folders of the workflow's files.
+_FOLDERS = ("build", "data", "logs", "models", "results")
 
-def begin_run(workflow: Any, say: Say) -> Run | None:
+
+def begin_run(workflow: Any, say: Say, prefix: str = "") -> Run | None:
     """Take the folder's lock for a run that may change outputs, and tidy up after dead runs.
 
     Return None if Snakemake changes no output, as in a dry run, or if it runs a single job of a
@@ -41,22 +44,15 @@ def begin_run(workflow: Any, say: Say) -> Run | None:
     run = take_lock(say)
     _pass_to_jobs(run)
     if run.pid == os.getpid():
-        tidy_up(say)
+        tidy_up(say, prefix)
     return run
 
 
-def refuse_moved_files(workflow: Any) -> None:
-    """Raise UserError if options would move the workflow's files to other paths.
+def prefix_of(workflow: Any) -> str:
+    """Return the prefix of the paths of a module's rules, such as `sub/`; empty without a module.
 
-    Some steps use folders and caches by their fixed paths in this folder.
+    Raises UserError for options that would move only some of the files, or move them elsewhere.
     """
-    path = "build/model.onnx"
-    if workflow.modifier.path_modifier.replace_prefix(path) != path:
-        raise UserError(
-            "a module with `prefix:` or `replace_prefix:` would move this workflow's files, but "
-            "its steps expect them at fixed paths. Remove that setting. To separate the module's "
-            "files from others, give it its own folder with `snakemake --directory`."
-        )
     provider = getattr(workflow.storage_settings, "default_storage_provider", None)
     if provider:
         raise UserError(
@@ -64,6 +60,16 @@ def refuse_moved_files(workflow: Any) -> None:
             "folder, which must be on a disk that all machines share. Run it without this option. "
             "Use `dvc push` to copy the files to S3 and other storage."
         )
+    modifier = workflow.modifier.path_modifier
+    moved = {folder: modifier.replace_prefix(f"{folder}/") for folder in _FOLDERS}
+    prefixes = {path.removesuffix(f"{folder}/") for folder, path in moved.items()}
+    prefix = min(prefixes, key=len)
+    if any(path != f"{prefix}{folder}/" for folder, path in moved.items()):
+        raise UserError(
+            "a module with `replace_prefix:` would move some files of this workflow, but its steps "
+            "expect them beside each other. Use `prefix:`, which moves all of them."
+        )
+    return prefix
 
 
 def builds_outputs(workflow: Any) -> bool:
@@ -71,21 +77,21 @@ def builds_outputs(workflow: Any) -> bool:
     return workflow.is_main_process and not workflow.touch and not workflow.dryrun
 
 
-def tidy_up(say: Say) -> None:
+def tidy_up(say: Say, prefix: str = "") -> None:
     """Remove the temporary files of dead processes, and Snakemake's backups of their outputs.
 
     If an output is missing, its backup is restored first, because its run died while it was
     replacing the output.
     """
-    for backup in _outermost(_BACKUPS):
+    for backup in _outermost(_BACKUPS, prefix):
         output = backup.relative_to(_BACKUPS)
         if not output.exists():
             output.parent.mkdir(parents=True, exist_ok=True)
             backup.rename(output)
             say(f"{output}: restored from a backup, because the run that was replacing it died")
     shutil.rmtree(_BACKUPS, ignore_errors=True)
-    removed = remove_leftovers(map(Path, _SEARCHED))
-    for folder in ("data/datasets", tempfile.gettempdir()):
+    removed = remove_leftovers(Path(prefix, folder) for folder in _SEARCHED)
+    for folder in (f"{prefix}data/datasets", tempfile.gettempdir()):
         removed += remove_leftovers_in(Path(folder))
     if removed:
         say(f"removed temporary files of {len(removed)} dead processes")
@@ -141,9 +147,10 @@ def _pass_to_jobs(run: Run) -> None:
     shell._process_args["pass_fds"] = (run.descriptor,)
 
 
-def _outermost(folder: Path) -> list[Path]:
+def _outermost(folder: Path, prefix: str) -> list[Path]:
     """Return the backed-up paths: files, and the folders of datasets and delivered networks."""
-    folders = [*folder.glob("data/datasets/*"), *folder.glob("models/*")]
+    base = folder / prefix
+    folders = [*base.glob("data/datasets/*"), *base.glob("models/*")]
     files = [path for path in folder.rglob("*") if path.is_file()]
     return folders + [path for path in files if not set(path.parents) & set(folders)]
 

@@ -15,6 +15,7 @@ STEPS = (
     "next_trial",
     "judge_trial",
     "settle",
+    "take_trial",
     "decompose",
     "teacher_outputs",
     "finetune",

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lowrank.graph.names import (
     Wildcards,
 )
-
-if TYPE_CHECKING:
-    from lowrank.graph.pipeline import Graph
+from lowrank.graph.rules import Rules
 
 
-class StudyRules:
+class StudyRules(Rules):
     """Inputs of the rules that compare methods."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.params = graph, graph.params
 
     def study_results(self, wildcards: Wildcards) -> list[str]:
         """Return the results of all variants of a study, for each of its networks."""

@@ -13,7 +13,8 @@ _FLOAT_NETWORK = (
 )
 _BY_DEVICE = ("compressed.p50", "speedup")
 # Keys of the quantized network and of the quantized original in a result.
-QUANTIZED = ("int8", "control.int8")
+_CONTROL = "control.int8"
+QUANTIZED = ("int8", _CONTROL)
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +29,10 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for place in _ANY_NETWORK if prefix else _FLOAT_NETWORK:
             _set(metrics, _join(prefix, place), at(document, place))
-        for device, latency in document.get("latency_ms", {}).items():
+        # The control's latency is left out: it is measured again in each result, so it would differ
+        # after every change. `int8.latency_ms.<device>.speedup_over_control` compares with it.
+        latencies = {} if prefix == _CONTROL else document.get("latency_ms", {})
+        for device, latency in latencies.items():
             for place in _BY_DEVICE:
                 value = at(latency, place)
                 _set(metrics, _join(prefix, f"latency_ms.{device}.{place}"), value)

@@ -18,6 +18,8 @@ from lowrank.errors import UserError
 from lowrank.settings.document import parse_document
 
 PARAMS = "params.yaml"
+# Files of which a project has at least one, also a project that uses the workflow as a module.
+_OF_PROJECT = (PARAMS, "Snakefile", "workflow/Snakefile", "config/config.yaml")
 # Tracked files that runs write.
 _WRITTEN = ("results", "dvc.lock")
 # Environment variable that passes the profile of the main Snakemake process to its jobs.
@@ -34,7 +36,7 @@ def commit() -> str | None:
     it, because the commit of that repository does not describe these files.
     """
     head = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    if not head or not _git("ls-files", "--", PARAMS, "Snakefile"):
+    if not head or not _git("ls-files", "--", *_OF_PROJECT):
         return None
     excluded = [f":(exclude){name}" for name in _WRITTEN]
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *excluded)

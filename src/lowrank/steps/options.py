@@ -23,11 +23,16 @@ Decorator = Callable[[Any], Any]
 
 
 class StepOption(click.Option):
-    """An option whose value comes from a part of the rule. `template` is its placeholder."""
+    """An option whose value comes from a part of the rule. `template` is its placeholder.
 
-    def __init__(self, *arguments: Any, template: str, **options: Any) -> None:
+    The template of a path that a step keeps (`is_kept`) is a path instead.
+    """
+
+    def __init__(
+        self, *arguments: Any, template: str, is_kept: bool = False, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.template = template
+        self.template, self.is_kept = template, is_kept
 
 
 class _Path(click.ParamType):
@@ -123,7 +128,7 @@ def kept_path(name: str, template: str, description: str) -> Decorator:
 
     `template` is the path, with Snakemake's placeholders.
     """
-    return _option(name, template, description, _Path(), None)
+    return _option(name, template, description, _Path(), None, is_kept=True)
 
 
 def network_option(step: Any) -> Any:
@@ -143,13 +148,21 @@ def tasks_option(step: Any) -> Any:
 
 
 def _option(
-    name: str, template: str, description: str, kind: Any, default: Any, variable: str | None = None
+    name: str,
+    template: str,
+    description: str,
+    kind: Any,
+    default: Any,
+    variable: str | None = None,
+    *,
+    is_kept: bool = False,
 ) -> Decorator:
     return click.option(
         f"--{name.replace('_', '-')}",
         variable or name,
         cls=StepOption,
         template=template,
+        is_kept=is_kept,
         type=kind,
         # Click would treat an explicit default of None as a default.
         **({"required": True} if default is None else {"default": default}),
@@ -157,14 +170,16 @@ def _option(
     )
 
 
-def command(step: str) -> str:
+def command(step: str, prefix: str = "") -> str:
     """Return the shell command of a rule that runs a step, with Snakemake's placeholders.
+
+    `prefix` is that of the paths of a module's rules, which Snakemake does not add to a command.
 
     Raises AttributeError for a name that is not a step.
     """
     options = getattr(importlib.import_module(f"lowrank.steps.{step}"), step).params
     words = [
-        f"{option.opts[0]}={option.template}"
+        f"{option.opts[0]}={prefix if option.is_kept else ''}{option.template}"
         for option in options
         if isinstance(option, StepOption)
     ]

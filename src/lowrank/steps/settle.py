@@ -25,39 +25,17 @@ if TYPE_CHECKING:
 @task_option
 @parameter("settings", "methods.<method>.ranks, JSON.", Json(BudgetSettings))
 @input_paths("trials", "The measured loss of each trial, JSON.")
-@input_paths("plans", "The plan of each trial, in the same order.")
-@input_paths("states", "The network of each trial.")
-@input_paths("accuracies", "The accuracy of each trial's network.")
-@input_paths("curves", "The training curve of each trial.")
-@input_paths("timings", "Steps and seconds of each trial.")
 @input_path("control", "The measured loss of the original in int8, JSON.", optional=True)
-@output_path("plan", "The plan of the best trial.")
-@output_path("state", "The network of the best trial.")
-@output_path("metrics", "The accuracy of the best trial.")
-@output_path("curve", "The training curve of the best trial.")
-@output_path("timing", "Steps and seconds of the best trial.")
 @output_path("report", "Number, cost and loss of the best trial, JSON.")
 def settle(
     task: str,
     settings: BudgetSettings,
     trials: list[Path],
-    plans: list[Path],
-    states: list[Path],
-    accuracies: list[Path],
-    curves: list[Path],
-    timings: list[Path],
     control: Path | None,
-    plan: Path,
-    state: Path,
-    metrics: Path,
-    curve: Path,
-    timing: Path,
     report: Path,
 ) -> None:
     """Choose the cheapest trial of a search that meets the target."""
-    import shutil
-
-    from lowrank.files import read_json, write_json, written_whole
+    from lowrank.files import read_json, write_json
     from lowrank.ranks.bisection import Found, cheapest
     from lowrank.tasks import get_task
 
@@ -69,10 +47,6 @@ def settle(
     control_loss = Found.from_json(read_json(control)) if control else None
     metric = get_task(task).metric
     best = cheapest(losses, **limits, control=control_loss, unit=metric.difference_unit)
-    copies = {plan: plans, state: states, metrics: accuracies, curve: curves, timing: timings}
-    for output, trial_files in copies.items():
-        with written_whole(output) as partial:
-            shutil.copyfile(trial_files[best], partial)
     chosen = losses[best]
     say(
         f"trial {best + 1} of {len(losses)}: {chosen.share:.4f} of {settings.search.cost}, loses "

@@ -1,0 +1,35 @@
+"""Weights that come with the workflow."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lowrank.config.reading import load_params
+from lowrank.errors import UserError
+from lowrank.graph.networks import SHIPPED_WEIGHTS
+from lowrank.graph.pipeline import Graph
+
+ROOT = Path(__file__).parents[2]
+JOB = SimpleNamespace(model="vgg16")
+
+
+def test_the_list_of_shipped_weights_is_that_of_the_folder():
+    folder = ROOT / "data/checkpoints"
+    files = [str(path.relative_to(ROOT)) for path in folder.glob("*.safetensors")]
+    assert sorted(files) == sorted(SHIPPED_WEIGHTS)
+
+
+def test_weights_that_are_not_in_this_folder_come_with_the_workflow(tmp_path, monkeypatch):
+    params = load_params(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    shipped = Graph(params, shipped=lambda path: f"/shipped/{path}")
+    assert shipped.networks.weights(JOB) == "/shipped/data/checkpoints/vgg16.safetensors"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        Graph(params).networks.weights(JOB)
+    own = Path("data/checkpoints/vgg16.safetensors")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert shipped.networks.weights(JOB) == str(own)
+    # The file of a user is not below the prefix, and Snakemake adds none to an absolute path.
+    assert Graph(params, prefix="sub/").networks.weights(JOB) == str(own.absolute())
