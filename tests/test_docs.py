@@ -100,6 +100,7 @@ def test_a_changed_result_gives_a_message():
 WITH_VALUE = {"--cores", "--report", "--config", "--configfile", "--directory"}
 WITH_RULE = {"--until", "--forcerun", "--omit-from"}
 DVC = {"repro", "metrics", "params", "plots", "exp", "status", "pull", "push", "checkout"}
+DVC |= {"get", "artifacts"}
 DVC |= {"commit", "remote"}
 RULES_TEXT = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
 RULES = {*re.findall(r"^(?:use )?rule \w+ as (\w+)|^rule (\w+)", RULES_TEXT, re.MULTILINE)}

@@ -57,7 +57,7 @@ def recorded(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
     Path(".dvc").mkdir()
-    touch("build/vgg16/original/outputs.safetensors")
+    touch("build/vgg16/original/outputs.safetensors", "dvc.yaml")
     stages = []
     monkeypatch.setattr(recording, "commit", lambda names, graph: stages.extend(names))
     return stages
@@ -95,5 +95,9 @@ def test_nothing_is_recorded_inside_dvc_or_without_it(recorded, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "summarize@vgg16-tucker")
     assert run(recorded, config()) == []
     monkeypatch.delenv("DVC_STAGE")
+    # A folder in which this workflow is a module has no stages.
+    Path("dvc.yaml").unlink()
+    assert run(recorded, config()) == []
+    touch("dvc.yaml")
     Path(".dvc").rmdir()
     assert run(recorded, config()) == []

@@ -1,7 +1,7 @@
 """Errors of the user: one clear message, an exit status other than 0, no incomplete files."""
 
 import pytest
-from projects import BUILD, RESULT, Project, job_counts
+from projects import BUILD, RESULT, Project
 
 
 def refusal(project: Project, target: str = RESULT) -> str:
@@ -25,27 +25,6 @@ def test_the_error_for_an_unknown_network_or_method_suggests_the_nearest(
     assert target in message
     assert "Did you mean" in message
     assert nearest in message
-
-
-MODULE = """
-import yaml
-module lowrank:
-    snakefile: "Snakefile"
-    config: yaml.safe_load(open("params.yaml"))
-    {}
-use rule * from lowrank
-"""
-
-
-def test_the_workflow_can_be_used_as_a_module_unless_it_moves_files(project: Project):
-    outer = project.folder / "outer.smk"
-    outer.write_text(MODULE.format(""))
-    options = ("--snakefile", "outer.smk", "--dry-run", "--")
-    assert "summarize" in job_counts(project.snakemake(*options, RESULT))
-    outer.write_text(MODULE.format('prefix: "sub"'))
-    done = project.run("snakemake", "--cores", "1", *options, f"sub/{RESULT}", check=False)
-    assert done.returncode
-    assert "a module with `prefix:`" in done.stdout
 
 
 def test_the_error_for_a_misspelt_parameter_names_it(project: Project):
