@@ -22,6 +22,9 @@ rule select_ranks:
     wildcard_constraints:
         method=GRAPH.not_searching,
     threads: PARAMS.select_ranks.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -74,6 +77,9 @@ rule profile_draft:
     log:
         "logs/profile_draft/{model}/{method}/{at}/{device}.log",
     threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("profile_draft"),
@@ -96,6 +102,9 @@ rule profile_layers:
         "logs/profile_layers/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the measurement.
     threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("profile_layers"),
@@ -121,6 +130,9 @@ rule calibrate:
     log:
         "logs/calibrate/{model}/{method}/{at}.log",
     threads: PARAMS.calibrate.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("calibrate"),
@@ -147,6 +159,9 @@ rule decompose:
     log:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: GRAPH.compress.threads_of_decompose
+    resources:
+        mem_mb=2000,
+        runtime=60,
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("decompose", "calibrate"),
@@ -168,6 +183,9 @@ rule teacher_outputs:
     log:
         "logs/teacher_outputs/{model}.log",
     threads: PARAMS.teacher_outputs.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -194,6 +212,9 @@ rule finetune:
     wildcard_constraints:
         method=GRAPH.not_searching,
     threads: lambda wildcards: GRAPH.compress.finetune(wildcards).threads
+    resources:
+        mem_mb=8000,
+        runtime=720,
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,

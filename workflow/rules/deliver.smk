@@ -12,6 +12,9 @@ rule export_onnx:
     log:
         "logs/export_onnx/{model}/{method}.log",
     threads: PARAMS.export_onnx.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -50,6 +53,9 @@ rule describe_device:
         output="build/devices/{device}.json",
     log:
         "logs/describe_device/{device}.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         code=GRAPH.code("describe_device"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
@@ -75,6 +81,9 @@ rule quantize:
         "logs/quantize/{model}/{method}.log",
     # All cores if nodes are timed, so that no other job of this run disturbs the measurement.
     threads: workflow.cores if PARAMS.quantize.by_time else PARAMS.quantize.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         task=GRAPH.task,
         code=GRAPH.code("quantize"),
@@ -122,6 +131,9 @@ rule benchmark:
         "logs/benchmark/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the measurement.
     threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         code=GRAPH.code("benchmark"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),

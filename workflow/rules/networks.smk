@@ -26,6 +26,9 @@ rule splits:
     log:
         "logs/splits/{model}.log",
     threads: GRAPH.networks.threads_of_splits
+    resources:
+        mem_mb=1000,
+        runtime=30,
     params:
         code=GRAPH.code("splits"),
         validation=GRAPH.networks.validation_json,
@@ -89,6 +92,9 @@ rule checkpoint:
     log:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         task=GRAPH.task,
         code=GRAPH.code("checkpoint"),
@@ -110,6 +116,9 @@ rule pretrain:
     log:
         "logs/pretrain/{model}.log",
     threads: lambda wildcards: GRAPH.networks.pretrain(wildcards).threads
+    resources:
+        mem_mb=8000,
+        runtime=1440,
     params:
         task=GRAPH.task,
         code=GRAPH.code("pretrain"),

@@ -34,6 +34,9 @@ rule judge_trial:
     wildcard_constraints:
         method=GRAPH.searching,
     threads: PARAMS.export_onnx.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         task=GRAPH.task,
         code=GRAPH.code("judge_trial"),
