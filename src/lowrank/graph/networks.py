@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ class NetworkRules(Rules):
             return path
         if not Path(path).is_file():
             if self.graph.shipped and path in SHIPPED_WEIGHTS:
-                return self.graph.shipped(path)
+                # They may have been removed from the folder of the workflow, too.
+                with contextlib.suppress(FileNotFoundError):
+                    return self.graph.shipped(path)
             raise UserError(
                 f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
                 f"{self._advice(model)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def targets_of(stage: str, model: str, method: str, graph: Graph) -> list[str]:
     """
     job: Any = _Job(model=model, method=method, at="first")
     searches = method in graph.params.searching
-    targets = {
+    targets: dict[str, Callable[[Any], list[str]]] = {
         "settle": graph.search.search,
         "decompose": lambda job: [] if searches else graph.compress.factors(job),
         "finetune": lambda job: [graph.last_state(job)] if graph.rounds(model, method) else [],
