@@ -220,7 +220,7 @@ def stages_to_run(project: Project) -> set[str]:
         "repo = dvc.repo.Repo('.')\n"
         "graph = repo.index.graph\n"
         # Without a search its folder stays empty, so DVC goes no further than this stage.
-        "graph.remove_nodes_from([s for s in graph if s.name == 'settle'])\n"
+        "graph.remove_nodes_from([s for s in graph if s.name.startswith('settle@')])\n"
         "changed = [s for s in graph if s.addressing in repo.status()]\n"
         "reached = {s.name for c in changed for s in [c, *networkx.ancestors(graph, c)]}\n"
         "print(json.dumps(sorted(reached)))"
