@@ -152,7 +152,8 @@ def compress(
             "lowrank: the accuracy drop is not known; pass `images` to measure it",
             file=sys.stderr,
         )
-    return Compressed(compressed, planned, tuple(input_shape), expected)
+    channels, height, width = input_shape
+    return Compressed(compressed, planned, (channels, height, width), expected)
 
 
 @dataclass
@@ -196,7 +197,7 @@ class _Compression:
         if self.factorize.norm == "activation" and not sequential and not self.moments:
             table = leave_negligible(self.table, rule.negligible_share)
             self.moments = input_moments(
-                compressed, [table[name] for name in self.assigned], self.images
+                compressed, [table[name] for name in self.assigned], self.images or []
             )
         choice = RankChoice(
             network=_NetworkInMemory(compressed, self.images, self.moments),
@@ -213,12 +214,13 @@ class _Compression:
         return compressed, planned
 
     def _replace(self, compressed: nn.Module, planned: PlannedLayer) -> None:
-        name, module = planned.name, compressed.get_submodule(planned.name)
+        name = planned.name
+        module: Any = compressed.get_submodule(name)
         layer, factorization = self.table[name], get_factorization(planned.factorization)
         weight, bias = _parameters(module)
         moments = self.moments.get(name)
         if self.factorize.sequential:
-            moments, shift = shifted_moments(self.network, compressed, layer, self.images)
+            moments, shift = shifted_moments(self.network, compressed, layer, self.images or [])
             kernel = kernel_of(layer, weight, name=name)
             weight, bias = carried_over(kernel, bias, moments, shift)
         result = decompose(factorization, layer, weight, bias, planned.ranks, moments)
@@ -329,10 +331,10 @@ class _NetworkInMemory:
         return None
 
 
-def _parameters(layer: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the weight and bias as float32 arrays."""
-    weight, bias = (
-        None if parameter is None else parameter.detach().cpu().float().numpy()
-        for parameter in (layer.weight, layer.bias)
-    )
-    return weight, bias
+def _parameters(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the weight and bias of a convolution or linear layer as float32 arrays."""
+
+    def array(parameter: Tensor) -> np.ndarray:
+        return parameter.detach().cpu().float().numpy()
+
+    return array(layer.weight), None if layer.bias is None else array(layer.bias)

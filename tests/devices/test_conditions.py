@@ -19,8 +19,9 @@ def write(root: Path, **files: str) -> Path:
     return root
 
 
-def stat(user: int, stolen: int) -> str:
-    return f"cpu  {user} 5 10 1000 7 3 2 {stolen} 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
+def stat(user: int, stolen: int, *, nice: int = 5, interrupts: int = 3, idle: int = 1000) -> str:
+    first = f"cpu  {user} {nice} 10 {idle} 7 {interrupts} 2 {stolen} 0 0"
+    return f"{first}\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
 
 
 def test_time_taken_by_other_processes_and_the_host(tmp_path):
@@ -31,6 +32,13 @@ def test_time_taken_by_other_processes_and_the_host(tmp_path):
     assert conditions["other_cpu"] == pytest.approx(1.0)
     assert conditions["stolen_cpu"] == pytest.approx(0.25)
     assert conditions["throttled"] is None
+
+
+def test_processes_of_low_priority_and_interrupts_count_but_idle_time_does_not(tmp_path):
+    before = replace(Snapshot.now(write(tmp_path, proc__stat=stat(0, 0))), wall=0.0, own=0.0)
+    text = stat(0, 0, nice=105, interrupts=53, idle=9000)
+    after = replace(Snapshot.now(write(tmp_path, proc__stat=text)), wall=1.0, own=0.0)
+    assert before.until(after)["other_cpu"] == pytest.approx(1.5)
 
 
 def test_throttling_is_summed_over_all_cores(tmp_path):
@@ -60,6 +68,11 @@ def test_the_governor_and_the_hottest_sensor(tmp_path):
     state = state_of_machine(tmp_path)
     assert state["governor"] == "powersave"
     assert state["temperature_c"] == 67.5
+
+
+def test_a_sensor_that_is_off_reads_zero(tmp_path):
+    write(tmp_path, sys__class__thermal__thermal_zone0__temp="0\n")
+    assert state_of_machine(tmp_path)["temperature_c"] is None
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat here")

@@ -44,3 +44,10 @@ def test_without_a_trial_within_the_target_the_nearest_is_reported():
 def test_json_round_trip():
     trial = Found(0.1, 0.5, 0.2)
     assert Found.from_json(trial.to_json()) == trial
+
+
+def test_trials_in_any_order_narrow_the_range():
+    # 0.2 and 0.4 are within the target, 0.1 and 0.05 are not.
+    finished = trials((0.2, 0.3), (0.4, 0.1), (0.1, 2.0), (0.05, 4.0))
+    share = next_share((0.01, 1.0), finished, **TARGET)
+    assert share == pytest.approx((0.1 * 0.2) ** 0.5)

@@ -95,6 +95,18 @@ def test_layer_whose_weight_is_read_only_for_real_images_stays():
     assert "the network fails: AttributeError" in reasons["second"]
 
 
+class Undefined(Bright):
+    """Network with some outputs that are NaN, as a square root of a negative number is."""
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        return torch.cat([outputs, torch.full_like(outputs, torch.nan)], 1)
+
+
+def test_undefined_outputs_do_not_hide_a_change_of_the_others():
+    assert must_stay(Undefined()).keys() == must_stay(Bright()).keys() == {"second"}
+
+
 def test_one_of_two_interdependent_layers_stays():
     assert len(must_stay(Counting())) == 1
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
     if unlabelled := index.get("unlabelled", ""):
         sources["train"] = replace(sources["train"], unlabelled=unlabelled)
     validation = ValidationSettings.model_validate(splits_index["validation"])
-    if validation.folder is not None:
+    if validation.folder is not None and splits is not None:
         sources["folder"] = _open_split(
             Path(splits), "validation", splits_index, splits_index["images"], outputs
         )
@@ -221,9 +221,10 @@ _FORMS: dict[str, Callable[[Path, str, dict[str, Any]], Images]] = {
 }
 
 
-def _load(path: Path, **options: str) -> NDArray:
+def _load(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     try:
-        return np.load(path, allow_pickle=False, **options)
+        array: NDArray[Any] = np.load(path, mmap_mode, allow_pickle=False)
+        return array
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: cannot be read as a NumPy array ({error}). Delete {path.parent} and run the "

@@ -131,8 +131,8 @@ def require_known_folders(stage: str, params: Params) -> None:
     if name == "dataset":
         key = _variable(yaml.safe_load(Path("dvc.yaml").read_text()), "dataset_name")
         settings = params.dataset.get(key)
-        folders = [settings.train, settings.validation] if settings else []
-        require_watched(map(Path, filter(None, folders)), name, f"`dataset.{key}`")
+        named = [settings.train, settings.validation] if settings else []
+        require_watched(map(Path, filter(None, named)), name, f"`dataset.{key}`")
     elif name == "splits" and key in params.checkpoint:
         folder = params.checkpoint[key].validation.folder
         folders = [Path(folder)] if folder else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,9 @@ class Wildcards(Protocol):
     number: str
     layer: str
     device: str
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of the wildcards of this rule."""
 
 
 def folder_of_trial(method: str, number: int) -> str:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lowrank.errors import UserError
@@ -61,7 +62,7 @@ def prefix_of(workflow: Any) -> str:
             "Use `dvc push` to copy the files to S3 and other storage."
         )
     modifier = workflow.modifier.path_modifier
-    moved = {folder: modifier.replace_prefix(f"{folder}/") for folder in _FOLDERS}
+    moved: dict[str, str] = {folder: modifier.replace_prefix(f"{folder}/") for folder in _FOLDERS}
     prefixes = {path.removesuffix(f"{folder}/") for folder, path in moved.items()}
     prefix = min(prefixes, key=len)
     if any(path != f"{prefix}{folder}/" for folder, path in moved.items()):
@@ -132,7 +133,7 @@ def _arguments() -> Any:
 
     Return None if a program calls Snakemake without a command line.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "args_to_api":
             return frame.f_locals.get("args")

@@ -130,7 +130,10 @@ class RankChoice:
         Raises UserError if the rule needs measurements that the network cannot provide.
         """
         table = leave_negligible(self.table, settings.negligible_share)
-        layers, sensitivity, shares, ranks = dict(self.layers), {}, {}, None
+        layers = dict(self.layers)
+        sensitivity: dict[str, float] = {}
+        shares: dict[str, Share] = {}
+        ranks: dict[str, tuple[int, ...]] | None = None
         rule = rule_of(settings)
         if rule.looks_at_all_layers and layers:
             if self.shares is not None:

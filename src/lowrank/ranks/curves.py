@@ -1,9 +1,10 @@
 """Curves of expected loss and cost over the choices of ranks for one layer."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,8 @@ class Curve:
         log_losses = np.interp(self.left_out, x, y)
         log_losses += slope[0] * np.minimum(self.left_out - x[0], 0.0)
         log_losses += slope[-1] * np.maximum(self.left_out - x[-1], 0.0)
-        return np.exp(log_losses)
+        expected: np.ndarray = np.exp(log_losses)
+        return expected
 
 
 def curve_of(
@@ -180,7 +182,7 @@ def rank_choices(
     if in_proportion:
         shares = max(ranks_of_modes, key=lambda ranks: ranks[-1]) / max(full_ranks)
         modes = list(zip(ranks_of_modes, full_ranks, strict=True))
-        combined = (
+        combined: Iterable[Iterable[int]] = (
             [ranks[np.abs(ranks - share * full).argmin()] for ranks, full in modes]
             for share in shares
         )
@@ -196,9 +198,9 @@ def rank_choices(
     ]
 
 
-def _worthwhile(choices: Sequence[tuple]) -> list[tuple]:
+def _worthwhile(choices: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Remove choices that another one beats: no larger error, and no higher cost for any bound."""
-    front: list[tuple] = []
+    front: list[tuple[Any, ...]] = []
     for choice in sorted(choices):
         if not any(
             all(cost <= limit for cost, limit in zip(other[1:-1], choice[1:-1], strict=True))

@@ -94,13 +94,13 @@ def facts_of(
     )
     if is_original:
         # int8 changes neither of these counts, and no layer is replaced.
-        result = result | {
+        result = {**result} | {
             key: {"original": count, "compressed": count, "ratio": 1.0}
             for key in ("parameters", "macs")
             for count in [result[key]["original"]]
         }
-        described = described | {"method": {"name": "the original in int8", "quantize": INT8}}
-        layers = [layer | {"form": "dense", "ranks": ""} for layer in layers]
+        described = {**described} | {"method": {"name": "the original in int8", "quantize": INT8}}
+        layers = [{**layer} | {"form": "dense", "ranks": ""} for layer in layers]
     accuracy = {
         "original": result["accuracy"]["original"],
         "this_file": measured["accuracy"]["exported"],
@@ -317,8 +317,9 @@ def _costs(facts: Mapping[str, Any], metrics: Sequence[Metric]) -> list[str]:
     ):
         quantity = facts[key]
         int8 = (control or {}).get(key, quantity["original"])
-        counts = [f"{count:,}" for count in (quantity["original"], int8, quantity["compressed"])]
-        lines.append(row(label, *counts, f"{quantity['ratio']:.2f}x {better}"))
+        counts = quantity["original"], int8, quantity["compressed"]
+        before, of_control, after = map("{:,}".format, counts)
+        lines.append(row(label, before, of_control, after, f"{quantity['ratio']:.2f}x {better}"))
     for device, latency in facts["latency_ms"].items():
         if "not_measured" in latency:
             reason = f"not measured: {latency['not_measured']}"
@@ -326,10 +327,8 @@ def _costs(facts: Mapping[str, Any], metrics: Sequence[Metric]) -> list[str]:
             continue
         int8 = control and control["latency_ms"].get(device)
         medians = [f"{latency[network]['p50']:.3f}" for network in ("original", "compressed")]
-        label = f"latency on {device}, ms, median"
-        lines.append(
-            row(label, medians[0], formatted(int8, "{:.3f}"), medians[1], _speedups(latency))
-        )
+        label, of_control = f"latency on {device}, ms, median", formatted(int8, "{:.3f}")
+        lines.append(row(label, medians[0], of_control, medians[1], _speedups(latency)))
         energy = facts["energy_mj"].get(device, {})
         if energy.get("compressed") is not None:
             label = f"energy of one run on {device}, mJ"

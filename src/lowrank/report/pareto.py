@@ -16,7 +16,7 @@ from lowrank.report.table import ORIGINAL, place_of
 
 CONTROL = "original, int8"
 # Plot style by kind of network: the originals, and the compressed networks by precision.
-_STYLES = {
+_STYLES: dict[str, dict[str, Any]] = {
     ORIGINAL: {"marker": "*", "color": GREY, "markersize": 13},
     CONTROL: {"marker": "D", "color": GREEN, "markersize": 8, "markeredgecolor": "black"},
     "float32": {"marker": "o", "color": BLUE, "markersize": 7},
@@ -170,9 +170,9 @@ def _write_names(axes: Axes, records: Sequence[dict[str, Any]], cost: str) -> No
     adjust_text(
         [
             axes.text(
-                *position, CONTROL if _kind(record) == CONTROL else record["method"], fontsize=8
+                across, up, CONTROL if _kind(record) == CONTROL else record["method"], fontsize=8
             )
-            for *position, record in zip(x, y, records, strict=True)
+            for across, up, record in zip(x, y, records, strict=True)
         ],
         x,
         y,

@@ -255,7 +255,9 @@ def _latency(values: dict[str, Any]) -> dict[str, Any]:
     """Return the latencies on one device. `others` holds those with other settings."""
     if "not_measured" in values:
         return values
-    latency = {model: _percentiles(values[model]) for model in ("original", "compressed")}
+    latency: dict[str, Any] = {
+        model: _percentiles(values[model]) for model in ("original", "compressed")
+    }
     latency |= {name: value for name, value in values.items() if name.startswith("speedup")}
     if "others" in values:
         latency["others"] = {name: _latency(other) for name, other in values["others"].items()}

@@ -14,6 +14,7 @@ from lowrank.report.headline import at
 ORIGINAL = "original"
 
 Record = dict[str, Any]
+Place = tuple[str, str, str | None]
 
 
 def records_of(model: str, method: str, result: Mapping[str, Any], metric: Metric) -> list[Record]:
@@ -155,8 +156,8 @@ def overview(
         for model, method, result in results
         if "search" in result
     }
-    originals: dict[tuple[str, ...], dict[str, list[Record]]] = {}
-    variants: dict[tuple[str, ...], list[Record]] = {}
+    originals: dict[Place, dict[str, list[Record]]] = {}
+    variants: dict[Place, list[Record]] = {}
     for model, method, result in results:
         if (model, method) in chosen_trials:
             continue
@@ -201,7 +202,7 @@ def _relative_latency(record: Record, control: Record | None) -> float | None:
     return 1 / speedup if speedup else None
 
 
-def place_of(record: Record) -> tuple[str, str, str | None]:
+def place_of(record: Record) -> Place:
     """Return the network, the device and the CPU, which comparable latencies have in common."""
     return record["network"], record["device"], record["cpu"]
 

@@ -141,7 +141,8 @@ def best_for_latency(
 
 
 def _is_allowed(share: Mapping[str, float | None], network: str) -> bool:
-    return share[network] is not None and share[network] <= share["allowed"]
+    measured, allowed = share[network], share["allowed"]
+    return measured is not None and allowed is not None and measured <= allowed
 
 
 def _share(result: Mapping[str, Any], place: str) -> float | None:

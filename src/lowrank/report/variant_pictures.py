@@ -191,7 +191,7 @@ def curve_picture(
     save(figure, path)
 
 
-_ABOVE = {
+_ABOVE: dict[str, Any] = {
     "fontsize": 8,
     "loc": "lower center",
     "bbox_to_anchor": (0.5, 1.0),

@@ -61,6 +61,7 @@ def decompose(
     from lowrank.core.layers import LayerTable
     from lowrank.core.plans import Factored, Plan
     from lowrank.core.stored import write_tensors
+    from lowrank.errors import UserError
     from lowrank.factorize import carried_over, get_factorization, kernel_of
     from lowrank.factorize import decompose as decomposed
     from lowrank.files import read_json
@@ -77,6 +78,8 @@ def decompose(
     weight, bias = layer_weight(state, layer), layer_bias(state, layer)
     input_moments = layer_moments(moments, layer) if moments else None
     if original:
+        if dataset is None:
+            raise UserError("--original compares layers on images: it needs --dataset.")
         sample = _Sample(network, dataset, splits, images, threads)
         input_moments, shift = sample.moments(original, state, before, layer_entry)
         kernel = kernel_of(layer_entry, layer_weight(original, layer), name=layer)

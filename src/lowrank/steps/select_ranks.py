@@ -10,7 +10,7 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Loss, Losses, Plan, PlannedLayer
 from lowrank.ranks.any_rule import AnyRankSettings
-from lowrank.ranks.budget_settings import Target
+from lowrank.ranks.budget_settings import BudgetSettings, Target
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.steps.common import Step, say, use_threads
 from lowrank.steps.options import (
@@ -99,7 +99,7 @@ def select_ranks(
     layer_table = LayerTable.from_json(read_json(table))
     if replaceable:
         layer_table = layer_table.with_obstacles(read_json(replaceable)["stays_dense"])
-    if aim:
+    if aim and isinstance(settings, BudgetSettings):
         target = Target.of(settings.search.cost, read_json(aim)["share"])
         settings = settings.model_copy(update={"target": target})
     losses: Losses = {}

@@ -40,10 +40,7 @@ def settle(
     from lowrank.tasks import get_task
 
     losses = [Found.from_json(read_json(path)) for path in trials]
-    limits = {
-        "accuracy_drop": settings.target.accuracy_drop,
-        "confidence": settings.search.confidence,
-    }
+    limits = {"accuracy_drop": settings.allowed_drop, "confidence": settings.search.confidence}
     control_loss = Found.from_json(read_json(control)) if control else None
     metric = get_task(task).metric
     best = cheapest(losses, **limits, control=control_loss, unit=metric.difference_unit)

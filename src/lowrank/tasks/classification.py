@@ -38,7 +38,7 @@ class Classification(Task):
             )
 
     def accepts(self, outputs: object) -> bool:
-        shape = getattr(outputs, "shape", ())
+        shape: tuple[int, ...] = getattr(outputs, "shape", ())
         return len(shape) == 2 and shape[1] >= 2
 
     def predictions(self, outputs: Tensor) -> Tensor:

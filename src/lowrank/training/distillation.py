@@ -135,7 +135,8 @@ class AugmentedTeacher(Teacher):
         self._watched = WatchedMaps(self.network, self.layers)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        self.network.to(device, memory_format=memory_format)
+        # The types of PyTorch lack this combination of arguments.
+        self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def answers(

@@ -175,7 +175,7 @@ class _Training:
             seed=settings.seed,
         )
         if settings.steps is None:
-            self.steps = max(1, round(settings.epochs * self.batches.batches_per_epoch))
+            self.steps = max(1, round((settings.epochs or 0) * self.batches.batches_per_epoch))
         else:
             self.steps = settings.steps
         if self.steps and (teacher is None or teacher.needs_labels):
@@ -251,7 +251,7 @@ class _Training:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         if self.averaged and step >= self.average_from:
             self.averaged.update_parameters(self.network)
@@ -273,7 +273,7 @@ class _Training:
         loss = self.task.loss(
             outputs.float(), labels, label_smoothing=self.settings.label_smoothing
         )
-        if self.teacher:
+        if self.teacher and answers is not None:
             maps = self.watched.take()
             loss = self.teacher.combined_loss(self.task, loss, outputs.float(), maps, answers)
         return loss, outputs, labels
