@@ -45,6 +45,7 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model.onnx")
 
 
+@pytest.mark.seconds
 def test_this_machine_keeps_the_contract_of_devices():
     check_device(create_device("local", {}))
 

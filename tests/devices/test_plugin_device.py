@@ -9,6 +9,8 @@ import pytest
 import yaml
 from plugin_package import install, run_with
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 CORE = max(os.sched_getaffinity(0))
 QUICK = {"sittings": 1, "repeats": 4, "seconds": 0.01, "warmup_seconds": 0, "energy_seconds": 0}

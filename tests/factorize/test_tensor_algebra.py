@@ -101,6 +101,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.seconds
 def test_tensorly_may_start_with_another_backend():
     finished = run(
         FACTORIZE + "import tensorly; print(tensorly.get_backend())", TENSORLY_BACKEND="pytorch"

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from plugin_package import install, run_with
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from toy import toy
 from lowrank.files import read_json
 from lowrank.testing import check_task
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 NETWORK = json.dumps({"factory": "toy:toy", "input_shape": [3, 32, 32]})
 RECIPE = {

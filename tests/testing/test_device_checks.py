@@ -70,6 +70,7 @@ EXPECTED = [
 ]
 
 
+@pytest.mark.seconds
 def test_everything_that_is_wrong_with_a_device_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError) as error:
