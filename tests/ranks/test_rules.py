@@ -7,6 +7,8 @@ from lowrank.core.layers import Layer
 from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.rule import RULES, mistake_in
+from lowrank.ranks.rules.energy import Energy
 from lowrank.ranks.rules.sensitivity import shared_out
 from lowrank.ranks.scale import cost_of, dense_cost, ranks_of_size, ranks_within
 from lowrank.ranks.select import choose_ranks
@@ -174,3 +176,13 @@ def test_grouped_layers_get_the_largest_rank_by_energy():
     assert planned.chosen == (5,)
     result = decompose(get_factorization("svd"), layer, kernel, None, planned.ranks)
     assert result.relative_error < 1e-6
+
+
+def test_a_rule_for_all_layers_without_its_method_is_a_mistake():
+    class Unfinished(Energy):
+        looks_at_all_layers = True
+
+    assert mistake_in(Unfinished()) == (
+        "has `looks_at_all_layers = True` and no `share_out`; expected that method"
+    )
+    assert [mistake_in(RULES.get(name)) for name in RULES] == [None] * len(RULES.names())

@@ -146,7 +146,9 @@ class RankRule(ABC, Generic[Settings]):
 
 
 def mistake_in(rule: RankRule[Any]) -> str | None:
-    """Return what is wrong with the settings of a rule from an installed package."""
+    """Return what is wrong with a rule from an installed package."""
+    if rule.looks_at_all_layers and type(rule).share_out is RankRule.share_out:
+        return "has `looks_at_all_layers = True` and no `share_out`; expected that method"
     settings = getattr(rule, "settings", None)
     if not (isinstance(settings, type) and issubclass(settings, RankSettings)):
         return f"has `settings = {settings!r}`; expected a subclass of `{_PATH}.RankSettings`"

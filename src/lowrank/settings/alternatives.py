@@ -1,5 +1,6 @@
 """Sections whose settings depend on the value of one of them: `select: energy`, `kind: ssh`."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -28,14 +29,14 @@ class Alternatives(Section):
     default: ClassVar[str]
 
     @classmethod
+    @abstractmethod
     def names(cls) -> list[str]:
         """Return the values of the discriminator."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def section_named(cls, name: str) -> type[Section]:
         """Return the section with that name. Raises UserError if it cannot be used."""
-        raise NotImplementedError
 
     @classmethod
     def usable(cls) -> dict[str, type[Section]]:

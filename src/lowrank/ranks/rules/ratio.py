@@ -1,4 +1,4 @@
-"""Ranks with the same saving in every layer."""
+"""Ranks that divide the cost of each layer by the same factor."""
 
 from typing import Literal
 
@@ -10,9 +10,11 @@ from lowrank.ranks.scale import dense_cost, ranks_within
 
 
 class RatioSettings(AdjustedSettings):
-    """The same saving in each layer."""
+    """Settings of `ratio`, which divides the cost of each layer by the same factor."""
 
-    select: Literal["ratio"] = Field("ratio", description="The same saving in each layer.")
+    select: Literal["ratio"] = Field(
+        "ratio", description="The cost of each layer is divided by the same factor."
+    )
     ratio: float = Field(4.0, gt=1, description="Original cost divided by the cost of the factors.")
     cost: Literal["macs", "parameters"] = Field("macs", description="Cost that `ratio` refers to.")
 
