@@ -10,8 +10,9 @@ import pytest
 from lowrank.config.params import Params
 from lowrank.config.reading import load_params
 from lowrank.errors import UserError
-from lowrank.graph.code_digests import _imports, _significant, _tree
+from lowrank.graph.code_digests import _file_of, _imports
 from lowrank.graph.pipeline import Graph
+from lowrank.graph.source_files import read_source
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +33,7 @@ def convolution(size):
 
 def forget() -> None:
     """Clear the caches, as in a new process."""
-    for cached in (_tree, _imports, _significant):
+    for cached in (read_source, _imports, _file_of):
         cached.cache_clear()
 
 

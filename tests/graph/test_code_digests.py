@@ -16,6 +16,7 @@ from lowrank.graph.code_digests import (
     files_of_module,
     files_of_step,
 )
+from lowrank.graph.source_files import read_source
 
 
 def names(step: str) -> set[str]:
@@ -118,34 +119,50 @@ def test_an_installed_module_of_the_user_counts_by_its_version(tmp_path: Path):
     assert digest_of_module("numpy.linalg", tmp_path) != digest_of_module("torch", tmp_path)
 
 
+def clear_caches():
+    for function in (*vars(code_digests).values(), read_source):
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
 @pytest.fixture
 def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that writes a package with a factorization, and digests of two steps."""
+    """Return a function that writes a package with extensions, and digests of three steps."""
     package, information = tmp_path / "shapes", tmp_path / "shapes-1.0.dist-info"
     for folder in (package, information):
         folder.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes\nVersion: 1.0\n")
-    entry_points = "[lowrank.factorizations]\nround = shapes.circle:ROUND\n"
+    entry_points = (
+        "[lowrank.factorizations]\nround = shapes.circle:ROUND\n"
+        "[lowrank.devices]\nboard = shapes.board:BOARD\n"
+    )
     (information / "entry_points.txt").write_text(entry_points)
     (package / "__init__.py").touch()
     (package / "unrelated.py").write_text("X = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    def digests(source: str) -> tuple[str, str]:
-        (package / "circle.py").write_text("import torn_package\n" + source)
-        for function in (code_digests._digest_of, code_digests._significant, code_digests._tree):
-            function.cache_clear()
-        code_digests._imports.cache_clear()
-        return digest_of_step("decompose"), digest_of_step("dataset")
+    def digests(factorization: str, device: str = "BOARD = 1\n") -> dict[str, str]:
+        (package / "circle.py").write_text("import torn_package\n" + factorization)
+        (package / "board.py").write_text(device)
+        clear_caches()
+        return {step: digest_of_step(step) for step in ("decompose", "benchmark", "dataset")}
 
     yield digests
-    code_digests._digest_of.cache_clear()
+    clear_caches()
 
 
 def test_the_code_of_a_plug_in_counts_for_the_steps_that_may_use_it(plug_in):
     """It is read, not imported: a broken plug-in must not stop a run that does not use it."""
-    decompose, dataset = plug_in("ROUND = 1\n")
-    assert plug_in("ROUND = 1  # a comment\n") == (decompose, dataset)
-    changed, unchanged = plug_in("ROUND = 2\n")
-    assert changed != decompose
-    assert unchanged == dataset
+    before = plug_in("ROUND = 1\n")
+    assert plug_in("ROUND = 1  # a comment\n") == before
+    after = plug_in("ROUND = 2\n")
+    assert after["decompose"] != before["decompose"]
+    assert after["dataset"] == before["dataset"]
+
+
+def test_the_code_of_a_device_counts_for_the_steps_that_use_devices(plug_in):
+    before = plug_in("ROUND = 1\n")
+    after = plug_in("ROUND = 1\n", device="BOARD = 2\n")
+    assert after["benchmark"] != before["benchmark"]
+    assert after["decompose"] == before["decompose"]
+    assert after["dataset"] == before["dataset"]

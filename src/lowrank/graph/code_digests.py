@@ -9,17 +9,16 @@ sources does not find modules imported by a computed name, and data files that a
 packages count by their version, and only if a `factory` names one.
 """
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import lowrank
 from lowrank.files import write_json
+from lowrank.graph.source_files import read_source
 from lowrank.graph.step_names import STEPS
 
 PACKAGE = Path(lowrank.__file__).parent
@@ -39,8 +38,9 @@ LEFT_OUT = frozenset(
     }
 )
 ROOMS_LEFT_OUT = frozenset({"lowrank.config", "lowrank.graph", "lowrank.settings"})
-# Exception: how the source of a network is interpreted changes what a step does.
-NOT_LEFT_OUT = frozenset({"lowrank.config.network_source"})
+# Exceptions: how the source of a network is interpreted, and which kinds of device exist, changes
+# what a step does.
+NOT_LEFT_OUT = frozenset({"lowrank.config.network_source", "lowrank.config.device_kinds"})
 
 
 def digest_of_step(step: str) -> str:
@@ -56,7 +56,7 @@ def digest_of_module(module: str, folder: Path = Path()) -> str:
     files = files_of_module(module, folder)
     if not files:
         return _short(f"{module} {_version_of(module)}")
-    return _short("\n".join(_significant(path) for path in files))
+    return _short("\n".join(map(_digest, files)))
 
 
 def write_digests(path: Path, networks: Mapping[str, str]) -> None:
@@ -82,21 +82,19 @@ def _digest_of(module: str, version: str) -> str:
         raise ValueError(f"{module} is not a module of lowrank")
     plug_ins = sorted(
         _code_of(plug_in)
-        for group in {group for path in files for group in _groups(path)}
-        for plug_in in importlib.metadata.entry_points(group=group)
+        for group in {text for path in files for text in read_source(path).texts}
+        for plug_in in _plug_ins(group)
     )
-    return _short("\n".join([version, *map(_significant, files), *plug_ins]))
+    return _short("\n".join([version, *map(_digest, files), *plug_ins]))
+
+
+def _digest(path: Path) -> str:
+    return read_source(path).digest
 
 
 @functools.cache
-def _groups(path: Path) -> frozenset[str]:
-    """Return the texts in a file that may be groups of entry points: `lowrank.factorizations`."""
-    constants = (node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
-    return frozenset(
-        text
-        for text in constants
-        if isinstance(text, str) and re.fullmatch(r"lowrank\.[a-z_]+", text)
-    )
+def _plug_ins(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=group))
 
 
 def _code_of(plug_in: importlib.metadata.EntryPoint) -> str:
@@ -114,7 +112,7 @@ def _code_of(plug_in: importlib.metadata.EntryPoint) -> str:
         files = _closure(plug_in.module, package, Path(spec.submodule_search_locations[0]))
     else:
         files = (Path(spec.origin),)
-    sources = (_significant(path) for path in files if path.suffix == ".py")
+    sources = (_digest(path) for path in files if path.suffix == ".py")
     return "\n".join([f"{plug_in.name} {plug_in.value} {version}", *sources])
 
 
@@ -140,6 +138,7 @@ def is_left_out(name: str) -> bool:
     return name not in NOT_LEFT_OUT and (name in LEFT_OUT or room in ROOMS_LEFT_OUT)
 
 
+@functools.cache
 def _file_of(name: str, package: str, root: Path) -> Path | None:
     parts = name.split(".")
     if package:
@@ -154,37 +153,20 @@ def _file_of(name: str, package: str, root: Path) -> Path | None:
 @functools.cache
 def _imports(path: Path, name: str) -> tuple[str, ...]:
     """Return the names of all modules that a file may import, including imports in functions."""
+    source = read_source(path)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    names: list[str] = []
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
-        elif isinstance(node, ast.Call):
-            names += _by_literal_name(node)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names += _programs(node.value)
-    return tuple(filter(None, names))
+    names = [
+        module if not level else ".".join(filter(None, (_parent(package, level), module)))
+        for level, module in source.imports
+    ]
+    programs = (module for text in source.texts for module in _programs(text))
+    return tuple(filter(None, (*names, *programs)))
 
 
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    if not node.level:
-        return node.module or ""
+def _parent(package: str, level: int) -> str:
+    """Return the package that the dots of a relative import name."""
     parts = package.split(".") if package else []
-    kept = parts[: len(parts) - (node.level - 1)]
-    return ".".join([*kept, *([node.module] if node.module else [])])
-
-
-def _by_literal_name(node: ast.Call) -> Iterable[str]:
-    """Return the module in `import_module("a.b")`; empty for any other call."""
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    first = node.args[0] if node.args else None
-    if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
-        return [str(first.value)]
-    return []
+    return ".".join(parts[: len(parts) - (level - 1)])
 
 
 def _programs(text: str) -> Iterable[str]:
@@ -193,33 +175,10 @@ def _programs(text: str) -> Iterable[str]:
     Such programs are started by name in another process. The constant part of a computed name such
     as f"lowrank.devices.{program}" stands for every module of that package.
     """
-    if not re.fullmatch(r"lowrank(\.\w+)+\.?", text):
-        return []
     if not text.endswith("."):
         return [text]
     folder = PACKAGE.joinpath(*text.split(".")[1:])
     return [f"{text}{path.stem}" for path in folder.glob("*.py")]
-
-
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes(), filename=str(path))
-
-
-@functools.cache
-def _significant(path: Path) -> str:
-    """Return the source of a file without comments, docstrings and layout.
-
-    The syntax tree is converted back to source, because trees differ more between Python versions.
-    """
-    tree = _tree(path)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            constant = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _version_of(module: str) -> str:
