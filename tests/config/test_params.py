@@ -202,8 +202,8 @@ def test_a_device_may_have_several_threads_and_batch_sizes(document):
         ({"kind": "ssh"}, "`benchmark.board.host` is missing: `kind: ssh` needs it."),
         (
             {"host": "board"},
-            "`benchmark.board.host` is only for `kind: ssh`, but `benchmark.board` has `kind: "
-            "local`.",
+            "in `benchmark.board`: `host` belongs to `kind: ssh`, not to `kind: local`, which has "
+            "no settings of its own.",
         ),
         (
             {"kind": "shh"},

@@ -62,8 +62,8 @@ def test_params_yaml_accepts_the_device_and_its_settings(python):
         ({"kind": "one_core"}, "`benchmark.bench.core` is missing: `kind: one_core` needs it."),
         (
             {"core": 0},
-            "`benchmark.bench.core` is only for `kind: one_core`, but `benchmark.bench` has `kind: "
-            "local`.",
+            "in `benchmark.bench`: `core` belongs to `kind: one_core`, not to `kind: local`, which "
+            "has no settings of its own.",
         ),
         (
             {"kind": "one_core", "core": -1},
@@ -71,8 +71,8 @@ def test_params_yaml_accepts_the_device_and_its_settings(python):
         ),
         (
             {"kind": "one_cor", "core": 0},
-            "`benchmark.bench.kind` is 'one_cor', expected one of 'local', 'one_core' or 'ssh' "
-            "(did you mean 'one_core'?).",
+            "`benchmark.bench.kind` is 'one_cor', expected one of 'local', 'one_core', 'ssh' or "
+            "'unfinished' (did you mean 'one_core'?).",
         ),
         (
             {"kind": "unfinished"},
@@ -92,8 +92,11 @@ def test_a_mistake_in_params_yaml_names_the_line_and_the_setting(python, device,
 
 def test_the_schema_offers_the_device(python):
     schema = json.loads(python("import lowrank.config.reading as r; print(r.schema())"))
-    offered = schema["$defs"]["OneCoreDeviceSettings"]["properties"]
-    assert offered["kind"]["const"] == "one_core"
+    kinds = {
+        kind["properties"]["kind"]["const"]: kind["properties"]
+        for kind in schema["$defs"]["AnyDeviceSettings"]["oneOf"]
+    }
+    offered = kinds["one_core"]
     assert offered["core"]["description"] == "Number of the core, from 0."
     assert {"threads", "repeats"} <= offered.keys()
 

@@ -1,14 +1,13 @@
 """`benchmark`: devices, and how latency and energy are measured on them."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import Field, create_model
 
 from lowrank.config.device_kinds import DEFAULT_KIND, DEVICE_KINDS, fields_of
 from lowrank.devices import DeviceKind
-from lowrank.errors import UserError
-from lowrank.settings.mistakes import refused
+from lowrank.settings.alternatives import Alternatives
 from lowrank.settings.section import Section
 
 
@@ -26,6 +25,7 @@ class DeviceSettings(Section):
         return self.model_dump_json(include={"kind", *DEVICE_KINDS.get(self.kind).own_names})
 
 
+@cache
 def section_of(kind: DeviceKind) -> type[DeviceSettings]:
     """Return the section of params.yaml for a kind of device."""
     default: dict[str, Any] = {"default": kind.name} if kind.name == DEFAULT_KIND else {}
@@ -43,25 +43,20 @@ def _literal(text: str) -> Any:
     return Literal[text]
 
 
-def _with_kind(section: Any) -> Any:
-    """Add the default kind, and say what is wrong with a kind of an installed package."""
-    if not isinstance(section, Mapping):
-        return section
-    kind = section.get("kind", DEFAULT_KIND)
-    if kind in DEVICE_KINDS.names():
-        try:
-            DEVICE_KINDS.get(kind)
-        except UserError as error:
-            raise refused(str(error).rstrip("."), "kind") from error
-    return {"kind": kind, **section}
-
-
 if TYPE_CHECKING:
     AnyDeviceSettings = DeviceSettings
 else:
-    # The value of `kind` selects the section that checks the other settings.
-    AnyDeviceSettings = Annotated[
-        Union[tuple(section_of(kind) for kind in DEVICE_KINDS.usable().values())],  # noqa: UP007
-        Field(discriminator="kind"),
-        BeforeValidator(_with_kind),
-    ]
+
+    class AnyDeviceSettings(Alternatives):
+        """A device of one kind, which `kind` names."""
+
+        discriminator = "kind"
+        default = DEFAULT_KIND
+
+        @classmethod
+        def names(cls) -> list[str]:
+            return DEVICE_KINDS.names()
+
+        @classmethod
+        def section_named(cls, name: str) -> type[Section]:
+            return section_of(DEVICE_KINDS.get(name))

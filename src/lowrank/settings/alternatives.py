@@ -99,12 +99,14 @@ class Alternatives(Section):
         belongs = (
             f"belongs to {' or '.join(users)}, not to" if len(users) < 3 else "cannot be used with"
         )
-        # What is not in every section first.
         others = [other.model_fields for other in cls.usable().values()]
-        fields = [field for field in section.model_fields if field != setting]
-        fields.sort(key=lambda field: all(field in other for other in others))
-        used = ", ".join(f"`{field}`" for field in fields)
-        return f"{belongs} `{setting}: {name}`, which uses {used or 'no others'}"
+        own = ", ".join(
+            f"`{field}`"
+            for field in section.model_fields
+            if field != setting and not all(field in other for other in others)
+        )
+        ending = f"which uses {own}" if own else "which has no settings of its own"
+        return f"{belongs} `{setting}: {name}`, {ending}"
 
     @classmethod
     def _mistake(

@@ -78,7 +78,7 @@ def described(
         Where the user wrote each method that is not written under its name in `methods`.
     """
     clauses: dict[tuple[Place, str], list[tuple[str, str]]] = {}
-    for mistake in map(_with_choice, error.errors(include_url=False)):
+    for mistake in error.errors(include_url=False):
         place, is_key = _place(mistake, document)
         full_place = _origin_of(file, (*prefix, *place), origins or {})
         sections = _Sections(model, document)
@@ -113,21 +113,6 @@ def shown(value: Any) -> str:
         case _:
             text = repr(value)
     return text if len(text) <= 100 else text[:96] + " ..."
-
-
-def _with_choice(mistake: ErrorDetails) -> ErrorDetails:
-    """Describe a wrong choice between sections, such as `kind`, as one of a setting's value."""
-    if mistake["type"] != "union_tag_invalid":
-        return mistake
-    name = mistake["ctx"]["discriminator"].strip("'")
-    *others, last = mistake["ctx"]["expected_tags"].split(", ")
-    return {
-        **mistake,
-        "type": "literal_error",
-        "loc": (*mistake["loc"], name),
-        "input": mistake["input"][name],
-        "ctx": {"expected": f"{', '.join(others)} or {last}" if others else last},
-    }
 
 
 def _place(mistake: ErrorDetails, document: Any) -> tuple[Place, bool]:
@@ -170,12 +155,6 @@ def _clause(
     name = _dotted(full_place)
     match mistake["type"]:
         case "extra_forbidden":
-            if owners := sections.owners_of(place):
-                return (
-                    f"`{name}` is only for {owners}, but `{_dotted(full_place[:-1])}` has "
-                    f"{sections.choice_at(place[:-1])}",
-                    "",
-                )
             known = list(sections.at(place[:-1]).model_fields)
             suggestion = nearest(str(place[-1]), known) or nearest(
                 str(place[-1]), sections.all_settings(place[:-1])
@@ -303,11 +282,6 @@ class _Sections:
         """Return the setting that selects the model at `place`, as text; empty if none does."""
         candidates = self._candidates(place)
         return _choice(candidates[0]) if len(candidates) > 1 else ""
-
-    def owners_of(self, place: Place) -> str:
-        """Return the choices, as text, that have the setting at `place`; empty if none does."""
-        others = self._candidates(place[:-1])[1:]
-        return " or ".join(_choice(model) for model in others if place[-1] in model.model_fields)
 
     def all_settings(self, place: Place) -> list[str]:
         """Return the settings of all models that may check the section at `place`."""
