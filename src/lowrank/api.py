@@ -131,27 +131,13 @@ def compress(
         images, also if the drop of agreement is larger than `largest_drop` of the rule; the message
         then names the nearest setting that keeps enough.
     """
-    rule = rank_settings(ranks or {})
-    if rule.searches:
-        raise UserError(
-            "ranks.target.accuracy_drop: the search for this target fine-tunes several networks, "
-            "which `compress` does not do. Use the target `macs` or `parameters`, or the pipeline."
-        )
+    rule = _rank_rule(ranks or {})
     settings = _factorize_settings(
         factorize, rule, images=images is not None, sequential=sequential
     )
     compression = _Compression.of(network, input_shape, settings, images)
     compressed, planned = compression.at(rule)
-    expected = compression.expected(compressed)
-    if expected:
-        print(f"lowrank: {expected.sentence()}", file=sys.stderr)
-        if expected.exceeds(rule.largest_drop):
-            raise UserError(_excessive_drop(compression, rule, expected))
-    elif images is None and any(not layer.is_dense for layer in planned):
-        print(
-            "lowrank: the accuracy drop is not known; pass `images` to measure it",
-            file=sys.stderr,
-        )
+    expected = _checked_agreement(compression, rule, compressed, planned)
     channels, height, width = input_shape
     return Compressed(compressed, planned, (channels, height, width), expected)
 
@@ -234,6 +220,26 @@ class _Compression:
         return agreement(_TASK, self.network, compressed, self.images)
 
 
+def _checked_agreement(
+    compression: _Compression,
+    rule: RankSettings,
+    compressed: nn.Module,
+    planned: tuple[PlannedLayer, ...],
+) -> Expected | None:
+    """Measure and print the agreement with the original. Raises UserError if it drops too far."""
+    expected = compression.expected(compressed)
+    if expected:
+        print(f"lowrank: {expected.sentence()}", file=sys.stderr)
+        if expected.exceeds(rule.largest_drop):
+            raise UserError(_excessive_drop(compression, rule, expected))
+    elif compression.images is None and any(not layer.is_dense for layer in planned):
+        print(
+            "lowrank: the accuracy drop is not known; pass `images` to measure it",
+            file=sys.stderr,
+        )
+    return expected
+
+
 def _excessive_drop(compression: _Compression, rule: RankSettings, expected: Expected) -> str:
     """Return a message that the drop is too large, with the nearest setting that is allowed."""
 
@@ -253,6 +259,17 @@ def _excessive_drop(compression: _Compression, rule: RankSettings, expected: Exp
         f"loss of {rule.largest_drop:.0%} of the agreement above chance before fine-tuning. "
         f"{advice}To continue anyway, set `largest_drop` to 1."
     )
+
+
+def _rank_rule(ranks: Mapping[str, Any]) -> RankSettings:
+    """Check the settings of the rank rule. Raises UserError if one is wrong or not possible."""
+    rule = rank_settings(ranks)
+    if rule.searches:
+        raise UserError(
+            "ranks.target.accuracy_drop: the search for this target fine-tunes several networks, "
+            "which `compress` does not do. Use the target `macs` or `parameters`, or the pipeline."
+        )
+    return rule
 
 
 def _factorize_settings(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lowrank.core.layers import Layer, LayerTable, PlainLayer
+from lowrank.core.layers import REST, Layer, LayerTable, PlainLayer
 from lowrank.core.plans import Factored
-from lowrank.report.layer_times import REST, times_by_layer
+from lowrank.report.layer_times import times_by_layer
 
 TABLE = LayerTable(
     "net",

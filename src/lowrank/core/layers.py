@@ -11,6 +11,9 @@ from lowrank.errors import UserError
 
 Pair = tuple[int, int]
 
+# Name for everything that belongs to no layer, such as pooling and changes of memory layout.
+REST = "rest"
+
 
 @dataclass(frozen=True)
 class PlainLayer:

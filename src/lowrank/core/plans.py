@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -36,6 +37,18 @@ class PlannedLayer:
         """True if the layer stays as it is."""
         return self.dense_because is not None
 
+    def sentence(self) -> str:
+        """Return a sentence for the user: the factorization and ranks, or why there are none."""
+        outcome = (
+            f"not replaced: {self.dense_because}"
+            if self.is_dense
+            else (
+                f"{self.factorization} at ranks {', '.join(map(str, self.ranks))}, "
+                f"{self.macs[0] / self.macs[1]:.1f}x fewer MACs"
+            )
+        )
+        return "; ".join([f"{self.name}: {outcome}", *self.notes])
+
 
 @dataclass(frozen=True)
 class Share:
@@ -65,6 +78,16 @@ class Loss:
 
 # Divergence of the outputs, by (layer, factorization) and by ranks.
 Losses = dict[tuple[str, str], dict[tuple[int, ...], float]]
+
+
+def recorded(losses: Losses) -> tuple[Loss, ...]:
+    """Return all measured losses as records for a plan."""
+    return tuple(
+        Loss(layer, factorization, ranks, nats)
+        for (layer, factorization), nats_by_ranks in losses.items()
+        for ranks, nats in nats_by_ranks.items()
+    )
+
 
 # Metric of plans that name none.
 _ACCURACY = Metric("accuracy", "accuracy", "accuracy")
@@ -211,6 +234,14 @@ class Plan:
                 f"{path}: not a plan, or a plan written by an earlier version of lowrank. Delete "
                 "it and run the same command again."
             ) from None
+
+
+def known_losses(plans: Iterable[Plan]) -> Losses:
+    """Return the losses that the plans record; the last plan counts where several have one."""
+    losses: Losses = {}
+    for loss in (loss for plan in plans for loss in plan.losses):
+        losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
+    return losses
 
 
 @dataclass(frozen=True)

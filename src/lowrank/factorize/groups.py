@@ -159,21 +159,7 @@ def decompose(
     if moments is not None and bias is None:
         bias = np.zeros(layer.out_channels, np.float32)
     layer = replace(layer, bias=bias is not None)
-    # Groups are consecutive along the output channels, and so are their factors.
-    kernels = group_kernels(layer, kernel)
-    if moments is None:
-        factors_of_groups = [
-            factorization.factors(group.astype(np.float64), ranks) for group in kernels
-        ]
-    else:
-        factors_of_groups = [
-            weighted_factors(factorization, one_group(layer), group, ranks, regularized(covariance))
-            for group, covariance in zip(kernels, moments.covariance, strict=True)
-        ]
-    weights = tuple(
-        np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
-        for factors in zip(*factors_of_groups, strict=True)
-    )
+    weights = _factors_of_groups(factorization, layer, kernel, ranks, moments)
     sequence = grouped_sequence(factorization, layer, ranks)
     approximation = reconstruct(sequence, weights)
     output_error = None
@@ -186,6 +172,31 @@ def decompose(
         bias=None if bias is None else np.ascontiguousarray(bias, dtype=np.float32),
         relative_error=_relative_error(kernel, approximation),
         output_error=output_error,
+    )
+
+
+def _factors_of_groups(
+    factorization: Factorization,
+    layer: PlainLayer,
+    kernel: np.ndarray,
+    ranks: tuple[int, ...],
+    moments: Moments | None,
+) -> tuple[np.ndarray, ...]:
+    """Return the kernels of the plain layers, float32; the arguments are those of `decompose`."""
+    # Groups are consecutive along the output channels, and so are their factors.
+    kernels = group_kernels(layer, kernel)
+    if moments is None:
+        factors_of_groups = [
+            factorization.factors(group.astype(np.float64), ranks) for group in kernels
+        ]
+    else:
+        factors_of_groups = [
+            weighted_factors(factorization, one_group(layer), group, ranks, regularized(covariance))
+            for group, covariance in zip(kernels, moments.covariance, strict=True)
+        ]
+    return tuple(
+        np.ascontiguousarray(np.concatenate(factors), dtype=np.float32)
+        for factors in zip(*factors_of_groups, strict=True)
     )
 
 

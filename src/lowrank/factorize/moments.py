@@ -146,7 +146,6 @@ def weighted_factors(
         Covariance of the patches, (S D_h D_w, S D_h D_w), or of the channels, (S, S); positive
         definite, as returned by `regularized`.
     """
-    first, *others = factorization.sequence(layer, ranks)
     # Scale by a power of 4, whose root is exact, so that the scale of the inputs does not enter the
     # factors.
     covariance = covariance / 4.0 ** round(np.log2(np.trace(covariance) / len(covariance)) / 2)
@@ -159,37 +158,66 @@ def weighted_factors(
         # window.
         head = _divided_by(head.reshape(len(head), -1), root).reshape(head.shape)
         return head, *rest
-    has_patches = len(covariance) > kernel.shape[1]
-    window = head.shape[2:]
-    by_channel = np.moveaxis(head.reshape(len(head), kernel.shape[1], -1), 1, 2)
-    by_channel = _divided_by(by_channel.reshape(-1, kernel.shape[1]), root)
-    by_channel = by_channel.reshape(len(head), -1, kernel.shape[1])
-    head = np.ascontiguousarray(np.moveaxis(by_channel, 2, 1)).reshape(len(head), -1, *window)
+    head = _channels_divided_by(head, root)
     tail = factorization.tail(layer, ranks)
     if tail:
-        # Any basis of the space that the head keeps gives the same result. An orthonormal basis, as
-        # without moments, trains well. After the division by the root, the head has condition
-        # numbers of up to 100.
-        basis, mixing = np.linalg.qr(head.reshape(len(head), -1).T)  # head^T = basis mixing
-        head = np.ascontiguousarray(basis.T).reshape(head.shape)
-    if not has_patches:
-        if tail:
-            # Equal to `mode_dot(rest[0], mixing, 1)`, which gives zeros of the other sign for a
-            # kernel of zeros.
-            rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing, optimize=True)
-        return head, *rest
+        head, mixing = _with_orthonormal_rows(head)
+    if len(covariance) > kernel.shape[1]:
+        return head, *_refitted(factorization, layer, kernel, ranks, covariance, [head, *rest])
     if tail:
+        # Equal to `mode_dot(rest[0], mixing, 1)`, which gives zeros of the other sign for a
+        # kernel of zeros.
+        rest[0] = np.einsum("trkl,sr->tskl", rest[0], mixing, optimize=True)
+    return head, *rest
+
+
+def _channels_divided_by(head: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Return the first factor, (R, S, E_h, E_w), with its input channels divided by the root."""
+    rank, channels, *window = head.shape
+    by_channel = np.moveaxis(head.reshape(rank, channels, -1), 1, 2)
+    by_channel = _divided_by(by_channel.reshape(-1, channels), root)
+    by_channel = by_channel.reshape(rank, -1, channels)
+    return np.ascontiguousarray(np.moveaxis(by_channel, 2, 1)).reshape(rank, -1, *window)
+
+
+def _with_orthonormal_rows(head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an orthonormal basis of the rows of the first factor, and the mixing to restore it.
+
+    Any basis of the space that the first factor keeps gives the same result. An orthonormal basis,
+    as without moments, trains well. After the division by the root, the first factor has condition
+    numbers of up to 100.
+    """
+    basis, mixing = np.linalg.qr(head.reshape(len(head), -1).T)  # head^T = basis mixing
+    return np.ascontiguousarray(basis.T).reshape(head.shape), mixing
+
+
+def _refitted(
+    factorization: Factorization,
+    layer: PlainLayer,
+    kernel: np.ndarray,
+    ranks: tuple[int, ...],
+    covariance: np.ndarray,
+    factors: list[np.ndarray],
+) -> tuple[np.ndarray, ...]:
+    """Return all factors but the first, fitted to the encoded patches that they receive.
+
+    `factors` are all factors so far; the others are the arguments of `weighted_factors`, with the
+    covariance of the patches.
+    """
+    first, *others = factorization.sequence(layer, ranks)
+    head, *rest = factors
+    if tail := factorization.tail(layer, ranks):
         method, tail_layer, tail_ranks = tail
         before = reconstruct([first], [head])
         target, encoded, _ = _least_squares(kernel, covariance, before, tail_layer.kernel)
         target = target.reshape(len(kernel), len(head), *tail_layer.kernel)
-        return head, *weighted_factors(method, tail_layer, target, tail_ranks, encoded)
+        return weighted_factors(method, tail_layer, target, tail_ranks, encoded)
     before = reconstruct([first, *others[:-1]], [head, *rest[:-1]])
     last, _, silent = _least_squares(kernel, covariance, before, others[-1].kernel)
     # Channels that are always 0, as for a zero kernel, have no effect. The last factor keeps its
     # values for them, because two consecutive factors of 0 would never train.
     last[:, silent] = rest[-1].reshape(last.shape)[:, silent]
-    return head, *rest[:-1], last.reshape(rest[-1].shape)
+    return *rest[:-1], last.reshape(rest[-1].shape)
 
 
 def whitened(

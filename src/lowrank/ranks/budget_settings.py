@@ -155,6 +155,10 @@ class BudgetSettings(NegligibleSettings):
         """The target; if ranks are found by trials, a target in the middle of the search range."""
         return Target.of(self.search.cost, self.search.middle) if self.searches else self.target
 
+    def at_share(self, share: float) -> "BudgetSettings":
+        """Return the settings of one trial: its target is a share of the cost to minimize."""
+        return self.model_copy(update={"target": Target.of(self.search.cost, share)})
+
     @property
     def devices(self) -> tuple[str, ...]:
         return tuple(self.costs.latency_ms)

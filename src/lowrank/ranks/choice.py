@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Expected, Factored, Losses, PlannedLayer, Share
+from lowrank.core.plans import Expected, Factored, Losses, Plan, PlannedLayer, Share, recorded
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose, get_factorization
 from lowrank.ranks.latency_model import Latencies
@@ -155,6 +155,23 @@ class RankChoice:
             for name, factorization in layers.items()
         )
         return ChosenRanks(planned, sensitivity, shares)
+
+    def plan(self, settings: RankSettings, *, measure: bool, say: Say) -> Plan:
+        """Return the plan of the round, with the expected metric if `measure`.
+
+        Raises UserError if the rule needs measurements that the network cannot provide.
+        """
+        chosen = self.at(settings, say=say)
+        for planned in chosen.layers:
+            say(planned.sentence())
+        return Plan(
+            layers=chosen.layers,
+            sensitivity=chosen.sensitivity,
+            # The plan of the first round records them for all rounds.
+            shares=chosen.shares if self.shares is None else {},
+            losses=recorded(self.losses),
+            expected=self.expected(chosen.layers, say=say) if measure else None,
+        )
 
     def expected(self, planned: Sequence[PlannedLayer], *, say: Say) -> Expected | None:
         """Measure the metric of the network at these ranks, without fine-tuning.

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowrank.core.layers import LayerTable, PlainLayer
+from lowrank.core.layers import REST, LayerTable, PlainLayer
 from lowrank.core.plans import Factored
-
-# Name for everything that belongs to no layer, such as pooling and changes of memory layout.
-REST = "rest"
 
 
 def times_by_layer(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Loss, Losses, Plan, PlannedLayer
+from lowrank.core.plans import Plan, known_losses
 from lowrank.ranks.any_rule import AnyRankSettings
-from lowrank.ranks.budget_settings import BudgetSettings, Target
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.steps.common import Step, say, use_threads
 from lowrank.steps.options import (
@@ -23,6 +24,9 @@ from lowrank.steps.options import (
     task_option,
     wildcard,
 )
+
+if TYPE_CHECKING:
+    from lowrank.ranks.latency_model import Latencies
 
 
 @click.command(cls=Step)
@@ -94,63 +98,49 @@ def select_ranks(
     from lowrank.evaluation.stored_network import MeasuringImages, StoredNetwork
     from lowrank.files import read_json, write_json
     from lowrank.ranks.choice import RankChoice
-    from lowrank.ranks.latency_model import Latencies
 
-    layer_table = LayerTable.from_json(read_json(table))
-    if replaceable:
-        layer_table = layer_table.with_obstacles(read_json(replaceable)["stays_dense"])
     if aim and isinstance(settings, BudgetSettings):
-        target = Target.of(settings.search.cost, read_json(aim)["share"])
-        settings = settings.model_copy(update={"target": target})
-    losses: Losses = {}
-    for loss in (loss for path in known for loss in Plan.read(path).losses):
-        losses.setdefault((loss.layer, loss.factorization), {})[loss.ranks] = loss.nats
+        settings = settings.at_share(read_json(aim)["share"])
     images = None
     if dataset and layers:
         images = MeasuringImages(network, dataset, splits, settings.measured_images, threads, task)
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
-        table=layer_table,
+        table=_read_table(table, replaceable),
         layers=layers,
         all_layers=all_layers,
         alternatives=alternatives,
-        latencies={
-            device: Latencies.from_json(read_json(path))
-            for device, path in zip(settings.devices, latencies, strict=bool(latencies))
-        },
+        latencies=_read_latencies(settings, latencies),
         quantized=bool(quantize),
-        losses=losses,
+        losses=known_losses(map(Plan.read, known)),
         shares=Plan.read(first).shares if first else None,
         stages_left=stages_left,
     )
-    chosen = choice.at(settings, say=say)
-    for planned in chosen.layers:
-        say(_describe(planned))
-    expected = choice.expected(chosen.layers, say=say) if images and predict else None
-    if expected and not aim:
+    document = choice.plan(settings, measure=predict and images is not None, say=say)
+    if document.expected and not aim:
         # A trial of a search may lose any accuracy, because the search can choose another trial.
         where = f"methods.{method}.ranks" if method else "ranks"
-        choice.refuse_what_ruins(settings, expected, where=where, say=say)
-    measured = tuple(
-        Loss(*key, ranks, nats)
-        for key, nats_by_ranks in losses.items()
-        for ranks, nats in nats_by_ranks.items()
-    )
-    shares = {} if first else chosen.shares
-    document = Plan(chosen.layers, chosen.sensitivity, shares, measured, expected)
+        choice.refuse_what_ruins(settings, document.expected, where=where, say=say)
     write_json(plan, document.to_json())
 
 
-def _describe(planned: PlannedLayer) -> str:
-    outcome = (
-        f"not replaced: {planned.dense_because}"
-        if planned.is_dense
-        else (
-            f"{planned.factorization} at ranks {', '.join(map(str, planned.ranks))}, "
-            f"{planned.macs[0] / planned.macs[1]:.1f}x fewer MACs"
-        )
-    )
-    return "; ".join([f"{planned.name}: {outcome}", *planned.notes])
+def _read_table(table: Path, replaceable: Path | None) -> LayerTable:
+    from lowrank.files import read_json
+
+    layer_table = LayerTable.from_json(read_json(table))
+    if replaceable is None:
+        return layer_table
+    return layer_table.with_obstacles(read_json(replaceable)["stays_dense"])
+
+
+def _read_latencies(settings: RankSettings, paths: list[Path]) -> dict[str, Latencies]:
+    from lowrank.files import read_json
+    from lowrank.ranks.latency_model import Latencies
+
+    return {
+        device: Latencies.from_json(read_json(path))
+        for device, path in zip(settings.devices, paths, strict=bool(paths))
+    }
 
 
 if __name__ == "__main__":
