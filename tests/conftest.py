@@ -1,7 +1,7 @@
 """Fixtures for all tests."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -37,12 +37,26 @@ class Clock:
         return self.now
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the workflow tests first, because their files take the longest time."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Put the workflow tests first, because their files take the longest time.
+
+    One process builds the project that many of them copy. The others start with files that do not
+    need it, instead of waiting for it.
+    """
     for item in items:
         if "workflow" in item.path.parts:
             item.add_marker(pytest.mark.seconds)
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    yield  # Here, pytest removes the tests that `-m` does not select.
+    building = {item.path for item in items if "built_once" in getattr(item, "fixturenames", ())}
+    first = min(building, default=None)
+
+    def position(item: pytest.Item) -> int:
+        if "workflow" not in item.path.parts:
+            return 3
+        return 0 if item.path == first else 2 if item.path in building else 1
+
+    items.sort(key=position)
 
 
 class Lines(logging.Handler):

@@ -152,7 +152,7 @@ def test_a_measurement_continues_while_the_connection_is_lost(board, models, ser
 
     thread = threading.Thread(target=cut)
     thread.start()
-    assert device.measure(*models, {"seconds": 1.5})["speedup"] > 0
+    assert device.measure(*models, {"seconds": 0.8})["speedup"] > 0
     thread.join()
     # The measurement was not started a second time.
     assert len(list((remote_folder / "jobs").iterdir())) == jobs + 1
@@ -175,7 +175,7 @@ def test_two_clients_at_the_same_time(board, models, remote_folder):
 
     def long():
         started.set()
-        speedups.append(board().measure(*models, {"seconds": 3.0})["speedup"])
+        speedups.append(board().measure(*models, {"seconds": 1.0})["speedup"])
 
     before = (remote_folder / "lock").stat().st_mtime_ns
     thread = threading.Thread(target=long)
@@ -361,7 +361,8 @@ def test_cleaning_if_nothing_was_sent(board, remote_folder):
 def test_a_model_that_was_damaged_on_the_other_machine_is_sent_again(
     board, models, remote_folder, damage
 ):
-    board().measure(*models, {})
+    model = models[0]
+    board().node_times(model, {})
     sent = sorted((remote_folder / "models").iterdir())
     contents = {path: path.read_bytes() for path in sent}
     for path, content in contents.items():
@@ -372,7 +373,7 @@ def test_a_model_that_was_damaged_on_the_other_machine_is_sent_again(
             path.write_bytes(content[:-30] + bytes(30))
         else:
             path.write_bytes(content[:-30])
-    assert board().measure(*models, {})["speedup"] > 0
+    assert board().node_times(model, {}).keys() == {"gemm"}
     assert {path: path.read_bytes() for path in (remote_folder / "models").iterdir()} == contents
 
 

@@ -66,6 +66,7 @@ def cases():
                 if not (method.applies_to(layer) or too_many):
                     # Least squares on nearly singular matrices take many sweeps.
                     takes_long = name in ("cp4", "cp_als") and norm in SLOW_NORMS
+                    takes_long |= (name, window, norm) == ("cp_als", (3, 3), "patches")
                     yield pytest.param(
                         *(name, window, norm),
                         id=f"{name}-{window[0]}-{norm}",

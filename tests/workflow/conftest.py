@@ -1,15 +1,38 @@
 """Projects at several points of the workflow."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from projects import Project, make_project
+
+Create = Callable[[Path], Project]
 
 
 @pytest.fixture(scope="session")
-def project_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Create], Project]:
+    """Return a function that creates a project once for all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def once(name: str, create: Create) -> Project:
+        complete, partial = folder / name, folder / f"{name}.partial"
+        with FileLock(folder / f"{name}.lock"):
+            if not complete.exists():
+                create(partial)
+                partial.rename(complete)
+        return Project(complete)
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def project_once(shared) -> Project:
     """Create a project in which nothing has been run. Tests change only `project`, a copy."""
-    return make_project(tmp_path_factory.mktemp("new") / "project")
+    return shared("new", make_project)
 
 
 @pytest.fixture
@@ -19,11 +42,15 @@ def project(project_once: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def built_once(project_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def built_once(shared, project_once: Project) -> Project:
     """Create a project that Snakemake has built on one core. Tests change only `built`, a copy."""
-    built = project_once.copy_to(tmp_path_factory.mktemp("built") / "project")
-    built.snakemake(cores=1)
-    return built
+
+    def build(folder: Path) -> Project:
+        built = project_once.copy_to(folder)
+        built.snakemake(cores=1)
+        return built
+
+    return shared("built", build)
 
 
 @pytest.fixture
@@ -33,14 +60,18 @@ def built(built_once: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def recorded_once(built_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def recorded_once(shared, built_once: Project) -> Project:
     """Create a built project that is recorded in DVC and committed. Tests change only a copy."""
-    recorded = built_once.copy_to(tmp_path_factory.mktemp("recorded") / "project")
-    recorded.run("dvc", "commit", "--force", "dataset")
-    recorded.run("lowrank", "record")
-    recorded.run("git", "add", "--all")
-    recorded.run("git", "commit", "--quiet", "--message", "built")
-    return recorded
+
+    def record(folder: Path) -> Project:
+        recorded = built_once.copy_to(folder)
+        recorded.run("dvc", "commit", "--force", "dataset")
+        recorded.run("lowrank", "record")
+        recorded.run("git", "add", "--all")
+        recorded.run("git", "commit", "--quiet", "--message", "built")
+        return recorded
+
+    return shared("recorded", record)
 
 
 @pytest.fixture
