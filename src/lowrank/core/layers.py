@@ -98,10 +98,13 @@ def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """The layers of a network in forward order, without weights; this is what the graph reads."""
+    """The layers of a network in forward order, without weights; this is what the graph reads.
+
+    `input_shape` is the shape of its first input for one sample, without the batch axis.
+    """
 
     network: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
 
     def __getitem__(self, name: str) -> Layer:

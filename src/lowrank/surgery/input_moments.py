@@ -42,7 +42,7 @@ def input_moments(
     UserError
         If there are no images.
     """
-    sums_by_layer = {layer.name: _Sums(layer) for layer in layers}
+    sums_by_layer = {layer.name: InputSums(layer) for layer in layers}
     hooks = [
         network.get_submodule(name).register_forward_pre_hook(sums.add_call, with_kwargs=True)
         for name, sums in sums_by_layer.items()
@@ -81,9 +81,7 @@ def shifted_moments(
     UserError
         If there are no images.
     """
-    sums, inputs_now, inputs_before = _Sums(layer), _Inputs(layer), _Inputs(layer)
-    first, crossed = torch.zeros_like(sums.first), torch.zeros_like(sums.second)
-    pilot = torch.zeros(())
+    sums, inputs_now, inputs_before = ShiftSums(layer), _Inputs(layer), _Inputs(layer)
     hooks = [
         module.get_submodule(layer.name).register_forward_pre_hook(inputs.keep, with_kwargs=True)
         for module, inputs in ((original, inputs_before), (network, inputs_now))
@@ -94,21 +92,11 @@ def shifted_moments(
                 for module in (original, network):
                     with suppress(_Reached):
                         module(images)
-                sums.add(inputs_now.samples)
-                if not pilot.ndim:
-                    pilot = inputs_before.samples.mean(1, keepdim=True)
-                shifted = inputs_before.samples - pilot
-                first += shifted.sum(1).cpu()
-                crossed += (shifted.mT @ (inputs_now.samples - sums.pilot)).cpu()
+                sums.add(inputs_before.samples, inputs_now.samples)
     finally:
         for hook in hooks:
             hook.remove()
-    moments = sums.moments()
-    first /= moments.samples
-    mean = torch.from_numpy(moments.mean) - sums.pilot.squeeze(1).cpu()
-    _minus_product(crossed.div_(moments.samples), first, mean)
-    first += pilot.squeeze(1).cpu()
-    return moments, Shift(first.numpy(), crossed.numpy())
+    return sums.shifted_moments()
 
 
 class _Reached(Exception):  # noqa: N818  (not an error)
@@ -127,11 +115,11 @@ class _Inputs:
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
         """Store the inputs of a call and raise _Reached."""
-        self.samples = _samples(self._layer, arguments, keywords)
+        self.samples = samples_of(self._layer, _input_of(arguments, keywords))
         raise _Reached
 
 
-class _Sums:
+class InputSums:
     """Sums of the input patches of one layer and of their products."""
 
     def __init__(self, layer: Layer) -> None:
@@ -148,11 +136,11 @@ class _Sums:
     def add_call(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
-        """Add the inputs of a call."""
-        self.add(_samples(self._layer, arguments, keywords))
+        """Add the inputs of a call; this is a hook of the layer."""
+        self.add(samples_of(self._layer, _input_of(arguments, keywords)))
 
     def add(self, samples: Tensor) -> None:
-        """Add samples (g, positions, n)."""
+        """Add samples (g, positions, n), as `samples_of` returns them."""
         if not self._count:
             self.pilot = samples.mean(1, keepdim=True)
         samples = samples - self.pilot
@@ -172,6 +160,37 @@ class _Sums:
         covariance = _minus_product(second, mean, mean)
         mean += self.pilot.squeeze(1).cpu()
         return Moments(mean.numpy(), covariance.numpy(), self._count)
+
+
+class ShiftSums:
+    """Sums of the inputs of one layer in the original and in the changed network."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._now = InputSums(layer)
+        self._pilot = torch.zeros(())
+        self._first = torch.zeros_like(self._now.first)
+        self._crossed = torch.zeros_like(self._now.second)
+
+    def add(self, before: Tensor, now: Tensor) -> None:
+        """Add samples (g, positions, n) of the same images in the original and changed network."""
+        self._now.add(now)
+        if not self._pilot.ndim:
+            self._pilot = before.mean(1, keepdim=True)
+        shifted = before - self._pilot
+        self._first += shifted.sum(1).cpu()
+        self._crossed += (shifted.mT @ (now - self._now.pilot)).cpu()
+
+    def shifted_moments(self) -> tuple[Moments, Shift]:
+        """Return the moments in the changed network, and the shift; the sums are used up.
+
+        Raises UserError without samples.
+        """
+        moments = self._now.moments()
+        self._first /= moments.samples
+        mean = torch.from_numpy(moments.mean) - self._now.pilot.squeeze(1).cpu()
+        _minus_product(self._crossed.div_(moments.samples), self._first, mean)
+        self._first += self._pilot.squeeze(1).cpu()
+        return moments, Shift(self._first.numpy(), self._crossed.numpy())
 
 
 def _products(samples: Tensor) -> Tensor:
@@ -196,9 +215,17 @@ def _has_patches(layer: Layer) -> bool:
     return layer.in_channels // layer.groups * prod(layer.kernel) <= _LARGEST_PATCH
 
 
-def _samples(layer: Layer, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
-    """Return the inputs of a call as samples (g, positions, n): patches, or channels only."""
-    inputs = (arguments[0] if arguments else keywords["input"]).float()
+def _input_of(arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
+    """Return the input of a call of a layer."""
+    return arguments[0] if arguments else keywords["input"]
+
+
+def samples_of(layer: Layer, inputs: Tensor) -> Tensor:
+    """Return the inputs of a layer as samples (g, positions, n): patches, or channels only.
+
+    `inputs` is (N, S, H, W) for a convolution, (..., S D_h D_w) for a linear layer.
+    """
+    inputs = inputs.float()
     if layer.kind == "linear":
         # A flattened map is one patch. Axes before the channels, such as tokens, are samples.
         inputs = inputs.reshape(-1, layer.in_channels, *layer.kernel)
