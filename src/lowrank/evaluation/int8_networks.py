@@ -132,10 +132,10 @@ class Int8Networks:
         elif measured := times["whole"]:
             outcome = "they are kept in float" if times["kept_in_float"] else "they stay in int8"
             self.say(
-                f"{device}: slower in int8 than in float: {', '.join(times['candidates'])}. With "
-                f"these nodes in float, the complete file runs at {measured['speedup']:.2f} times "
-                f"its speed ({measured['speedup_low']:.2f} to {measured['speedup_high']:.2f}): "
-                f"{outcome}"
+                f"{device}: slower in int8 than in float: {', '.join(times['candidates'])}. A file "
+                f"with these nodes in float has {measured['speedup']:.2f} times the speed of the "
+                f"file with all nodes in int8 ({measured['speedup_low']:.2f} to "
+                f"{measured['speedup_high']:.2f}): {outcome}"
             )
         else:
             self.say(

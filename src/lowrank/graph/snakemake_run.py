@@ -95,7 +95,7 @@ def tidy_up(say: Say, prefix: str = "") -> None:
     for folder in (f"{prefix}data/datasets", tempfile.gettempdir()):
         removed += remove_leftovers_in(Path(folder))
     if removed:
-        say(f"removed temporary files of {len(removed)} dead processes")
+        say(f"removed {len(removed)} temporary folders that earlier runs left behind")
 
 
 def end_steps_on_signal(say: Say) -> None:
