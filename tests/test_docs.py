@@ -12,9 +12,13 @@ import yaml
 from doc_figures import SENTENCES, TABLES
 from markdown_pages import PAGES, ROOT, name_of
 
+from lowrank.config.device_kinds import DEVICE_KINDS
 from lowrank.config.reading import load_params, parse_params
+from lowrank.factorize import FACTORIZATIONS
 from lowrank.graph.step_names import STEPS
+from lowrank.ranks.rule import RULES
 from lowrank.settings.merging import merged
+from lowrank.tasks import TASKS
 
 README, MOST_LINES = ROOT / "README.md", 150
 PARAMS = load_params(ROOT / "params.yaml")
@@ -103,8 +107,8 @@ DVC = {"repro", "metrics", "params", "plots", "exp", "status", "pull", "push", "
 DVC |= {"get", "artifacts"}
 DVC |= {"commit", "remote"}
 RULES_TEXT = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-RULES = {*re.findall(r"^(?:use )?rule \w+ as (\w+)|^rule (\w+)", RULES_TEXT, re.MULTILINE)}
-RULE_NAMES = {name for pair in RULES for name in pair if name} | {"all"}
+WORKFLOW_RULES = {*re.findall(r"^(?:use )?rule \w+ as (\w+)|^rule (\w+)", RULES_TEXT, re.MULTILINE)}
+RULE_NAMES = {name for pair in WORKFLOW_RULES for name in pair if name} | {"all"}
 OUTPUTS = [
     re.sub(r"(\\{)+\w+(\\})+", r"[\\w.-]+", re.escape(path))
     for path in re.findall(r'"((?:results|build|data|models)/[^" ]*)"', RULES_TEXT)
@@ -240,3 +244,19 @@ def test_the_citation_has_the_version_of_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == project["version"]
+
+
+@pytest.mark.parametrize(
+    ("page", "registry"),
+    [
+        ("methods.md", FACTORIZATIONS),
+        ("methods.md", RULES),
+        ("devices.md", DEVICE_KINDS),
+        ("own-network.md", TASKS),
+    ],
+    ids=["factorizations", "rank rules", "devices", "tasks"],
+)
+def test_the_documentation_names_every_built_in_entry(page, registry):
+    text = (ROOT / "docs" / page).read_text()
+    missing = [name for name in registry.usable() if not re.search(rf"\b{name}\b", text)]
+    assert not missing, f"docs/{page}: does not name {', '.join(missing)}"

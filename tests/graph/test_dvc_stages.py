@@ -8,7 +8,12 @@ import yaml
 from lowrank.config.reading import load_params
 from lowrank.core.delivery import replace_own_files
 from lowrank.errors import UserError
-from lowrank.graph.dvc_stages import outputs_of, remove_outputs, require_watched
+from lowrank.graph.dvc_stages import (
+    outputs_of,
+    remove_outputs,
+    require_known_data,
+    require_watched,
+)
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
@@ -91,3 +96,16 @@ def test_code_that_dvc_does_not_watch_is_refused(dvc_yaml, tmp_path, files, deps
 def test_without_dvc_no_files_need_to_be_watched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     require_watched([tmp_path / "mynet.py"], "code", "`checkpoint.mynet.factory`")
+
+
+def test_a_network_with_another_dataset_than_that_of_dvc_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(yaml.safe_dump({"vars": [{"dataset_name": "mine"}]}))
+    expected = (
+        r"`dataset_name` is 'mine', but 'vgg16' in `matrix.models` of params\.yaml has the dataset "
+        r"'cifar10'.* Set `dataset_name: cifar10`"
+    )
+    with pytest.raises(UserError, match=expected):
+        require_known_data("splits@vgg16", PARAMS)
+    Path("dvc.yaml").write_text(yaml.safe_dump({"vars": [{"dataset_name": "cifar10"}]}))
+    require_known_data("splits@vgg16", PARAMS)

@@ -1,4 +1,4 @@
-"""Weights that come with the workflow."""
+"""Weights and image folders that must exist before anything runs."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,3 +33,18 @@ def test_weights_that_are_not_in_this_folder_come_with_the_workflow(tmp_path, mo
     assert shipped.networks.weights(JOB) == str(own)
     # The file of a user is not below the prefix, and Snakemake adds none to an absolute path.
     assert Graph(params, prefix="sub/").networks.weights(JOB) == str(own.absolute())
+
+
+def test_a_missing_folder_of_images_is_an_error_before_anything_runs(tmp_path, monkeypatch):
+    params = load_params(ROOT / "params.yaml")
+    folders = {"kind": "imagefolder", "train": "photos/train", "validation": "photos/val"}
+    dataset = type(params.dataset["cifar10"]).model_validate(folders)
+    params = params.model_copy(update={"dataset": {"mine": dataset}})
+    monkeypatch.chdir(tmp_path)
+    networks, job = Graph(params).networks, SimpleNamespace(dataset="mine")
+    Path("photos/train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"photos/val: no such folder \(`dataset.mine.validation`"):
+        networks.image_files(job)
+    # The dataset holds all images, so the folders are no longer needed.
+    Path("data/datasets/mine").mkdir(parents=True)
+    assert networks.image_files(job)

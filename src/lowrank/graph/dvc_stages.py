@@ -123,13 +123,22 @@ def require_watched(files: Iterable[Path], stage: str, about: str) -> None:
             )
 
 
-def require_known_folders(stage: str, params: Params) -> None:
-    """Raise UserError if a stage reads folders of images that DVC does not watch."""
+def require_known_data(stage: str, params: Params) -> None:
+    """Raise UserError if a stage reads a dataset or folders of images that DVC does not watch."""
     name, _, key = stage.partition("@")
     if not Path("dvc.yaml").exists():
         return
+    watched = _variable(yaml.safe_load(Path("dvc.yaml").read_text()), "dataset_name")
+    for model in params.matrix.models:
+        if (dataset := params.checkpoint[model].dataset) != watched:
+            raise UserError(
+                f"dvc.yaml: `dataset_name` is '{watched}', but '{model}' in `matrix.models` of "
+                f"params.yaml has the dataset '{dataset}'. DVC watches one dataset, that of all "
+                f"networks in the matrix. Set `dataset_name: {dataset}` and keep only networks "
+                "with this dataset in `matrix.models`; Snakemake alone builds the others."
+            )
     if name == "dataset":
-        key = _variable(yaml.safe_load(Path("dvc.yaml").read_text()), "dataset_name")
+        key = watched
         settings = params.dataset.get(key)
         named = [settings.train, settings.validation] if settings else []
         require_watched(map(Path, filter(None, named)), name, f"`dataset.{key}`")

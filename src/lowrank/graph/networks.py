@@ -37,10 +37,21 @@ class NetworkRules(Rules):
 
         CIFAR-10 and Fashion-MNIST have no folders. Their contents are verified, so it does not
         matter which file they come from.
+
+        Raises UserError if a folder is missing that is still to be read.
         """
-        settings = self.params.dataset[wildcards.dataset]
-        folders = filter(None, [settings.train, settings.validation])
-        return " ".join(map(digest_of_folder, folders))
+        name = wildcards.dataset
+        settings = self.params.dataset[name]
+        folders = {key: getattr(settings, key) for key in ("train", "validation")}
+        folders = {key: folder for key, folder in folders.items() if folder}
+        if not Path(self.graph.prefix, "data/datasets", name).exists():
+            for key, folder in folders.items():
+                if not Path(folder).is_dir():
+                    raise UserError(
+                        f"{folder}: no such folder (`dataset.{name}.{key}` in params.yaml). Set it "
+                        "to a folder with one sub-folder for each class."
+                    )
+        return " ".join(map(digest_of_folder, folders.values()))
 
     def validation_files(self, wildcards: Wildcards) -> str:
         """Return the digest of a network's own folder of validation images; empty without one."""

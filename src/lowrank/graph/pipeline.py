@@ -25,7 +25,7 @@ from lowrank.graph.compress import CompressRules
 from lowrank.graph.deliver import DeliverRules
 from lowrank.graph.dvc_stages import (
     remove_outputs,
-    require_known_folders,
+    require_known_data,
     running_stage,
 )
 from lowrank.graph.layer_tables import LayerTables
@@ -141,7 +141,7 @@ class Graph:
     def begin_stage(self) -> None:
         """Remove the outputs of the stale stage inside `dvc repro`. The caller holds the lock."""
         if stage := running_stage():
-            require_known_folders(stage, self.params)
+            require_known_data(stage, self.params)
             remove_outputs(stage, self.params)
 
     @staticmethod
