@@ -223,6 +223,9 @@ def test_python_in_the_pages_runs(tmp_path, monkeypatch):
     import torch
     from torch import nn
 
+    from lowrank.onnx_files.export import export_onnx
+    from lowrank.zoo.registry import NetworkSpec
+
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
@@ -233,6 +236,7 @@ def test_python_in_the_pages_runs(tmp_path, monkeypatch):
         "train": trained.append,
     }
     monkeypatch.chdir(tmp_path)
+    export_onnx(network, NetworkSpec("model", (3, 32, 32), num_classes=10), "model.onnx")
     for page in PAGES:
         for code in pages.blocks(page.read_text(), "python"):
             exec(code, names)

@@ -11,6 +11,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 60
 
 # Modules and functions above the limits, with the reason.
 EXCEPTIONS = {
+    "api.py compress": "most of its lines describe its arguments",
     "steps/summarize.py summarize": "half of its lines are the options of the command",
 }
 

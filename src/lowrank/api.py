@@ -5,47 +5,36 @@ import lowrank
 small = lowrank.compress(network, input_shape=(3, 224, 224))
 small.network          # fine-tune it, then small.export("small.onnx")
 small.layers           # ranks, MACs and parameters of each layer, before and after
+
+small = lowrank.compress("model.onnx", images=batches)   # an ONNX file of any network
+small.export("small.onnx")
 """
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lowrank.compression.graph_network import GraphNetwork
+from lowrank.compression.in_memory import Compression
+from lowrank.compression.module_network import ModuleNetwork
 from lowrank.config.factorize import FactorizeSettings
-from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Expected, Losses, PlannedLayer
-from lowrank.core.rounds import assign_factorizations
+from lowrank.core.plans import Expected, PlannedLayer
 from lowrank.errors import UserError
-from lowrank.evaluation.agreement import agreement
-from lowrank.factorize import (
-    Moments,
-    carried_over,
-    decompose,
-    get_factorization,
-    kernel_of,
-)
 from lowrank.onnx_files.export import export_onnx
+from lowrank.onnx_networks.model_file import write_model
 from lowrank.ranks.any_rule import rank_settings
-from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.milder import nearest_that_keeps
-from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import rule_of
 from lowrank.settings.mistakes import described
-from lowrank.surgery.divergence import Divergence
-from lowrank.surgery.equality import IMAGES, layers_that_must_stay
-from lowrank.surgery.finding import find_layers
-from lowrank.surgery.input_moments import input_moments, shifted_moments
-from lowrank.surgery.states import put_factors
 from lowrank.tasks import DEFAULT_TASK, get_task
-from lowrank.zoo.forward import noise_images
-from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
 from lowrank.zoo.registry import NetworkSpec
 
 # Kim et al. 2016: the same as the method `tucker` of params.yaml.
@@ -58,37 +47,50 @@ TUCKER = {
 }
 
 
-# Task by which outputs are compared.
-_TASK = get_task(DEFAULT_TASK)
+# Inputs for one run: a batch for a network with one input, or batches by the name of an input.
+Batch = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]
 
 
 @dataclass
 class Compressed:
     """Compressed network, with the change of each layer that the method factors.
 
-    `expected` is the agreement of its predictions with the original network, on the images that
-    were passed to `compress`. It is None without images, or if the outputs of the network are not
-    logits (N, classes).
+    `network` is a module, or an `onnx.ModelProto` for an ONNX file. `expected` is the agreement of
+    its answers with the original network, or the error of its outputs, on the images that were
+    passed to `compress`. It is None without images, or if the outputs of a module are not logits
+    (N, classes).
     """
 
-    network: nn.Module
+    network: Any
     layers: tuple[PlannedLayer, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     expected: Expected | None = None
 
     def export(self, path: str | os.PathLike) -> None:
-        """Write the network to an ONNX file; see `lowrank.onnx_files.export.export_onnx`."""
+        """Write the network to an ONNX file.
+
+        A module is exported as by `lowrank.onnx_files.export.export_onnx`. Of an ONNX network,
+        everything but the replaced layers is as in the original file.
+
+        Raises UserError if the file cannot be written.
+        """
+        if isinstance(self.network, onnx.ModelProto):
+            write_model(path, self.network)
+            return
         name = type(self.network).__name__
-        export_onnx(self.network, NetworkSpec(name, self.input_shape, num_classes=0), path)
+        channels, height, width = self.input_shape
+        spec = NetworkSpec(name, (channels, height, width), num_classes=0)
+        export_onnx(self.network, spec, path)
 
 
 def compress(
-    network: nn.Module,
-    input_shape: tuple[int, int, int],
+    network: nn.Module | str | os.PathLike[str],
+    input_shape: tuple[int, int, int] | None = None,
     *,
+    inputs: Mapping[str, Sequence[int]] | None = None,
     factorize: Mapping[str, Any] = TUCKER,
     ranks: Mapping[str, Any] | None = None,
-    images: Iterable[Tensor] | None = None,
+    images: Iterable[Batch] | None = None,
     sequential: bool = False,
 ) -> Compressed:
     """Decompose the layers of a copy of a network, without fine-tuning.
@@ -96,9 +98,14 @@ def compress(
     Parameters
     ----------
     network
-        Trained network with images as input. It is not changed.
+        Trained module with images as input, or the path of an ONNX file with any inputs. It is not
+        changed.
     input_shape
-        Shape of one image: (channels, height, width), any size that the network accepts.
+        Shape of one image: (channels, height, width), any size that the network accepts. Needed for
+        a module.
+    inputs
+        For an ONNX file that leaves sizes open: the shape of each input for one sample, with the
+        batch axis, by name. By default, the shape of the first batch of `images`.
     factorize
         Same as `methods.<method>.factorize` in params.yaml: a factorization for each kind of layer,
         `include`, `exclude`, `norm` (default with images: `activation`), `sequential`, and, with a
@@ -112,7 +119,8 @@ def compress(
         expects them, without labels. With images, the factors approximate the outputs of layers
         rather than their weights. The accuracy drop before fine-tuning is then much smaller, and
         the call takes seconds to minutes. The images are kept in memory. The agreement with the
-        original network is printed.
+        original network is printed. For an ONNX file, batches have the shape of its input; with
+        several inputs, a batch is a mapping from their names.
     sequential
         Compensate in each layer for the error of the decomposed layers before it, same as
         `sequential` in `factorize`. This needs images, and runs both networks over the images for
@@ -135,104 +143,75 @@ def compress(
     settings = _factorize_settings(
         factorize, rule, images=images is not None, sequential=sequential
     )
-    compression = _Compression.of(network, input_shape, settings, images)
+    batches = None if images is None else list(images)
+    original: ModuleNetwork | GraphNetwork
+    if isinstance(network, nn.Module):
+        original = _module_network(network, input_shape, batches or [])
+    else:
+        original = GraphNetwork.read(network, _shapes(inputs, input_shape), _arrays(batches or []))
+    compression = Compression.of(original, settings)
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)
-    channels, height, width = input_shape
-    return Compressed(compressed, planned, (channels, height, width), expected)
+    result = compressed.module if isinstance(compressed, ModuleNetwork) else compressed.model
+    return Compressed(result, planned, original.table.input_shape, expected)
 
 
-@dataclass
-class _Compression:
-    """Network to compress, with everything that does not depend on the rank rule."""
-
-    network: nn.Module
-    table: LayerTable
-    factorize: FactorizeSettings
-    assigned: dict[str, str]
-    images: list[Tensor] | None
-    moments: dict[str, Moments] = field(default_factory=dict)
-    losses: Losses = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        input_shape: tuple[int, int, int],
-        factorize: FactorizeSettings,
-        images: Iterable[Tensor] | None,
-    ) -> "_Compression":
-        """Find the layers, and check which of them factors can replace."""
-        network = unwrapped(network)
-        require_eager(network, type(network).__name__)
-        network = copied(network)
-        fold(network)
-        table = find_layers(network, input_shape, type(network).__name__)
-        assigned = assign_factorizations(
-            table, factorize.by_kind(), include=factorize.include, exclude=factorize.exclude
+def _module_network(
+    module: nn.Module, input_shape: tuple[int, int, int] | None, batches: list[Any]
+) -> ModuleNetwork:
+    if input_shape is None or len(input_shape) != 3:
+        raise UserError(
+            f"input_shape: found {input_shape}; a module needs the shape of one image, (channels, "
+            "height, width), such as (3, 224, 224)."
         )
-        batches = None if images is None else list(images)
-        sample = batches[0][:IMAGES] if batches else noise_images(network, input_shape, IMAGES)
-        table = table.with_obstacles(layers_that_must_stay(network, table, sample))
-        return cls(network, table, factorize, assigned, batches)
-
-    def at(self, rule: RankSettings) -> tuple[nn.Module, tuple[PlannedLayer, ...]]:
-        """Return a copy of the network with its layers decomposed, and the change of each layer."""
-        compressed = copied(self.network)
-        sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
-        if self.factorize.norm == "activation" and not sequential and not self.moments:
-            table = leave_negligible(self.table, rule.negligible_share)
-            self.moments = input_moments(
-                compressed, [table[name] for name in self.assigned], self.images or []
+    for batch in batches:
+        if not isinstance(batch, Tensor):
+            raise UserError(
+                f"images: a batch is a {type(batch).__name__}; expected a tensor of images, (N, "
+                "channels, height, width). If your batches are pairs (images, labels), pass only "
+                "the images: `images=[images for images, labels in batches]`."
             )
-        choice = RankChoice(
-            network=_NetworkInMemory(compressed, self.images, self.moments),
-            table=self.table,
-            layers=self.assigned,
-            all_layers=self.assigned,
-            alternatives=self.factorize.alternatives,
-            losses=self.losses,
-        )
-        planned = choice.at(rule, say=lambda _: None).layers
-        for planned_layer in planned:
-            if not planned_layer.is_dense:
-                self._replace(compressed, planned_layer)
-        return compressed, planned
+        if tuple(batch.shape[1:]) != tuple(input_shape):
+            raise UserError(
+                f"images: a batch has the shape {tuple(batch.shape)}, but `input_shape` is "
+                f"{tuple(input_shape)}; expected (N, {', '.join(map(str, input_shape))})."
+            )
+    return ModuleNetwork.of(module, input_shape, get_task(DEFAULT_TASK), batches)
 
-    def _replace(self, compressed: nn.Module, planned: PlannedLayer) -> None:
-        name = planned.name
-        module: Any = compressed.get_submodule(name)
-        layer, factorization = self.table[name], get_factorization(planned.factorization)
-        weight, bias = _parameters(module)
-        moments = self.moments.get(name)
-        if self.factorize.sequential:
-            moments, shift = shifted_moments(self.network, compressed, layer, self.images or [])
-            kernel = kernel_of(layer, weight, name=name)
-            weight, bias = carried_over(kernel, bias, moments, shift)
-        result = decompose(factorization, layer, weight, bias, planned.ranks, moments)
-        put_factors(compressed, name, result.sequence, result.tensors, source=name)
-        compressed.get_submodule(name).to(module.weight).train(module.training)
 
-    def expected(self, compressed: nn.Module) -> Expected | None:
-        """Return the agreement of the predictions, or None without images or logits."""
-        if self.images is None:
-            return None
-        return agreement(_TASK, self.network, compressed, self.images)
+def _shapes(
+    inputs: Mapping[str, Sequence[int]] | None, input_shape: tuple[int, int, int] | None
+) -> Mapping[str, Sequence[int]] | tuple[int, ...] | None:
+    """Return the shapes of an ONNX network's inputs; a tuple is the shape of its only input."""
+    if inputs and input_shape:
+        raise UserError("inputs, input_shape: both are given. For an ONNX file, give `inputs`.")
+    return inputs or (None if input_shape is None else (1, *input_shape))
+
+
+def _arrays(batches: list[Any]) -> list[Any]:
+    """Return batches of tensors as batches of arrays."""
+
+    def array(batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            return {name: array(inner) for name, inner in batch.items()}
+        return batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+
+    return [array(batch) for batch in batches]
 
 
 def _checked_agreement(
-    compression: _Compression,
+    compression: Compression[Any],
     rule: RankSettings,
-    compressed: nn.Module,
+    compressed: Any,
     planned: tuple[PlannedLayer, ...],
 ) -> Expected | None:
     """Measure and print the agreement with the original. Raises UserError if it drops too far."""
-    expected = compression.expected(compressed)
+    expected = compressed.expected_from(compression.network)
     if expected:
         print(f"lowrank: {expected.sentence()}", file=sys.stderr)
         if expected.exceeds(rule.largest_drop):
             raise UserError(_excessive_drop(compression, rule, expected))
-    elif compression.images is None and any(not layer.is_dense for layer in planned):
+    elif not compression.network.batches and any(not layer.is_dense for layer in planned):
         print(
             "lowrank: the accuracy drop is not known; pass `images` to measure it",
             file=sys.stderr,
@@ -240,29 +219,32 @@ def _checked_agreement(
     return expected
 
 
-def _excessive_drop(compression: _Compression, rule: RankSettings, expected: Expected) -> str:
+def _excessive_drop(compression: Compression[Any], rule: RankSettings, expected: Expected) -> str:
     """Return a message that the drop is too large, with the nearest setting that is allowed."""
 
     def keeps_enough(milder: RankSettings) -> bool:
-        expected = compression.expected(compression.at(milder)[0])
+        expected = compression.at(milder)[0].expected_from(compression.network)
         return expected is not None and not expected.exceeds(rule.largest_drop)
 
     nearest = nearest_that_keeps(rule, keeps_enough)
-    advice = (
-        f"The nearest setting that keeps enough agreement is `{nearest.written}`. "
-        if nearest
-        else ""
-    )
+    advice = f"The nearest setting that keeps enough is `{nearest.written}`. " if nearest else ""
+    metric = expected.metric
     return (
-        f"ranks: at these ranks, the network agrees with the original on {expected.after:.1f} % "
-        f"of {expected.images} images (chance: {expected.chance:.1f} %). `largest_drop` allows a "
-        f"loss of {rule.largest_drop:.0%} of the agreement above chance before fine-tuning. "
+        f"ranks: at these ranks, the {metric.noun} is {metric.text(expected.after, 1)} on "
+        f"{expected.images} images (original: {metric.text(expected.before, 1)}, chance: "
+        f"{metric.text(expected.chance, 1)}). `largest_drop` allows a loss of "
+        f"{rule.largest_drop:.0%} of the distance from chance before fine-tuning. "
         f"{advice}To continue anyway, set `largest_drop` to 1."
     )
 
 
 def _rank_rule(ranks: Mapping[str, Any]) -> RankSettings:
     """Check the settings of the rank rule. Raises UserError if one is wrong or not possible."""
+    if not isinstance(ranks, Mapping):
+        raise UserError(
+            f"ranks: found {ranks!r}; expected a mapping of settings, such as "
+            '{"select": "energy", "energy": 0.9}.'
+        )
     rule = rank_settings(ranks)
     if rule.searches:
         raise UserError(
@@ -276,6 +258,11 @@ def _factorize_settings(
     factorize: Mapping[str, Any], rule: RankSettings, *, images: bool, sequential: bool
 ) -> FactorizeSettings:
     """Check the settings. Raises UserError if one is wrong or has no effect."""
+    if not isinstance(factorize, Mapping):
+        raise UserError(
+            f"factorize: found {factorize!r}; expected a factorization for each kind of layer, "
+            'such as {"conv": "tucker2", "linear": "svd"}.'
+        )
     entries = dict(factorize)
     if "images" in entries:
         raise UserError(
@@ -305,53 +292,3 @@ def _factorize_settings(
             f"`select` is '{rule.select}'. Remove `alternatives`, or use 'budget'."
         )
     return settings
-
-
-@dataclass(frozen=True)
-class _NetworkInMemory:
-    """`MeasuredNetwork` in memory."""
-
-    network: nn.Module
-    images: list[Tensor] | None
-    layer_moments: Mapping[str, Moments]
-
-    @property
-    def divergence_unit(self) -> str:
-        return _TASK.divergence_unit
-
-    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        return _parameters(self.network.get_submodule(name))
-
-    def factored(self, name: str) -> None:
-        return None
-
-    def moments(self, name: str) -> Moments | None:
-        return self.layer_moments.get(name)
-
-    def losses(self, replacements: Replacements) -> dict[str, float]:
-        raise UserError(
-            "select: 'sensitivity' measures losses with labels, which `compress` does not have. "
-            "Use another rule, or pass the ranks with 'fixed'."
-        )
-
-    def divergence(self) -> Divergence:
-        if self.images is None:
-            raise UserError(
-                "select: 'budget' measures the change of outputs on images, but `images` is None. "
-                "Pass a few hundred training images, or use another rule."
-            )
-        images = self.images
-        return Divergence(self.network, lambda: images, _TASK.divergence)
-
-    def expected(self, replacements: Replacements) -> Expected | None:
-        # Not needed here: `compress` measures the network that it returns.
-        return None
-
-
-def _parameters(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the weight and bias of a convolution or linear layer as float32 arrays."""
-
-    def array(parameter: Tensor) -> np.ndarray:
-        return parameter.detach().cpu().float().numpy()
-
-    return array(layer.weight), None if layer.bias is None else array(layer.bias)

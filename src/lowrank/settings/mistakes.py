@@ -183,7 +183,9 @@ def _clause(
     if is_key:
         beginning = f"the name `{name}` is not allowed, expected "
         return beginning, "letters, digits and underscores, starting with a letter"
-    return f"`{name}` is {shown(mistake['input'])}, expected ", _expected(mistake, sections, place)
+    value = shown(mistake["input"])
+    start = f"`{name}` is {value}, expected " if name else f"found {value}, expected "
+    return start, _expected(mistake, sections, place)
 
 
 def _expected(mistake: ErrorDetails, sections: "_Sections", place: Place) -> str:

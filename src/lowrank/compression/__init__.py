@@ -1,0 +1,1 @@
+"""Compress a network in memory: choose ranks, decompose layers, and put the factors in."""

@@ -1,0 +1,215 @@
+"""A network in the form of an ONNX graph, while it is compressed in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from lowrank.core.layers import LayerTable
+from lowrank.core.metric import AGREEMENT, Metric
+from lowrank.core.plans import Expected
+from lowrank.errors import UserError
+from lowrank.factorize import Decomposition, Moments, Shift
+from lowrank.onnx_networks.graph_factors import put_factors
+from lowrank.onnx_networks.graph_layers import (
+    Constants,
+    Site,
+    find_sites,
+    table_of,
+    weight_and_bias,
+)
+from lowrank.onnx_networks.graph_moments import graph_moments, graph_shift
+from lowrank.onnx_networks.model_file import input_shapes, inputs_of, read_model
+from lowrank.onnx_networks.model_run import Feed, ModelRun, samples_per_run, split
+from lowrank.onnx_networks.output_change import OutputChange, OutputSums, mean_divergence
+
+
+def _feed(label: str, names: Sequence[str], batch: Any) -> dict[str, Any]:
+    """Return a batch by the name of its input."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if len(names) != 1:
+        raise UserError(
+            f"{label}: has {len(names)} inputs, {', '.join(map(repr, names))}, but one value was "
+            "given. Give a mapping from their names."
+        )
+    return {names[0]: batch}
+
+
+# Error of the outputs around their mean: a network that always gives the mean has 100 %.
+OUTPUT_ERROR = Metric(
+    "output_error",
+    "output error",
+    "error of the outputs",
+    higher_is_better=False,
+    best=0.0,
+)
+
+
+@dataclass
+class GraphNetwork:
+    """An ONNX network, its layers, and samples of its inputs.
+
+    Parameters
+    ----------
+    model
+        The network. `replace` changes it.
+    sites
+        Its layers, from `find_sites`.
+    shapes
+        Shape of each input for one sample.
+    label
+        Name of the network for messages.
+    batches
+        Inputs by name, as the network expects them; empty without samples.
+    obstacles
+        Reasons why further layers must stay, by name. There are none: a node computes the same
+        whatever its neighbors are.
+    """
+
+    model: onnx.ModelProto
+    sites: Sequence[Site]
+    shapes: Mapping[str, Sequence[int]]
+    label: str
+    batches: Sequence[Feed] = ()
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    _by_name: dict[str, Site] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._by_name = {site.layer.name: site for site in self.sites}
+
+    @classmethod
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        shapes: Mapping[str, Sequence[int]] | tuple[int, ...] | None,
+        batches: Sequence[np.ndarray | Feed],
+    ) -> GraphNetwork:
+        """Read an ONNX file, and find the layers that factors can replace.
+
+        Parameters
+        ----------
+        path
+            The file.
+        shapes
+            Shape of each input for one sample, where the file leaves sizes open; a tuple is the
+            shape of the only input. By default, the shapes in the first batch.
+        batches
+            Samples of the inputs: arrays for a network with one input, else mappings from names.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be used (see `read_model`), if a size is neither in the file nor
+            given, if a batch does not name its inputs, or if ONNX Runtime cannot run the network.
+        """
+        label, model = os.fspath(path), read_model(path)
+        names = [entry.name for entry in inputs_of(model)]
+        feeds = [_feed(label, names, batch) for batch in batches]
+        if isinstance(shapes, tuple):
+            shapes = _feed(label, names, shapes)
+        if not shapes and feeds:
+            shapes = {name: (1, *array.shape[1:]) for name, array in feeds[0].items()}
+        complete = input_shapes(label, model, shapes)
+        return cls(model, find_sites(model, complete, label), complete, label, feeds)
+
+    @property
+    def table(self) -> LayerTable:
+        """The layer table."""
+        return table_of(self.sites, self.shapes, self.label)
+
+    def copy(self) -> GraphNetwork:
+        """Return a network that `replace` can change, with the same samples."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        return GraphNetwork(model, self.sites, self.shapes, self.label, self.batches)
+
+    @property
+    def divergence_unit(self) -> str:
+        """Unit of the divergence. It is nats if all outputs are distributions."""
+        return ""
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the kernel and the bias of a layer in float32."""
+        return weight_and_bias(self._by_name[name], Constants(self.model.graph))
+
+    def replace(self, name: str, factors: Decomposition) -> None:
+        """Replace a layer by its factors."""
+        put_factors(self.model, self._by_name[name], factors.sequence, factors.tensors)
+
+    def moments(self, names: Iterable[str]) -> dict[str, Moments]:
+        """Return the moments of the inputs of some layers. Raises UserError without samples."""
+        sites = [self._by_name[name] for name in names]
+        return graph_moments(self.model, sites, self.batches, self.shapes, self.label)
+
+    def shifted_moments(self, original: GraphNetwork, name: str) -> tuple[Moments, Shift]:
+        """Return the moments of the inputs of a layer, and their shift from the original."""
+        return graph_shift(
+            original.model, self.model, self._by_name[name], self.batches, self.shapes, self.label
+        )
+
+    def divergence(self) -> Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]:
+        """Return a function that measures how much each replaced layer changes the outputs.
+
+        The result is the mean of `OutputChange.divergence` over the outputs.
+        """
+        expected = self._outputs()
+
+        def measured(replacements: Iterable[tuple[str, Decomposition]]) -> Iterable[float]:
+            for name, factors in replacements:
+                changed = self.copy()
+                changed.replace(name, factors)
+                yield mean_divergence(changed._changes(expected))
+
+        return measured
+
+    def changes_from(self, original: GraphNetwork) -> dict[str, OutputChange]:
+        """Return the change of each output from the original network on the samples."""
+        return self._changes(original._outputs())
+
+    def expected_from(self, original: GraphNetwork) -> Expected | None:
+        """Return the agreement with the original network on the samples; None without samples.
+
+        For an output that is a distribution, it is the share of equal answers, otherwise the error
+        of the outputs. Of several outputs, the one that changes most counts.
+        """
+        if not self.batches:
+            return None
+        changes = self.changes_from(original).values()
+        count = sum(len(next(iter(batch.values()))) for batch in self.batches)
+        shares = [
+            (change.same_percent, change.chance_percent)
+            for change in changes
+            if change.same_percent is not None and change.chance_percent is not None
+        ]
+        if shares and len(shares) == len(changes):
+            same, chance = min(shares)
+            return Expected(count, 100.0, same, chance, of_labels=False, metric=AGREEMENT)
+        error = 100.0 * max((change.relative_error for change in changes), default=0.0)
+        return Expected(
+            count, 0.0, error, 100.0, of_labels=False, metric=OUTPUT_ERROR, standard_error=0.0
+        )
+
+    def _outputs(self) -> list[tuple[Feed, Mapping[str, np.ndarray]]]:
+        """Return the samples in pieces that fit in one run, and the outputs of each piece."""
+        if not self.batches:
+            raise UserError(
+                f"{self.label}: measuring the change of outputs needs samples of the inputs, but "
+                "`images` is None. Pass some, or use another rank rule."
+            )
+        run = ModelRun(self.model, self.label)
+        size = samples_per_run(run, self.model, self.shapes)
+        return [(piece, run(piece)) for batch in self.batches for piece in split(batch, size)]
+
+    def _changes(
+        self, expected: Iterable[tuple[Feed, Mapping[str, np.ndarray]]]
+    ) -> dict[str, OutputChange]:
+        run, sums = ModelRun(self.model, self.label), OutputSums()
+        for piece, outputs in expected:
+            sums.add(run(piece), outputs)
+        return sums.changes()

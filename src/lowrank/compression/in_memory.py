@@ -1,0 +1,187 @@
+"""Choose ranks, decompose the layers and put the factors in, for a network in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from lowrank.config.factorize import FactorizeSettings
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Expected, Losses, PlannedLayer
+from lowrank.core.rounds import assign_factorizations
+from lowrank.errors import UserError
+from lowrank.factorize import (
+    Decomposition,
+    Moments,
+    Shift,
+    carried_over,
+    decompose,
+    get_factorization,
+    kernel_of,
+)
+from lowrank.ranks.choice import RankChoice, Replacements
+from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.rule import rule_of
+
+Divergence = Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
+Self = TypeVar("Self", bound="NetworkInMemory")
+
+
+class NetworkInMemory(Protocol):
+    """A network that is compressed in memory, in PyTorch or as an ONNX graph."""
+
+    @property
+    def table(self) -> LayerTable:
+        """The layer table."""
+
+    @property
+    def obstacles(self) -> Mapping[str, str]:
+        """Reasons why further layers must stay, by name, which the layer table does not know."""
+
+    @property
+    def divergence_unit(self) -> str:
+        """Unit of the divergence of outputs, such as nats."""
+
+    def copy(self: Self) -> Self:
+        """Return a network that `replace` can change, with the same samples."""
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the weight and the bias of a layer in float32."""
+
+    def replace(self, name: str, factors: Decomposition) -> None:
+        """Replace a layer by its factors."""
+
+    def moments(self, names: Iterable[str]) -> dict[str, Moments]:
+        """Return the moments of the inputs of some layers. Raises UserError without samples."""
+
+    def shifted_moments(self: Self, original: Self, name: str) -> tuple[Moments, Shift]:
+        """Return the moments of the inputs of a layer, and their shift from the original."""
+
+    def divergence(self) -> Divergence:
+        """Return a function that measures how much each replaced layer changes the outputs.
+
+        Raises UserError without samples.
+        """
+
+    def expected_from(self: Self, original: Self) -> Expected | None:
+        """Return the agreement with the original; None if it cannot be measured."""
+
+
+Network = TypeVar("Network", bound=NetworkInMemory)
+
+
+@dataclass
+class Compression(Generic[Network]):
+    """A network to compress, with everything that does not depend on the rank rule.
+
+    Parameters
+    ----------
+    network
+        The network. It is not changed.
+    factorize
+        Factorization of each kind of layer, and the norm.
+    assigned
+        Factorization by layer name.
+    moments, losses
+        Measurements that all rules share.
+    """
+
+    network: Network
+    factorize: FactorizeSettings
+    assigned: dict[str, str]
+    moments: dict[str, Moments] = field(default_factory=dict)
+    losses: Losses = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: Network, factorize: FactorizeSettings) -> Compression[Network]:
+        """Choose the factorization of each layer. Raises UserError if no layer can be replaced."""
+        table = network.table
+        assigned = assign_factorizations(
+            table, factorize.by_kind(), include=factorize.include, exclude=factorize.exclude
+        )
+        if not table.layers:
+            raise UserError(
+                f"{table.network}: has no convolution and no product with a stored weight, so "
+                "there is nothing to replace by factors."
+            )
+        if not assigned:
+            layers = ", ".join(
+                f"{layer.name}: {layer.not_factored or layer.kind}" for layer in table.layers[:10]
+            )
+            raise UserError(
+                f"{table.network}: `factorize` selects none of its layers ({layers}"
+                f"{', ...' if len(table.layers) > 10 else ''}). Name a factorization for a kind of "
+                "layer that it has, and correct `include` and `exclude`."
+            )
+        return cls(network, factorize, assigned)
+
+    def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
+        """Return a copy of the network with its layers decomposed, and the change of each layer."""
+        compressed = self.network.copy()
+        table = self.network.table.with_obstacles(self.network.obstacles)
+        sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
+        if self.factorize.norm == "activation" and not sequential and not self.moments:
+            self.moments = compressed.moments(self.assigned)
+        choice = RankChoice(
+            network=_MeasuredInMemory(compressed, self.moments),
+            table=table,
+            layers=self.assigned,
+            all_layers=self.assigned,
+            alternatives=self.factorize.alternatives,
+            losses=self.losses,
+        )
+        planned = choice.at(rule, say=lambda _: None).layers
+        for planned_layer in planned:
+            if not planned_layer.is_dense:
+                self._replace(compressed, planned_layer)
+        return compressed, planned
+
+    def _replace(self, compressed: Network, planned: PlannedLayer) -> None:
+        name = planned.name
+        layer = self.network.table[name]
+        weight, bias = compressed.weight_and_bias(name)
+        moments = self.moments.get(name)
+        if self.factorize.sequential:
+            moments, shift = compressed.shifted_moments(self.network, name)
+            weight, bias = carried_over(kernel_of(layer, weight, name=name), bias, moments, shift)
+        factorization = get_factorization(planned.factorization)
+        compressed.replace(
+            name, decompose(factorization, layer, weight, bias, planned.ranks, moments)
+        )
+
+
+@dataclass(frozen=True)
+class _MeasuredInMemory:
+    """`lowrank.ranks.choice.MeasuredNetwork` in memory."""
+
+    network: NetworkInMemory
+    layer_moments: Mapping[str, Moments]
+
+    @property
+    def divergence_unit(self) -> str:
+        return self.network.divergence_unit
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.network.weight_and_bias(name)
+
+    def factored(self, name: str) -> None:
+        return None
+
+    def moments(self, name: str) -> Moments | None:
+        return self.layer_moments.get(name)
+
+    def losses(self, replacements: Replacements) -> dict[str, float]:
+        raise UserError(
+            "select: 'sensitivity' measures losses with labels, which `compress` does not have. "
+            "Use another rule, or pass the ranks with 'fixed'."
+        )
+
+    def divergence(self) -> Divergence:
+        return self.network.divergence()
+
+    def expected(self, replacements: Replacements) -> Expected | None:
+        # Not needed here: `compress` measures the network that it returns.
+        return None

@@ -1,0 +1,116 @@
+"""A network in PyTorch, while it is compressed in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Expected
+from lowrank.errors import UserError
+from lowrank.evaluation.agreement import agreement
+from lowrank.factorize import Decomposition, Moments, Shift
+from lowrank.surgery.divergence import Divergence
+from lowrank.surgery.equality import IMAGES, layers_that_must_stay
+from lowrank.surgery.finding import find_layers
+from lowrank.surgery.input_moments import input_moments, shifted_moments
+from lowrank.surgery.states import put_factors
+from lowrank.tasks.task import Task
+from lowrank.zoo.forward import noise_images
+from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
+
+
+@dataclass
+class ModuleNetwork:
+    """A module, its layers, and images. It has the methods of `onnx_networks.GraphNetwork`.
+
+    Parameters
+    ----------
+    module
+        The network. `replace` changes it.
+    table
+        Its layers.
+    obstacles
+        Reasons why layers must stay, by name: exact factors would change the outputs.
+    task
+        Task by which outputs are compared.
+    batches
+        Images as the network expects them, (N, C, H, W); empty without images.
+    """
+
+    module: nn.Module
+    table: LayerTable
+    obstacles: dict[str, str]
+    task: Task
+    batches: Sequence[Tensor] = ()
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        input_shape: tuple[int, int, int],
+        task: Task,
+        batches: Sequence[Tensor] = (),
+    ) -> ModuleNetwork:
+        """Copy a user's module, and find the layers that factors can replace.
+
+        Raises UserError if the network cannot be copied, or does not accept the images.
+        """
+        label = type(unwrapped(module)).__name__
+        module = unwrapped(module)
+        require_eager(module, label)
+        module = copied(module)
+        fold(module)
+        table = find_layers(module, input_shape, label)
+        sample = batches[0][:IMAGES] if batches else noise_images(module, input_shape, IMAGES)
+        obstacles = layers_that_must_stay(module, table, sample)
+        return cls(module, table, obstacles, task, batches)
+
+    def copy(self) -> ModuleNetwork:
+        """Return a network that `replace` can change, with the same images."""
+        return replace(self, module=copied(self.module))
+
+    @property
+    def divergence_unit(self) -> str:
+        """Unit of the divergence."""
+        return self.task.divergence_unit
+
+    def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the weight and the bias of a layer in float32."""
+        layer: Any = self.module.get_submodule(name)
+        return _array(layer.weight), None if layer.bias is None else _array(layer.bias)
+
+    def replace(self, name: str, factors: Decomposition) -> None:
+        """Replace a layer by its factors."""
+        before: Any = self.module.get_submodule(name)
+        put_factors(self.module, name, factors.sequence, factors.tensors, source=name)
+        self.module.get_submodule(name).to(before.weight).train(before.training)
+
+    def moments(self, names: Iterable[str]) -> dict[str, Moments]:
+        """Return the moments of the inputs of some layers. Raises UserError without images."""
+        return input_moments(self.module, [self.table[name] for name in names], self.batches)
+
+    def shifted_moments(self, original: ModuleNetwork, name: str) -> tuple[Moments, Shift]:
+        """Return the moments of the inputs of a layer, and their shift from the original."""
+        return shifted_moments(original.module, self.module, self.table[name], self.batches)
+
+    def divergence(self) -> Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]:
+        """Return a function that measures how much each replaced layer changes the outputs."""
+        if not self.batches:
+            raise UserError(
+                "select: 'budget' measures the change of outputs on images, but `images` is None. "
+                "Pass a few hundred training images, or use another rule."
+            )
+        return Divergence(self.module, lambda: self.batches, self.task.divergence)
+
+    def expected_from(self, original: ModuleNetwork) -> Expected | None:
+        """Return the agreement with the original network; None without images or answers."""
+        return agreement(self.task, original.module, self.module, self.batches)
+
+
+def _array(parameter: Tensor) -> np.ndarray:
+    return parameter.detach().cpu().float().numpy()

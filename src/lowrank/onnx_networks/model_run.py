@@ -1,0 +1,179 @@
+"""Run an ONNX network in ONNX Runtime, with inner tensors as additional outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lowrank.errors import UserError
+from lowrank.onnx_networks.model_file import custom_operators
+
+Feed = Mapping[str, np.ndarray]
+
+# Memory limit for the tensors that one run returns.
+_RETURNED_BYTES = 400_000_000
+
+# Types of inputs in ONNX Runtime, as types of NumPy.
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class ModelRun:
+    """A network that is loaded in ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    model
+        The network. It is not changed.
+    label
+        Name of the network for messages, such as its path.
+    threads
+        Number of threads; 0 for all cores.
+    inner
+        Names of inner tensors that are returned beside the outputs.
+    optimized
+        Whether ONNX Runtime optimizes the graph.
+
+    Raises
+    ------
+    UserError
+        If ONNX Runtime cannot load the network.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        label: str,
+        *,
+        threads: int = 0,
+        inner: Sequence[str] = (),
+        optimized: bool = True,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._label = label
+        try:
+            self._session = onnxruntime.InferenceSession(
+                with_outputs(model, inner).SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no narrower base class.
+            operators = custom_operators(model)
+            hint = f" It uses the custom operators {', '.join(operators)}." if operators else ""
+            raise UserError(
+                f"{label}: ONNX Runtime {onnxruntime.__version__} cannot load this network: "
+                f"{_first_line(error)}.{hint} Export it with standard operators, or install a "
+                "newer onnxruntime."
+            ) from error
+        self.inputs = {entry.name: _TYPES.get(entry.type) for entry in self._session.get_inputs()}
+        self.outputs = [entry.name for entry in self._session.get_outputs()]
+
+    def __call__(self, feed: Feed) -> dict[str, np.ndarray]:
+        """Return the outputs and the inner tensors by name.
+
+        Raises UserError if the inputs do not fit the network.
+        """
+        try:
+            arrays = {
+                name: np.ascontiguousarray(feed[name], dtype) for name, dtype in self.inputs.items()
+            }
+            values = self._session.run(None, arrays)
+        except KeyError as error:
+            raise UserError(
+                f"{self._label}: needs a value for the input {error}; its inputs are "
+                f"{', '.join(map(repr, self.inputs))}."
+            ) from None
+        except Exception as error:
+            shapes = ", ".join(
+                f"'{name}' of shape {list(array.shape)}" for name, array in feed.items()
+            )
+            raise UserError(
+                f"{self._label}: ONNX Runtime cannot run this network on inputs {shapes}: "
+                f"{_first_line(error)}. Give inputs as the network expects them."
+            ) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy of a network with additional outputs; the network if there are none."""
+    known = {output.name for output in model.graph.output}
+    added = [name for name in dict.fromkeys(names) if name not in known]
+    if not added:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    # ONNX Runtime infers the type of an output that states none.
+    changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+    return changed
+
+
+def only_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy of a network with these tensors as its outputs; the network if there are none.
+
+    ONNX Runtime skips the nodes that no output needs.
+    """
+    if not names:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:]
+    changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return changed
+
+
+def zeros(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Return arrays of zeros for all inputs."""
+    types = {
+        graph_input.name: onnx.helper.tensor_dtype_to_np_dtype(
+            graph_input.type.tensor_type.elem_type
+        )
+        for graph_input in model.graph.input
+    }
+    return {name: np.zeros(shape, types[name]) for name, shape in shapes.items()}
+
+
+def samples_per_run(
+    run: ModelRun,
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]],
+) -> int:
+    """Return how many samples a run takes, so that the tensors that it returns fit in memory.
+
+    If the file fixes the size of the batch, it is that size. `shapes` is the shape of each input
+    for one sample.
+    """
+    is_open = all(
+        entry.type.tensor_type.shape.dim and entry.type.tensor_type.shape.dim[0].dim_value <= 0
+        for entry in model.graph.input
+        if entry.name in shapes
+    )
+    if not is_open:
+        return max(shape[0] for shape in shapes.values())
+    returned = sum(array.nbytes for array in run(zeros(model, shapes)).values())
+    return max(_RETURNED_BYTES // max(returned, 1), 1)
+
+
+def split(batch: Feed, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a batch in pieces of at most `size` samples."""
+    count = max((len(array) for array in batch.values()), default=0)
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in batch.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,131 @@
+"""Compare the outputs of two networks without labels, for any number and kind of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Outputs = Mapping[str, np.ndarray]
+
+# Difference of the sum of an output from 1 up to which it counts as a distribution.
+_SUM_TOLERANCE = 1e-3
+
+# Smallest probability in a Kullback-Leibler divergence.
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """Change of one output of a network, over some samples.
+
+    Parameters
+    ----------
+    relative_error
+        Norm of the difference, divided by the norm of the original output around its mean over the
+        samples. A network that always returns that mean has 1.
+    same_percent
+        Share of positions with the same largest entry, in percent; None if the output is no
+        distribution over classes.
+    chance_percent
+        The same share for a network that always gives the most frequent answer; None like
+        `same_percent`.
+    divergence
+        Kullback-Leibler divergence in nats, the mean over positions, for a distribution; otherwise
+        half of the squared relative error. Both grow with the square of small errors.
+    """
+
+    relative_error: float
+    same_percent: float | None
+    chance_percent: float | None
+    divergence: float
+
+
+class OutputSums:
+    """Sums of the differences of two networks' outputs over batches."""
+
+    def __init__(self) -> None:
+        self._difference: dict[str, float] = {}
+        self._first: dict[str, np.ndarray] = {}
+        self._second: dict[str, float] = {}
+        self._samples: dict[str, int] = {}
+        self._same: dict[str, int] = {}
+        self._nats: dict[str, float] = {}
+        self._answers: dict[str, int] = {}
+        self._counts: dict[str, np.ndarray] = {}
+        self._without_distribution: set[str] = set()
+
+    def add(self, outputs: Outputs, expected: Outputs) -> None:
+        """Add the outputs of the changed and of the original network for one batch."""
+        for name, reference in expected.items():
+            if reference.dtype.kind != "f" or not reference.size:
+                continue  # Such as indices and counts.
+            actual, reference = (array.astype(np.float64) for array in (outputs[name], reference))
+            if actual.shape != reference.shape:
+                # For example, another number of detections.
+                actual = np.zeros_like(reference)
+            self._add(name, actual, reference)
+
+    def _add(self, name: str, actual: np.ndarray, reference: np.ndarray) -> None:
+        error = np.nan_to_num(actual - reference, nan=1e30, posinf=1e30, neginf=-1e30)
+        self._difference[name] = self._difference.get(name, 0.0) + float(np.vdot(error, error))
+        self._second[name] = self._second.get(name, 0.0) + float(np.vdot(reference, reference))
+        total = reference.sum(0)
+        before = self._first.get(name)
+        # Outputs of different sizes have no mean over samples.
+        fits = before is None or before.shape == total.shape
+        self._first[name] = (total if before is None else before + total) if fits else 0 * total
+        self._samples[name] = self._samples.get(name, 0) + len(reference)
+        axis = class_axis(reference)
+        if axis is None:
+            self._without_distribution.add(name)
+            return
+        answers = reference.argmax(axis)
+        same = actual.argmax(axis) == answers
+        counts = np.bincount(answers.ravel(), minlength=reference.shape[axis])
+        self._counts[name] = self._counts.get(name, np.zeros_like(counts)) + counts
+        self._same[name] = self._same.get(name, 0) + int(same.sum())
+        self._answers[name] = self._answers.get(name, 0) + same.size
+        p, q = (np.clip(array, _SMALLEST, None) for array in (reference, actual))
+        self._nats[name] = self._nats.get(name, 0.0) + float((p * (np.log(p) - np.log(q))).sum())
+
+    def changes(self) -> dict[str, OutputChange]:
+        """Return the change of each output by its name."""
+        return {name: self._change(name) for name in self._difference}
+
+    def _change(self, name: str) -> OutputChange:
+        count = self._samples[name]
+        mean = self._first[name] / count
+        around_mean = self._second[name] - count * float(np.vdot(mean, mean))
+        # A single sample, or an output that never changes, has no spread around its mean.
+        scale = around_mean if around_mean > 1e-9 * self._second[name] else self._second[name]
+        squared = self._difference[name] / scale if scale > 0 else float(self._difference[name] > 0)
+        if name in self._without_distribution:
+            return OutputChange(squared**0.5, None, None, squared / 2)
+        answers = self._answers[name]
+        return OutputChange(
+            squared**0.5,
+            100.0 * self._same[name] / answers,
+            100.0 * float(self._counts[name].max()) / answers,
+            max(self._nats[name] / answers, 0.0),
+        )
+
+
+def class_axis(output: np.ndarray) -> int | None:
+    """Return the axis over which an output is a distribution, or None.
+
+    Entries are probabilities that sum to 1, as after a softmax: over the last axis, or over axis 1
+    as in a map of classes.
+    """
+    if output.ndim < 2 or output.min() < 0:
+        return None
+    for axis in (output.ndim - 1, 1):
+        if output.shape[axis] > 1 and np.allclose(output.sum(axis), 1.0, atol=_SUM_TOLERANCE):
+            return axis
+    return None
+
+
+def mean_divergence(changes: Mapping[str, OutputChange]) -> float:
+    """Return the divergence of a network: the mean over its outputs."""
+    return sum(change.divergence for change in changes.values()) / max(len(changes), 1)
