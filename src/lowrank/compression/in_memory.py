@@ -118,22 +118,24 @@ class Compression(Generic[Network]):
             )
         return cls(network, factorize, assigned)
 
-    def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
-        """Return a copy of the network with its layers decomposed, and the change of each layer."""
-        compressed = self.network.copy()
-        table = self.network.table.with_obstacles(self.network.obstacles)
+    def plan(self, rule: RankSettings) -> tuple[PlannedLayer, ...]:
+        """Return the ranks that a rule chooses, and their effect on each layer."""
         sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
         if self.factorize.norm == "activation" and not sequential and not self.moments:
-            self.moments = compressed.moments(self.assigned)
+            self.moments = self.network.moments(self.assigned)
         choice = RankChoice(
-            network=_MeasuredInMemory(compressed, self.moments),
-            table=table,
+            network=_MeasuredInMemory(self.network, self.moments),
+            table=self.network.table.with_obstacles(self.network.obstacles),
             layers=self.assigned,
             all_layers=self.assigned,
             alternatives=self.factorize.alternatives,
             losses=self.losses,
         )
-        planned = choice.at(rule, say=lambda _: None).layers
+        return choice.at(rule, say=lambda _: None).layers
+
+    def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
+        """Return a copy of the network with its layers decomposed, and the change of each layer."""
+        planned, compressed = self.plan(rule), self.network.copy()
         for planned_layer in planned:
             if not planned_layer.is_dense:
                 self._replace(compressed, planned_layer)

@@ -1,4 +1,4 @@
-"""Names of the steps, in the order in which the pipeline runs them."""
+"""Names of the steps, in the order in which the pipeline runs them; last, those of users alone."""
 
 STEPS = (
     "dataset",
@@ -33,4 +33,5 @@ STEPS = (
     "plots",
     "clean",
     "clean_device",
+    "analyze",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -42,8 +43,6 @@ class ModelRun:
         Number of threads; 0 for all cores.
     inner
         Names of inner tensors that are returned beside the outputs.
-    optimized
-        Whether ONNX Runtime optimizes the graph.
 
     Raises
     ------
@@ -58,28 +57,11 @@ class ModelRun:
         *,
         threads: int = 0,
         inner: Sequence[str] = (),
-        optimized: bool = True,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        if not optimized:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._label = label
-        try:
-            self._session = onnxruntime.InferenceSession(
-                with_outputs(model, inner).SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # ONNX Runtime's exceptions have no narrower base class.
-            operators = custom_operators(model)
-            hint = f" It uses the custom operators {', '.join(operators)}." if operators else ""
-            raise UserError(
-                f"{label}: ONNX Runtime {onnxruntime.__version__} cannot load this network: "
-                f"{_first_line(error)}.{hint} Export it with standard operators, or install a "
-                "newer onnxruntime."
-            ) from error
+        self._session = _session(with_outputs(model, inner), options, label)
         self.inputs = {entry.name: _TYPES.get(entry.type) for entry in self._session.get_inputs()}
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -107,6 +89,36 @@ class ModelRun:
                 f"{_first_line(error)}. Give inputs as the network expects them."
             ) from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+def write_optimized(model: onnx.ModelProto, path: Path, label: str) -> None:
+    """Write a network as ONNX Runtime simplifies it: constants folded, normalizations merged.
+
+    The new file has the same operators for all processors. Raises UserError if ONNX Runtime cannot
+    load the network.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    _session(model, options, label)
+
+
+def _session(
+    model: onnx.ModelProto, options: onnxruntime.SessionOptions, label: str
+) -> onnxruntime.InferenceSession:
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower base class.
+        operators = custom_operators(model)
+        hint = f" It uses the custom operators {', '.join(operators)}." if operators else ""
+        raise UserError(
+            f"{label}: ONNX Runtime {onnxruntime.__version__} cannot load this network: "
+            f"{_first_line(error)}.{hint} Export it with standard operators, or install a newer "
+            "onnxruntime."
+        ) from error
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
