@@ -20,6 +20,7 @@ def test_every_step_is_a_command():
         "__init__",
         "common",
         "ending",
+        "input_options",
         "options",
     }
     for name in names:

@@ -34,4 +34,5 @@ STEPS = (
     "clean",
     "clean_device",
     "analyze",
+    "compress",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lowrank.steps.common import Step
+from lowrank.steps.input_options import input_option, shapes_of
 
 if TYPE_CHECKING:
     from lowrank.compression.analysis import Analysis, AnalyzedLayer
@@ -18,14 +19,7 @@ _COLUMNS = ("layer", "shape", "MACs", "%", "ms", "%", "EVBMF ranks", "MACs with 
 
 @click.command(cls=Step)
 @click.argument("model", type=Path)
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=SIZES",
-    help="Shape of an input for one sample, such as x=1,3,48,320. Needed where the file leaves "
-    "sizes open.",
-)
+@input_option
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency.")
 @click.option(
     "--seconds",
@@ -45,7 +39,7 @@ def analyze(model: Path, inputs: tuple[str, ...], threads: int, seconds: float) 
     from lowrank.errors import UserError
 
     try:
-        analysis = analyze_model(model, _shapes(inputs), TUCKER, threads=threads, seconds=seconds)
+        analysis = analyze_model(model, shapes_of(inputs), TUCKER, threads=threads, seconds=seconds)
     except DeviceError as error:
         raise UserError(str(error)) from error
     click.echo(report(model, analysis))
@@ -126,24 +120,6 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def _shapes(inputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Read `--input` options. Raises UserError for another form than NAME=SIZES."""
-    from lowrank.errors import UserError
-
-    shapes = {}
-    for text in inputs:
-        name, equals, sizes = text.rpartition("=")
-        try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise UserError(
-                f"--input {text}: expected a name and whole numbers, such as x=1,3,48,320."
-            )
-    return shapes
 
 
 if __name__ == "__main__":
