@@ -10,9 +10,18 @@ from lowrank.factorize.svd import Svd
 from lowrank.testing import check_factorization
 from lowrank.testing.factorization_checks import CHECKS
 
+# One relative of each is checked in `make test`: cp_tpm and block_term2.
+SLOW = ("cp4", "cp_als", "block_term4", "block_term8")
+
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("name", FACTORIZATIONS.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in FACTORIZATIONS.names()
+    ],
+)
 def test_our_factorizations_keep_the_contract(name):
     check_factorization(FACTORIZATIONS.get(name))
 

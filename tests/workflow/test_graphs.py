@@ -241,7 +241,7 @@ def slow_case(*values: object) -> object:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"finetune__learning_rate": 0.001}, {"finetune"} | LATER),
+        slow_case({"finetune__learning_rate": 0.001}, {"finetune"} | LATER),
         slow_case({"finetune__seed": 7}, {"finetune"} | LATER),
         slow_case({"methods__tucker__finetune": {"steps": 3}}, {"finetune"} | LATER),
         ({"benchmark__local__repeats": 6}, {"benchmark", "summarize", "overview"}),
