@@ -105,10 +105,13 @@ def test_names_that_are_taken_are_not_used_again():
     tensors = {"w": random(8, 6, 3, 3), "block.0.0.weight": random(1, 8, 1, 1, seed=3)}
     nodes = [
         make("Conv", ["x", "w"], ["c"], "/block/0/Conv"),
-        make("Mul", ["c", "block.0.0.weight"], ["y"], "scale"),
+        # The name of a stored tensor and that of a node are those of the first factor.
+        make("Mul", ["c", "block.0.0.weight"], ["y"], "block.0.0"),
     ]
     model = network(nodes, tensors)
     changed, _, _ = replaced(model, "tucker2")
+    names = [node.name for node in changed.graph.node]
+    assert len(names) == len(set(names))
     onnx.checker.check_model(changed, full_check=True)
     assert difference(model, changed) < 1e-5
 

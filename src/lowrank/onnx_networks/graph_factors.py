@@ -70,6 +70,7 @@ class _Writer:
         self._type = helper.tensor_dtype_to_np_dtype(_data_type(graph, site.weight))
         self._taken = {name for n, _ in nodes_of(graph) for name in (*n.input, *n.output)}
         self._taken |= {entry.name for entry in (*graph.initializer, *graph.input)}
+        self._taken_by_nodes = {n.name for n, _ in nodes_of(graph)} - {node.name}
 
     def convolutions(
         self, sequence: Sequence[PlainLayer], tensors: Mapping[str, np.ndarray]
@@ -91,7 +92,7 @@ class _Writer:
                     "Conv",
                     [current, *self._stored(index, plain, tensors, axes)],
                     [self._site.output if is_last else self._free(f"{self._site.output}.{index}")],
-                    name=f"{self._site.layer.name}.{index}",
+                    name=self._node_name(str(index)),
                     kernel_shape=plain.kernel[:axes],
                     strides=plain.stride[:axes],
                     dilations=plain.dilation[:axes],
@@ -115,7 +116,7 @@ class _Writer:
             if bias is not None and self._site.operator == "Gemm":
                 names.append(self._store(f"{index}.bias", bias))
             output = self._site.output if is_last else self._free(f"{self._site.output}.{index}")
-            name = f"{self._site.layer.name}.{index}"
+            name = self._node_name(str(index))
             nodes.append(
                 helper.make_node(self._site.operator, [current, *names], [output], name=name)
             )
@@ -129,7 +130,7 @@ class _Writer:
                     "Add",
                     [product.output[0], self._store(f"{len(sequence) - 1}.bias", bias)],
                     [self._site.output],
-                    name=f"{self._site.layer.name}.bias",
+                    name=self._node_name("bias"),
                 )
             )
         return nodes
@@ -145,13 +146,13 @@ class _Writer:
                     "Conv",
                     [current, *self._stored(index, plain, tensors, 2)],
                     [self._free(f"{self._site.output}.{index}")],
-                    name=f"{self._site.layer.name}.{index}",
+                    name=self._node_name(str(index)),
                     kernel_shape=plain.kernel,
                     group=plain.groups,
                 )
             )
             current = nodes[-1].output[0]
-        name = f"{self._site.layer.name}.flatten"
+        name = self._node_name("flatten")
         flatten = helper.make_node("Flatten", [current], [self._site.output], name=name, axis=1)
         return [*nodes, flatten]
 
@@ -198,10 +199,19 @@ class _Writer:
 
     def _free(self, name: str) -> str:
         """Return the name, changed if another tensor has it, and take it."""
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
+        return _unique(name, self._taken)
+
+    def _node_name(self, part: str) -> str:
+        """Return a name for a node of the replacement that no other node has."""
+        return _unique(f"{self._site.layer.name}.{part}", self._taken_by_nodes)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """Return the name, with underscores if it is taken, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _padding_layer(sequence: Sequence[PlainLayer], axis: int) -> int:
