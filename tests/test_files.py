@@ -83,7 +83,9 @@ def limited(code: str, folder: Path, limit: int = 4096) -> subprocess.CompletedP
     """Run code in `folder`, in a process with a limit on the size of its files."""
     set_limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     command = [sys.executable, "-c", set_limit + textwrap.dedent(code)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # A measurement of coverage would also write files, and report that it cannot.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
 
 
 @pytest.fixture
