@@ -131,7 +131,7 @@ class GraphNetwork:
 
     @property
     def divergence_unit(self) -> str:
-        """Unit of the divergence. It is nats if all outputs are distributions."""
+        """Unit of the divergence: none, because outputs of several kinds are averaged."""
         return ""
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:

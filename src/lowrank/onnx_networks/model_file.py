@@ -180,20 +180,6 @@ def _too_large(path: Path, size: int) -> str:
     )
 
 
-def open_sizes(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Return the axes whose size the file leaves open, as text, by the name of an input."""
-    result: dict[str, list[str]] = {}
-    for graph_input in inputs_of(model):
-        axes = [
-            f"{axis} ({dimension.dim_param or 'unnamed'})"
-            for axis, dimension in enumerate(graph_input.type.tensor_type.shape.dim)
-            if dimension.dim_value <= 0
-        ]
-        if axes:
-            result[graph_input.name] = axes
-    return result
-
-
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Return the inputs that a caller must give: those that are not stored weights."""
     stored = {tensor.name for tensor in model.graph.initializer}

@@ -39,8 +39,6 @@ class ModelRun:
         The network. It is not changed.
     label
         Name of the network for messages, such as its path.
-    threads
-        Number of threads; 0 for all cores.
     inner
         Names of inner tensors that are returned beside the outputs.
 
@@ -55,13 +53,10 @@ class ModelRun:
         model: onnx.ModelProto,
         label: str,
         *,
-        threads: int = 0,
         inner: Sequence[str] = (),
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         self._label = label
-        self._session = _session(with_outputs(model, inner), options, label)
+        self._session = _session(with_outputs(model, inner), onnxruntime.SessionOptions(), label)
         self.inputs = {entry.name: _TYPES.get(entry.type) for entry in self._session.get_inputs()}
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
