@@ -29,3 +29,12 @@ def write_photos(
             image = photo(height, width, seed=int(random.integers(2**31)), colour=COLOURS[name])
             Image.fromarray(image).save(root / name / f"{number:03}{suffix}")
     return root
+
+
+def write_flat_photos(root: Path, count: int, *, seed: int = 0) -> Path:
+    """Write images of random sizes into a folder without subfolders."""
+    write_photos(root, {"red": count}, seed=seed)
+    for path in (root / "red").iterdir():
+        path.rename(root / path.name)
+    (root / "red").rmdir()
+    return root

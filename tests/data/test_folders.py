@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from photos import COLOURS, photo, write_photos
+from photos import COLOURS, photo, write_flat_photos, write_photos
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -150,11 +150,88 @@ def without_classes(folder):
             path.rmdir()
 
 
-def test_validation_images_need_classes(photos):
+def test_validation_images_without_classes_have_no_labels(photos, lines):
     without_classes(photos / "val")
-    message = r"photos\.validation: .*val has no sub-folders\. Expected one"
-    with pytest.raises(UserError, match=message):
-        store(photos)
+    data = open_dataset(store(photos, say=lines.append))
+    assert data.classes == ("blue", "green", "red")
+    assert set(data.test.labels) == {NO_LABEL}
+    assert list(np.bincount(data.train.labels)) == [10, 10, 10]
+    assert not data.train.unlabelled
+    assert re.search("warning: dataset.photos.validation: images are used without labels", lines[0])
+    with pytest.raises(UserError, match=r"accuracy needs labels, .*val has no sub-folders for its"):
+        data.test.require_labels("measuring accuracy")
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_folder_without_classes_is_a_dataset(tmp_path, lines, cache_gib):
+    write_flat_photos(tmp_path / "train", 40)
+    data = open_dataset(store(tmp_path, say=lines.append, validation=None, cache_gib=cache_gib))
+    assert data.classes == ()
+    assert (len(data.train), len(data.validation), len(data.test)) == (29, 3, 8)
+    for part in (data.train, data.validation, data.test):
+        assert "train has no sub-folders for its classes" in part.unlabelled
+        assert set(part.labels) == {NO_LABEL}
+    assert "without `validation`, 8 of 40 images in" in lines[0]
+    assert "held out as test images" in lines[0]
+    assert len([line for line in lines if "used without labels" in line]) == 1
+    assert not [line for line in lines if "warning" in line]
+    files = sorted((tmp_path / "train").iterdir())
+    stored = [split.images[n].mean() for split in (data.train, data.test)
+              for n in range(len(split.images))]  # fmt: skip
+    originals = [np.asarray(Image.open(path)).mean() for path in files]
+    assert sorted(stored) == pytest.approx(sorted(originals), abs=2)
+
+
+def test_two_folders_without_classes(tmp_path, lines):
+    write_flat_photos(tmp_path / "train", 12)
+    write_flat_photos(tmp_path / "val", 4, seed=1)
+    data = open_dataset(store(tmp_path, say=lines.append))
+    assert (len(data.train), len(data.validation), len(data.test)) == (11, 1, 4)
+    assert "val has no sub-folders" in data.test.unlabelled
+    assert "train has no sub-folders" in data.train.unlabelled
+    assert len([line for line in lines if "used without labels" in line]) == 2
+
+
+def test_test_images_are_held_out_of_each_class(photos, lines):
+    data = open_dataset(store(photos, say=lines.append, validation=None))
+    assert list(np.bincount(data.test.labels)) == [2, 2, 2]
+    assert (len(data.train), len(data.validation), len(data.test)) == (22, 2, 6)
+    assert not any(split.unlabelled for split in (data.train, data.validation, data.test))
+    assert not [line for line in lines if "warning" in line]
+
+
+def test_the_same_folder_gives_the_same_test_images(photos):
+    first = content_of(store(photos, "one", validation=None))
+    assert content_of(store(photos, "two", validation=None)) == first
+
+
+def test_too_few_images_to_hold_out_test_images(tmp_path):
+    write_flat_photos(tmp_path / "train", 2)
+    with pytest.raises(UserError, match=r"photos\.train: .*train: has 2 images, but at least 3"):
+        store(tmp_path, validation=None)
+    write_photos(tmp_path / "one", {"red": 5, "blue": 1})
+    with pytest.raises(UserError, match=r"one: 1 of 2 classes have a single image"):
+        store(tmp_path, train=str(tmp_path / "one"), validation=None)
+
+
+def test_one_picture_in_many_formats_without_classes(tmp_path):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    turned = Image.fromarray(pixels.transpose(1, 0, 2)[::-1])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left, to be shown turned to the right
+    turned.save(folder / "turned.png", exif=exif)
+    Image.fromarray(pixels[..., 0]).save(folder / "grey.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    data = open_dataset(store(tmp_path, validation=None))
+    images = [
+        split.images[n] for split in (data.train, data.test) for n in range(len(split.images))
+    ]
+    assert len(images) == 3
+    for image in images:
+        np.testing.assert_array_equal(image, pixels)
 
 
 def test_folder_without_images_or_classes(photos):

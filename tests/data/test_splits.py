@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from photos import COLOURS, write_photos
+from photos import COLOURS, write_flat_photos, write_photos
 from tiny import write_tiny_dataset
 
 from lowrank.config.checkpoint import ValidationSettings
@@ -156,6 +156,37 @@ def test_labels_of_a_folder_follow_the_class_names(tmp_path):
     assert list(np.bincount(data.validation.labels)) == [3, 2, 1]
 
 
+def test_user_folder_without_classes_has_no_labels(photos):
+    root = photos.parent
+    flat = write_flat_photos(root / "flat", 5)
+    data = open_dataset(photos, split(photos, {"folder": str(flat)}, decoding(root)))
+    assert (data.validation_from, len(data.validation)) == ("folder", 5)
+    assert "flat has no sub-folders for its classes" in data.validation.unlabelled
+    assert not data.train.unlabelled
+    assert not data.test.unlabelled
+
+
+def test_user_folder_for_a_dataset_without_classes_has_no_labels(photos):
+    root = photos.parent
+    flat = {"kind": "imagefolder", "train": str(write_flat_photos(root / "flat", 9))}
+    settings_of_flat = DatasetSettings.model_validate(flat)
+    store_folders(photos, "photos", settings_of_flat, lambda line: None)
+    data = open_dataset(photos, split(photos, {"folder": str(root / "own")}, settings_of_flat))
+    assert (len(data.validation), data.validation.unlabelled) == (9, "the dataset has no classes")
+
+
+def test_validation_images_of_a_dataset_without_labels(photos):
+    flat = write_flat_photos(photos.parent / "flat", 40)
+    settings_of_flat = DatasetSettings(kind="imagefolder", train=str(flat))
+    store_folders(photos, "photos", settings_of_flat, lambda line: None)
+    data = open_dataset(photos, split(photos, {}))
+    assert (len(data.train), len(data.validation), len(data.test)) == (29, 3, 8)
+    data = open_dataset(photos, split(photos, {"from": "test", "images": 3}))
+    assert (len(data.train), len(data.validation), len(data.test)) == (32, 3, 5)
+    assert data.validation.unlabelled == data.test.unlabelled
+    assert "flat has no sub-folders" in data.test.unlabelled
+
+
 def test_folder_with_other_classes_is_rejected(photos):
     root = photos.parent
     (root / "own/red").rename(root / "own/rot")
@@ -163,14 +194,16 @@ def test_folder_with_other_classes_is_rejected(photos):
         split(photos, {"folder": str(root / "own")}, decoding(root))
 
 
-def test_training_images_without_labels_cannot_be_validation_images(photos):
+def test_validation_images_without_labels(photos):
     root = photos.parent
     (root / "train/red").rename(root / "train/rot")
     store_folders(photos, "photos", decoding(root), lambda line: None)
-    with pytest.raises(
-        UserError, match=r"no labels: .*only .*train has rot.* \{from: test, images"
-    ):
-        split(photos, {}, decoding(root))
+    data = open_dataset(photos, split(photos, {}, decoding(root)))
+    reason = (
+        r"have none: .*only .*train has rot.*`checkpoint.<model>.validation` .*\{from: test, im"
+    )
+    with pytest.raises(UserError, match=f"measuring accuracy needs labels, .*{reason}"):
+        data.validation.require_labels("measuring accuracy")
     data = open_dataset(photos, split(photos, {"from": "test"}))
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 6, 6)
     assert data.train.unlabelled

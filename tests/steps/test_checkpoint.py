@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from photos import write_flat_photos
 from toy import assert_same_weights, toy
 
 from lowrank.cli import main
+from lowrank.config.dataset import DatasetSettings
 from lowrank.config.network_source import NetworkSource
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
+from lowrank.data.folders import store_folders
 from lowrank.data.sources import store_dataset
 from lowrank.evaluation.network import value_of
 from lowrank.files import read_json
 from lowrank.steps.checkpoint import checkpoint
 from lowrank.surgery.states import read_state
-from lowrank.tasks import get_task
+from lowrank.tasks import TASKS, get_task
 from lowrank.zoo.registry import NetworkSpec
 
 TASK = get_task("classification")
@@ -56,6 +59,25 @@ def test_weights_are_converted_and_measured(tmp_path, run, tiny_data):
     accuracy = read_json(tmp_path / "metrics.json")["accuracy"]
     assert accuracy["test"] == value_of(TASK, network, tiny_data.test, state.spec)
     assert accuracy["validation"] == value_of(TASK, network, tiny_data.validation, state.spec)
+
+
+class WithoutLabels(type(TASK)):
+    name = "without_labels"
+    needs_labels = False
+
+
+def test_a_task_that_needs_labels_on_images_without_labels(tmp_path, run):
+    flat = write_flat_photos(tmp_path / "flat", 12)
+    settings = DatasetSettings(kind="imagefolder", train=str(flat))
+    store_folders(tmp_path / "made", "photos", settings, lambda line: None)
+    # The error comes before the weights are read.
+    with TASKS.added(WithoutLabels()):
+        result = run(tmp_path / "no_such.pth", dataset=tmp_path / "made")
+    assert result.exit_code == 1
+    assert "measuring accuracy needs labels, but these images have none: " in result.stderr
+    assert f"{flat} has no sub-folders for its classes. Use images with one sub-" in result.stderr
+    assert "set `checkpoint.<model>.task` to a task that needs no labels: " in result.stderr
+    assert "without_labels" in result.stderr
 
 
 def test_weights_of_another_architecture_leave_no_outputs(tmp_path, run):

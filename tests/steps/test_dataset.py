@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from photos import write_photos
+from photos import write_flat_photos, write_photos
 from pydantic import ValidationError
 
 from lowrank.config.dataset import DatasetSettings
@@ -76,11 +76,11 @@ def test_an_entry_without_a_known_kind_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings", "reason"),
     [
-        ("imagefolder", {}, "of kind imagefolder needs `train` and `validation`"),
+        ("imagefolder", {}, "of kind imagefolder needs `train`"),
         (
             "cifar10",
             {"train": "here", "validation": "there"},
-            "of kind cifar10 takes no `train` and `validation`",
+            "of kind cifar10 takes no `train`",
         ),
     ],
 )
@@ -94,7 +94,7 @@ def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"train": "here"}, "`train` and `validation` must be given together"),
+        ({"validation": "here"}, "`validation` needs `train`"),
         ({"outputs": {"a": 1, "b": 1}}, "`outputs` assigns output 1 to two classes"),
     ],
 )
@@ -132,6 +132,27 @@ def test_image_folders(tmp_path):
     assert result.exit_code == 1
     assert "val/red/000.png" in result.output
     assert len(open_dataset(output).test) == 4
+
+
+def test_a_folder_without_classes(tmp_path):
+    write_flat_photos(tmp_path / "photos", 20)
+    settings = json.dumps({"kind": "imagefolder", "train": str(tmp_path / "photos")})
+    result = run("--dataset", "mine", "--output", tmp_path / "made", "--settings", settings)
+    assert result.exit_code == 0, result.output
+    assert "without `validation`, 4 of 20 images in" in result.output
+    assert "16 training and 4 test images stored in" in result.output
+    assert open_dataset(tmp_path / "made").test.unlabelled
+
+
+@pytest.mark.parametrize("folder", ["nothing", "empty"])
+def test_a_folder_without_images(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    settings = json.dumps({"kind": "imagefolder", "train": str(tmp_path / folder)})
+    result = run("--dataset", "mine", "--output", tmp_path / "made", "--settings", settings)
+    assert result.exit_code == 1
+    reasons = {"nothing": "is not a folder. Set it to a folder", "empty": "has neither sub-folders"}
+    assert f"dataset.mine.train: {tmp_path / folder} {reasons[folder]}" in result.output
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_foreign_output_folder_is_refused_before_any_download(known, tmp_path):

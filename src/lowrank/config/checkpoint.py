@@ -33,8 +33,8 @@ class ValidationSettings(Section):
     folder: OwnPath | None = Field(
         None,
         min_length=1,
-        description="Folder of your own validation images, with one subfolder for each class. Use "
-        "it instead of `from` and `images`.",
+        description="Folder of your own validation images, with one subfolder for each class, or "
+        "without subfolders and labels. Use it instead of `from` and `images`.",
     )
 
     @model_validator(mode="after")

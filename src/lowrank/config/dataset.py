@@ -1,4 +1,4 @@
-"""`dataset`: the labeled images."""
+"""`dataset`: the images."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from lowrank.settings.section import OwnPath, Section
 
 
 class DatasetSettings(Section):
-    """Labeled images: a dataset with a known name, or folders of image files."""
+    """Images: a dataset with a known name, or folders of image files."""
 
     kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
         None, description="Kind of dataset. null: the name of this entry is the kind."
@@ -21,12 +21,13 @@ class DatasetSettings(Section):
     train: OwnPath | None = Field(
         None,
         description="For `imagefolder`: folder of training images, with one subfolder for each "
-        "class.",
+        "class, or without subfolders and labels.",
     )
     validation: OwnPath | None = Field(
         None,
         description="For `imagefolder`: folder of images for the reported accuracy, with one "
-        "subfolder for each class. No choices are made on these images.",
+        "subfolder for each class, or without subfolders and labels. No choices are made on these "
+        "images. null: a fifth of the training images, at most 5000, are held out for it.",
     )
     skip_unreadable: bool = Field(
         False, description="Skip image files that cannot be decoded, and report their names."
@@ -68,14 +69,14 @@ class DatasetSettings(Section):
                 f"`dataset.{name}.kind` is missing; expected one of {', '.join(known)}"
             )
         if (kind == "imagefolder") != (self.train is not None):
-            verb = "needs" if kind == "imagefolder" else "takes no"
-            raise ValueError(f"`dataset.{name}` of kind {kind} {verb} `train` and `validation`")
+            takes = "needs `train`" if kind == "imagefolder" else "takes no `train`"
+            raise ValueError(f"`dataset.{name}` of kind {kind} {takes}")
         return kind
 
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetSettings":
-        if (self.train is None) != (self.validation is None):
-            raise ValueError("`train` and `validation` must be given together")
+        if self.train is None and self.validation is not None:
+            raise ValueError("`validation` needs `train`")
         outputs = list((self.outputs or {}).values())
         if repeated := [output for output in outputs if outputs.count(output) > 1]:
             raise ValueError(f"`outputs` assigns output {repeated[0]} to two classes")

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.data.images import ImageFiles, Images, StoredImages
+from lowrank.data.sources import UNLABELLED
 from lowrank.data.splits import divide, read_splits
 from lowrank.errors import UserError
 from lowrank.files import read_json
+from lowrank.tasks import TASKS
 from lowrank.zoo.registry import NetworkSpec
 
 Logits = TypeVar("Logits", Tensor, NDArray)
@@ -61,7 +63,7 @@ class Split:
         if self.unlabelled:
             raise UserError(
                 f"{purpose} needs labels, but these images have none: {self.unlabelled}. Use "
-                "images with one sub-folder for each class."
+                f"images with one sub-folder for each class{_tasks_without_labels()}."
             )
 
     def of_classes(self, logits: Logits) -> Logits:
@@ -103,15 +105,17 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
     outputs = tuple(index["outputs"]) if "outputs" in index else None
     splits_index = read_splits(splits, folder)
     sources = {
-        part: _open_split(folder, part, index, index["splits"][part]["images"], outputs)
-        for part in ("train", "test")
+        part: replace(
+            _open_split(folder, part, index, index["splits"][part]["images"], outputs),
+            unlabelled=index.get(entry, ""),
+        )
+        for part, entry in UNLABELLED.items()
     }
-    if unlabelled := index.get("unlabelled", ""):
-        sources["train"] = replace(sources["train"], unlabelled=unlabelled)
     validation = ValidationSettings.model_validate(splits_index["validation"])
     if validation.folder is not None and splits is not None:
-        sources["folder"] = _open_split(
-            Path(splits), "validation", splits_index, splits_index["images"], outputs
+        sources["folder"] = replace(
+            _open_split(Path(splits), "validation", splits_index, splits_index["images"], outputs),
+            unlabelled=splits_index.get("unlabelled", ""),
         )
     rows = divide(
         len(sources["train"]),
@@ -124,11 +128,32 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
         name=index["name"],
         classes=tuple(index["classes"]),
         train=replace(sources["train"], rows=rows.train),
-        validation=replace(sources[rows.validation_from], rows=rows.validation),
+        validation=_with_advice(
+            replace(sources[rows.validation_from], rows=rows.validation), sources["test"]
+        ),
         test=replace(sources["test"], rows=rows.test),
         validation_from=rows.validation_from,
         reduced_to=reduced[0] if reduced else None,
     )
+
+
+def _with_advice(validation: Split, test: Split) -> Split:
+    """Add advice to the reason why validation images have no labels, if test images have some."""
+    if not validation.unlabelled or test.unlabelled:
+        return validation
+    return replace(
+        validation,
+        unlabelled=f"{validation.unlabelled}. For labelled validation images, set "
+        "`checkpoint.<model>.validation` to test images, `{from: test, images: 500}`, or to your "
+        "own folder, `{folder: path}`",
+    )
+
+
+def _tasks_without_labels() -> str:
+    """Return advice on the tasks that need no labels, to continue a sentence; empty if none."""
+    names = [name for name, task in TASKS.usable().items() if not task.needs_labels]
+    advice = ", or set `checkpoint.<model>.task` to a task that needs no labels: "
+    return f"{advice}{', '.join(names)}" if names else ""
 
 
 def _read_index(path: Path) -> dict[str, Any]:

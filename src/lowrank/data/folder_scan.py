@@ -1,13 +1,14 @@
-"""List folders of images with one sub-folder for each class.
+"""List folders of images: with one sub-folder for each class, or without sub-folders and labels.
 
-This is the layout of ImageNet, Imagenette and torchvision's `ImageFolder`. Classes and the order of
-images equal those of `ImageFolder`, but without importing torchvision, which takes seconds.
+Sub-folders for classes are the layout of ImageNet, Imagenette and torchvision's `ImageFolder`.
+Classes and the order of images equal those of `ImageFolder`, but without importing torchvision,
+which takes seconds.
 """
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lowrank.errors import UserError
@@ -29,30 +30,38 @@ class ImageFolder:
     labels: tuple[int, ...]
     has_labels: bool = True
 
+    def part(self, rows: Iterable[int]) -> "ImageFolder":
+        """Return the images with these numbers, in the order of `rows`."""
+        rows = list(rows)
+        return replace(
+            self,
+            files=tuple(self.files[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+        )
+
 
 def scan(root: Path, place: str) -> ImageFolder:
-    """List the images below `root`, whose sub-folders are the classes.
+    """List the images below `root`.
 
-    Classes are sorted by name, and the files of each class by path. Hidden files and folders are
-    skipped, and files without the suffix of an image. `place` is the parameter that messages name.
+    Sub-folders are classes, sorted by name, and the files of each class are sorted by path. A
+    folder without sub-folders has images without labels, sorted by name. Hidden files and folders
+    are skipped, and files without the suffix of an image. `place` is the parameter that messages
+    name.
 
     Raises
     ------
     UserError
-        If the folder is missing or has no sub-folders, if a sub-folder contains no image, or if a
+        If the folder is missing or contains no image, if a sub-folder contains no image, or if a
         name is not UTF-8.
     """
     if not root.is_dir():
         raise UserError(
-            f"{place}: {root} is not a folder. Set it to a folder with one sub-folder for each "
-            "class."
+            f"{place}: {root} is not a folder. Set it to a folder of images, or to a folder with "
+            "one sub-folder of images for each class."
         )
     classes = _sub_folders(root)
     if not classes:
-        raise UserError(
-            f"{place}: {root} has no sub-folders. Expected one sub-folder for each class, with its "
-            "images."
-        )
+        return _scan_without_classes(root, place)
     by_class = {name: sorted(_images_below(root, name)) for name in classes}
     _require_utf8(place, root, [*classes, *itertools.chain(*by_class.values())])
     require_images(place, root, {name: len(files) for name, files in by_class.items()})
@@ -74,16 +83,15 @@ def require_images(place: str, root: Path, counts: Mapping[str, int]) -> None:
         )
 
 
-def scan_for_training(root: Path, place: str) -> ImageFolder:
-    """Scan a folder like `scan`, but also accept images without sub-folders and without labels."""
-    if not root.is_dir() or _sub_folders(root):
-        return scan(root, place)
+def _scan_without_classes(root: Path, place: str) -> ImageFolder:
     files = tuple(sorted(_images_below(root, ".")))
     if not files:
         raise UserError(
-            f"{place}: {root} has neither sub-folders nor images. Expected one sub-folder for each "
-            f"class, with image files that end in {', '.join(sorted(_SUFFIXES))}."
+            f"{place}: {root} has neither sub-folders nor images. Expected images, or one "
+            "sub-folder of images for each class. Image files end in "
+            f"{', '.join(sorted(_SUFFIXES))}."
         )
+    _require_utf8(place, root, list(files))
     return ImageFolder(root, (), files, (0,) * len(files), has_labels=False)
 
 

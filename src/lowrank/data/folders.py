@@ -23,11 +23,11 @@ from lowrank.data.folder_scan import (
     require_images,
     require_same,
     scan,
-    scan_for_training,
 )
+from lowrank.data.held_out import rows_held_out
 from lowrank.data.images import decode, read_file, size_of, stored_size
 from lowrank.data.obtaining import Say, one_line, sha256_of_array
-from lowrank.data.sources import replaced_folder, write_array, write_index
+from lowrank.data.sources import UNLABELLED, replaced_folder, write_array, write_index
 from lowrank.errors import UserError
 
 # Label of an image without a known class.
@@ -62,9 +62,13 @@ def outputs_of(
 
 
 def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) -> None:
-    """Store two folders of images in the format that `lowrank.data.datasets.open_dataset` reads.
+    """Store folders of images in the format that `lowrank.data.datasets.open_dataset` reads.
 
-    Every image is decoded once to check it. If both folders fit into `settings.cache_gib`, the
+    Without `settings.validation`, test images are held out of the training images. A folder without
+    sub-folders has images without labels. If the classes of both folders differ, the training
+    images are used without labels.
+
+    Every image is decoded once to check it. If all images fit into `settings.cache_gib`, the
     decoded images are stored. Otherwise the index stores the paths of the files. Both give the
     same images.
 
@@ -75,40 +79,74 @@ def store_folders(output: Path, name: str, settings: DatasetSettings, say: Say) 
         `settings.skip_unreadable` is not set, or if `output` cannot be written.
     """
     place = f"dataset.{name}"
-    if settings.train is None or settings.validation is None:
-        raise UserError(f"{place}: kind imagefolder needs `train` and `validation`.")
-    parts = {
-        "train": scan_for_training(Path(settings.train), f"{place}.train"),
-        "test": scan(Path(settings.validation), f"{place}.validation"),
-    }
-    classes, unlabelled = parts["test"].classes, ""
-    if message := difference(*((str(p.root), set(p.classes)) for p in parts.values())):
-        # Continue without labels. Steps that need labels raise an error with this reason.
-        unlabelled = f"{parts['train'].root} {message}"
-        parts["train"] = replace(parts["train"], has_labels=False)
-        say(f"warning: {place}.train: images are used without labels: {unlabelled}")
+    parts, places = _scanned(settings, place, say)
+    classes = parts["test"].classes or parts["train"].classes
+    unlabelled = _without_labels(parts)
+    # Continue without labels. Steps that need labels raise an error with the reason.
+    for key in unlabelled:
+        parts[key] = replace(parts[key], has_labels=False)
+    lines = [
+        f"{places[key]}: images are used without labels: {reason}"
+        for key, reason in unlabelled.items()
+    ]
+    warning = "warning: " if classes else ""
+    for line in dict.fromkeys(lines):
+        say(f"{warning}{line}")
     outputs = outputs_of(classes, settings.outputs, f"{place}.outputs")
     decoded = _are_stored_decoded(parts.values(), settings, say)
     with replaced_folder(output) as new:
         stored = {
-            key: _store_part(new, key, part, settings, f"{place}.{role}", say, decoded=decoded)
-            for (key, part), role in zip(parts.items(), ("train", "validation"), strict=True)
+            key: _store_part(new, key, part, settings, places[key], say, decoded=decoded)
+            for key, part in parts.items()
         }
         shared = _in_both(parts, {key: digests for key, (_, _, digests) in stored.items()})
         if shared:
             say(
                 f"warning: {place}: {len(shared)} of {len(parts['test'].files)} images in "
                 f"{parts['test'].root} are also training images (identical files): "
-                f"{first_names(shared)}. Accuracy on them is too high. Remove them from one of the "
-                "folders."
+                f"{first_names(shared)}. Accuracy on them is too high. Remove one of each two."
             )
         entries = _format_entries(parts, settings, decoded=decoded) | {
             "reduced": any(reduced for _, reduced, _ in stored.values()),
             "splits": {key: split for key, (split, _, _) in stored.items()},
             **({"in_both": len(shared)} if shared else {}),
-            **({"unlabelled": unlabelled} if unlabelled else {}),
+            **{UNLABELLED[key]: reason for key, reason in unlabelled.items()},
         }
         write_index(new, name, classes, outputs, entries)
+
+
+def _scanned(
+    settings: DatasetSettings, place: str, say: Say
+) -> tuple[dict[str, ImageFolder], dict[str, str]]:
+    """Return the training and the test images, and the parameter that names each."""
+    if settings.train is None:
+        raise UserError(f"{place}: kind imagefolder needs `train`.")
+    train = scan(Path(settings.train), f"{place}.train")
+    if settings.validation is not None:
+        test = scan(Path(settings.validation), f"{place}.validation")
+        return {"train": train, "test": test}, {
+            "train": f"{place}.train",
+            "test": f"{place}.validation",
+        }
+    held_out = rows_held_out(train.labels, f"{place}.train: {train.root}")
+    say(
+        f"{place}: without `validation`, {len(held_out)} of {len(train.files)} images in "
+        f"{train.root} are held out as test images"
+    )
+    remaining = sorted({*range(len(train.files))} - {*held_out.tolist()})
+    parts = {"train": train.part(remaining), "test": train.part(held_out.tolist())}
+    return parts, dict.fromkeys(parts, f"{place}.train")
+
+
+def _without_labels(parts: Mapping[str, ImageFolder]) -> dict[str, str]:
+    """Return for each part without labels why it has none."""
+    reasons = {key: _no_classes(part) for key, part in parts.items() if not part.has_labels}
+    message = difference(*((str(part.root), set(part.classes)) for part in parts.values()))
+    return reasons or ({"train": f"{parts['train'].root} {message}"} if message else {})
+
+
+def _no_classes(part: ImageFolder) -> str:
+    return f"{part.root} has no sub-folders for its classes"
 
 
 def store_validation_folder(
@@ -122,21 +160,29 @@ def store_validation_folder(
 ) -> dict[str, Any]:
     """Store a user's validation images in `output`, next to the index of a network's splits.
 
-    Returns the entries for that index. `classes` are the classes of the dataset. Raises UserError
-    in the same cases as `store_folders`, and if the classes of the folder differ from `classes`.
+    Returns the entries for that index. `classes` are the classes of the dataset. Images have no
+    labels if the folder has no sub-folders or the dataset has no classes. Raises UserError in the
+    same cases as `store_folders`, and if the classes of folder and dataset differ.
     """
     part = scan(Path(folder), place)
-    require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
-    dataset_labels = [list(classes).index(name) for name in part.classes]
-    part = replace(
-        part, classes=tuple(classes), labels=tuple(dataset_labels[label] for label in part.labels)
-    )
+    if part.has_labels and classes:
+        require_same(place, (folder, set(part.classes)), ("the dataset", set(classes)))
+        dataset_labels = [list(classes).index(name) for name in part.classes]
+        labels = tuple(dataset_labels[label] for label in part.labels)
+        part, unlabelled = replace(part, classes=tuple(classes), labels=labels), ""
+    else:
+        unlabelled = "the dataset has no classes" if part.has_labels else _no_classes(part)
+        part = replace(part, has_labels=False)
     decoded = _are_stored_decoded([part], settings, say)
     split, reduced, _ = _store_part(
         output, "validation", part, settings, place, say, decoded=decoded
     )
     entries = _format_entries({"validation": part}, settings, decoded=decoded)
-    return entries | {"reduced": reduced, **split}
+    return entries | {
+        "reduced": reduced,
+        **split,
+        **({"unlabelled": unlabelled} if unlabelled else {}),
+    }
 
 
 def _in_both(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowrank.data.folder_scan import scan_for_training
+from lowrank.data.folder_scan import scan
 from lowrank.data.images import decode, read_file
 from lowrank.data.preprocessing import evaluation_image, to_input
 from lowrank.errors import UserError
@@ -35,7 +35,7 @@ def images_in(folder: Path, spec: NetworkSpec, count: int, place: str) -> np.nda
     UserError
         If the folder is missing or has no images, or an image cannot be decoded.
     """
-    found = scan_for_training(folder, place)
+    found = scan(folder, place)
     numbers = np.linspace(0, len(found.files) - 1, min(count, len(found.files))).astype(int)
     images = []
     for name in (found.files[number] for number in numbers):

@@ -30,6 +30,9 @@ DATASETS = {
     "fashion_mnist": KnownDataset(FASHION_MNIST_CLASSES, obtain_fashion_mnist),
 }
 
+# Entries of `dataset.json` that say why the images of a part have no labels.
+UNLABELLED = {"train": "unlabelled", "test": "unlabelled_test"}
+
 
 def store_dataset(
     folder: Path,

@@ -119,12 +119,6 @@ def write_splits(
                 new, validation.folder, index["classes"], decoding, place=f"{place}.folder", say=say
             )
             in_folder = document["images"]
-        elif validation.from_ == "train" and "unlabelled" in index:
-            raise UserError(
-                f"{place}: validation images would come from the training images, but these have "
-                f"no labels: {index['unlabelled']}. Use test images, `validation: {{from: test, "
-                "images: 500}`, or your own folder, `validation: {folder: path}`."
-            )
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
         train = index["splits"]["train"]["images"]
         rows = divide(train, labels, validation, in_folder=in_folder, place=place)

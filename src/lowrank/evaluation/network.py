@@ -61,8 +61,11 @@ def measure_splits(
     Raises
     ------
     UserError
-        If the network cannot be measured on the dataset: see `require_match`.
+        If the network cannot be measured on the dataset: see `require_match`; or if the task needs
+        labels and the images have none.
     """
+    for name in splits:
+        require_labels(task, getattr(data, name))
     require_match(task, data, spec)
     return {name: measure(task, network, getattr(data, name), spec) for name in splits}
 
@@ -103,7 +106,7 @@ def require_match(task: Task, data: Dataset, spec: NetworkSpec) -> None:
     This is the case if its outputs do not fit the classes (`Task.require_match`) or its input does
     not fit the images (`require_images_match`).
     """
-    if data.test.outputs is None:
+    if data.test.outputs is None and data.classes:
         task.require_match(
             spec.num_classes, len(data.classes), network=spec.name, dataset=data.name
         )

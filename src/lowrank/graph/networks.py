@@ -49,7 +49,8 @@ class NetworkRules(Rules):
                 if not Path(folder).is_dir():
                     raise UserError(
                         f"{folder}: no such folder (`dataset.{name}.{key}` in params.yaml). Set it "
-                        "to a folder with one sub-folder for each class."
+                        "to a folder of images, or to a folder with one sub-folder of images for "
+                        "each class."
                     )
         return " ".join(map(digest_of_folder, folders.values()))
 

@@ -44,7 +44,7 @@ def checkpoint(
     import torch
 
     from lowrank.data.datasets import open_dataset
-    from lowrank.evaluation.network import inputs_of
+    from lowrank.evaluation.network import inputs_of, require_labels
     from lowrank.evaluation.original import measure_original
     from lowrank.files import write_json
     from lowrank.surgery.equality import IMAGES, layers_that_must_stay
@@ -55,13 +55,15 @@ def checkpoint(
     from lowrank.zoo.weight_files import load_trained, read_weights
 
     torch.set_num_threads(threads)
+    data, measured_task = open_dataset(dataset, splits), get_task(task)
+    require_labels(measured_task, data.validation)
+    require_labels(measured_task, data.test)
     # A file contains either the weights, or the tensors from which they are computed (`weight_g`,
     # `weight_v`).
     spec, model = create(network, folded=False)
     tensors = read_weights(weights, model, key=state_key or None, say=say)
     load_trained(model, tensors, source=str(weights), say=say)
-    data = open_dataset(dataset, splits)
-    document = measure_original(get_task(task), model, data, spec, say=say)
+    document = measure_original(measured_task, model, data, spec, say=say)
     images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name)
     dense_reasons = layers_that_must_stay(model, table, images, say=say)
