@@ -10,14 +10,17 @@ import pytest
 import torch
 from small import SPEC, logits_of, small_network, with_used_statistics
 from torch import nn
+from vit import vit
 
 from lowrank.core.layers import PlainLayer
 from lowrank.errors import UserError
 from lowrank.onnx_files import export
 from lowrank.onnx_files.counts import count
 from lowrank.onnx_files.export import export_onnx
+from lowrank.surgery.finding import find_layers
 from lowrank.surgery.states import replace_layer
-from lowrank.zoo import create_network, network_spec
+from lowrank.zoo import NetworkSpec, create_network, network_spec
+from lowrank.zoo.plain import fold
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +239,41 @@ def test_weights_that_do_not_fit_into_one_file(exported: Path, tmp_path: Path, m
     in_one, in_two = count(exported), count(model)
     assert (in_two.parameters, in_two.macs) == (in_one.parameters, in_one.macs)
     assert in_two.size_bytes == model.stat().st_size + data.stat().st_size
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_projections_of_attention_are_nodes_with_the_names_of_the_layers(
+    tmp_path: Path, replaced: bool
+):
+    network = vit().eval()
+    images = torch.randn(3, 3, 32, 32)
+    expected = network(images).detach().numpy()
+    names = [
+        f"encoder.layers.encoder_layer_{block}.self_attention.{name}"
+        for block in range(2)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+    ]
+    if replaced:
+        fold(network)
+        for name in names:
+            layer = network.get_submodule(name)
+            replace_layer(network, name, [PlainLayer(16, 16), PlainLayer(16, 16, bias=True)])
+            first, second = network.get_submodule(name)
+            # Equal weights would be written once, so take a different basis for each layer.
+            nn.init.orthogonal_(first.weight)
+            second.load_state_dict(
+                {"weight": layer.weight @ first.weight.detach().T, "bias": layer.bias}
+            )
+        names = [f"{name}.{index}" for name in names for index in range(2)]
+    spec = NetworkSpec("vit", (3, 32, 32), num_classes=10)
+    export_onnx(network, spec, tmp_path / "vit.onnx")
+    np.testing.assert_allclose(logits_of(tmp_path / "vit.onnx", images), expected, atol=1e-5)
+    graph = onnx.load(tmp_path / "vit.onnx").graph
+    assert set(names) <= {node.name for node in graph.node}
+    fold(network)
+    table = find_layers(network, (3, 32, 32), "vit")
+    # The two products of queries, keys and values in each block come on top.
+    products = 2 * 2 * 17 * 17 * 16
+    assert count(tmp_path / "vit.onnx").macs == products + sum(
+        layer.dense_macs for layer in table.layers
+    )

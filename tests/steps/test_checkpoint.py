@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from photos import write_flat_photos
 from toy import assert_same_weights, toy
+from vit import vit
 
 from lowrank.cli import main
 from lowrank.config.dataset import DatasetSettings
@@ -22,6 +23,7 @@ from lowrank.files import read_json
 from lowrank.steps.checkpoint import checkpoint
 from lowrank.surgery.states import read_state
 from lowrank.tasks import TASKS, get_task
+from lowrank.zoo.plain import fold
 from lowrank.zoo.registry import NetworkSpec
 
 TASK = get_task("classification")
@@ -78,6 +80,25 @@ def test_a_task_that_needs_labels_on_images_without_labels(tmp_path, run):
     assert f"{flat} has no sub-folders for its classes. Use images with one sub-" in result.stderr
     assert "set `checkpoint.<model>.task` to a task that needs no labels: " in result.stderr
     assert "without_labels" in result.stderr
+
+
+@pytest.mark.parametrize("stored", ["pytorch", "split"])
+def test_projections_of_attention_become_layers(tmp_path, run, register_network, stored):
+    register_network(vit, "vit")
+    network = vit(seed=4)
+    expected = network.eval()(torch.ones(1, 3, 32, 32))
+    if stored == "split":
+        fold(network)
+    torch.save(network.state_dict(), tmp_path / "any.pth")
+    result = run(tmp_path / "any.pth", "vit")
+    assert result.exit_code == 0, result.output
+    assert "folded 4 tensors" in result.stderr
+    assert "14 of 14 layers can be replaced" in result.stderr
+    assert read_json(tmp_path / "replaceable.json")["stays_dense"] == {}
+    state = read_state(tmp_path / "model.safetensors", NetworkSource(network="vit"))
+    fold(network)
+    assert_same_weights(state.network, network)
+    torch.testing.assert_close(state.network.eval()(torch.ones(1, 3, 32, 32)), expected)
 
 
 def test_weights_of_another_architecture_leave_no_outputs(tmp_path, run):

@@ -10,6 +10,7 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import LayerTable
 from lowrank.errors import UserError
 from lowrank.surgery.finding import find_layers, layer_table
+from lowrank.zoo.plain import fold
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
@@ -359,7 +360,7 @@ def test_subclass_with_the_same_forward_can_be_factored(table_of):
     assert layer.not_factored is None
 
 
-def test_projection_that_attention_does_not_call_is_not_listed():
+def test_projections_of_attention_are_layers_of_a_folded_network():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -370,8 +371,21 @@ def test_projection_that_attention_does_not_call_is_not_listed():
             tokens = images.flatten(2).transpose(1, 2)
             return self.linear(self.attention(tokens, tokens, tokens)[0]).mean(1)
 
-    layers = find_layers(Attention(), (4, 9, 8), "attention").layers
-    assert [layer.name for layer in layers] == ["linear"]
+    network = Attention()
+    # Without folding, attention reads the weights and does not call the output projection.
+    (layer,) = find_layers(network, (4, 9, 8), "attention").layers
+    assert layer.name == "linear"
+    fold(network)
+    table = find_layers(network, (4, 9, 8), "attention")
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    assert [layer.name for layer in table.layers] == [
+        *(f"attention.{name}" for name in names),
+        "linear",
+    ]
+    for layer in table.layers:
+        assert (layer.kind, layer.kernel, layer.bias) == ("linear", (1, 1), True)
+        assert (layer.in_channels, layer.out_channels, layer.input_map) == (4, 4, (72, 1))
+        assert layer.not_factored is None
 
 
 def test_transformer_layer_reads_weights_for_its_fast_path():

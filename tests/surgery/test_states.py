@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 from toy import assert_same_weights, toy
+from vit import vit
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import PlainLayer
@@ -307,3 +308,17 @@ def test_factors_of_another_size_are_rejected(state):
     tensors["1.weight"] = tensors["1.weight"][:, :2]
     with pytest.raises(UserError, match=r"conv2\.st: tensor '1.weight' has shape \(4, 2, 3, 3\)"):
         put_factors(state.network, "conv2", CONV2.sequence, tensors, source="conv2.st")
+
+
+def test_factors_of_attention_are_written_and_read(tmp_path, register_network):
+    spec = register_network(vit, "vit")
+    source = NetworkSource(network="vit")
+    network = create(source)[1].eval()
+    name = "encoder.layers.encoder_layer_1.self_attention.k_proj"
+    factored = Factored("svd", (3,), 0.5, (PlainLayer(16, 3), PlainLayer(3, 16, bias=True)))
+    put_factors(network, name, factored.sequence, factors_of(factored), source="a.safetensors")
+    write_state(tmp_path / "state.safetensors", State(spec, network, {name: factored}))
+    state = read_state(tmp_path / "state.safetensors", source)
+    assert_same_weights(state.network, network)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(state.network.eval()(images), network(images))

@@ -13,7 +13,7 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
 from lowrank.surgery.finding import find_layers
 from lowrank.zoo.creation import create
-from lowrank.zoo.plain import copied, fold, has_computed_weights, unwrapped
+from lowrank.zoo.plain import can_be_folded, copied, fold, unwrapped
 from lowrank.zoo.weight_files import load_trained, read_weights
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -88,9 +88,9 @@ def logits_of(network):
 def test_computed_weights_are_folded(make):
     network = make()
     expected = logits_of(network)
-    assert has_computed_weights(network)
+    assert can_be_folded(network)
     assert fold(network)
-    assert not has_computed_weights(network)
+    assert not can_be_folded(network)
     assert network.state_dict().keys() == toy().state_dict().keys()
     torch.testing.assert_close(logits_of(network), expected)
     assert fold(network) == []
@@ -154,7 +154,7 @@ def test_load_weights_of_a_network_with_computed_weights(tmp_path, make, stored)
     messages, network = [], make()
     load_trained(network, read_weights(tmp_path / "a.pth"), source="a.pth", say=messages.append)
     torch.testing.assert_close(logits_of(network), expected)
-    assert "into plain weights: conv2.weight" in messages[-1]
+    assert "into weights of layers: conv2.weight" in messages[-1]
 
 
 def test_copy_has_the_values_of_kept_tensors():

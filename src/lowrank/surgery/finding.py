@@ -10,7 +10,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import Layer, LayerTable, Pair
-from lowrank.surgery.watching import FlattenedMaps, Map, Proxy, proxies_in_place
+from lowrank.surgery.watching import FlattenedMaps, Map, Proxy, calls_watched, proxies_in_place
+from lowrank.zoo.attention import whole_attention
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import output_for_zeros
 
@@ -36,9 +37,10 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
 
     The order and the map sizes come from one forward pass on a single image of `input_shape`
     (channels, height, width), in evaluation mode. Layers whose forward() is not called are not
-    included: auxiliary heads, or projections whose weight attention reads without calling the
-    layer. A linear layer whose input is a flattened map of more than one pixel is described as a
-    convolution with a kernel of the size of that map. The network is not changed.
+    included, such as auxiliary heads. An exception is the output projection of attention that
+    `lowrank.zoo.plain.fold` leaves as it is: it is included with the reason. A linear layer whose
+    input is a flattened map of more than one pixel is described as a convolution with a kernel of
+    the size of that map. The network is not changed.
 
     Raises UserError if the network does not accept such an image.
     """
@@ -52,9 +54,19 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
             shape = maps.shape_before_flattening(inputs)
             described[proxy] = _described(names[layer], layer, inputs, shape)
 
+    def describe_output_projection(attention: nn.Module, query: Tensor) -> None:
+        if isinstance(attention.out_proj, Proxy):
+            describe_once(attention.out_proj, query)
+
     layers = [module for module in names if isinstance(module, _KINDS)]
     hooked = {layer for layer in layers if _has_hooks(layer)}
-    with proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]), maps:
+    whole = whole_attention(network)
+    reasons: dict[nn.Module, str] = {module.out_proj: reason for module, reason in whole.items()}
+    with (
+        calls_watched(whole, "query", describe_output_projection),
+        proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]),
+        maps,
+    ):
         output_for_zeros(network, input_shape, name)
     usage = _Usage(network)
     channels, height, width = input_shape
@@ -65,6 +77,7 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
             replace(
                 layer,
                 not_factored=_obstacle(proxy.layer, hooked=proxy.layer in hooked)
+                or (None if proxy.calls else reasons.get(proxy.layer))
                 or usage.obstacle(proxy),
             )
             for proxy, layer in described.items()

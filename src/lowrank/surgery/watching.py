@@ -74,6 +74,39 @@ def proxies_in_place(network: nn.Module, proxies: Iterable[Proxy]) -> Iterator[N
             module._modules[name] = child
 
 
+@contextmanager
+def calls_watched(
+    modules: Iterable[nn.Module], argument: str, after_call: Callable[[nn.Module, Tensor], None]
+) -> Iterator[None]:
+    """Call a function after each forward() of some modules, and leave the modules in place.
+
+    Use this for modules that the network asks for their class, or that compute something else with
+    hooks. `after_call` gets the module and its first argument, which has the name `argument`.
+    """
+    watched = list(modules)
+    own = {module: vars(module).get("forward") for module in watched}
+
+    def watch(module: nn.Module) -> None:
+        forward = module.forward
+
+        def forward_then_call(*args: Any, **kwargs: Any) -> Any:
+            outputs = forward(*args, **kwargs)
+            after_call(module, args[0] if args else kwargs[argument])
+            return outputs
+
+        vars(module)["forward"] = forward_then_call
+
+    for module in watched:
+        watch(module)
+    try:
+        yield
+    finally:
+        for module in watched:
+            del vars(module)["forward"]
+            if own[module] is not None:
+                vars(module)["forward"] = own[module]
+
+
 class FlattenedMaps(TorchFunctionMode):
     """Context that records which vectors are flattened maps."""
 

@@ -2,7 +2,7 @@
 
 Layers are found by class and replaced by name, and weights are read from files by name. The weight
 of a layer must therefore be a parameter, not a tensor that a hook computes before each forward
-pass.
+pass, nor a part of a larger tensor as in attention.
 """
 
 import copy
@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from lowrank.errors import UserError
+from lowrank.zoo.attention import has_attention_to_split, split_attention
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -56,10 +57,11 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def fold(network: nn.Module) -> list[str]:
-    """Replace computed weights by plain weights, in place, and return the names of these tensors.
+    """Turn all weights into weights of layers, in place, and return the names of changed tensors.
 
-    Covers weight norm and spectral norm (old and new implementations), pruning masks and all other
-    parametrizations.
+    Covers weights that are computed: weight norm and spectral norm (old and new implementations),
+    pruning masks and all other parametrizations. Also covers the projections of attention: see
+    `lowrank.zoo.attention.split_attention`.
     """
     folded = []
     for place, module in list(network.named_modules()):
@@ -78,12 +80,12 @@ def fold(network: nn.Module) -> list[str]:
                 elif isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
                     prune.remove(module, name)
             folded.append(f"{place}.{name}" if place else name)
-    return folded
+    return folded + split_attention(network)
 
 
-def has_computed_weights(network: nn.Module) -> bool:
+def can_be_folded(network: nn.Module) -> bool:
     """Return whether `fold` would change a network."""
-    return any(_computed(module) for module in network.modules())
+    return any(map(_computed, network.modules())) or has_attention_to_split(network)
 
 
 def in_float32(network: nn.Module) -> nn.Module:

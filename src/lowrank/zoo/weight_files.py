@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lowrank.core.stored import read_tensors, write_tensors
 from lowrank.errors import UserError
-from lowrank.zoo.plain import fold, has_computed_weights
+from lowrank.zoo.plain import can_be_folded, fold
 from lowrank.zoo.state_dicts import find_state_dict, require_plain, without_prefix
 
 # Torch stores this for every batch normalization; it is only needed for training from scratch.
@@ -188,24 +188,34 @@ def load_trained(
     source: str,
     say: Callable[[str], None] = _ignore,
 ) -> None:
-    """Load trained weights into a network and fold its computed weights, in place.
+    """Load trained weights into a network and fold it, in place.
 
     The file may hold the weights before or after folding (see `lowrank.zoo.plain.fold`). `say` is
     called with a message. Raises UserError in the same cases as `load_weights`.
     """
-    if not has_computed_weights(network):
+    if not can_be_folded(network):
         load_weights(network, weights, source=source, say=say)
         return
+    known = _tensor_names(network) & weights.keys()
     try:
         load_weights(network, weights, source=source, say=say)
         folded = fold(network)
-    except UserError:
+    except UserError as error:
         folded = fold(network)
+        if len(known) > len(_tensor_names(network) & weights.keys()):
+            # The file holds the weights before folding, so only that message names its tensors.
+            raise error from None
         load_weights(network, weights, source=source, say=say)
-    say(
-        f"folded {len(folded)} tensors that the network computes before each forward pass into "
-        f"plain weights: {', '.join(folded[:3])}{', ...' if len(folded) > 3 else ''}"
-    )
+    if folded:
+        say(
+            f"folded {len(folded)} tensors that the network computes before each forward pass, or "
+            "that hold several projections of attention, into weights of layers: "
+            f"{', '.join(folded[:3])}{', ...' if len(folded) > 3 else ''}"
+        )
+
+
+def _tensor_names(network: nn.Module) -> set[str]:
+    return {name for name, _ in _tensors(network)}
 
 
 def write_weights(
