@@ -8,11 +8,9 @@ from tiny import write_tiny_dataset
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.config.dataset import DatasetSettings
 from lowrank.data.datasets import open_dataset
-from lowrank.data.folders import store_folders
+from lowrank.data.folders import NO_LABEL, store_folders
 from lowrank.data.splits import divide, write_splits
 from lowrank.errors import UserError
-
-SOME = "checkpoint.some.validation"
 
 
 @pytest.fixture
@@ -25,11 +23,19 @@ def settings(document):
     return ValidationSettings.model_validate(document)
 
 
-def split(folder, document, decoding=None, lines=None):
+def split(folder, document, decoding=None, lines=None, calibration=None):
     output = folder.parent / "splits"
     lines = [] if lines is None else lines
     decoding = decoding or DatasetSettings(kind="cifar10")
-    write_splits(output, folder, settings(document), decoding, place=SOME, say=lines.append)
+    write_splits(
+        output,
+        folder,
+        settings(document),
+        decoding,
+        calibration=calibration and str(calibration),
+        place="checkpoint.some",
+        say=lines.append,
+    )
     return output
 
 
@@ -208,6 +214,45 @@ def test_validation_images_without_labels(photos):
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 6, 6)
     assert data.train.unlabelled
     assert not data.validation.unlabelled
+
+
+@pytest.mark.parametrize("cache_gib", [0, 8])
+def test_calibration_images_of_the_user(photos, cache_gib):
+    root, lines = photos.parent, []
+    flat, settings_of_images = (
+        write_flat_photos(root / "flat", 7),
+        decoding(root, cache_gib=cache_gib),
+    )
+    own = {"folder": str(root / "own")}
+    data = open_dataset(photos, split(photos, own, settings_of_images, lines, flat))
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [30, 9, 12]
+    assert len(data.calibration) == 7
+    reds = [data.calibration.images[n].mean((0, 1)) for n in data.calibration.rows]
+    assert all(red > green and red > blue for red, green, blue in reds)
+    assert all(min(data.calibration.images[n].shape[:2]) <= 40 for n in range(7))
+    assert not [line for line in lines if "warning" in line]
+    # Labels of calibration images are not used, so their sub-folders can have any names.
+    data = open_dataset(photos, split(photos, {}, settings_of_images, calibration=root / "own"))
+    assert (len(data.calibration), set(data.calibration.labels)) == (9, {NO_LABEL})
+    assert len(data.validation) == 3
+
+
+def test_calibration_images_are_training_images_by_default(photos):
+    data = open_dataset(photos, split(photos, {}))
+    assert data.calibration is data.train
+
+
+def test_folders_of_calibration_images_with_too_few_images(photos):
+    root, lines = photos.parent, []
+    (root / "empty").mkdir()
+    for name, reason in (("empty", "neither sub-folders nor"), ("nothing", "is not a folder")):
+        with pytest.raises(UserError, match=rf"checkpoint\.some\.calibration: .*{name} .*{reason}"):
+            split(photos, {}, decoding(root), calibration=root / name)
+    one = write_flat_photos(root / "one", 1)
+    data = open_dataset(photos, split(photos, {}, decoding(root), lines, one))
+    assert len(data.calibration) == 1
+    [warning] = [line for line in lines if "warning" in line]
+    assert f"checkpoint.some.calibration: {one} has a single image" in warning
 
 
 @pytest.mark.parametrize(

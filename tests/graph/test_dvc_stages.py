@@ -109,3 +109,14 @@ def test_a_network_with_another_dataset_than_that_of_dvc_is_refused(tmp_path, mo
         require_known_data("splits@vgg16", PARAMS)
     Path("dvc.yaml").write_text(yaml.safe_dump({"vars": [{"dataset_name": "cifar10"}]}))
     require_known_data("splits@vgg16", PARAMS)
+
+
+def test_a_folder_of_calibration_images_that_dvc_does_not_watch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = {"vars": [{"dataset_name": "cifar10"}], "stages": {"splits": {"do": {}}}}
+    Path("dvc.yaml").write_text(yaml.safe_dump(document))
+    vgg16 = PARAMS.checkpoint["vgg16"].model_copy(update={"calibration": "photos"})
+    params = PARAMS.model_copy(update={"checkpoint": PARAMS.checkpoint | {"vgg16": vgg16}})
+    expected = r"`checkpoint\.vgg16\.calibration` uses photos.* `- photos` to `deps` .* `splits`"
+    with pytest.raises(UserError, match=expected):
+        require_known_data("splits@vgg16", params)

@@ -582,6 +582,12 @@ def test_the_images_on_which_choices_are_made():
     # The settings for decoding are passed only for a folder of validation images.
     assert graph.networks.decoding_json(wildcards(model="b")) == "{}"
     assert json.loads(graph.networks.decoding_json(wildcards(model="c")))["store_pixels"] == 256
+    document["checkpoint"]["b"]["calibration"] = "photos"
+    networks, job = Graph(parse_params(document)).networks, wildcards(model="b")
+    assert networks.calibration(job) == "photos"
+    assert json.loads(networks.decoding_json(job))["store_pixels"] == 256
+    assert networks.threads_of_splits(job) == 2
+    assert networks.own_image_files(job) != graph.networks.own_image_files(job) == ""
     document["checkpoint"]["c"] = network | {"validation": {"folder": "own", "images": 3}}
     with pytest.raises(UserError, match=r"checkpoint\.c\.validation.*cannot be combined"):
         parse_params(document)

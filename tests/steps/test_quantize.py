@@ -6,7 +6,14 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
+from photos import write_flat_photos
 
+from lowrank.config.checkpoint import ValidationSettings
+from lowrank.config.dataset import DatasetSettings
+from lowrank.data.batches import EvaluationBatches
+from lowrank.data.datasets import open_dataset
+from lowrank.data.splits import write_splits
 from lowrank.devices.device import NodeTime
 from lowrank.devices.processor import Processor, integer_types
 from lowrank.errors import UserError
@@ -51,6 +58,7 @@ def run(
     kind: str,
     settings: str = "{}",
     connections: str = "{}",
+    splits: Path | str = "",
     **processors: Processor,
 ) -> str:
     devices = described(folder.parent, **(processors or {"local": Processor.here()}))
@@ -59,6 +67,7 @@ def run(
         "model": exported / "model.onnx",
         "state": exported / "model.safetensors",
         "dataset": dataset,
+        "splits": splits,
         "kind": kind,
         "settings": settings,
         "connections": connections,
@@ -83,6 +92,29 @@ def test_a_network_in_int8_and_its_report(exported, tiny_folder, tmp_path, resto
     assert record["kept_in_float"] == []
     assert record["nodes"] == 20
     assert "0 of 20 nodes in float" in output
+
+
+def test_ranges_come_from_the_users_calibration_images(
+    exported, tiny_folder, tmp_path, restored_torch
+):
+    photos, splits = write_flat_photos(tmp_path / "photos", 10), tmp_path / "splits"
+    validation, decoding = ValidationSettings(), DatasetSettings()
+    place = "checkpoint.resnet20"
+    write_splits(splits, tiny_folder, validation, decoding, calibration=str(photos), place=place,
+                 say=lambda line: None)  # fmt: skip
+    scales = []
+    for own in ("", splits):
+        folder = tmp_path / f"int8{bool(own)}"
+        run(exported, tiny_folder, folder, kind="int8", settings=SETTINGS, splits=own)
+        model = onnx.load(file_for(folder, "local"))
+        arrays = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+        scales.append(float(arrays["images_scale"]))
+    own_images = open_dataset(tiny_folder, splits).calibration
+    images = EvaluationBatches(own_images, network_spec("resnet20"))[0][0]
+    limits = [min(0.0, float(images.min())), max(0.0, float(images.max()))]
+    steps = 127 if integer_types(Processor.here()).reduce_range else 255
+    assert scales[1] == pytest.approx((limits[1] - limits[0]) / steps, rel=1e-3)
+    assert scales[0] != pytest.approx(scales[1], rel=1e-3)
 
 
 def test_each_kind_of_hardware_has_a_file(exported, tiny_folder, tmp_path, restored_torch):

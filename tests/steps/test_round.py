@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from photos import write_flat_photos
 from toy import assert_same_weights, toy
 
 from lowrank.cli import main
@@ -18,8 +19,9 @@ from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.files import read_json, write_json
 from lowrank.surgery.finding import layer_table
+from lowrank.surgery.input_moments import input_moments
 from lowrank.surgery.states import State, put_factors, read_state, write_state
-from lowrank.surgery.stored_moments import write_moments
+from lowrank.surgery.stored_moments import layer_moments, write_moments
 
 TOY = NetworkSource(network="toy")
 LAYERS = {"conv1": "tucker1", "conv2": "tucker2", "classifier": "svd"}
@@ -63,7 +65,7 @@ def plan_with(ranks):
     )
 
 
-def calibrate(folder, dataset, images=40):
+def calibrate(folder, dataset, images=40, splits=""):
     return lowrank(
         "calibrate",
         *("--network", "toy"),
@@ -71,13 +73,14 @@ def calibrate(folder, dataset, images=40):
         *("--table", folder / "table.json"),
         *("--layers", json.dumps(LAYERS)),
         *("--dataset", dataset),
+        *("--splits", splits),
         *("--images", images),
         *("--threads", 1),
         *("--moments", folder / "moments.safetensors"),
     )
 
 
-def decompose(folder, plan, moments="", dataset=None):
+def decompose(folder, plan, moments="", dataset=None, splits=""):
     """Decompose all layers of a plan. With a dataset, decompose them sequentially."""
     write_json(folder / "ranks.json", plan.to_json())
     before = []
@@ -86,6 +89,7 @@ def decompose(folder, plan, moments="", dataset=None):
         sequential = {
             "--original": folder / "original.safetensors",
             "--before": " ".join(map(str, before)),
+            "--splits": splits,
             "--dataset": dataset,
             "--images": 200,
         }
@@ -202,7 +206,41 @@ def test_too_few_images_cause_a_warning(folder, tiny_folder):
     assert "warning" not in calibrate(folder, tiny_folder).output
     output = calibrate(folder, tiny_folder, images=1).output
     assert "warning: classifier: only 1 samples for a covariance of" in output
-    assert "moments of 3 layers on 1 training images" in output
+    assert "moments of 3 layers on 1 images" in output
+
+
+@pytest.fixture
+def splits(tiny_folder, tmp_path):
+    """Write the splits of a network with its own calibration images, which are red."""
+    photos = write_flat_photos(tmp_path / "photos", 30)
+    arguments = {"model": "toy", "dataset": tiny_folder, "validation": "{}"}
+    arguments |= {"calibration": photos, "output": tmp_path / "splits"}
+    output = lowrank("splits", *(f"--{key}={value}" for key, value in arguments.items())).output
+    assert f"30 of {photos} for calibration" in output
+    return tmp_path / "splits"
+
+
+def test_moments_of_the_users_calibration_images(folder, tiny_folder, splits):
+    calibrate(folder, tiny_folder, splits=splits)
+    state, data = (
+        read_state(folder / "original.safetensors", TOY),
+        open_dataset(tiny_folder, splits),
+    )
+    images = EvaluationBatches(data.calibration, state.spec)[0][0]
+    expected = input_moments(state.network, [layer_table("toy")["conv1"]], [images])["conv1"]
+    stored = layer_moments(folder / "moments.safetensors", "conv1")
+    np.testing.assert_allclose(stored.covariance, expected.covariance, rtol=1e-6)
+    calibrate(folder, tiny_folder)
+    default = layer_moments(folder / "moments.safetensors", "conv1")
+    assert not np.allclose(default.covariance, expected.covariance, rtol=0.1)
+
+
+def test_sequential_decomposition_for_the_users_calibration_images(folder, tiny_folder, splits):
+    factors = []
+    for own in ("", splits):
+        decompose(folder, plan_with({"conv2": (5, 6)}), dataset=tiny_folder, splits=own)
+        factors.append((folder / "factors/conv2.safetensors").read_bytes())
+    assert factors[0] != factors[1]
 
 
 def test_moments_of_another_round_are_an_error(folder, tiny_folder):

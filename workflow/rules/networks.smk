@@ -32,7 +32,8 @@ rule splits:
     params:
         code=GRAPH.code("splits"),
         validation=GRAPH.networks.validation_json,
-        files=GRAPH.networks.validation_files,
+        calibration=GRAPH.networks.calibration,
+        files=GRAPH.networks.own_image_files,
         decoding=GRAPH.networks.decoding_json,
     shell:
         command("splits")

@@ -68,6 +68,11 @@ class CheckpointSettings(NetworkSource, Section):
         "name, its unit and whether higher is better.",
     )
     validation: ValidationSettings = ValidationSettings()
+    calibration: OwnPath | None = Field(
+        None,
+        description="Folder of your own images, without labels, for the inputs of layers "
+        "(`norm: activation`) and the ranges of int8. null: the training images.",
+    )
     state_key: str | None = Field(
         None,
         min_length=1,
@@ -75,3 +80,9 @@ class CheckpointSettings(NetworkSource, Section):
         "such as `model_ema`. Default: the weights as trained, not averaged weights.",
     )
     threads: Threads = 2
+
+    @property
+    def own_folders(self) -> dict[str, str]:
+        """Folders of images that belong to this network, by their parameters."""
+        folders = {"validation": self.validation.folder, "calibration": self.calibration}
+        return {entry: folder for entry, folder in folders.items() if folder}

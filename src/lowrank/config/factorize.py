@@ -81,7 +81,8 @@ class FactorizeSettings(Section):
     images: int = Field(
         1000,
         ge=1,
-        description="For `norm: activation`: number of training images. Their labels are not used.",
+        description="For `norm: activation`: number of calibration images. Their labels are not "
+        "used.",
     )
     sequential: bool = Field(
         False,

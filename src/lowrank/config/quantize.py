@@ -15,7 +15,7 @@ class QuantizeSettings(Section):
     images: int = Field(
         500,
         ge=1,
-        description="Number of training images on which the ranges of the activations are "
+        description="Number of calibration images on which the ranges of the activations are "
         "measured. Their labels are not used.",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = Field(

@@ -75,6 +75,7 @@ class Split:
 class Dataset:
     """Dataset in three splits: `train`, `validation` for all choices, and `test` only for reports.
 
+    `own_calibration` are the user's own images for calibration, without labels.
     `validation_from` is the source of the validation images: `train`, `test` or `folder`.
     `reduced_to` is the shorter side in pixels to which larger images were reduced when they were
     stored. None means that no image was reduced.
@@ -87,6 +88,12 @@ class Dataset:
     test: Split
     reduced_to: int | None = None
     validation_from: str = "train"
+    own_calibration: Split | None = None
+
+    @property
+    def calibration(self) -> Split:
+        """Images that show the inputs of layers and the ranges of int8. Their labels are unused."""
+        return self.train if self.own_calibration is None else self.own_calibration
 
 
 def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = None) -> Dataset:
@@ -123,7 +130,15 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
         validation,
         in_folder=len(sources.get("folder", ())),
     )
-    reduced = [part["store_pixels"] for part in (index, splits_index) if part.get("reduced")]
+    calibration, calibration_index = None, splits_index.get("calibration", {})
+    if calibration_index and splits is not None:
+        count = calibration_index["images"]
+        calibration = replace(
+            _open_split(Path(splits), "calibration", calibration_index, count, outputs),
+            unlabelled="they are calibration images",
+        )
+    indexes = (index, splits_index, calibration_index)
+    reduced = [part["store_pixels"] for part in indexes if part.get("reduced")]
     return Dataset(
         name=index["name"],
         classes=tuple(index["classes"]),
@@ -133,6 +148,7 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
         ),
         test=replace(sources["test"], rows=rows.test),
         validation_from=rows.validation_from,
+        own_calibration=calibration,
         reduced_to=reduced[0] if reduced else None,
     )
 

@@ -185,6 +185,28 @@ def store_validation_folder(
     }
 
 
+def store_calibration_folder(
+    output: Path, folder: str, settings: DatasetSettings, *, place: str, say: Say
+) -> dict[str, Any]:
+    """Store a user's calibration images in `output`, next to the index of a network's splits.
+
+    Labels are not used. Returns the entries for that index. Raises UserError in the same cases as
+    `store_folders`.
+    """
+    part = replace(scan(Path(folder), place), has_labels=False)
+    decoded = _are_stored_decoded([part], settings, say)
+    split, reduced, _ = _store_part(
+        output, "calibration", part, settings, place, say, decoded=decoded
+    )
+    if split["images"] == 1:
+        say(
+            f"warning: {place}: {folder} has a single image. The inputs of layers and the ranges "
+            "of int8 differ between images; some hundred images show them."
+        )
+    entries = _format_entries({"calibration": part}, settings, decoded=decoded)
+    return {"folder": folder, **entries, "reduced": reduced, **split}
+
+
 def _in_both(
     parts: Mapping[str, ImageFolder], digests: Mapping[str, list[tuple[bytes, str]]]
 ) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.config.dataset import DatasetSettings
-from lowrank.data.folders import store_validation_folder
+from lowrank.data.folders import store_calibration_folder, store_validation_folder
 from lowrank.data.obtaining import Say
 from lowrank.data.sources import replaced_folder
 from lowrank.errors import UserError
@@ -98,13 +98,33 @@ def write_splits(
     validation: ValidationSettings,
     decoding: DatasetSettings,
     *,
+    calibration: str | None = None,
     place: str,
     say: Say,
 ) -> None:
     """Write the folder that `lowrank.data.datasets.open_dataset` reads as `splits`.
 
-    `decoding` holds the settings for reading images of a folder. `place` is the parameter that
-    messages name. Raises UserError if the dataset cannot be split or the folder cannot be read.
+    Parameters
+    ----------
+    folder
+        Folder to write.
+    dataset
+        Folder of the stored dataset.
+    validation
+        Settings for the validation images.
+    decoding
+        Settings for reading images of the user's folders.
+    calibration
+        Folder of calibration images. None: calibration uses training images.
+    place
+        Entry of the network under `checkpoint`, which messages name.
+    say
+        Called with lines of progress.
+
+    Raises
+    ------
+    UserError
+        If the dataset cannot be split or a folder cannot be read.
     """
     index = read_json(dataset / "dataset.json")
     with replaced_folder(folder, INDEX) as new:
@@ -116,24 +136,39 @@ def write_splits(
         in_folder = 0
         if validation.folder is not None:
             document |= store_validation_folder(
-                new, validation.folder, index["classes"], decoding, place=f"{place}.folder", say=say
+                new,
+                validation.folder,
+                index["classes"],
+                decoding,
+                place=f"{place}.validation.folder",
+                say=say,
             )
             in_folder = document["images"]
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
         train = index["splits"]["train"]["images"]
-        rows = divide(train, labels, validation, in_folder=in_folder, place=place)
-        document["splits"] = {
-            name: {
-                "images": len(split_rows),
-                "sha256": hashlib.sha256(split_rows.tobytes()).hexdigest(),
-            }
-            for name, split_rows in (
-                ("train", rows.train),
-                ("validation", rows.validation),
-                ("test", rows.test),
+        at = f"{place}.validation"
+        rows = divide(train, labels, validation, in_folder=in_folder, place=at)
+        document["splits"] = _entries(rows)
+        if calibration is not None:
+            document["calibration"] = store_calibration_folder(
+                new, calibration, decoding, place=f"{place}.calibration", say=say
             )
-        }
         write_json(new / INDEX, document)
+
+
+def _entries(rows: Rows) -> dict[str, Any]:
+    """Return the entries of the index that identify the images of each split."""
+    return {
+        name: {
+            "images": len(split_rows),
+            "sha256": hashlib.sha256(split_rows.tobytes()).hexdigest(),
+        }
+        for name, split_rows in (
+            ("train", rows.train),
+            ("validation", rows.validation),
+            ("test", rows.test),
+        )
+    }
 
 
 def read_splits(folder: str | os.PathLike | None, dataset: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Int8Networks:
     in_runtime
         Measurement of ONNX files.
     data
-        The dataset. Activation ranges come from its training images, metrics from its validation
+        The dataset. Activation ranges come from its calibration images, metrics from its validation
         and test images.
     settings
         Settings under `quantize` in params.yaml.
@@ -76,7 +76,7 @@ class Int8Networks:
         #: Metrics of the network in float on the validation images.
         self.before = self.in_runtime.values(self.model, self.data.validation)
         batches = EvaluationBatches(
-            self.data.train.sample(self.settings.images), self.in_runtime.spec
+            self.data.calibration.sample(self.settings.images), self.in_runtime.spec
         )
         self._quantizer = Quantizer(self.model, _Inputs(batches), self.settings, self.intermediate)
 

@@ -143,9 +143,8 @@ def require_known_data(stage: str, params: Params) -> None:
         named = [settings.train, settings.validation] if settings else []
         require_watched(map(Path, filter(None, named)), name, f"`dataset.{key}`")
     elif name == "splits" and key in params.checkpoint:
-        folder = params.checkpoint[key].validation.folder
-        folders = [Path(folder)] if folder else []
-        require_watched(folders, name, f"`checkpoint.{key}.validation`")
+        for entry, folder in params.checkpoint[key].own_folders.items():
+            require_watched([Path(folder)], name, f"`checkpoint.{key}.{entry}`")
 
 
 def _variable(document: Any, name: str) -> Any:

@@ -54,24 +54,28 @@ class NetworkRules(Rules):
                     )
         return " ".join(map(digest_of_folder, folders.values()))
 
-    def validation_files(self, wildcards: Wildcards) -> str:
-        """Return the digest of a network's own folder of validation images; empty without one."""
-        folder = self.params.checkpoint[wildcards.model].validation.folder
-        return digest_of_folder(folder) if folder else ""
+    def own_image_files(self, wildcards: Wildcards) -> str:
+        """Return the digests of a network's own folders of images; empty without one."""
+        folders = self.params.checkpoint[wildcards.model].own_folders
+        return " ".join(map(digest_of_folder, folders.values()))
+
+    def calibration(self, wildcards: Wildcards) -> str:
+        """Return a network's own folder of calibration images; empty without one."""
+        return self.params.checkpoint[wildcards.model].calibration or ""
 
     def validation_json(self, wildcards: Wildcards) -> str:
         """Return the setting that selects the images for choices about a network, as JSON."""
         return json.dumps(self.params.checkpoint[wildcards.model].validation.to_document())
 
     def decoding_json(self, wildcards: Wildcards) -> str:
-        """Return the settings for reading a folder of validation images, as JSON; `{}` if none."""
-        if self.params.checkpoint[wildcards.model].validation.folder is None:
+        """Return the settings for reading a network's own folders, as JSON; `{}` without one."""
+        if not self.params.checkpoint[wildcards.model].own_folders:
             return "{}"
         return self._dataset_settings(wildcards).model_dump_json()
 
     def threads_of_splits(self, wildcards: Wildcards) -> int:
-        """Return the number of CPU threads that decode a folder of validation images."""
-        if self.params.checkpoint[wildcards.model].validation.folder is None:
+        """Return the number of CPU threads that decode the images of a network's own folders."""
+        if not self.params.checkpoint[wildcards.model].own_folders:
             return 1
         return self._dataset_settings(wildcards).threads
 

@@ -1,4 +1,4 @@
-"""Measure the moments of layers' inputs on training images, with the network before a round."""
+"""Measure the moments of layers' inputs on calibration images, with the network before a round."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lowrank.steps.options import Json, input_path, network_option, output_path,
 @parameter("layers", "The round's layers, JSON.", Json())
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@parameter("images", "Number of training images.", int)
+@parameter("images", "Number of calibration images.", int)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("moments", "Moments of the layers' inputs, safetensors.")
 def calibrate(
@@ -30,7 +30,7 @@ def calibrate(
     threads: int,
     moments: Path,
 ) -> None:
-    """Measure the moments of layers' inputs on training images."""
+    """Measure the moments of layers' inputs on calibration images."""
     use_threads(threads)
     import torch
 
@@ -47,7 +47,7 @@ def calibrate(
     data, before = open_dataset(dataset, splits), read_state(state, network)
     require_images_match(data, before.spec)
     layer_table = LayerTable.from_json(read_json(table))
-    sample = data.train.sample(images)
+    sample = data.calibration.sample(images)
     batches = EvaluationBatches(sample, before.spec)
     moments_by_layer = input_moments(
         before.network,
@@ -62,7 +62,7 @@ def calibrate(
                 "`factorize.images`."
             )
     write_moments(moments, moments_by_layer)
-    say(f"moments of {len(moments_by_layer)} layers on {len(sample)} training images")
+    say(f"moments of {len(moments_by_layer)} layers on {len(sample)} images")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @network_option
 @input_path("dataset", "For `sequential`: folder that the dataset step wrote.", optional=True)
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
-@parameter("images", "For `sequential`: number of training images.", int, default=0)
+@parameter("images", "For `sequential`: number of calibration images.", int, default=0)
 @parameter("threads", "CPU threads of the linear algebra.", int)
 @output_path("factors", "Factors, safetensors.")
 def decompose(
@@ -104,7 +104,7 @@ def decompose(
 
 
 class _Sample:
-    """Training images for `sequential`."""
+    """Calibration images for `sequential`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Sample:
 
         torch.set_num_threads(threads)
         self._source = network
-        self._images = open_dataset(dataset, splits).train.sample(images)
+        self._images = open_dataset(dataset, splits).calibration.sample(images)
 
     def moments(
         self, original: Path, state: Path, before: list[Path], layer: Layer

@@ -14,9 +14,10 @@ from lowrank.steps.options import Json, input_path, output_path, parameter, wild
 @wildcard("model", "Name of the entry under `checkpoint`.")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @parameter("validation", "`validation` of that entry, JSON.", Json(ValidationSettings))
+@parameter("calibration", "Folder of calibration images; empty for training images.", default="")
 @parameter(
     "decoding",
-    "For a folder of validation images: the dataset's entry under `dataset`, JSON.",
+    "For a folder of your own images: the dataset's entry under `dataset`, JSON.",
     Json(DatasetSettings),
     default="{}",
 )
@@ -25,6 +26,7 @@ def splits(
     model: str,
     dataset: Path,
     validation: ValidationSettings,
+    calibration: str,
     decoding: DatasetSettings,
     output: Path,
 ) -> None:
@@ -37,16 +39,18 @@ def splits(
         dataset,
         validation,
         decoding,
-        place=f"checkpoint.{model}.validation",
+        calibration=calibration or None,
+        place=f"checkpoint.{model}",
         say=say,
     )
     document = read_json(output / INDEX)
     counts = {name: split["images"] for name, split in document["splits"].items()}
-    source = document["validation"]
+    source, own = document["validation"], document.get("calibration")
     say(
         f"choices are made on {counts['validation']} images "
         + (f"of {source['folder']}" if "folder" in source else f"of the {source['from']} split")
         + f"; {counts['test']} test images are for reports, {counts['train']} images for training"
+        + (f", {own['images']} of {own['folder']} for calibration" if own else "")
     )
 
 
