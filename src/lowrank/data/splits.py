@@ -118,8 +118,6 @@ def write_splits(
         Folder of calibration images. None: calibration uses training images.
     place
         Entry of the network under `checkpoint`, which messages name.
-    say
-        Called with lines of progress.
 
     Raises
     ------
@@ -145,10 +143,10 @@ def write_splits(
             )
             in_folder = document["images"]
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
-        train = index["splits"]["train"]["images"]
-        at = f"{place}.validation"
-        rows = divide(train, labels, validation, in_folder=in_folder, place=at)
-        document["splits"] = _entries(rows)
+        train, at = index["splits"]["train"]["images"], f"{place}.validation"
+        document["splits"] = _entries(
+            divide(train, labels, validation, in_folder=in_folder, place=at)
+        )
         if calibration is not None:
             document["calibration"] = store_calibration_folder(
                 new, calibration, decoding, place=f"{place}.calibration", say=say
