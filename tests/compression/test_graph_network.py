@@ -10,6 +10,7 @@ from onnx_graphs import network, random
 from torch import nn
 
 import lowrank
+from lowrank.compression.graph_network import GraphNetwork
 from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_networks.graph_layers import find_sites
@@ -200,3 +201,19 @@ def test_a_network_without_a_layer_to_replace_is_an_error(file, tmp_path):
         lowrank.compress(tmp_path / "relu.onnx")
     with pytest.raises(UserError, match=r"`factorize` selects none of its layers \(0: conv, "):
         lowrank.compress(file, factorize={"conv": "tucker2", "include": ["nothing"]})
+
+
+def test_samples_are_divided_into_pieces_that_run_fast(file, tmp_path):
+    """The inputs of all layers of one sample take 30 kB, so 80 MB are 2,700 samples."""
+    samples = np.zeros((4000, *SHAPE), np.float32)
+    pieces = GraphNetwork.read(file, None, [samples, samples[:100]]).batches
+    (name,) = pieces[0]
+    lengths = [len(piece[name]) for piece in pieces]
+    assert sum(lengths) == 4100
+    assert lengths == [2693, 1307, 100]
+    # A file that fixes the size of its batch takes no other.
+    fixed = onnx.load(file)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4000
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    pieces = GraphNetwork.read(tmp_path / "fixed.onnx", None, [samples]).batches
+    assert [len(piece[name]) for piece in pieces] == [4000]

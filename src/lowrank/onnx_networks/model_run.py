@@ -164,22 +164,31 @@ def samples_per_run(
     If the file fixes the size of the batch, it is that size. `shapes` is the shape of each input
     for one sample.
     """
-    is_open = all(
-        entry.type.tensor_type.shape.dim and entry.type.tensor_type.shape.dim[0].dim_value <= 0
-        for entry in model.graph.input
-        if entry.name in shapes
-    )
-    if not is_open:
+    if not leaves_batch_open(model, shapes):
         return max(shape[0] for shape in shapes.values())
     returned = sum(array.nbytes for array in run(zeros(model, shapes)).values())
     return max(_RETURNED_BYTES // max(returned, 1), 1)
 
 
+def leaves_batch_open(model: onnx.ModelProto, inputs: Iterable[str]) -> bool:
+    """Return whether a run can take any number of samples: no input fixes the size of its batch."""
+    names = set(inputs)
+    return all(
+        entry.type.tensor_type.shape.dim and entry.type.tensor_type.shape.dim[0].dim_value <= 0
+        for entry in model.graph.input
+        if entry.name in names
+    )
+
+
 def split(batch: Feed, size: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield a batch in pieces of at most `size` samples."""
-    count = max((len(array) for array in batch.values()), default=0)
-    for start in range(0, count, size):
+    for start in range(0, length(batch), size):
         yield {name: array[start : start + size] for name, array in batch.items()}
+
+
+def length(batch: Feed) -> int:
+    """Return the number of samples of a batch."""
+    return max((len(array) for array in batch.values()), default=0)
 
 
 def _first_line(error: Exception) -> str:

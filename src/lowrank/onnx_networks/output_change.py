@@ -42,6 +42,39 @@ class OutputChange:
     divergence: float
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """One output of the original network, with what does not depend on the changed network."""
+
+    values: np.ndarray
+    axis: int | None
+    answers: np.ndarray
+    counts: np.ndarray
+    logarithms: np.ndarray
+
+    @classmethod
+    def of(cls, output: np.ndarray) -> _Reference:
+        values = output.astype(np.result_type(output.dtype, np.float32), copy=False)
+        axis, none = class_axis(values), np.empty(0, int)
+        if axis is None:
+            return cls(values, None, none, none, none)
+        answers = values.argmax(axis)
+        counts = np.bincount(answers.ravel(), minlength=values.shape[axis])
+        return cls(values, axis, answers, counts, _logarithms(values))
+
+
+class ReferenceOutputs:
+    """Outputs of the original network for one batch, with which several networks are compared."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        # Others are indices and counts.
+        self.by_name = {
+            name: _Reference.of(output)
+            for name, output in outputs.items()
+            if isinstance(output, np.ndarray) and output.dtype.kind == "f" and output.size
+        }
+
+
 class OutputSums:
     """Sums of the differences of two networks' outputs over batches."""
 
@@ -56,39 +89,36 @@ class OutputSums:
         self._counts: dict[str, np.ndarray] = {}
         self._without_distribution: set[str] = set()
 
-    def add(self, outputs: Outputs, expected: Outputs) -> None:
+    def add(self, outputs: Outputs, expected: ReferenceOutputs) -> None:
         """Add the outputs of the changed and of the original network for one batch."""
-        for name, reference in expected.items():
-            if reference.dtype.kind != "f" or not reference.size:
-                continue  # Such as indices and counts.
-            actual, reference = (array.astype(np.float64) for array in (outputs[name], reference))
-            if actual.shape != reference.shape:
+        for name, reference in expected.by_name.items():
+            actual = outputs[name].astype(reference.values.dtype, copy=False)
+            if actual.shape != reference.values.shape:
                 # For example, another number of detections.
-                actual = np.zeros_like(reference)
+                actual = np.zeros_like(reference.values)
             self._add(name, actual, reference)
 
-    def _add(self, name: str, actual: np.ndarray, reference: np.ndarray) -> None:
-        error = np.nan_to_num(actual - reference, nan=1e30, posinf=1e30, neginf=-1e30)
-        self._difference[name] = self._difference.get(name, 0.0) + float(np.vdot(error, error))
-        self._second[name] = self._second.get(name, 0.0) + float(np.vdot(reference, reference))
-        total = reference.sum(0)
+    def _add(self, name: str, actual: np.ndarray, reference: _Reference) -> None:
+        self._difference[name] = self._difference.get(name, 0.0) + _squared(
+            actual - reference.values
+        )
+        self._second[name] = self._second.get(name, 0.0) + _squared(reference.values)
+        total = reference.values.sum(0, dtype=np.float64)
         before = self._first.get(name)
         # Outputs of different sizes have no mean over samples.
         fits = before is None or before.shape == total.shape
         self._first[name] = (total if before is None else before + total) if fits else 0 * total
-        self._samples[name] = self._samples.get(name, 0) + len(reference)
-        axis = class_axis(reference)
-        if axis is None:
+        self._samples[name] = self._samples.get(name, 0) + len(reference.values)
+        if reference.axis is None:
             self._without_distribution.add(name)
             return
-        answers = reference.argmax(axis)
-        same = actual.argmax(axis) == answers
-        counts = np.bincount(answers.ravel(), minlength=reference.shape[axis])
-        self._counts[name] = self._counts.get(name, np.zeros_like(counts)) + counts
+        same = actual.argmax(reference.axis) == reference.answers
+        self._counts[name] = self._counts.get(name, 0 * reference.counts) + reference.counts
         self._same[name] = self._same.get(name, 0) + int(same.sum())
         self._answers[name] = self._answers.get(name, 0) + same.size
-        p, q = (np.clip(array, _SMALLEST, None) for array in (reference, actual))
-        self._nats[name] = self._nats.get(name, 0.0) + float((p * (np.log(p) - np.log(q))).sum())
+        # The difference of logarithms comes first, because the sum of the products is small.
+        nats = np.vdot(reference.values, reference.logarithms - _logarithms(actual))
+        self._nats[name] = self._nats.get(name, 0.0) + float(nats)
 
     def changes(self) -> dict[str, OutputChange]:
         """Return the change of each output by its name."""
@@ -110,6 +140,20 @@ class OutputSums:
             100.0 * float(self._counts[name].max()) / answers,
             max(self._nats[name] / answers, 0.0),
         )
+
+
+def _logarithms(probabilities: np.ndarray) -> np.ndarray:
+    logarithms: np.ndarray = np.log(np.fmax(probabilities, _SMALLEST))
+    return logarithms
+
+
+def _squared(array: np.ndarray) -> float:
+    """Return the sum of squares; values that are not finite count as very large."""
+    total = float(np.vdot(array, array))
+    if np.isfinite(total):
+        return total
+    array = np.nan_to_num(array.astype(np.float64), nan=1e30, posinf=1e30, neginf=-1e30)
+    return float(np.vdot(array, array))
 
 
 def class_axis(output: np.ndarray) -> int | None:
