@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lowrank.config.dataset import DatasetSettings
 from lowrank.config.reading import load_params
 from lowrank.core.delivery import replace_own_files
 from lowrank.errors import UserError
@@ -120,3 +121,18 @@ def test_a_folder_of_calibration_images_that_dvc_does_not_watch_is_refused(tmp_p
     expected = r"`checkpoint\.vgg16\.calibration` uses photos.* `- photos` to `deps` .* `splits`"
     with pytest.raises(UserError, match=expected):
         require_known_data("splits@vgg16", params)
+
+
+def test_the_code_of_a_dataset_that_dvc_does_not_watch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mydata.py").write_text("def read():\n    return []\n")
+    document = {"vars": [{"dataset_name": "cifar10"}], "stages": {"dataset": {"deps": []}}}
+    Path("dvc.yaml").write_text(yaml.safe_dump(document))
+    dataset = DatasetSettings(kind="function", function="mydata:read")
+    params = PARAMS.model_copy(update={"dataset": {"cifar10": dataset}})
+    expected = r"`dataset\.cifar10` uses mydata\.py.* `- mydata\.py` to `deps` .* `dataset`"
+    with pytest.raises(UserError, match=expected):
+        require_known_data("dataset", params)
+    document["stages"]["dataset"]["deps"] = ["mydata.py"]
+    Path("dvc.yaml").write_text(yaml.safe_dump(document))
+    require_known_data("dataset", params)

@@ -7,8 +7,10 @@ import pytest
 
 from lowrank.config.reading import load_params
 from lowrank.errors import UserError
+from lowrank.graph.folder_digests import digest_of_folder
 from lowrank.graph.networks import SHIPPED_WEIGHTS
 from lowrank.graph.pipeline import Graph
+from lowrank.graph.source_files import read_source
 
 ROOT = Path(__file__).parents[2]
 JOB = SimpleNamespace(model="vgg16")
@@ -45,6 +47,34 @@ def test_a_missing_folder_of_images_is_an_error_before_anything_runs(tmp_path, m
     Path("photos/train").mkdir(parents=True)
     with pytest.raises(UserError, match=r"photos/val: no such folder \(`dataset.mine.validation`"):
         networks.image_files(job)
+    dataset = dataset.model_copy(update={"kind": "arrays", "train": "photos", "validation": None})
+    arrays = params.model_copy(update={"dataset": {"mine": dataset}})
+    with pytest.raises(UserError, match=r"photos: no such file \(`dataset.mine.train` in"):
+        Graph(arrays).networks.image_files(job)
     # The dataset holds all images, so the folders are no longer needed.
     Path("data/datasets/mine").mkdir(parents=True)
     assert networks.image_files(job)
+
+
+def graph_with(**settings):
+    params = load_params(ROOT / "params.yaml")
+    dataset = type(params.dataset["cifar10"]).model_validate(settings)
+    return Graph(params.model_copy(update={"dataset": {"mine": dataset}}))
+
+
+def test_the_digest_of_a_dataset_is_that_of_its_files_or_code(tmp_path, monkeypatch):
+    graphs = {
+        "x.npy": graph_with(kind="arrays", train="x.npy"),
+        "helpers.py": graph_with(kind="function", function="mydata:read"),
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("mydata.py").write_text("from helpers import count\n\ndef read():\n    return count\n")
+    for name, content in (("x.npy", "1"), ("helpers.py", "count = 1\n")):
+        Path(name).write_text(content)
+        job = SimpleNamespace(dataset="mine")
+        before = graphs[name].networks.image_files(job)
+        Path(name).write_text(content.replace("1", "20"))
+        # A run reads each file once.
+        digest_of_folder.cache_clear()
+        read_source.cache_clear()
+        assert graphs[name].networks.image_files(job) != before

@@ -77,6 +77,8 @@ def test_an_entry_without_a_known_kind_is_an_error(tmp_path):
     ("name", "settings", "reason"),
     [
         ("imagefolder", {}, "of kind imagefolder needs `train`"),
+        ("mine", {"kind": "arrays"}, "of kind arrays needs `train`"),
+        ("mine", {"kind": "function"}, "of kind function needs `function`"),
         (
             "cifar10",
             {"train": "here", "validation": "there"},
@@ -95,6 +97,10 @@ def test_folders_belong_to_image_folders(tmp_path, name, settings, reason):
     ("settings", "reason"),
     [
         ({"validation": "here"}, "`validation` needs `train`"),
+        ({"kind": "arrays", "train": "x.npy", "store_pixels": 8}, "cannot be used with `kind: arr"),
+        ({"kind": "function", "function": "a:b", "train": "x"}, "cannot be used with `kind: func"),
+        ({"kind": "imagefolder", "train": "x", "function": "a:b"}, "belongs to `kind: function`"),
+        ({"kind": "function", "function": "no function"}, "should match pattern"),
         ({"outputs": {"a": 1, "b": 1}}, "`outputs` assigns output 1 to two classes"),
     ],
 )
@@ -142,6 +148,28 @@ def test_a_folder_without_classes(tmp_path):
     assert "without `validation`, 4 of 20 images in" in result.output
     assert "16 training and 4 test images stored in" in result.output
     assert open_dataset(tmp_path / "made").test.unlabelled
+
+
+def test_arrays(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((20, 3, 8, 8), np.float32))
+    settings = json.dumps({"kind": "arrays", "train": str(tmp_path / "x.npy")})
+    result = run("--dataset", "mine", "--output", tmp_path / "made", "--settings", settings)
+    assert result.exit_code == 0, result.output
+    assert "16 training and 4 test images stored in" in result.output
+    assert open_dataset(tmp_path / "made").train.images[0].shape == (3, 8, 8)
+
+
+def test_a_function(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "photos_of_mine.py").write_text(
+        "import numpy\n\ndef read(count):\n    return numpy.ones((count, 3, 8, 8))\n"
+    )
+    settings = {"kind": "function", "function": "photos_of_mine:read", "arguments": {"count": 20}}
+    arguments = ("--dataset", "mine", "--output", tmp_path / "made")
+    result = run(*arguments, "--settings", json.dumps(settings))
+    assert result.exit_code == 0, result.output
+    assert "16 training and 4 test images stored in" in result.output
+    assert open_dataset(tmp_path / "made").train.images[0].dtype == np.float32
 
 
 @pytest.mark.parametrize("folder", ["nothing", "empty"])

@@ -1,17 +1,26 @@
 """`dataset`: the images."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lowrank.settings.section import OwnPath, Section
+from lowrank.settings.section import OwnFunction, OwnPath, Section
+
+# Names of entries that stand for their kind, and the setting that a kind needs.
+_NAMES = ("cifar10", "fashion_mnist", "imagefolder")
+_WITH_SETTING = {"imagefolder": "train", "arrays": "train", "function": "function"}
 
 
 class DatasetSettings(Section):
-    """Images: a dataset with a known name, or folders of image files."""
+    """Images or other inputs: a known dataset, folders, files of arrays, or your own function."""
 
-    kind: Literal["cifar10", "fashion_mnist", "imagefolder"] | None = Field(
-        None, description="Kind of dataset. null: the name of this entry is the kind."
+    chooses = ("kind",)
+
+    kind: Literal["cifar10", "fashion_mnist", "imagefolder", "arrays", "function"] | None = Field(
+        None,
+        description="Kind of dataset. `imagefolder`: folders of images. `arrays`: .npy or .npz "
+        "files with inputs of the network as they are. `function`: your own code. null: the name "
+        "of this entry is the kind.",
     )
     search: OwnPath = Field(
         "data",
@@ -21,13 +30,25 @@ class DatasetSettings(Section):
     train: OwnPath | None = Field(
         None,
         description="For `imagefolder`: folder of training images, with one subfolder for each "
-        "class, or without subfolders and labels.",
+        "class, or without subfolders and labels. For `arrays`: .npy file of inputs (samples, "
+        "...), or .npz file with such an array and optionally `labels`.",
     )
     validation: OwnPath | None = Field(
         None,
         description="For `imagefolder`: folder of images for the reported accuracy, with one "
         "subfolder for each class, or without subfolders and labels. No choices are made on these "
-        "images. null: a fifth of the training images, at most 5000, are held out for it.",
+        "images. For `arrays`: a file like `train`. null: a fifth of the training images, at most "
+        "5000, are held out for it.",
+    )
+    function: OwnFunction | None = Field(
+        None,
+        description="For `function`: the function, as `package.module:function`, imported with the "
+        "current folder on the path. It returns a map-style dataset or a sequence of samples, or a "
+        "dictionary of these with `train` and optionally `validation`. A sample is an array or "
+        "tensor, such as an image (C, H, W), or a pair of this and its class.",
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="For `function`: its arguments."
     )
     skip_unreadable: bool = Field(
         False, description="Skip image files that cannot be decoded, and report their names."
@@ -63,14 +84,13 @@ class DatasetSettings(Section):
         Raises ValueError if the kind is missing, or if the folders do not fit the kind.
         """
         kind = self.kind or name
-        known = ("cifar10", "fashion_mnist", "imagefolder")
-        if kind not in known:
-            raise ValueError(
-                f"`dataset.{name}.kind` is missing; expected one of {', '.join(known)}"
-            )
-        if (kind == "imagefolder") != (self.train is not None):
-            takes = "needs `train`" if kind == "imagefolder" else "takes no `train`"
-            raise ValueError(f"`dataset.{name}` of kind {kind} {takes}")
+        if self.kind is None and name not in _NAMES:
+            kinds = ", ".join(dict.fromkeys((*_NAMES, *_WITH_SETTING)))
+            raise ValueError(f"`dataset.{name}.kind` is missing; expected one of {kinds}")
+        if (needed := _WITH_SETTING.get(kind)) and getattr(self, needed) is None:
+            raise ValueError(f"`dataset.{name}` of kind {kind} needs `{needed}`")
+        if self.train is not None and needed != "train":
+            raise ValueError(f"`dataset.{name}` of kind {kind} takes no `train`")
         return kind
 
     @model_validator(mode="after")
@@ -81,3 +101,9 @@ class DatasetSettings(Section):
         if repeated := [output for output in outputs if outputs.count(output) > 1]:
             raise ValueError(f"`outputs` assigns output {repeated[0]} to two classes")
         return self
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """Folders or files of the user, by their parameters."""
+        files = {"train": self.train, "validation": self.validation}
+        return {key: file for key, file in files.items() if file}

@@ -1,6 +1,7 @@
 """Batches of images that depend only on seed and step, so training can resume at any step."""
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lowrank.config.training import Augmentation
 from lowrank.data.datasets import Split
+from lowrank.data.images import InputArray
 from lowrank.data.preprocessing import (
     evaluation_image,
     is_input,
@@ -32,17 +34,21 @@ class EvaluationBatches:
 
     def __init__(self, split: Split, spec: NetworkSpec) -> None:
         self._split, self._spec = split, spec
-        _, height, width = spec.input_shape
-        self._batch_size = min(_EVALUATED_IMAGES, max(1, _EVALUATED_PIXELS // (height * width)))
+        pixels = math.prod(spec.input_shape[1:])
+        self._batch_size = min(_EVALUATED_IMAGES, max(1, _EVALUATED_PIXELS // pixels))
         self._fits_input = _fits_input(split, spec)
 
     def __len__(self) -> int:
         return -(-len(self._split) // self._batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        """Return the images (N, C, H, W) and labels (N,) of one batch."""
+        """Return the images (N, C, H, W), or inputs as they are, and labels (N,) of one batch."""
         start = number * self._batch_size
         rows = self._split.rows[start : start + self._batch_size]
+        if isinstance(self._split.images, InputArray):
+            return _as_they_are(self._split.images, rows), torch.from_numpy(
+                self._split.labels[rows]
+            )
         if self._fits_input:
             images = _selected(self._split, rows)
         else:
@@ -87,7 +93,9 @@ class AugmentedBatches:
             )
         self._split, self._spec = split, spec
         self._batch_size, self._augment, self._seed = batch_size, augment, seed
-        _, self._height, self._width = spec.input_shape
+        # Inputs that are no images have no height and width.
+        as_they_are = isinstance(split.images, InputArray)
+        self._height, self._width = (1, 1) if as_they_are else spec.input_shape[1:]
         self._padded: NDArray[np.uint8] | None = None
         if augment.resized_crop is None and _fits_input(split, spec):
             pad = (augment.pad_pixels, augment.pad_pixels)
@@ -107,7 +115,15 @@ class AugmentedBatches:
         return (self._flip_at_start[self.rows(step)] ^ bool(epoch % 2)) & self._augment.flip
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the images (N, C, H, W) and labels (N,) of one step."""
+        """Return the images (N, C, H, W), or inputs as they are, and labels (N,) of one step.
+
+        Raises UserError for inputs that are no images if there is any augmentation.
+        """
+        if isinstance(self._split.images, InputArray):
+            _require_no_augmentation(self._augment)
+            positions = self.rows(step)
+            inputs = _as_they_are(self._split.images, self._split.rows[positions])
+            return inputs, torch.from_numpy(self._labels[positions])
         epoch, part = self._epoch_and_slice(step)
         order, tops, lefts, corners = self._epoch_plan(epoch)
         rows, flipped = order[part], self.flipped(step)
@@ -181,6 +197,19 @@ class AugmentedBatches:
         # else.
         centers = np.stack([generator.integers(0, n, images) for n in (self._height, self._width)])
         return order, tops, lefts, centers - self._augment.cutout_pixels // 2
+
+
+def _as_they_are(inputs: InputArray, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(inputs.values[rows]))
+
+
+def _require_no_augmentation(augment: Augmentation) -> None:
+    if augment.changes:
+        raise UserError(
+            "`augment`: the dataset has arrays, which are used as they are; only images can be "
+            "changed. Set `augment` to `{pad_pixels: 0, flip: false, cutout_pixels: 0, "
+            "resized_crop: null}`."
+        )
 
 
 def _selected(split: Split, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowrank.config.checkpoint import ValidationSettings
-from lowrank.data.images import ImageFiles, Images, StoredImages
+from lowrank.data.images import ImageFiles, Images, InputArray, StoredImages
 from lowrank.data.sources import UNLABELLED
 from lowrank.data.splits import divide, read_splits
 from lowrank.errors import UserError
@@ -30,7 +30,7 @@ class Split:
     ----------
     images
         8-bit images: an array (N, H, W, C), or an object that returns one image (H, W, C) at a
-        time.
+        time; or inputs that a network takes as they are.
     labels
         Classes of all images, (N,).
     rows
@@ -217,6 +217,9 @@ def require_images_match(data: Dataset, spec: NetworkSpec) -> None:
             f"dataset.{data.name}.outputs: has output {max(outputs)}, but the network {spec.name} "
             f"has outputs 0 to {spec.num_classes - 1}. Correct the mapping."
         )
+    if isinstance(data.train.images, InputArray):
+        _require_shape(data.train.images, data.name, spec)
+        return
     if channels not in (1, 3):
         raise UserError(
             f"the network {spec.name} needs {channels} channels, but images of the dataset "
@@ -228,6 +231,16 @@ def require_images_match(data: Dataset, spec: NetworkSpec) -> None:
             f"dataset.{data.name}.store_pixels: images were stored with a shorter side of "
             f"{data.reduced_to} pixels, but the network {spec.name} needs {needed}. Set it to at "
             f"least {needed}."
+        )
+
+
+def _require_shape(inputs: InputArray, dataset: str, spec: NetworkSpec) -> None:
+    shape = inputs.values.shape[1:]
+    if shape != tuple(spec.input_shape):
+        raise UserError(
+            f"dataset.{dataset}: a sample has the shape {shape}, but the network {spec.name} needs "
+            f"{tuple(spec.input_shape)}. Arrays are used as they are: correct the arrays, or "
+            "`input_shape` of the network."
         )
 
 
@@ -248,17 +261,22 @@ def _open_stored(folder: Path, part: str, index: dict[str, Any]) -> Images:
     return StoredImages(pixels, sizes)
 
 
+def _open_inputs(folder: Path, part: str, index: dict[str, Any]) -> Images:
+    return InputArray(_load(folder / f"{part}_inputs.npy", mmap_mode="r"))
+
+
 def _open_files(folder: Path, part: str, index: dict[str, Any]) -> Images:
     files = [(name, length) for name, length in read_json(folder / f"{part}_files.json")]
     return ImageFiles(Path(index["folders"][part]), files, index["store_pixels"])
 
 
 # Functions that open images, by the format in the index: arrays (N, H, W, C) of known datasets,
-# decoded images of different sizes, or paths of image files.
+# decoded images of different sizes, paths of image files, or arrays that networks take as they are.
 _FORMS: dict[str, Callable[[Path, str, dict[str, Any]], Images]] = {
     "arrays": _open_arrays,
     "pixels": _open_stored,
     "files": _open_files,
+    "inputs": _open_inputs,
 }
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,19 @@ class StoredImages:
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         start, end = self._starts[number : number + 2]
         return self.pixels[start:end].reshape(*self.sizes[number], 3)
+
+
+@dataclass(frozen=True)
+class InputArray:
+    """Inputs that a network takes as they are, (N, ...), in place of images."""
+
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        return self.values[number]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,15 @@ def images_in(folder: Path, spec: NetworkSpec, count: int, place: str) -> np.nda
 def arrays_in(path: Path, place: str) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name, or that of an .npy file with an empty name.
 
+    The array of an .npy file is mapped into memory and not read.
+
     Raises UserError if the file is missing or is no such file; pickled objects are not read.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError) as error:
+        loaded = np.load(path, "r", allow_pickle=False)
+        is_single = isinstance(loaded, np.ndarray)
+        arrays = {"": np.asarray(loaded)} if is_single else dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{place}: {path} cannot be read as arrays ({error}). Expected a file of `numpy.save` "
             "or `numpy.savez`, with an array (samples, ...) for each input."

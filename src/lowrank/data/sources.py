@@ -150,10 +150,19 @@ def _replace_folder(new: Path, folder: Path, backup: Path) -> None:
 
 
 def write_array(path: Path, array: NDArray) -> None:
-    """Write an array like numpy.save, but keep the error number of a full disk."""
+    """Write a contiguous array like numpy.save, but keep the error number of a full disk."""
+    write_chunks(path, array.dtype, array.shape, [array])
+
+
+def write_chunks(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], chunks: Iterable[NDArray]
+) -> None:
+    """Write an array (N, ...) like `write_array` from contiguous parts that follow one another."""
+    descr = np.lib.format.dtype_to_descr(dtype)
     with path.open("wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(array)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(array.data)
+        for chunk in chunks:
+            file.write(chunk.data)
         file.flush()
         os.fsync(file.fileno())

@@ -125,13 +125,14 @@ def write_splits(
         If the dataset cannot be split or a folder cannot be read.
     """
     index = read_json(dataset / "dataset.json")
+    if validation.folder or calibration:
+        _require_images(index, place)
     with replaced_folder(folder, INDEX) as new:
         document: dict[str, Any] = {
             "dataset": index["name"],
             "dataset_sha256": sha256_of(dataset / "dataset.json"),
             "validation": validation.to_document(),
         }
-        in_folder = 0
         if validation.folder is not None:
             document |= store_validation_folder(
                 new,
@@ -141,17 +142,25 @@ def write_splits(
                 place=f"{place}.validation.folder",
                 say=say,
             )
-            in_folder = document["images"]
         labels = np.load(dataset / "test_labels.npy").astype(np.int64)
         train, at = index["splits"]["train"]["images"], f"{place}.validation"
         document["splits"] = _entries(
-            divide(train, labels, validation, in_folder=in_folder, place=at)
+            divide(train, labels, validation, in_folder=document.get("images", 0), place=at)
         )
         if calibration is not None:
             document["calibration"] = store_calibration_folder(
                 new, calibration, decoding, place=f"{place}.calibration", say=say
             )
         write_json(new / INDEX, document)
+
+
+def _require_images(index: dict[str, Any], place: str) -> None:
+    """Raise UserError if a dataset has arrays in place of images."""
+    if index.get("form") == "inputs":
+        raise UserError(
+            f"{place}: the dataset {index['name']} has arrays, which are used as they are, so its "
+            "network takes no folders of images. Remove `validation.folder` and `calibration`."
+        )
 
 
 def _entries(rows: Rows) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import yaml
 from lowrank.config.params import Params
 from lowrank.core.delivery import remove_own_files
 from lowrank.errors import UserError
+from lowrank.graph.code_digests import files_of_module
 
 # Folders of a variant with a file for each factored layer, with a folder for each round, and with
 # the trials of a search. They are empty for a method without factors, rounds or a search.
@@ -140,8 +141,11 @@ def require_known_data(stage: str, params: Params) -> None:
     if name == "dataset":
         key = watched
         settings = params.dataset.get(key)
-        named = [settings.train, settings.validation] if settings else []
-        require_watched(map(Path, filter(None, named)), name, f"`dataset.{key}`")
+        if settings:
+            files = [Path(file) for file in settings.own_files.values()]
+            if settings.function is not None:
+                files += files_of_module(settings.function.partition(":")[0])
+            require_watched(files, name, f"`dataset.{key}`")
     elif name == "splits" and key in params.checkpoint:
         for entry, folder in params.checkpoint[key].own_folders.items():
             require_watched([Path(folder)], name, f"`checkpoint.{key}.{entry}`")

@@ -1,4 +1,4 @@
-"""Compute digests of image folders, so that a run detects changes of a dataset."""
+"""Compute digests of folders and files, so that a run detects changes of a dataset."""
 
 import functools
 import hashlib
@@ -15,11 +15,12 @@ MAX_FILES = 100_000
 def digest_of_folder(folder: str, max_files: int = MAX_FILES) -> str:
     """Return a digest of the names, sizes and modification times of all files below a folder.
 
+    `folder` may also be a single file.
     Contents are not read. In a folder with more than `max_files` files, only the names count, so
     a file that is rewritten in place is not detected. A missing folder has a digest, too. The step
     that reads the folder reports the error.
     """
-    names = sorted(_files_below(folder))
+    names = [""] if Path(folder).is_file() else sorted(_files_below(folder))
     digest = hashlib.sha256()
     for name in names:
         digest.update(os.fsencode(name) + b"\0")

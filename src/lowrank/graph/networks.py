@@ -10,6 +10,7 @@ from typing import Any
 from lowrank.config.dataset import DatasetSettings
 from lowrank.config.training import PretrainSettings
 from lowrank.errors import UserError
+from lowrank.graph.code_digests import digest_of_module
 from lowrank.graph.folder_digests import digest_of_folder
 from lowrank.graph.names import (
     Wildcards,
@@ -33,26 +34,22 @@ class NetworkRules(Rules):
     """Inputs and settings of the rules that provide data and trained networks."""
 
     def image_files(self, wildcards: Any) -> str:
-        """Return the digests of the image folders of a dataset. Empty if it has no folders.
+        """Return the digests of the files of a dataset, or of the code of its function.
 
-        CIFAR-10 and Fashion-MNIST have no folders. Their contents are verified, so it does not
-        matter which file they come from.
+        Empty for CIFAR-10 and Fashion-MNIST. Their contents are verified, so it does not matter
+        which file they come from.
 
-        Raises UserError if a folder is missing that is still to be read.
+        Raises UserError if a folder or file is missing that is still to be read.
         """
         name = wildcards.dataset
         settings = self.params.dataset[name]
-        folders = {key: getattr(settings, key) for key in ("train", "validation")}
-        folders = {key: folder for key, folder in folders.items() if folder}
+        if settings.function is not None:
+            return digest_of_module(settings.function.partition(":")[0])
+        files = settings.own_files
         if not Path(self.graph.prefix, "data/datasets", name).exists():
-            for key, folder in folders.items():
-                if not Path(folder).is_dir():
-                    raise UserError(
-                        f"{folder}: no such folder (`dataset.{name}.{key}` in params.yaml). Set it "
-                        "to a folder of images, or to a folder with one sub-folder of images for "
-                        "each class."
-                    )
-        return " ".join(map(digest_of_folder, folders.values()))
+            for key, file in files.items():
+                _require_exists(file, f"dataset.{name}.{key}", settings.kind)
+        return " ".join(map(digest_of_folder, files.values()))
 
     def own_image_files(self, wildcards: Wildcards) -> str:
         """Return the digests of a network's own folders of images; empty without one."""
@@ -149,3 +146,16 @@ class NetworkRules(Rules):
                 "name, or use existing weights."
             )
         return self.params.pretrain[wildcards.model]
+
+
+def _require_exists(path: str, place: str, kind: str | None) -> None:
+    """Raise UserError if the files of a dataset are missing."""
+    if kind == "arrays" and not Path(path).is_file():
+        raise UserError(
+            f"{path}: no such file (`{place}` in params.yaml). Set it to an .npy or .npz file."
+        )
+    if kind != "arrays" and not Path(path).is_dir():
+        raise UserError(
+            f"{path}: no such folder (`{place}` in params.yaml). Set it to a folder of images, or "
+            "to a folder with one sub-folder of images for each class."
+        )

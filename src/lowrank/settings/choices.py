@@ -9,12 +9,20 @@ from typing import Any
 
 # The outer keys are settings that choose. The inner dictionaries map each dependent setting to the
 # values with which it is used. Settings that are not listed are used with every value.
-CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+CHOICES: dict[str, dict[str, tuple[str | None, ...]]] = {
     "norm": {"images": ("activation",), "sequential": ("activation",)},
     "kind": {
         "group": ("iterative", "hybrid"),
         "order": ("iterative", "hybrid"),
         "stages": ("multi_stage",),
+        # The kind of a dataset. None: the name of the entry is the kind.
+        "function": ("function",),
+        "arguments": ("function",),
+        **dict.fromkeys(("train", "validation"), ("imagefolder", "arrays", None)),
+        **dict.fromkeys(
+            ("search", "skip_unreadable", "store_pixels", "cache_gib", "threads"),
+            ("cifar10", "fashion_mnist", "imagefolder", None),
+        ),
     },
     "schedule": {"step_at": ("step",), "step_factor": ("step",)},
     "optimizer": {"momentum": ("sgd",)},

@@ -76,6 +76,11 @@ def _checked_path(path: str) -> str:
 # Paths are written to commands and to files that many programs read.
 OwnPath = Annotated[str, AfterValidator(_checked_path)]
 
+# A function of the user, `package.module:function`.
+OwnFunction = Annotated[
+    str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+]
+
 
 class Section(BaseModel):
     """A part of params.yaml; keys that it does not define are errors."""

@@ -37,6 +37,14 @@ def dataset(
     refuse_foreign_folder(output)
     if kind == "imagefolder":
         store_folders(output, dataset, settings, say)
+    elif kind == "arrays":
+        from lowrank.data.input_arrays import store_arrays
+
+        store_arrays(output, dataset, settings, say)
+    elif kind == "function":
+        from lowrank.data.own_functions import store_function
+
+        store_function(output, dataset, settings, say)
     else:
         source = DATASETS[kind]
         outputs = outputs_of(source.classes, settings.outputs, f"dataset.{dataset}.outputs")
