@@ -1,6 +1,7 @@
 """Test that attention with separate projections computes what PyTorch's attention computes."""
 
 import copy
+import functools
 import itertools
 import re
 
@@ -307,10 +308,16 @@ def test_layers_of_a_transformer():
 
 
 @pytest.mark.filterwarnings("ignore:.*nested")
-def test_compress_returns_a_module_that_works_in_the_users_code():
+@pytest.mark.parametrize("images", [None, [PHOTOS, PHOTOS.flip(3)]])
+def test_compress_returns_a_module_that_works_in_the_users_code(images):
     original = Transformer(width=32).eval()
     small = lowrank.compress(
-        original, (3, 16, 16), factorize={"linear": "svd"}, ranks={"select": "ratio", "ratio": 2}
+        original,
+        (3, 16, 16),
+        factorize={"linear": "svd"},
+        ranks={"select": "ratio", "ratio": 2, "largest_drop": 1},
+        images=images,
+        sequential=images is not None,
     )
     replaced = {layer.name for layer in small.layers if not layer.is_dense}
     assert {
@@ -386,6 +393,12 @@ def with_other_projection():
     return module
 
 
+def with_replaced_forward():
+    module = attention()
+    module.forward = functools.partial(nn.MultiheadAttention.forward, module, need_weights=False)
+    return module
+
+
 def with_plain_tensor():
     module = attention()
     weight = module.in_proj_weight.detach()
@@ -401,6 +414,7 @@ def with_plain_tensor():
         (with_other_class, "its attention's class ScaledAttention may compute something else"),
         (with_shared_weight, "another layer shares the weights of its attention"),
         (with_other_projection, "its class Computed changes what Linear computes"),
+        (with_replaced_forward, "the forward() of its attention was replaced"),
         (with_plain_tensor, "the weights of its attention are computed from other tensors"),
     ],
 )
@@ -418,7 +432,7 @@ def test_other_attention_stays_with_a_reason(make, reason, by_name):
             return self.linear(mixed[0]).mean(0)
 
     network = Network()
-    before = list(network.state_dict())
+    before, forward = list(network.state_dict()), vars(network.attention).get("forward")
     assert not has_attention_to_split(network)
     assert fold(network) == []
     assert list(network.state_dict()) == before
@@ -426,7 +440,7 @@ def test_other_attention_stays_with_a_reason(make, reason, by_name):
     assert (projection.name, projection.not_factored) == ("attention.out_proj", reason)
     assert projection.dense_macs == 16 * WIDTH * WIDTH
     assert (linear.name, linear.not_factored) == ("linear", None)
-    assert "forward" not in vars(network.attention)
+    assert vars(network.attention).get("forward") is forward
     small = lowrank.compress(
         network,
         (WIDTH, 4, 4),

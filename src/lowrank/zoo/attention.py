@@ -250,8 +250,10 @@ def _holders(network: nn.Module) -> Counter[int]:
 def _obstacle(module: nn.MultiheadAttention, holders: Counter[int]) -> str | None:
     """Return why the projections of an attention module cannot become layers, or None."""
     kind = type(module)
-    if kind is not nn.MultiheadAttention or "forward" in vars(module):
+    if kind is not nn.MultiheadAttention:
         return f"its attention's class {kind.__name__} may compute something else"
+    if "forward" in vars(module):
+        return "the forward() of its attention was replaced"
     packed = [module._parameters.get(name) for name in _PACKED]
     if not any(tensor is not None for tensor in packed[:4]):
         return "the weights of its attention are computed from other tensors"

@@ -29,8 +29,8 @@ def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, 
     """Build a network with fresh weights and return it with its specification.
 
     The number of classes is read from the logits for one image of zeros. The network is in float32
-    and without wrappers. With `folded`, its computed weights (`weight_norm`, pruning masks) become
-    plain weights: see `lowrank.zoo.plain`.
+    and without wrappers. With `folded`, computed weights (`weight_norm`, pruning masks) and the
+    projections of attention become weights of layers: see `lowrank.zoo.plain.fold`.
 
     Raises
     ------
