@@ -90,11 +90,11 @@ def write_table(records: dict[str, dict[str, Any]]) -> None:
         "",
         "Written by `python benchmarks/all_classifiers.py`. Weights are random; every layer that",
         "can gain is decomposed at half of its full ranks (Tucker-2, Tucker-1 for the first",
-        "convolution, a truncated SVD for 1 x 1 convolutions and linear layers), and exported to",
+        "convolution, a truncated SVD for 1 x 1 convolutions and linear layers). A square linear",
+        "layer on tokens gets a third, since half would save nothing. The network is exported to",
         "ONNX. The error is the largest difference between the logits of ONNX Runtime and of",
-        "PyTorch, as a share of their range; at most 1e-3 passes. MACs are those of the layers",
-        "that the forward pass calls: a projection of which attention takes the weight alone is",
-        "not among them.",
+        "PyTorch, as a share of their range; at most 1e-3 passes. Layers and their MACs include",
+        "the query, key, value and output projections of attention.",
         "",
         f"{passed} of {len(records)} pass, with "
         + ", ".join(f"{name} {number}" for name, number in versions().items())

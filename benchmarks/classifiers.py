@@ -1,5 +1,6 @@
 """Run a network through the whole pipeline without training, up to ONNX Runtime."""
 
+import math
 import tempfile
 import time
 from collections import Counter
@@ -137,14 +138,20 @@ def cover(source: NetworkSource, seed: int = 0) -> Coverage:
 
 
 def half_ranks(table: LayerTable) -> dict[str, tuple[int, ...]]:
-    """Return half of the full ranks of one group for each layer, rounded down but at least 1."""
+    """Return half of the full ranks of one group for each layer, rounded down but at least 1.
+
+    A square linear layer on tokens gets a third: half of its rank would save nothing.
+    """
     assigned = assign_factorizations(table, FACTORIZE)
     return {name: _half(table[name], factorization) for name, factorization in assigned.items()}
 
 
 def _half(layer: Layer, factorization: str) -> tuple[int, ...]:
     full = get_factorization(factorization).full_ranks(one_group(layer))
-    return tuple(max(1, rank // 2) for rank in full)
+    square = layer.kernel == (1, 1) and layer.in_channels == layer.out_channels
+    on_tokens = layer.kind == "linear" and math.prod(layer.input_map) > 1
+    part = 3 if square and on_tokens else 2
+    return tuple(max(1, rank // part) for rank in full)
 
 
 def _images(shape: tuple[int, int, int]) -> Tensor:

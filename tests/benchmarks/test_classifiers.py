@@ -6,6 +6,7 @@ import pytest
 import torch
 from classifiers import LARGEST_ERROR, Coverage, cover
 from torch import nn
+from vit import vit
 
 from lowrank.config.network_source import NetworkSource
 
@@ -32,6 +33,17 @@ def test_some_architectures_of_torchvision_pass(name):
     before, after = coverage.macs
     assert after < before
     assert coverage.macs_of_file == after
+
+
+@pytest.mark.seconds
+def test_all_projections_of_a_transformer_are_replaced(register_network):
+    register_network(vit, "vit")
+    coverage = cover(NetworkSource(network="vit"))
+    assert coverage.failure is None
+    # The patches, the head, and in each of two blocks four projections and two linear layers.
+    assert (coverage.factored, coverage.layers) == (14, 14)
+    # The two products of queries, keys and values in each block belong to no layer.
+    assert coverage.macs_of_file == coverage.macs[1] + 2 * 2 * 17 * 17 * 16
 
 
 def test_zero_weights_of_a_network_are_replaced(register_network):
