@@ -511,6 +511,7 @@ def test_a_card_states_the_settings_that_apply(graph):
     variant = wildcards(model="net", method="hybrid")
     described = json.loads(graph.deliver.described_json(variant))
     assert (described["name"], described["data"]) == ("net_hybrid", "cifar10")
+    assert "takes_arrays" not in described
     assert list(described["configuration"]["methods"]) == ["hybrid"]
     method = described["method"]
     # The method's settings for this network override the general `finetune` section.
@@ -519,6 +520,14 @@ def test_a_card_states_the_settings_that_apply(graph):
     assert method["finetune"]["last_share"] == 0.8
     assert method["finetune"]["batch_size"] == DOCUMENT["finetune"]["batch_size"]
     assert yaml.safe_load(graph.report.stated(variant)) == method
+
+
+def test_a_card_states_that_the_dataset_has_arrays():
+    document = copy.deepcopy(DOCUMENT)
+    document["dataset"]["cifar10"] = {"kind": "arrays", "train": "x.npy"}
+    graph = Graph(parse_params(document), ROOT / "data/networks")
+    described = graph.deliver.described_json(wildcards(model="vgg16", method="tucker"))
+    assert json.loads(described)["takes_arrays"] is True
 
 
 def test_git_and_dvc_ignore_the_results_of_single_variants_of_studies():

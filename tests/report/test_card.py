@@ -273,3 +273,14 @@ def test_the_card_names_the_compressed_network_as_the_answer():
     answer = {"target": {"best": "compressed", "reason": "it is faster"}}
     page = markdown("net_tucker", facts_of(result=RESULT | answer), METRICS)
     assert "target of the method is the compressed network. Reason: it is faster." in page
+
+
+def test_a_card_for_arrays_states_no_preparation_of_images():
+    facts = facts_of(takes_arrays=True)
+    assert facts["input"] == {"name": "net", "input_shape": [3, 8, 8], "num_classes": 10}
+    text = markdown("net_tucker", facts, METRICS)
+    assert (
+        "- `images`, float32, (N, 3, 8, 8): arrays as they are in the dataset, not images." in text
+    )
+    assert "pixels" not in text
+    assert "minus (0.5, 0.4, 0.3), divided by" in markdown("net_tucker", facts_of(), METRICS)

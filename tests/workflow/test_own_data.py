@@ -10,6 +10,8 @@ import torch
 from photos import write_flat_photos
 from projects import ROOT, Project
 
+from lowrank.data.datasets import open_dataset
+
 CLASSES = 3
 FUNCTION = """
 import numpy as np
@@ -64,6 +66,8 @@ def test_arrays_of_a_user(own: Project):
     assert result["reported"]["images"] == 60
     assert set(result["accuracy"]) >= {"original", "decomposed", "finetuned", "exported"}
     assert result["int8"]["accuracy"]["exported"] >= 0
+    card = (own.folder / "models/mynet_tucker/mynet_tucker.md").read_text()
+    assert "arrays as they are in the dataset" in card
 
 
 def test_a_function_is_called_again_if_its_code_has_changed(own: Project):
@@ -88,3 +92,21 @@ def test_a_task_that_needs_labels_fails_in_the_step_that_opens_the_dataset(own: 
     assert done.returncode != 0
     assert "measuring accuracy needs labels, but these images have none: photos has" in done.stdout
     assert not list((own.folder / "build").glob("mynet/*/first"))
+
+
+def test_calibration_images_are_stored_again_if_they_have_changed(own: Project):
+    write_flat_photos(own.folder / "photos", 30)
+    write_flat_photos(own.folder / "camera", 5, seed=1)
+    own.change_params(
+        dataset={"mine": {"kind": "imagefolder", "train": "photos"}},
+        checkpoint__mynet__calibration="camera",
+    )
+    target = "build/mynet/original/splits"
+    own.snakemake(target)
+    splits = open_dataset(own.folder / "data/datasets/mine", own.folder / target)
+    assert (len(splits.train), len(splits.calibration)) == (22, 5)
+    (own.folder / "camera/000.png").unlink()
+    own.snakemake(target)
+    assert (
+        len(open_dataset(own.folder / "data/datasets/mine", own.folder / target).calibration) == 4
+    )

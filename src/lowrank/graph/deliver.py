@@ -93,10 +93,13 @@ class DeliverRules(Rules):
     def described_json(self, wildcards: Wildcards) -> str:
         """Return the facts of a variant's model card that are not measured, as JSON."""
         name = f"{wildcards.model}_{method_of(wildcards)}"
+        dataset = self.params.checkpoint[wildcards.model].dataset
+        takes_arrays = self.params.dataset[dataset].kind in ("arrays", "function")
         return json.dumps(
             {
                 "name": name,
-                "data": self.params.checkpoint[wildcards.model].dataset,
+                "data": dataset,
+                **({"takes_arrays": True} if takes_arrays else {}),
                 "method": self.graph.report.stated_settings(wildcards),
                 "configuration": configuration_of(
                     self.graph.document, self.params, wildcards.model, method_of(wildcards)

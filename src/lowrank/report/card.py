@@ -16,6 +16,7 @@ import yaml
 from lowrank.core.delivery import replace_own_files
 from lowrank.core.metric import Metric
 from lowrank.files import write_text, written_whole
+from lowrank.report.card_input import input_facts, input_lines
 from lowrank.temporary import temporary_folder
 
 # Prefix of the keys in a file's metadata.
@@ -51,7 +52,7 @@ def deliver(
         The result that the step `summarize` writes.
     described
         The `name` of the variant, `network`, `input` (the spec of the network), `data`, `method`
-        and `configuration`.
+        and `configuration`; `takes_arrays` for a dataset of arrays.
     layers
         The records of `layers.json`.
     metrics
@@ -115,7 +116,9 @@ def facts_of(
         for device, latency in measured["latency_ms"].items()
     }
     return {
-        **{key: described[key] for key in ("network", "input", "data")},
+        "network": described["network"],
+        "input": input_facts(described),
+        "data": described["data"],
         "precision": precision.removeprefix(CONTROL).partition("_")[0],
         "method": described["method"],
         "layers": [{key: layer[key] for key in ("layer", "form", "ranks")} for layer in layers],
@@ -217,7 +220,7 @@ def markdown(name: str, facts: Mapping[str, Any], metrics: Sequence[Metric]) -> 
             *_choices(facts),
             "## Input and output",
             "",
-            *_input(facts["input"]),
+            *input_lines(facts["input"]),
             "",
             "## Method",
             "",
@@ -378,22 +381,3 @@ def _speedups(latency: Mapping[str, Any]) -> str:
         + f": {environment.get('cpu')}, {threads} thread{'s' if threads != 1 else ''}, "
         f"{environment.get('provider')}, ONNX Runtime {environment.get('runtime_version')}"
     )
-
-
-def _input(spec: Mapping[str, Any]) -> list[str]:
-    channels, height, width = spec["input_shape"]
-
-    def joined(values: Sequence[float]) -> str:
-        return ", ".join(map(str, values))
-
-    resizing = (
-        f"shorter side resized to {spec['resize']} ({spec['interpolation']}), centre-cropped, "
-        if spec["resize"]
-        else ""
-    )
-    return [
-        f"- `images`, float32, (N, {channels}, {height}, {width}): {spec['channel_order']}, "
-        f"{resizing}pixels scaled to [0, 1], minus ({joined(spec['mean'])}), divided by "
-        f"({joined(spec['std'])}).",
-        f"- `logits`, float32, (N, {spec['num_classes']}): a score for each class.",
-    ]
