@@ -31,7 +31,7 @@ _THRESHOLD = 0.3
 _SMALLEST_SIDE = 3
 # Overlap, intersection over union, from which two boxes show the same line.
 _SAME_BOX = 0.5
-_BATCH = 20
+_BATCH = 4
 
 
 def exact_match(evaluate: Evaluate) -> float:
