@@ -63,7 +63,8 @@ class Split:
         if self.unlabelled:
             raise UserError(
                 f"{purpose} needs labels, but these images have none: {self.unlabelled}. Use "
-                f"images with one sub-folder for each class{_tasks_without_labels()}."
+                "images with one sub-folder for each class, or arrays or a function with labels"
+                f"{_tasks_without_labels()}."
             )
 
     def of_classes(self, logits: Logits) -> Logits:
