@@ -69,7 +69,7 @@ def test_sequential_compensates_for_the_error_of_layers_before():
     layers += [nn.Conv2d(16, 16, 3, padding=1) for _ in range(4)]
     network = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())])
     images = [torch.randn(16, 3, 8, 8) for _ in range(4)]
-    ranks = {"select": "ratio", "ratio": 3}
+    ranks = {"select": "ratio", "ratio": 3, "largest_drop": 1}
     errors = []
     for sequential in (True, False):
         small = lowrank.compress(

@@ -66,7 +66,7 @@ def test_importing_lowrank_imports_no_library():
 def test_each_dependency_has_a_lower_bound():
     extras = PROJECT["optional-dependencies"]
     named = [*PROJECT["dependencies"], *extras["workflow"], *extras["report"]]
-    assert [text for text in named if not re.fullmatch(r"[a-z-]+>=[\d.]+", text)] == []
+    assert [text for text in named if not re.fullmatch(r"[a-z0-9-]+>=[\d.]+", text)] == []
 
 
 def test_the_pins_meet_the_lower_bounds():

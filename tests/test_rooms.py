@@ -16,11 +16,11 @@ PACKAGE = SOURCE / "lowrank"
 # it to other machines.
 ROOMS = (
     *("errors", "temporary", "files", "core", "devices", "tasks", "settings", "factorize"),
-    *("ranks", "config", "zoo", "surgery", "onnx_files", "onnx_networks", "data", "evaluation"),
+    *("ranks", "config", "onnx_networks", "zoo", "surgery", "onnx_files", "data", "evaluation"),
     *("compression", "training", "report", "graph", "api", "testing", "steps", "cli"),
 )
 # A task imports PyTorch in its methods only; tests/tasks checks that its metric needs none.
-WITHOUT_TORCH = {*ROOMS[: ROOMS.index("zoo")], "graph", "report"} - {"tasks"}
+WITHOUT_TORCH = {*ROOMS[: ROOMS.index("onnx_networks")], "graph", "report"} - {"tasks"}
 
 
 def modules() -> list[Path]:

@@ -57,8 +57,7 @@ class Compressed:
 
     `network` is a module, or an `onnx.ModelProto` for an ONNX file. `expected` is the agreement of
     its answers with the original network, or the error of its outputs, on the images that were
-    passed to `compress`. It is None without images, or if the outputs of a module are not logits
-    (N, classes).
+    passed to `compress`. It is None without images.
     """
 
     network: Any
@@ -113,7 +112,9 @@ def compress(
     ranks
         Rank rule and its settings, same as `methods.<method>.ranks`. The default is EVBMF. The
         cheapest layers stay dense, up to a share `negligible` (0.005) of the network. With
-        `images`, `{"select": "budget", "target": {"macs": 0.25}}` sets a target for the cost.
+        `images`, `{"select": "budget", "target": {"macs": 0.25}}` sets a target for the cost. A
+        target of `{"latency_ms": {"local": 0.5}}` is measured on this machine with one thread,
+        which takes minutes.
     images
         Batches (N, channels, height, width) of a few hundred training images, as the network
         expects them, without labels. With images, the factors approximate the outputs of layers
@@ -150,6 +151,7 @@ def compress(
     else:
         original = GraphNetwork.read(network, _shapes(inputs, input_shape), _arrays(batches or []))
     compression = Compression.of(original, settings)
+    compression.say = lambda line: print(f"lowrank: {line}", file=sys.stderr)
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)
     result = compressed.module if isinstance(compressed, ModuleNetwork) else compressed.model
@@ -232,7 +234,7 @@ def _excessive_drop(compression: Compression[Any], rule: RankSettings, expected:
     return (
         f"ranks: at these ranks, the {metric.noun} is {metric.text(expected.after, 1)} on "
         f"{expected.images} images (original: {metric.text(expected.before, 1)}, chance: "
-        f"{metric.text(expected.chance, 1)}). `largest_drop` allows a loss of "
+        f"{expected.chance_text}). `largest_drop` allows a loss of "
         f"{rule.largest_drop:.0%} of the distance from chance before fine-tuning. "
         f"{advice}To continue anyway, set `largest_drop` to 1."
     )

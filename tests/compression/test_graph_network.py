@@ -10,11 +10,11 @@ from onnx_graphs import network, random
 from torch import nn
 
 import lowrank
+from lowrank.compression.graph_moments import graph_moments
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_networks.graph_layers import find_sites
-from lowrank.onnx_networks.graph_moments import graph_moments
 from lowrank.onnx_networks.model_file import input_shapes, read_model
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments
@@ -102,7 +102,7 @@ def test_a_target_of_macs_is_met(file, images):
     planned = {layer.name: layer.macs for layer in small.layers}
     assert sum(after for _, after in planned.values()) <= 0.5 * original
     # The outputs are no distribution, so their error counts.
-    assert small.expected.metric.key == "output_error"
+    assert small.expected.metric.key == "error"
     expected = module()(torch.cat(images)).detach().numpy()
     error = outputs_of(small.network, torch.cat(images)) - expected
     relative = np.linalg.norm(error) / np.linalg.norm(expected - expected.mean(0))
@@ -143,7 +143,7 @@ def test_a_network_with_two_inputs_and_outputs(tmp_path):
     factorize = FACTORIZE | {"first_conv": "tucker1"}
     small = lowrank.compress(path, images=[batch], ranks=ranks, factorize=factorize)
     assert [layer.name for layer in small.layers if not layer.is_dense] == ["conv", "head"]
-    assert small.expected.metric.key == "output_error"
+    assert small.expected.metric.key == "error"
     assert 0 < small.expected.after < 100
     with pytest.raises(UserError, match="has 2 inputs, 'image', 'bias', but one value was given"):
         lowrank.compress(path, images=[batch["image"]], ranks=ranks)

@@ -36,7 +36,7 @@ def test_json_round_trip():
     [
         ("", "it is empty"),
         ("{factory", "not JSON"),
-        ({}, "neither `network` nor `factory`"),
+        ({}, "none of `network`, `factory` and `onnx`"),
         ({"factory": "mynet:build"}, "needs `input_shape`"),
         ({"factory": "mynet", "input_shape": [3, 8, 8]}, "`factory`"),
         ({"factory": "a:b", "network": "c", "input_shape": [3, 8, 8]}, "not both"),

@@ -126,6 +126,7 @@ def test_the_steps_measure_on_the_device(installed, python, tmp_path, tiny_folde
     step("describe_device", device="bench", settings=connection, output="bench.json")
     step(
         "quantize",
+        network="resnet20",
         model="model.onnx",
         state="model.safetensors",
         dataset=tiny_folder,
@@ -136,6 +137,7 @@ def test_the_steps_measure_on_the_device(installed, python, tmp_path, tiny_folde
     )
     step(
         "benchmark",
+        network="resnet20",
         original="model.onnx",
         compressed="model.onnx",
         control="int8",

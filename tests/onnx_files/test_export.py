@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from small import SPEC, logits_of, small_network, with_used_statistics
@@ -19,6 +20,7 @@ from lowrank.onnx_files.counts import count
 from lowrank.onnx_files.export import export_onnx
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.states import replace_layer
+from lowrank.tasks.outputs import outputs_from
 from lowrank.zoo import NetworkSpec, create_network, network_spec
 from lowrank.zoo.plain import fold
 
@@ -172,10 +174,23 @@ def test_network_for_one_batch_size_is_rejected(tmp_path: Path, function):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_network_with_several_outputs_is_rejected(tmp_path: Path):
-    network = ConvolutionAndFunction(lambda maps: (maps.flatten(1), maps.mean((2, 3))))
-    with pytest.raises(UserError, match=r"bad\.onnx: network 'small' has 2 outputs"):
-        export_onnx(network, SPEC, tmp_path / "bad.onnx")
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda maps: (maps.flatten(1), maps.mean((2, 3))), ["output0", "output1"]),
+        (lambda maps: {"scores": maps.mean((2, 3)), "maps": maps + 1}, ["scores", "maps"]),
+    ],
+)
+def test_several_outputs_have_names(tmp_path: Path, function, names):
+    network = ConvolutionAndFunction(function)
+    export_onnx(network, SPEC, tmp_path / "several.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "several.onnx")
+    assert [output.name for output in session.get_outputs()] == names
+    images = torch.randn(3, *SPEC.input_shape)
+    values = session.run(None, {"images": images.numpy()})
+    expected = outputs_from(network(images))
+    for name, value in zip(names, values, strict=True):
+        torch.testing.assert_close(torch.from_numpy(value), expected[name].detach())
 
 
 class OnTokens(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import network, random
 
+from lowrank.core.output_change import OutputSums, ReferenceOutputs, mean_divergence
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.onnx_networks import graph_divergence
 from lowrank.onnx_networks.graph_divergence import GraphDivergence
@@ -13,7 +14,6 @@ from lowrank.onnx_networks.graph_factors import put_factors
 from lowrank.onnx_networks.graph_layers import Constants, find_sites, weight_and_bias
 from lowrank.onnx_networks.graph_parts import GraphParts
 from lowrank.onnx_networks.model_run import ModelRun
-from lowrank.onnx_networks.output_change import OutputSums, ReferenceOutputs, mean_divergence
 
 make = helper.make_node
 

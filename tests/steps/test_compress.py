@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+import yaml
 from click.testing import CliRunner
 from onnx import helper
 from onnx_graphs import network, random
@@ -77,7 +78,16 @@ def test_a_file_is_compressed_quantized_and_measured(path, photos, tmp_path):
     assert "body.0.weight" in {tensor.name for tensor in small.graph.initializer}
     quantized = onnx.load(tmp_path / "small_int8.onnx")
     assert "QuantizeLinear" in {node.op_type for node in quantized.graph.node}
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["small.onnx", "small_int8.onnx"]
+    names = ["small.md", "small.onnx", "small_int8.onnx"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    card = (tmp_path / "small.md").read_text()
+    assert "| body | " in card
+    assert "compressed, in int8: " in card
+    # The entries of params.yaml that do the same.
+    assert "snakemake --cores 2 results/model_model_small.json" in done.output
+    entries = yaml.safe_load(done.output[done.output.index("dataset:\n") :])
+    assert entries["checkpoint"]["model"]["std"] == [0.25, 0.25, 0.25]
+    assert entries["methods"]["model_small"]["ranks"]["target"] == {"macs": 0.6}
 
 
 @pytest.mark.seconds

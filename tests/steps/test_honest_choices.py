@@ -95,9 +95,9 @@ def judge(rank, trials, dataset, splits):
     folder = dataset.parent
     write_json(folder / "aim.json", {"share": rank / 10})
     lowrank_step("judge_trial", "--original", trials[None], "--trial", trials[rank],
-                 "--state", folder / "original.safetensors", "--dataset", dataset,
-                 "--splits", splits, "--aim", folder / "aim.json", "--threads", 1,
-                 "--output", folder / "found.json")  # fmt: skip
+                 "--network", "toy", "--state", folder / "original.safetensors",
+                 "--dataset", dataset, "--splits", splits, "--aim", folder / "aim.json",
+                 "--threads", 1, "--output", folder / "found.json")  # fmt: skip
     return Found.from_json(read_json(folder / "found.json"))
 
 

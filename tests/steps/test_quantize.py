@@ -63,6 +63,7 @@ def run(
 ) -> str:
     devices = described(folder.parent, **(processors or {"local": Processor.here()}))
     arguments = {
+        "network": "resnet20",
         "devices": " ".join(map(str, devices)),
         "model": exported / "model.onnx",
         "state": exported / "model.safetensors",
@@ -299,7 +300,14 @@ def test_a_device_without_int8_kernels_measures_only_in_float(
             *("--original", model, "--compressed", model, "--quantized", tmp_path / "int8"),
             *("--control", tmp_path / "int8"),
             *("--device", "local", "--output", output, "--processor", processor),
-            *("--dataset", tiny_folder, "--state", exported / "model.safetensors"),
+            *(
+                "--network",
+                "resnet20",
+                "--dataset",
+                tiny_folder,
+                "--state",
+                exported / "model.safetensors",
+            ),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
         ],
     )
@@ -323,7 +331,14 @@ def test_a_processor_other_than_the_described_one_is_an_error(exported, tmp_path
             *("--original", model, "--compressed", model, "--device", "local"),
             *("--control", tmp_path / "int8"),
             *("--processor", processor, "--output", tmp_path / "out.json", "--settings", "{}"),
-            *("--dataset", tmp_path, "--state", exported / "model.safetensors"),
+            *(
+                "--network",
+                "resnet20",
+                "--dataset",
+                tmp_path,
+                "--state",
+                exported / "model.safetensors",
+            ),
         ],
     )
     assert done.exit_code == 1
@@ -347,7 +362,14 @@ def measured_int8(exported, dataset, folder, types):
             *("--original", model, "--compressed", model, "--quantized", folder / "int8"),
             *("--control", folder / "int8"),
             *("--device", "local", "--processor", folder / "local.json", "--output", output),
-            *("--dataset", dataset, "--state", exported / "model.safetensors"),
+            *(
+                "--network",
+                "resnet20",
+                "--dataset",
+                dataset,
+                "--state",
+                exported / "model.safetensors",
+            ),
             *("--settings", '{"sittings": 1, "repeats": 2, "seconds": 0, "warmup_seconds": 0}'),
         ],
     )

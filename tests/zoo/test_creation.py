@@ -8,6 +8,7 @@ from toy import Toy, toy
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
+from lowrank.tasks import get_task
 from lowrank.zoo import network_spec, torchvision_models
 from lowrank.zoo.creation import build, create
 
@@ -145,14 +146,11 @@ def test_arguments_that_the_factory_does_not_accept(module):
 @pytest.mark.parametrize(
     ("forward", "expected"),
     [
-        ("return {'logits': x.flatten(1)}", "returns a dict, expected only the logits"),
-        ("return x.flatten(1), x", "returns a tuple, expected only the logits"),
-        ("return x", "has the shape (1, 3, 8, 8), expected logits of shape (1, classes)"),
-        ("return x.flatten(1).squeeze()", "has the shape (192,)"),
+        ("return 'logits'", "returns a str; expected a tensor, or several tensors"),
         ("return self.layer(x)", "(usersnet.py, line 5: def forward(self, x): return self.layer("),
     ],
 )
-def test_network_that_does_not_return_logits(module, forward, expected):
+def test_network_that_does_not_return_tensors(module, forward, expected):
     code = (
         "class Net(nn.Module):\n"
         "    def __init__(self): super().__init__(); self.layer = nn.Conv2d(4, 3, 1)\n"
@@ -160,6 +158,22 @@ def test_network_that_does_not_return_logits(module, forward, expected):
         "build = Net"
     )
     assert expected in message_of(module(code))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "return {'logits': x.flatten(1)}",
+        "return x.flatten(1), x",
+        "return x",
+        "return x.flatten(1).squeeze()",
+    ],
+)
+def test_only_logits_have_a_number_of_classes(module, forward):
+    code = f"class Net(nn.Module):\n    def forward(self, x): {forward}\nbuild = Net"
+    assert create(module(code))[0].num_classes == 0
+    with pytest.raises(UserError, match=r"does not return logits.*task: agreement"):
+        get_task("classification").require_match(0, 10, network="net", dataset="images")
 
 
 def test_auxiliary_outputs_in_training_mode_are_accepted(module):

@@ -80,7 +80,9 @@ def test_optimizer_state_is_ignored(loaded):
     assert_same_weights(loaded(content), network)
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.pth.tar", "a.ckpt", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["a.pth", "a.pt", "a.th", "a.pth.tar", "a.ckpt", "pytorch_model.bin"]
+)
 def test_suffixes_of_pytorch_files(loaded, name):
     assert_same_weights(loaded({"net": TRAINED.state_dict()}, name), TRAINED)
 

@@ -15,6 +15,7 @@ rule select_ranks:
         aim=GRAPH.compress.aim,
         known=GRAPH.compress.known_plans,
         first=GRAPH.compress.first_plan,
+        reference=GRAPH.reference,
     output:
         plan="build/{model}/{method}/{at}/ranks.json",
     log:
@@ -58,6 +59,7 @@ use rule select_ranks as draft_ranks with:
         aim=GRAPH.compress.aim,
         known=GRAPH.compress.earlier_plans,
         first=[],
+        reference=GRAPH.reference,
     output:
         plan="build/{model}/{method}/{at}/draft.json",
     log:
@@ -202,6 +204,7 @@ rule finetune:
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
         teacher=GRAPH.compress.teacher,
+        reference=GRAPH.reference,
     output:
         state="build/{model}/{method}/rounds/{round}/model.safetensors",
         metrics="build/{model}/{method}/rounds/{round}/metrics.json",

@@ -6,6 +6,7 @@ rule export_onnx:
         state=GRAPH.last_state,
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
+        reference=GRAPH.reference,
     output:
         model="build/{model}/{method}/model.onnx",
         report="build/{model}/{method}/export.json",
@@ -31,6 +32,7 @@ use rule export_onnx as export_original with:
         state="build/{model}/original/model.safetensors",
         dataset=GRAPH.dataset,
         splits="build/{model}/original/splits",
+        reference=[],
     output:
         model="build/{model}/original/model.onnx",
         report="build/{model}/original/export.json",
@@ -75,6 +77,7 @@ rule quantize:
         splits="build/{model}/original/splits",
         # The control, if the method does not change the original.
         ready=GRAPH.deliver.ready_int8,
+        reference=GRAPH.reference,
     output:
         folder=directory("build/{model}/{method}/int8"),
     log:
@@ -85,6 +88,7 @@ rule quantize:
         mem_mb=4000,
         runtime=120,
     params:
+        network=GRAPH.network_json,
         task=GRAPH.task,
         code=GRAPH.code("quantize"),
         kind=GRAPH.quantize,
@@ -103,11 +107,13 @@ use rule quantize as quantize_original with:
         devices=GRAPH.deliver.descriptions,
         splits="build/{model}/original/splits",
         ready=[],
+        reference=GRAPH.reference,
     output:
         folder=directory("build/{model}/original/int8"),
     log:
         "logs/quantize_original/{model}.log",
     params:
+        network=GRAPH.network_json,
         task=GRAPH.task,
         code=GRAPH.code("quantize"),
         kind="int8",
@@ -135,6 +141,7 @@ rule benchmark:
         mem_mb=4000,
         runtime=120,
     params:
+        network=GRAPH.network_json,
         code=GRAPH.code("benchmark"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
     shell:

@@ -38,6 +38,7 @@ rule judge_trial:
         mem_mb=4000,
         runtime=60,
     params:
+        network=GRAPH.network_json,
         task=GRAPH.task,
         code=GRAPH.code("judge_trial"),
         threads=PARAMS.export_onnx.threads,

@@ -6,15 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from lowrank.compression.graph_moments import graph_moments, graph_shift
 from lowrank.core.layers import LayerTable
-from lowrank.core.metric import AGREEMENT, Metric
+from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
 from lowrank.errors import UserError
+from lowrank.evaluation.comparison import change_of_outputs
 from lowrank.factorize import Decomposition, Moments, Shift
 from lowrank.onnx_networks.graph_divergence import GraphDivergence
 from lowrank.onnx_networks.graph_factors import put_factors
@@ -25,7 +28,6 @@ from lowrank.onnx_networks.graph_layers import (
     table_of,
     weight_and_bias,
 )
-from lowrank.onnx_networks.graph_moments import graph_moments, graph_shift
 from lowrank.onnx_networks.model_file import input_shapes, inputs_of, read_model
 from lowrank.onnx_networks.model_run import (
     Feed,
@@ -34,7 +36,6 @@ from lowrank.onnx_networks.model_run import (
     samples_per_run,
     split,
 )
-from lowrank.onnx_networks.output_change import OutputChange, OutputSums, ReferenceOutputs
 
 
 def _feed(label: str, names: Sequence[str], batch: Any) -> dict[str, Any]:
@@ -47,16 +48,6 @@ def _feed(label: str, names: Sequence[str], batch: Any) -> dict[str, Any]:
             "given. Give a mapping from their names."
         )
     return {names[0]: batch}
-
-
-# Error of the outputs around their mean: a network that always gives the mean has 100 %.
-OUTPUT_ERROR = Metric(
-    "output_error",
-    "output error",
-    "error of the outputs",
-    higher_is_better=False,
-    best=0.0,
-)
 
 
 # Size of the inputs of all layers up to which samples run together. With several times more, the
@@ -199,28 +190,27 @@ class GraphNetwork:
             sums.add(now(piece), ReferenceOutputs(before(piece)))
         return sums.changes()
 
-    def expected_from(self, original: GraphNetwork) -> Expected | None:
-        """Return the agreement with the original network on the samples; None without samples.
+    def write_fixed(self, path: Path) -> None:
+        """Write the network with the sizes of one sample. Raises UserError for several inputs."""
+        if len(self.shapes) > 1:
+            raise UserError(
+                f"{self.label}: has {len(self.shapes)} inputs; the latency of networks with "
+                "several inputs is not measured. Use a target of macs, parameters or size_bytes."
+            )
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.model)
+        for entry in inputs_of(copy):
+            dimensions = entry.type.tensor_type.shape.dim
+            for dimension, size in zip(dimensions, self.shapes[entry.name], strict=True):
+                dimension.dim_value = size
+        path.write_bytes(copy.SerializeToString())
 
-        For an output that is a distribution, it is the share of equal answers, otherwise the error
-        of the outputs. Of several outputs, the one that changes most counts.
-        """
+    def expected_from(self, original: GraphNetwork) -> Expected | None:
+        """Return the change of the outputs on the samples; None without samples."""
         if not self.batches:
             return None
-        changes = self.changes_from(original).values()
         count = sum(len(next(iter(batch.values()))) for batch in self.batches)
-        shares = [
-            (change.same_percent, change.chance_percent)
-            for change in changes
-            if change.same_percent is not None and change.chance_percent is not None
-        ]
-        if shares and len(shares) == len(changes):
-            same, chance = min(shares)
-            return Expected(count, 100.0, same, chance, of_labels=False, metric=AGREEMENT)
-        error = 100.0 * max((change.relative_error for change in changes), default=0.0)
-        return Expected(
-            count, 0.0, error, 100.0, of_labels=False, metric=OUTPUT_ERROR, standard_error=0.0
-        )
+        return change_of_outputs(self.changes_from(original), count)
 
     def _pieces(self) -> list[Feed]:
         """Return the samples in pieces that fit in one run. Raises UserError without samples."""

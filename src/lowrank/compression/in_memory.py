@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from lowrank.compression.latency_target import latencies_here
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected, Losses, PlannedLayer
@@ -23,6 +25,7 @@ from lowrank.factorize import (
     kernel_of,
 )
 from lowrank.ranks.choice import RankChoice, Replacements
+from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import rule_of
 
@@ -66,6 +69,9 @@ class NetworkInMemory(Protocol):
         Raises UserError without samples.
         """
 
+    def write_fixed(self, path: Path) -> None:
+        """Write the network as ONNX for one sample. Raises UserError for several inputs."""
+
     def expected_from(self: Self, original: Self) -> Expected | None:
         """Return the agreement with the original; None if it cannot be measured."""
 
@@ -85,8 +91,10 @@ class Compression(Generic[Network]):
         Factorization of each kind of layer, and the norm.
     assigned
         Factorization by layer name.
-    moments, losses
+    moments, losses, latencies
         Measurements that all rules share.
+    say
+        Called with lines of progress.
     """
 
     network: Network
@@ -94,6 +102,8 @@ class Compression(Generic[Network]):
     assigned: dict[str, str]
     moments: dict[str, Moments] = field(default_factory=dict)
     losses: Losses = field(default_factory=dict)
+    latencies: dict[str, Latencies] = field(default_factory=dict)
+    say: Callable[[str], object] = lambda _: None
 
     @classmethod
     def of(cls, network: Network, factorize: FactorizeSettings) -> Compression[Network]:
@@ -123,15 +133,26 @@ class Compression(Generic[Network]):
         sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
         if self.factorize.norm == "activation" and not sequential and not self.moments:
             self.moments = self.network.moments(self.assigned)
+        table = self.network.table.with_obstacles(self.network.obstacles)
         choice = RankChoice(
             network=_MeasuredInMemory(self.network, self.moments),
-            table=self.network.table.with_obstacles(self.network.obstacles),
+            table=table,
             layers=self.assigned,
             all_layers=self.assigned,
             alternatives=self.factorize.alternatives,
+            latencies=self._latencies(table, rule),
             losses=self.losses,
         )
         return choice.at(rule, say=lambda _: None).layers
+
+    def _latencies(self, table: LayerTable, rule: RankSettings) -> dict[str, Latencies]:
+        """Return the latencies for a target of latency, which are measured only once."""
+        if not self.latencies:
+            alternatives = self.factorize.alternatives
+            self.latencies = latencies_here(
+                self.network, table, self.assigned, alternatives, rule, say=self.say
+            )
+        return self.latencies
 
     def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
         """Return a copy of the network with its layers decomposed, and the change of each layer."""

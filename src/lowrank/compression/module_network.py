@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected
 from lowrank.errors import UserError
-from lowrank.evaluation.agreement import agreement
+from lowrank.evaluation.comparison import agreement
 from lowrank.factorize import Decomposition, Moments, Shift
+from lowrank.onnx_files.export import export_onnx
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments, shifted_moments
 from lowrank.surgery.states import put_factors
+from lowrank.tasks import get_task
+from lowrank.tasks.agreement import Agreement
+from lowrank.tasks.outputs import outputs_from
 from lowrank.tasks.task import Task
-from lowrank.zoo.forward import noise_images
+from lowrank.zoo.forward import evaluation_mode, noise_images
 from lowrank.zoo.plain import copied, fold, require_eager, unwrapped
+from lowrank.zoo.registry import NetworkSpec
 
 
 @dataclass
@@ -58,6 +65,8 @@ class ModuleNetwork:
     ) -> ModuleNetwork:
         """Copy a user's module, and find the layers that factors can replace.
 
+        If its outputs are not those of `task`, they are compared by the task `agreement`.
+
         Raises UserError if the network cannot be copied, or does not accept the images.
         """
         label = type(unwrapped(module)).__name__
@@ -68,7 +77,9 @@ class ModuleNetwork:
         table = find_layers(module, input_shape, label)
         sample = batches[0][:IMAGES] if batches else noise_images(module, input_shape, IMAGES)
         obstacles = layers_that_must_stay(module, table, sample)
-        return cls(module, table, obstacles, task, batches)
+        with torch.no_grad(), evaluation_mode(module):
+            accepts = task.accepts(outputs_from(module(sample)))
+        return cls(module, table, obstacles, task if accepts else get_task(Agreement.name), batches)
 
     def copy(self) -> ModuleNetwork:
         """Return a network that `replace` can change, with the same images."""
@@ -105,7 +116,16 @@ class ModuleNetwork:
                 "select: 'budget' measures the change of outputs on images, but `images` is None. "
                 "Pass a few hundred training images, or use another rule."
             )
-        return Divergence(self.module, lambda: self.batches, self.task.divergence)
+
+        def difference(outputs: Any, expected: Any) -> Tensor:
+            return self.task.divergence(outputs_from(outputs), outputs_from(expected))
+
+        return Divergence(self.module, lambda: self.batches, difference)
+
+    def write_fixed(self, path: Path) -> None:
+        """Write the network as ONNX."""
+        channels, height, width = self.table.input_shape
+        export_onnx(self.module, NetworkSpec("network", (channels, height, width), 0), path)
 
     def expected_from(self, original: ModuleNetwork) -> Expected | None:
         """Return the agreement with the original network; None without images or answers."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnx.version_converter
 
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.config.device_kinds import create_device
@@ -19,11 +18,8 @@ from lowrank.devices import Device, DeviceError
 from lowrank.devices.processor import Processor
 from lowrank.errors import UserError
 from lowrank.onnx_files.int8 import Quantizer, types_for
-from lowrank.onnx_networks.model_file import inputs_of, opset_of
-from lowrank.onnx_networks.model_run import Feed, write_optimized
-
-# First operator set with a scale for each channel.
-_PER_CHANNEL_OPSET = 13
+from lowrank.onnx_networks.int8_preparation import write_prepared
+from lowrank.onnx_networks.model_run import Feed
 
 
 @dataclass(frozen=True)
@@ -77,34 +73,19 @@ class FileMeasurements:
             onnx.load(path), (), self.original.shapes, str(path), self.original.batches
         )
         return MeasuredFile(
-            label, path, changed.expected_from(self.original), self._speedup(changed.model)
+            label, path, changed.expected_from(self.original), self._speedup(changed)
         )
 
-    def _speedup(self, model: onnx.ModelProto) -> tuple[float, float, float] | str:
-        if len(self.original.shapes) > 1:
-            return "the network has several inputs"
+    def _speedup(self, changed: GraphNetwork) -> tuple[float, float, float] | str:
         device: Device = create_device("local", {"threads": self.threads})
+        before, after = self.folder / "original.onnx", self.folder / "changed.onnx"
         try:
-            measured = device.measure(
-                self._with_fixed_sizes("original.onnx", self.original.model),
-                self._with_fixed_sizes("changed.onnx", model),
-                {},
-            )
-        except DeviceError as error:
+            self.original.write_fixed(before)
+            changed.write_fixed(after)
+            measured = device.measure(before, after, {})
+        except (DeviceError, UserError) as error:
             return str(error)
         return measured["speedup"], measured["speedup_low"], measured["speedup_high"]
-
-    def _with_fixed_sizes(self, name: str, model: onnx.ModelProto) -> Path:
-        """Write a copy whose inputs have the size of one sample."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        for entry in inputs_of(copy):
-            dimensions = entry.type.tensor_type.shape.dim
-            for dimension, size in zip(dimensions, self.original.shapes[entry.name], strict=True):
-                dimension.dim_value = size
-        path = self.folder / name
-        path.write_bytes(copy.SerializeToString())
-        return path
 
 
 def write_int8(model: onnx.ModelProto, batches: Sequence[Feed], path: Path, label: str) -> None:
@@ -120,9 +101,7 @@ def write_int8(model: onnx.ModelProto, batches: Sequence[Feed], path: Path, labe
         intermediate = Path(folder) / "intermediate"
         intermediate.mkdir()
         try:
-            if opset_of(model) < _PER_CHANNEL_OPSET:
-                model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
-            write_optimized(model, prepared, label)
+            write_prepared(model, prepared, label)
             quantizer = Quantizer(prepared, batches, settings, intermediate)
             quantizer.write(path, types_for(Processor.here(), settings))
         except UserError:

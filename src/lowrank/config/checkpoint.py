@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from lowrank.config.metric_source import MetricSettings
 from lowrank.config.network_source import NetworkSource
 from lowrank.settings.section import Name, OwnPath, Section, Threads
-from lowrank.tasks import DEFAULT_TASK, TASKS
+from lowrank.tasks import DEFAULT_TASK, TASKS, get_task
 
 if TYPE_CHECKING:
     _Task = str
@@ -58,14 +59,20 @@ class CheckpointSettings(NetworkSource, Section):
 
     dataset: Name = Field(description="Name of an entry under `dataset`.")
     weights: OwnPath = Field(
-        description="File with the trained weights: .safetensors, .pth, .pt, .pth.tar, .ckpt, "
-        ".bin or .caffemodel. With `torchvision_weights`, data/weights/<model>.pth is "
+        description="File with the trained weights: .safetensors, .pth, .pt, .th, .pth.tar, .ckpt, "
+        ".bin or .caffemodel; or an .onnx file, which is the network with its weights (same as "
+        "`onnx`). With `torchvision_weights`, data/weights/<model>.pth is "
         "downloaded if it is missing."
     )
     task: _Task = Field(
         DEFAULT_TASK,
         description="What the network does. It decides the loss of training and the metric: its "
         "name, its unit and whether higher is better.",
+    )
+    metric: MetricSettings | None = Field(
+        None,
+        description="A metric of your own, instead of the task's: `package.module:function`, or a "
+        "section. The network then learns from the outputs of the original.",
     )
     validation: ValidationSettings = ValidationSettings()
     calibration: OwnPath | None = Field(
@@ -80,6 +87,37 @@ class CheckpointSettings(NetworkSource, Section):
         "such as `model_ema`. Default: the weights as trained, not averaged weights.",
     )
     threads: Threads = 2
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the task of the network has a loss for labels."""
+        return self.metric is None and get_task(self.task).needs_labels
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_onnx_file(cls, document: Any) -> Any:
+        """Let `onnx` and `weights` stand for each other: an ONNX file is network and weights."""
+        if not isinstance(document, dict):
+            return document
+        onnx, weights = document.get("onnx"), document.get("weights")
+        if onnx is not None and weights is None:
+            return document | {"weights": onnx}
+        if onnx is None and isinstance(weights, str) and weights.endswith(".onnx"):
+            return document | {"onnx": weights}
+        return document
+
+    @model_validator(mode="after")
+    def _consistent_with_file(self) -> "CheckpointSettings":
+        if self.onnx is not None and self.weights != self.onnx:
+            raise ValueError(
+                "an ONNX file holds the network and its weights: give either `onnx` or `weights`, "
+                "not two different files"
+            )
+        if self.onnx is not None and self.state_key is not None:
+            raise ValueError("`state_key` is for PyTorch files, not for an ONNX file")
+        if self.metric is not None and "task" in self.model_fields_set:
+            raise ValueError("give either `task` or `metric`, not both")
+        return self
 
     @property
     def own_folders(self) -> dict[str, str]:

@@ -27,7 +27,8 @@ class NetworkSource(BaseModel):
         None,
         min_length=1,
         description="Name of a network that lowrank ships, or of any torchvision classifier, such "
-        "as `resnet50`. Write `torchvision/vgg16` if lowrank has a network with the same name. "
+        "as `resnet50`. Write `torchvision/vgg16` if lowrank has a network with the same name, "
+        "and `timm/resnet18.a1_in1k` for a network of timm, with the tag of its weights. "
         "Default: the name of this entry.",
     )
     factory: str | None = Field(
@@ -35,6 +36,22 @@ class NetworkSource(BaseModel):
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
         description="Function that builds your own network, as `package.module:function`. It "
         "returns a torch.nn.Module and is imported with the current folder on the path.",
+    )
+    onnx: str | None = Field(
+        None,
+        pattern=r"^[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*\.onnx$",
+        description="Path of an ONNX file: the network with its weights. Factors replace its "
+        "layers, and everything else in the file stays as it is.",
+    )
+    inputs: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] | None = Field(
+        None,
+        description="For `onnx`: shape of the input for one sample, with the batch axis, by its "
+        "name, such as `{x: [1, 3, 48, 320]}`. Needed where the file leaves sizes open.",
+    )
+    layout: Literal["nchw", "nhwc"] | None = Field(
+        None,
+        description="For `onnx`: order of the axes of the input. Default: nhwc if the last axis "
+        "has 1 or 3 entries and the second axis has not, else nchw.",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Arguments for the function that builds the network."
@@ -76,8 +93,18 @@ class NetworkSource(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSource:
-        if self.network and self.factory:
-            raise ValueError("give either `network` or `factory`, not both")
+        sources = ("network", "factory", "onnx")
+        given = [f"`{name}`" for name in sources if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}, not both")
+        for name in ("inputs", "layout"):
+            if getattr(self, name) and not self.onnx:
+                raise ValueError(f"`{name}` is only for a network from an ONNX file, `onnx`")
+        if self.onnx and (self.input_shape or self.arguments or self.torchvision_weights):
+            raise ValueError(
+                "`input_shape`, `arguments` and `torchvision_weights` are not for an ONNX file; "
+                "give `inputs` if the file leaves sizes open"
+            )
         if self.factory and not self.input_shape:
             raise ValueError(
                 "a `factory` needs `input_shape`: channels, height, width of one image"
@@ -91,7 +118,7 @@ class NetworkSource(BaseModel):
         """Reject `mean` and `std` for pixels from 0 to 255, which would make every image wrong."""
         statistics = {name: getattr(self, name) for name in ("mean", "std") if getattr(self, name)}
         if any(value > 1 for values in statistics.values() for value in values):
-            if self.factory and "std" not in statistics:
+            if (self.factory or self.onnx) and "std" not in statistics:
                 statistics["std"] = (1.0,) * len(statistics["mean"])
             scaled = ", ".join(
                 f"`{name}: [{', '.join(f'{value / 255:.4g}' for value in values)}]`"
@@ -121,26 +148,26 @@ class NetworkSource(BaseModel):
             source = cls.model_validate(document)
         except ValidationError as error:
             cls._refuse(document, described(error, cls, document).removesuffix("."))
-        if not source.network and not source.factory:
-            cls._refuse(document, "it has neither `network` nor `factory`")
+        if not source.label:
+            cls._refuse(document, "it has none of `network`, `factory` and `onnx`")
         return source
 
     def named(self, name: str) -> NetworkSource:
         """Return the source of an entry of params.yaml; `network` defaults to the entry's name."""
         fields = {key: getattr(self, key) for key in NetworkSource.model_fields}
-        if not self.factory:
+        if not self.factory and not self.onnx:
             fields["network"] = self.network or name
         return NetworkSource(**fields)
 
     @property
     def short_name(self) -> str:
-        """Name of the network without `torchvision/`, or name of the factory's function."""
-        return self.label.rpartition("/")[2].rpartition(":")[2]
+        """Name of the network without `torchvision/`, of the factory's function, or of the file."""
+        return self.label.rpartition("/")[2].rpartition(":")[2].removesuffix(".onnx")
 
     @property
     def label(self) -> str:
-        """Name of the network, or `module:function` of the factory, as in params.yaml."""
-        return self.network or self.factory or ""
+        """Name of the network, `module:function` of the factory, or path of the ONNX file."""
+        return self.network or self.factory or self.onnx or ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document without settings at their default."""

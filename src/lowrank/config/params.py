@@ -98,6 +98,10 @@ class Params(Section):
         of_method = dict(self.methods[method].finetune)
         of_model = of_method.pop("models", {}).get(model, {})
         entries = merged(general, of_method)
+        if model in self.checkpoint and not self.checkpoint[model].learns_from_labels:
+            # The outputs of the original are all that the network can learn from.
+            distill = {"weight": 1.0, "images": "augmented"}
+            entries = merged(entries, {"distill": distill, "label_smoothing": 0.0})
         if self.is_int8_alone(method):
             entries = merged(entries, {"steps": 0})
         return merged(entries, of_model)

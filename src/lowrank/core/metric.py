@@ -109,3 +109,8 @@ class Metric:
 
 # The agreement of two networks, which needs no labels: the share of images with the same answer.
 AGREEMENT = Metric("agreement", "agreement", "agreement with the original")
+
+# The error of the outputs around their mean. A network that always returns the mean has 100 %.
+OUTPUT_ERROR = Metric(
+    "error", "output error", "error of the outputs", higher_is_better=False, best=0.0
+)

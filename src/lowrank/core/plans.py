@@ -104,7 +104,8 @@ class Expected:
     before, after
         Value for the network before the round, and with the layers of the round factored.
     chance
-        Value of a network that gives the same answer for all images.
+        Value of a network that gives the same answer for all images. None if it is not known; then
+        no drop is too large.
     of_labels
         True: metric by labels. False: share of images with the same answer as the original
         network.
@@ -118,7 +119,7 @@ class Expected:
     images: int
     before: float
     after: float
-    chance: float
+    chance: float | None
     of_labels: bool = True
     metric: Metric = _ACCURACY
     standard_error: float | None = None
@@ -126,6 +127,8 @@ class Expected:
     @property
     def drop(self) -> float:
         """Lost share of the distance between the metric and `chance`, from 0 to 1."""
+        if self.chance is None:
+            return 0.0
         above = self.metric.loss(self.before, self.chance)
         if above <= 0:
             return 0.0
@@ -142,12 +145,18 @@ class Expected:
         lost = self.metric.loss(self.before, self.after)
         return self.drop > largest and lost > 3 * standard_error
 
+    @property
+    def chance_text(self) -> str:
+        """The value of a network that gives the same answer for all images, with its unit."""
+        return "not known" if self.chance is None else self.metric.text(self.chance, 1)
+
     def sentence(self) -> str:
         """Return a sentence for the user that states the expected value of the metric."""
         text = self.metric.text
+        chance = f" (chance {self.chance_text})" if self.chance is not None else ""
         return (
             f"expected before any fine-tuning: {self.metric.noun} {text(self.before)} -> "
-            f"{text(self.after)} on {self.images} images (chance {text(self.chance, 1)})"
+            f"{text(self.after)} on {self.images} images{chance}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Open stored datasets: memory-mapped images and labels in training, validation and test splits."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from lowrank.errors import UserError
 from lowrank.files import read_json
 from lowrank.tasks import TASKS
 from lowrank.zoo.registry import NetworkSpec
-
-Logits = TypeVar("Logits", Tensor, NDArray)
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,11 @@ class Split:
         Index of the network output for each class. None means that the outputs are the classes.
     unlabelled
         Reason why the labels are not known. An empty string means that `labels` are valid.
+    name
+        Name of the split: `train`, `validation` or `test`.
+    reference
+        Function from a batch of inputs to the outputs of the original network, which replace the
+        labels; see `Dataset.with_reference`.
     """
 
     images: Images
@@ -46,6 +49,8 @@ class Split:
     rows: NDArray[np.int64]
     outputs: tuple[int, ...] | None = None
     unlabelled: str = ""
+    name: str = ""
+    reference: Callable[[Tensor], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,9 +72,22 @@ class Split:
                 f"{_tasks_without_labels()}."
             )
 
-    def of_classes(self, logits: Logits) -> Logits:
-        """Return the logits of the classes, (N, classes), from all logits (N, outputs)."""
-        return logits if self.outputs is None else logits[:, list(self.outputs)]
+    def of_classes(self, logits: Any) -> Any:
+        """Return the logits of the classes, (N, classes), from all logits (N, outputs).
+
+        Several outputs, given as a dictionary, are returned as they are.
+        """
+        if self.outputs is None or isinstance(logits, dict):
+            return logits
+        return logits[:, list(self.outputs)]
+
+    def with_labels(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Any]]:
+        """Yield the inputs and labels of batches; the labels may be the original's outputs."""
+        for inputs, labels in batches:
+            if self.reference is None:
+                yield inputs, labels
+            else:
+                yield inputs, self.of_classes(self.reference(inputs))
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,17 @@ class Dataset:
     def calibration(self) -> Split:
         """Images that show the inputs of layers and the ranges of int8. Their labels are unused."""
         return self.train if self.own_calibration is None else self.own_calibration
+
+    def with_reference(self, original: Callable[[Tensor], Any]) -> "Dataset":
+        """Return the dataset with the outputs of the original network in place of labels.
+
+        `original` returns the outputs for a batch of inputs, (N, ...).
+        """
+        splits = {
+            name: replace(getattr(self, name), reference=original)
+            for name in ("train", "validation", "test")
+        }
+        return replace(self, **splits)
 
 
 def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = None) -> Dataset:
@@ -143,11 +172,12 @@ def open_dataset(folder: str | os.PathLike, splits: str | os.PathLike | None = N
     return Dataset(
         name=index["name"],
         classes=tuple(index["classes"]),
-        train=replace(sources["train"], rows=rows.train),
+        train=replace(sources["train"], rows=rows.train, name="train"),
         validation=_with_advice(
-            replace(sources[rows.validation_from], rows=rows.validation), sources["test"]
+            replace(sources[rows.validation_from], rows=rows.validation, name="validation"),
+            sources["test"],
         ),
-        test=replace(sources["test"], rows=rows.test),
+        test=replace(sources["test"], rows=rows.test, name="test"),
         validation_from=rows.validation_from,
         own_calibration=calibration,
         reduced_to=reduced[0] if reduced else None,

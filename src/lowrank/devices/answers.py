@@ -26,7 +26,8 @@ LARGEST_INT8_CHANGED_PERCENT = 5.0
 def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:
     """Run a model on the images of a .npy file and return its outputs, (N, outputs).
 
-    The images are float32, (N, C, H, W). Images that do not fill a complete batch are left out.
+    Several outputs are joined for each image; outputs of whole numbers are left out. The images are
+    float32, (N, C, H, W). Images that do not fill a complete batch are left out.
     Raises DeviceError like `open_session`, and if the images do not fit the model.
     """
     session = open_session(model, settings)
@@ -40,11 +41,17 @@ def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[f
             f"{model}: the model takes images of shape {shape}, but the images for the comparison "
             f"of its outputs ({images}) have shape {data.shape}. Prepare images of that shape."
         )
-    outputs = [
-        session.run(None, {model_input.name: data[start : start + batch]})[0]
-        for start in range(0, count, batch)
-    ]
-    return np.concatenate(outputs).reshape(count, -1).tolist()
+    outputs = []
+    for start in range(0, count, batch):
+        values = session.run(None, {model_input.name: data[start : start + batch]})
+        floats = [
+            value.reshape(batch, -1)
+            for value in values
+            if value.dtype.kind == "f" and value.shape[:1] == (batch,)
+        ]
+        outputs.append(np.concatenate(floats, axis=1))
+    joined: list[list[float]] = np.concatenate(outputs).tolist()
+    return joined
 
 
 def expected_answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:

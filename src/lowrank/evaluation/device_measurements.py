@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import REST
 from lowrank.devices import Device, MeasureSettings, combinations
 from lowrank.devices.answers import agreement, expected_answers
@@ -37,13 +38,39 @@ Say = Callable[[str], object]
 class Models:
     """The ONNX files to measure.
 
-    `quantized` is None without an int8 network. `control` is the original in int8.
+    `quantized` is None without an int8 network. `control` is the original in int8. `named` are
+    copies of the original and the compressed network with the names of layers, if they differ.
     """
 
     original: Path
     compressed: Path
     quantized: Path | None
     control: Path
+    named: tuple[Path, Path] | None = None
+
+    @contextmanager
+    def in_measured_form(self, state: Path, source: NetworkSource) -> Iterator[Models]:
+        """Provide the files as they are measured inside the block; see `measured_form`."""
+        if not source.onnx:
+            yield self
+            return
+        from lowrank.onnx_files.measured_form import measured_form
+        from lowrank.surgery.states import read_spec
+
+        spec = read_spec(state)
+        with ExitStack() as stack:
+
+            def fixed(path: Path, *, named: bool = False) -> Path:
+                form = measured_form(path, spec, source, named_after_layers=named)
+                return stack.enter_context(form)
+
+            yield Models(
+                fixed(self.original),
+                fixed(self.compressed),
+                fixed(self.quantized) if self.quantized else None,
+                fixed(self.control),
+                (fixed(self.original, named=True), fixed(self.compressed, named=True)),
+            )
 
     @property
     def is_control(self) -> bool:
@@ -237,9 +264,10 @@ def measure_all(
     measured = measurements.latencies()
     with real_images(dataset, state) as images:
         measurements.check(measured, images)
+    named = models.named or (models.original, models.compressed)
     measured["layers_ms"] = {
         name: measurements.milliseconds_by_layer(model)
-        for name, model in (("original", models.original), ("compressed", models.compressed))
+        for name, model in zip(("original", "compressed"), named, strict=True)
     }
     if others:
         measured["others"] = {
@@ -253,11 +281,13 @@ def real_images(dataset: Path, state: Path) -> Iterator[Path]:
     """Provide a temporary .npy file of some preprocessed test images inside the block."""
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.session_run import fed
     from lowrank.surgery.states import read_spec
 
-    sample = open_dataset(dataset).test.sample(_COMPARED_IMAGES)
-    batches = EvaluationBatches(sample, read_spec(state))
+    sample, spec = open_dataset(dataset).test.sample(_COMPARED_IMAGES), read_spec(state)
+    batches = EvaluationBatches(sample, spec)
+    inputs = [fed(batches[number][0], "", spec)[""] for number in range(len(batches))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
-        np.save(path, np.concatenate([batches[n][0].numpy() for n in range(len(batches))]))
+        np.save(path, np.concatenate(inputs))
         yield path

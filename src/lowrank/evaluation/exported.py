@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lowrank.core.progress import Progress
@@ -17,7 +15,9 @@ from lowrank.data.batches import Batch, EvaluationBatches
 from lowrank.data.datasets import Split
 from lowrank.errors import UserError
 from lowrank.evaluation.network import require_labels
+from lowrank.evaluation.session_run import SessionRun
 from lowrank.onnx_files.export import inference_copy
+from lowrank.tasks.outputs import float_pairs, joined, outputs_from
 from lowrank.tasks.task import Measured, Task
 from lowrank.zoo.registry import NetworkSpec
 
@@ -53,18 +53,20 @@ class ExportedNetworks:
         """Return the metrics of a file. Raises UserError if labels are needed and missing."""
         require_labels(self.task, split)
         network = self._network(path)
-        return self.task.measure(
-            lambda images: split.of_classes(network(images)), self._batches(split)
+        return self.task.measure_split(
+            split.name,
+            lambda inputs: split.of_classes(network(inputs)),
+            split.with_labels(self._batches(split)),
         )
 
     def values(self, path: str | os.PathLike, split: Split) -> dict[str, float]:
         """Return the value of each metric of a file by its key; see `measure`."""
         return self.measure(path, split).values
 
-    def outputs(self, path: str | os.PathLike, split: Split) -> Tensor:
-        """Return the outputs of a file for all images, (N, ...)."""
+    def outputs(self, path: str | os.PathLike, split: Split) -> Any:
+        """Return the outputs of a file for all images, (N, ...), or several outputs by name."""
         network = self._network(path)
-        return torch.cat([split.of_classes(network(x)) for x, _ in self._batches(split)])
+        return joined([split.of_classes(network(x)) for x, _ in self._batches(split)])
 
     def compare_with_pytorch(
         self, path: str | os.PathLike, network: nn.Module, split: Split
@@ -86,38 +88,30 @@ class ExportedNetworks:
             answer.
         """
         exported, frozen = self._network(path), inference_copy(network)
-        errors, lowest, highest, same = [], [], [], 0
+        ranges, same = _OutputRanges(), 0
         previous_threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             for inputs, _ in self._batches(split):
                 outputs = exported(inputs)
                 with torch.inference_mode():
-                    expected = frozen(inputs)
-                errors.append(_largest_difference(outputs.numpy(), expected.numpy()))
-                lowest.append(expected.numpy().min())
-                highest.append(expected.numpy().max())
+                    expected = outputs_from(frozen(inputs))
+                ranges.add(outputs, expected)
                 answers = map(split.of_classes, (outputs, expected))
                 same += int(self.task.same(*answers).sum())
         finally:
             torch.set_num_threads(previous_threads)
         result = {
-            "max_abs_error": float(np.max(errors)),
-            "relative_error": _relative(np.max(errors), np.max(highest) - np.min(lowest)),
+            **ranges.errors(),
             f"same_{self.task.metric.key}_percent": 100.0 * same / len(split),
             "images": len(split),
         }
         _require_agreement(path, result, self.task)
         return result
 
-    def _network(self, path: str | os.PathLike) -> Callable[[Tensor], Tensor]:
-        """Return a function from images (N, C, H, W) to the outputs of a file (N, ...)."""
-        session = _open(path, self.threads, self.float_kernels)
-
-        def run(images: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-        return run
+    def _network(self, path: str | os.PathLike) -> Callable[[Tensor], Any]:
+        """Return a function from inputs (N, ...) to the outputs of a file, (N, ...)."""
+        return SessionRun(_open(path, self.threads, self.float_kernels), self.spec)
 
     def _batches(self, split: Split) -> Iterator[Batch]:
         """Yield the images (N, C, H, W) and labels (N,) of each batch, and report progress."""
@@ -141,16 +135,39 @@ def _open(
     )
 
 
-def _largest_difference(outputs: NDArray[np.float32], expected: NDArray[np.float32]) -> np.float32:
-    """Return the largest absolute difference, with infinity instead of NaN."""
-    return np.nan_to_num(np.abs(outputs - expected), nan=np.inf, posinf=np.inf).max()
+class _OutputRanges:
+    """The largest error and the range of each floating-point output over all images."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, float] = {}
+        self._lowest: dict[str, float] = {}
+        self._highest: dict[str, float] = {}
+
+    def add(self, outputs: Any, expected: Any) -> None:
+        """Add the outputs of a batch and the expected ones."""
+        for name, (actual, reference) in float_pairs(outputs, expected).items():
+            # Infinity instead of NaN, because comparisons with NaN are false.
+            error = float((actual - reference).abs().nan_to_num(torch.inf, torch.inf).max())
+            self._errors[name] = max(error, self._errors.get(name, 0.0))
+            self._lowest[name] = min(float(reference.min()), self._lowest.get(name, torch.inf))
+            self._highest[name] = max(float(reference.max()), self._highest.get(name, -torch.inf))
+
+    def errors(self) -> dict[str, float]:
+        """Return the largest absolute error, and the largest one relative to an output's range."""
+        relative = (
+            _relative(self._errors[n], self._highest[n] - self._lowest[n]) for n in self._errors
+        )
+        return {
+            "max_abs_error": max(self._errors.values()),
+            "relative_error": max(relative),
+        }
 
 
-def _relative(error: np.float32, output_range: np.float32) -> float:
+def _relative(error: float, output_range: float) -> float:
     """Return the error divided by the range; 0 without an error, even if the range is 0."""
     if error == 0:
         return 0.0
-    return float(error / output_range) if output_range > 0 else float("inf")
+    return error / output_range if output_range > 0 else float("inf")
 
 
 def _require_agreement(path: str | os.PathLike, result: dict[str, Any], task: Task) -> None:

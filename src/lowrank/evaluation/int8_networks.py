@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import onnx
 
 from lowrank.config.device_kinds import create_device
 from lowrank.config.quantize import QuantizeSettings
@@ -16,24 +16,44 @@ from lowrank.data.datasets import Dataset, Split
 from lowrank.devices import DeviceError
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.evaluation.exported import ExportedNetworks
+from lowrank.evaluation.session_run import fed
 from lowrank.onnx_files.int8 import Quantizer
 from lowrank.onnx_files.int8_search import Kept, ToleranceSearch
 from lowrank.onnx_files.int8_times import measure
+from lowrank.onnx_networks.fixed_sizes import write_fixed
+from lowrank.onnx_networks.model_file import inputs_of
+from lowrank.zoo.registry import NetworkSpec
 
 Say = Callable[[str], object]
 
 
 class _Inputs(Sequence[Mapping[str, Any]]):
-    """The images of evaluation batches as inputs of the exported network, a batch at a time."""
+    """The images of a split as inputs of an ONNX file, a batch at a time.
 
-    def __init__(self, batches: EvaluationBatches) -> None:
-        self._batches = batches
+    A file with a fixed batch size gets batches of that size; images that do not fill one are left
+    out.
+    """
+
+    def __init__(self, split: Split, spec: NetworkSpec, model: Path) -> None:
+        (entry,) = inputs_of(onnx.load(model, load_external_data=False))
+        dimensions = entry.type.tensor_type.shape.dim
+        self._name, self._spec = entry.name, spec
+        size = dimensions[0].dim_value if dimensions else 0
+        step = size or max(len(split), 1)
+        rows = [split.rows[start : start + step] for start in range(0, len(split), step)]
+        self._parts = [
+            EvaluationBatches(replace(split, rows=part), spec)
+            for part in rows
+            if not size or len(part) == size
+        ]
+        self._numbers = [(part, number) for part in self._parts for number in range(len(part))]
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._numbers)
 
-    def __getitem__(self, number: Any) -> Any:
-        return {"images": self._batches[number][0].numpy()}
+    def __getitem__(self, index: Any) -> Any:
+        part, number = self._numbers[index]
+        return fed(part[number][0], self._name, self._spec)
 
 
 @dataclass
@@ -55,6 +75,8 @@ class Int8Networks:
         Empty folder for intermediate files.
     say
         Prints a line of progress.
+    sizes
+        Sizes of the input without the batch axis, if the network leaves sizes open.
     files
         Record of each file that was written, by its name.
     times
@@ -67,18 +89,19 @@ class Int8Networks:
     settings: QuantizeSettings
     intermediate: Path
     say: Say
+    sizes: tuple[int, ...] | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sample: Split = self.data.validation.sample(self.settings.sensitivity_images)
-        self._in_float: torch.Tensor = self.in_runtime.outputs(self.model, self._sample)
+        self._in_float: Any = self.in_runtime.outputs(self.model, self._sample)
         #: Metrics of the network in float on the validation images.
         self.before = self.in_runtime.values(self.model, self.data.validation)
-        batches = EvaluationBatches(
-            self.data.calibration.sample(self.settings.images), self.in_runtime.spec
+        inputs = _Inputs(
+            self.data.calibration.sample(self.settings.images), self.in_runtime.spec, self.model
         )
-        self._quantizer = Quantizer(self.model, _Inputs(batches), self.settings, self.intermediate)
+        self._quantizer = Quantizer(self.model, inputs, self.settings, self.intermediate)
 
     def write_all(
         self,
@@ -109,6 +132,20 @@ class Int8Networks:
                 slow = tuple(times.get("kept_in_float", ()))
             self.files[int8_types.file] = self._write(int8_types, folder, slow)
 
+    def _as_timed(self, path: Path) -> Path:
+        """Return a copy with fixed sizes if the file leaves sizes open, which devices refuse."""
+        if self.sizes is None:
+            return path
+        return write_fixed(path, path.with_name(f"{path.stem}_fixed.onnx"), self.sizes)
+
+    def document(self, types: Mapping[str, IntegerTypes]) -> dict[str, Any]:
+        """Return the report: the file of each device, and the record of each file."""
+        return {
+            "devices": {device: of_device.file for device, of_device in types.items()},
+            "files": self.files,
+            "float_accuracy": {"validation": self.before},
+        }
+
     def _node_times(
         self, types: IntegerTypes, device: str, connection: dict[str, Any] | None
     ) -> dict[str, Any]:
@@ -119,14 +156,14 @@ class Int8Networks:
 
         def write(kept: Sequence[str]) -> Path:
             self._quantizer.write(mixed, types, but=kept)
-            return mixed
+            return self._as_timed(mixed)
 
         self._quantizer.write(all_int8, types)
         try:
             machine = create_device(device, connection)
         except DeviceError as error:
             return {"device": device, "not_measured": str(error)}
-        times = measure(machine, self.model, all_int8, write)
+        times = measure(machine, self._as_timed(self.model), self._as_timed(all_int8), write)
         if reason := times.get("not_measured"):
             self.say(f"warning: {device}: nodes are not timed and stay in int8: {reason}")
         elif measured := times["whole"]:
@@ -171,10 +208,9 @@ class Int8Networks:
             but=slow,
             say=self.say,
         ).write(output)
-        accuracy = {
-            "validation": in_runtime.values(output, data.validation),
-            "test": in_runtime.values(output, data.test),
-        }
+        validation = in_runtime.values(output, data.validation)
+        test = in_runtime.values(output, data.test) if task.depends_on_split else validation
+        accuracy = {"validation": validation, "test": test}
         return self._record(types, output, accuracy, kept, slow)
 
     def _record(

@@ -1,15 +1,17 @@
 """Measure the metric and the loss of a network in PyTorch on a split."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.core.progress import Progress
 from lowrank.data.background import in_background
 from lowrank.data.batches import Batch, EvaluationBatches
 from lowrank.data.datasets import Dataset, Split, require_images_match
 from lowrank.evaluation.memory_format import memory_format_of
+from lowrank.tasks.outputs import outputs_from
 from lowrank.tasks.task import Measured, Task
 from lowrank.zoo.forward import evaluation_mode
 from lowrank.zoo.registry import NetworkSpec
@@ -27,9 +29,12 @@ def measure(task: Task, network: nn.Module, split: Split, spec: NetworkSpec) -> 
         If the task needs labels and the images have none.
     """
     require_labels(task, split)
+    device = next(network.parameters()).device
     with torch.inference_mode(), evaluation_mode(network):
-        return task.measure(
-            lambda images: split.of_classes(network(images)), inputs_of(network, split, spec)
+        return task.measure_split(
+            split.name,
+            lambda inputs: split.of_classes(outputs_from(network(inputs.to(device)))),
+            split.with_labels(inputs_of(network, split, spec)),
         )
 
 
@@ -41,7 +46,8 @@ def value_of(task: Task, network: nn.Module, split: Split, spec: NetworkSpec) ->
 @torch.inference_mode()
 def mean_loss(task: Task, network: nn.Module, split: Split, spec: NetworkSpec) -> float:
     """Return the mean loss over the images of a split, measured like `measure`."""
-    split.require_labels("measuring the loss")
+    if task.needs_labels:
+        split.require_labels("measuring the loss")
     total = sum(
         float(task.loss(split.of_classes(outputs), labels, reduction="sum"))
         for outputs, labels in outputs_of(network, split, spec)
@@ -67,6 +73,8 @@ def measure_splits(
     for name in splits:
         require_labels(task, getattr(data, name))
     require_match(task, data, spec)
+    if not task.depends_on_split:
+        return dict.fromkeys(splits, measure(task, network, getattr(data, splits[0]), spec))
     return {name: measure(task, network, getattr(data, name), spec) for name in splits}
 
 
@@ -116,15 +124,15 @@ def require_match(task: Task, data: Dataset, spec: NetworkSpec) -> None:
 @torch.inference_mode()
 def outputs_of(
     network: nn.Module, split: Split, spec: NetworkSpec, *, mirrored: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the outputs (N, outputs) and labels (N,) of each batch, on the device of the network.
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the outputs (N, ...) and labels (N,) of each batch, on the device of the network.
 
     The network runs in evaluation mode, and in the precision of an enclosing autocast. With
     `mirrored`, images are flipped horizontally.
     """
     with evaluation_mode(network):
-        for inputs, labels in inputs_of(network, split, spec):
-            yield network(inputs.flip(3) if mirrored else inputs), labels
+        for inputs, labels in split.with_labels(inputs_of(network, split, spec)):
+            yield outputs_from(network(inputs.flip(3) if mirrored else inputs)), labels
 
 
 def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from lowrank.factorize import Moments
 from lowrank.surgery.stored_factors import layer_bias, layer_factored, layer_weight
 from lowrank.surgery.stored_moments import layer_moments
 from lowrank.tasks import get_task
+from lowrank.tasks.outputs import outputs_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,8 @@ class MeasuringImages:
         Number of CPU threads of PyTorch.
     task
         Name of the task.
+    original
+        State file of the original network, for a task that compares with it.
     """
 
     source: NetworkSource
@@ -52,6 +55,7 @@ class MeasuringImages:
     count: int
     threads: int
     task: str
+    original: Path | None = None
 
 
 class StoredNetwork:
@@ -110,8 +114,9 @@ class StoredNetwork:
             inputs = inputs_of(network, split, state.spec)
             return counted((batch for batch, _ in inputs), len(split))
 
-        def difference(outputs: Tensor, expected: Tensor) -> Tensor:
-            return self._task.divergence(split.of_classes(outputs), split.of_classes(expected))
+        def difference(outputs: Any, expected: Any) -> Tensor:
+            pair = (split.of_classes(outputs_from(value)) for value in (outputs, expected))
+            return self._task.divergence(*pair)
 
         return Divergence(network, images, difference)
 
@@ -150,8 +155,12 @@ class StoredNetwork:
         import torch
 
         from lowrank.data.datasets import open_dataset
+        from lowrank.evaluation.reference import with_reference
         from lowrank.surgery.states import read_state
 
-        torch.set_num_threads(self._images.threads)
-        state = read_state(self._path, self._images.source)
-        return state, open_dataset(self._images.dataset, self._images.splits).validation
+        images = self._images
+        torch.set_num_threads(images.threads)
+        state = read_state(self._path, images.source)
+        data = open_dataset(images.dataset, images.splits)
+        data = with_reference(data, self._task, images.original, images.source)
+        return state, data.validation

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.core.layers import LayerTable
-from lowrank.files import read_json, write_text
+from lowrank.errors import UserError
+from lowrank.files import read_json, sha256_of, write_text
 from lowrank.graph.code_digests import digest_of_module, digest_of_step, files_of_module
 from lowrank.graph.dvc_stages import (
     require_watched,
@@ -32,25 +33,46 @@ class LayerTables(Rules):
         self._tables = folder
 
     def network_code(self, model: str) -> str:
-        """Return the digest of the user's code that builds a network, or `lowrank` without one."""
-        factory = self.graph.source(model).factory
-        return digest_of_module(factory.partition(":")[0]) if factory else "lowrank"
+        """Return the digest of a network's own code or ONNX file, or `lowrank` without one."""
+        source = self.graph.source(model)
+        if source.onnx:
+            path = Path(source.onnx)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file (`checkpoint.{model}` in params.yaml). Put the ONNX "
+                    "file there, or correct the path."
+                )
+            return sha256_of(path)
+        return _code_of(source.factory) if source.factory else "lowrank"
+
+    def metric_code(self, model: str) -> str:
+        """Return the digest of the user's code that measures a network; empty without one."""
+        metric = self.params.checkpoint[model].metric
+        return _code_of(metric.function) if metric else ""
 
     def network_codes_json(self, _: Any = None) -> str:
         """Return the code digest of every network, as JSON."""
         return json.dumps(self.network_codes())
 
     def network_codes(self) -> dict[str, str]:
-        """Return the code digest of every network.
+        """Return the digest of the code that builds and measures every network.
+
+        The digest of an ONNX file is not included, because DVC watches the file itself.
 
         Raises UserError for code that DVC does not watch.
         """
-        for model in self.params.checkpoint:
-            factory = self.graph.source(model).factory
-            if factory:
-                files = files_of_module(factory.partition(":")[0])
-                require_watched(files, "code", f"`checkpoint.{model}.factory` ({factory})")
-        return {model: self.network_code(model) for model in self.params.checkpoint}
+        codes = {}
+        for model, settings in self.params.checkpoint.items():
+            functions = {
+                "factory": self.graph.source(model).factory,
+                "metric": settings.metric.function if settings.metric else None,
+            }
+            own = {name: function for name, function in functions.items() if function}
+            for name, function in own.items():
+                files = files_of_module(function.partition(":")[0])
+                require_watched(files, "code", f"`checkpoint.{model}.{name}` ({function})")
+            codes[model] = " ".join(map(_code_of, own.values())) or "lowrank"
+        return codes
 
     def read(self, model: str) -> LayerTable:
         """Return the layer table of a network.
@@ -91,3 +113,8 @@ class LayerTables(Rules):
 
     def _code_note(self, model: str) -> Path:
         return Path(self.graph.prefix, TABLE_CODE, model)
+
+
+def _code_of(function: str) -> str:
+    """Return the digest of the module of `package.module:function` and of what it imports."""
+    return digest_of_module(function.partition(":")[0])

@@ -44,6 +44,7 @@ from lowrank.graph.step_names import STEPS
 from lowrank.graph.studies import StudyRules
 from lowrank.ranks.rule import rule_of
 from lowrank.settings.document import Document, reconciled
+from lowrank.tasks import get_task
 
 
 def prefer_this_environment() -> None:
@@ -221,8 +222,21 @@ class Graph:
         return json.dumps(self.source(wildcards.model).to_json())
 
     def task(self, wildcards: Wildcards) -> str:
-        """Return the name of the task of a model's network."""
-        return self.params.checkpoint[wildcards.model].task
+        """Return the task of a model's network: its name, or the user's metric as JSON."""
+        return self.task_of(wildcards.model)
+
+    def task_of(self, model: str) -> str:
+        """Return the task of a network: its name, or the user's metric as JSON."""
+        settings = self.params.checkpoint[model]
+        if settings.metric is None:
+            return settings.task
+        return json.dumps(settings.metric.to_document(self.tables.metric_code(model)))
+
+    def reference(self, wildcards: Wildcards) -> list[str]:
+        """Return the original network, if the task of a network compares with it; else none."""
+        if not get_task(self.task(wildcards)).compares_with_original:
+            return []
+        return [f"build/{wildcards.model}/original/model.safetensors"]
 
     def source(self, model: str) -> NetworkSource:
         """Return the description of how a model's network is built."""

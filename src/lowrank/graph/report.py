@@ -45,8 +45,8 @@ class ReportRules(Rules):
         }
 
     def tasks_json(self, models: Iterable[str]) -> str:
-        """Return the name of the task of each of these models, as JSON."""
-        return json.dumps({model: self.params.checkpoint[model].task for model in models})
+        """Return the task of each of these models, as JSON."""
+        return json.dumps({model: self.graph.task_of(model) for model in models})
 
     @property
     def overview_tasks(self) -> str:

@@ -120,11 +120,13 @@ def _at_batch_one(model: ModelProto, path: Path) -> ModelProto:
     """Set the first dimension of the inputs to 1 and infer all shapes again."""
     graph = model.graph
     weights = {initializer.name for initializer in graph.initializer}
-    for value in graph.input:
-        if value.name not in weights and value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    # Delete shapes for other batch sizes: they would contradict the inferred shapes.
-    graph.ClearField("value_info")
+    shapes = [v.type.tensor_type.shape for v in graph.input if v.name not in weights]
+    batches = [shape.dim[0] for shape in shapes if shape.dim]
+    if any(batch.dim_value != 1 for batch in batches):
+        # Delete shapes for other batch sizes: they would contradict the inferred shapes.
+        graph.ClearField("value_info")
+    for batch in batches:
+        batch.dim_value = 1
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     try:

@@ -21,8 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from lowrank.errors import UserError
 from lowrank.files import written_whole
+from lowrank.onnx_networks.graph_export import model_of
+from lowrank.onnx_networks.graph_module import GraphModule
+from lowrank.onnx_networks.model_file import write_model
+from lowrank.tasks.outputs import outputs_from
 from lowrank.temporary import temporary_folder
-from lowrank.zoo.forward import innermost, reason_of
+from lowrank.zoo.forward import innermost, output_for_zeros, reason_of
 from lowrank.zoo.plain import copied, fold, unwrapped
 from lowrank.zoo.registry import NetworkSpec
 
@@ -47,7 +51,11 @@ def export_onnx(
     normalizations are folded into the convolutions before them. The input `images` has the shape
     (batch, channels, height, width), normalized according to `spec`, for any batch size. The
     output `logits` has the shape (batch, classes). Nodes of convolutions and linear layers have
-    the names of the layers. Equal weights give equal bytes. The network is not changed.
+    the names of the layers. Several outputs have the names of `lowrank.tasks.outputs.outputs_from`.
+    Equal weights give equal bytes. The network is not changed.
+
+    A network from an ONNX file is written into the graph of that file, see
+    `lowrank.onnx_networks.graph_export.model_of`.
 
     Parameters
     ----------
@@ -68,8 +76,11 @@ def export_onnx(
         into one file and `external_data` is not set; or if the file cannot be written.
     """
     path = Path(path)
+    if isinstance(network, GraphModule):
+        write_model(path, model_of(network))
+        return
     program = _traced(network, spec, path)
-    _require_logits_for_any_batch_size(program, path, spec)
+    _require_any_batch_size(program, path, spec)
     weights = (weight.const_value for weight in program.model.graph.initializers.values())
     size = sum(weight.nbytes for weight in weights if weight is not None)
     if size < _LARGEST_BYTES:
@@ -89,6 +100,7 @@ def export_onnx(
 def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONNXProgram:
     """Translate a network to ONNX. Raises UserError if ONNX cannot express it."""
     frozen = inference_copy(network)
+    names = _output_names(frozen, spec)
     # Use two images: with one, the exporter could treat the batch size as a constant.
     example = torch.zeros(2, *spec.input_shape)
     try:
@@ -99,7 +111,7 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -114,6 +126,11 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
     if program is None:
         raise TypeError("the exporter returned no program, which `dynamo=True` promises")
     return program
+
+
+def _output_names(network: nn.Module, spec: NetworkSpec) -> list[str]:
+    outputs = outputs_from(output_for_zeros(network, spec.input_shape, spec.name))
+    return list(outputs) if isinstance(outputs, dict) else ["logits"]
 
 
 def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:
@@ -155,19 +172,12 @@ class _PoolingAsMean(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _require_logits_for_any_batch_size(
-    program: torch.onnx.ONNXProgram, path: Path, spec: NetworkSpec
-) -> None:
-    """Raise UserError if there are several outputs or the batch size of the graph is fixed.
+def _require_any_batch_size(program: torch.onnx.ONNXProgram, path: Path, spec: NetworkSpec) -> None:
+    """Raise UserError if the batch size of the graph is fixed.
 
     The exporter fixes the batch size if the network treats it as a constant.
     """
     images, *outputs = *program.model.graph.inputs, *program.model.graph.outputs
-    if len(outputs) != 1:
-        raise UserError(
-            f"{path}: network '{spec.name}' has {len(outputs)} outputs, expected only the logits. "
-            "Wrap the network in a module that returns the logits."
-        )
     batch_dimensions = [str(value.shape[0]) if value.shape else "" for value in (images, *outputs)]
     if not all("batch" in dimension for dimension in batch_dimensions):
         shapes = " and an output of shape ".join(str(value.shape) for value in (images, *outputs))

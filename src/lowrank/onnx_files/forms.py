@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
+
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.devices.processor import IntegerTypes, Processor
 from lowrank.files import read_json
 from lowrank.onnx_files.int8 import Quantizer, noise_for, types_for
+from lowrank.onnx_networks.int8_preparation import PER_CHANNEL_OPSET, write_prepared
+from lowrank.onnx_networks.model_file import opset_of
 
 
 class Form:
@@ -52,6 +56,8 @@ class Form:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
+            if opset_of(onnx.load(model, load_external_data=False)) < PER_CHANNEL_OPSET:
+                model = write_prepared(model, Path(folder) / "newer.onnx")
             minmax = self._quantized.model_copy(update={"calibration": "minmax"})
             Quantizer(model, [noise_for(model)], minmax, Path(folder)).write(path, self._types)
             yield path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,14 @@ class Quantizer:
         settings: QuantizeSettings,
         folder: Path,
     ) -> None:
-        self._batches, self._settings = Pieces(batches), settings
+        self._settings = settings
         self._types = types_for(Processor.here(), settings)
         self._model, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
         # The export already folds constants. Only the shapes are missing.
         quant_pre_process(model, self._model, skip_optimization=True, skip_symbolic_shape=True)
         graph = onnx.load(self._model, load_external_data=False).graph
         constants = {initializer.name for initializer in graph.initializer}
+        self._batches = Pieces(batches, _fixed_batch(graph, constants))
         #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
             node.name
@@ -127,10 +128,17 @@ class Pieces(Sequence[Mapping[str, np.ndarray]]):
 
     Calibration keeps all feature maps of a run in memory until their minimum and maximum are
     known. For a ResNet-56 and 250 images, these are gigabytes.
+
+    Parameters
+    ----------
+    batches
+        The batches.
+    size
+        Number of images of a piece, for a network that takes no other. 0: as fit in memory.
     """
 
-    def __init__(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Sequence[Mapping[str, np.ndarray]], size: int = 0) -> None:
+        self._batches, self._size = batches, size
         self._last_batch: tuple[int, Mapping[str, np.ndarray]] | None = None
         self._slices = [
             (number, start, start + step)
@@ -154,7 +162,13 @@ class Pieces(Sequence[Mapping[str, np.ndarray]]):
     def _sizes(self, number: int) -> tuple[int, int]:
         """Return the number of images of a batch and of each of its pieces."""
         first = next(iter(self._batch(number).values()))
-        return len(first), max(1, _PIECE_ELEMENTS // max(first[0].size, 1))
+        return len(first), self._size or max(1, _PIECE_ELEMENTS // max(first[0].size, 1))
+
+
+def _fixed_batch(graph: onnx.GraphProto, stored: Collection[str]) -> int:
+    """Return the size of the batch if the network fixes it, else 0."""
+    shapes = (v.type.tensor_type.shape for v in graph.input if v.name not in stored)
+    return next((shape.dim[0].dim_value for shape in shapes if shape.dim), 0)
 
 
 class _Reader(CalibrationDataReader):

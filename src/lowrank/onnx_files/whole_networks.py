@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ from lowrank.core.layers import LayerTable, PlainLayer
 from lowrank.devices import Device
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.forms import Form
+from lowrank.onnx_files.measured_form import measured_form
 from lowrank.ranks.latency_model import Latencies
 from lowrank.surgery.states import read_state, replace_layer
+
+Sequences = Mapping[str, Sequence[PlainLayer]]
+# Writes the network to a path, with layers replaced by sequences with any weights, and provides the
+# file as it is measured.
+Export = Callable[[Sequences, Path], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,10 @@ class WholeNetworks:
 
     Parameters
     ----------
-    original, source, state
-        The original network as ONNX, as params.yaml describes it, and as safetensors.
+    original
+        The original network as ONNX; see `measured_form`.
+    export
+        Function that writes compressed versions.
     table
         The layer table of the network.
     latencies
@@ -38,8 +47,7 @@ class WholeNetworks:
     """
 
     original: Path
-    source: NetworkSource
-    state: Path
+    export: Export
     table: LayerTable
     latencies: Latencies
     form: Form
@@ -47,17 +55,19 @@ class WholeNetworks:
     settings: Mapping[str, Any]
     say: Callable[[str], object]
 
-    def milliseconds(self, sequences: Mapping[str, Sequence[PlainLayer]]) -> tuple[float, float]:
+    def milliseconds(self, sequences: Sequences) -> tuple[float, float]:
         """Return the latency of a compressed network in ms: by its layers, and in one piece.
 
         `sequences` are the plain layers that replace a layer, by its name. Their weights do not
         matter. Raises DeviceError if the device cannot measure the network.
         """
         settings = {**self.settings, "energy_seconds": 0}
-        with tempfile.TemporaryDirectory() as folder:
-            compressed = self._export(sequences, Path(folder) / "compressed.onnx")
-            with self.form.of(compressed) as model:
-                speedup = self.device.measure(self.original, model, settings)["speedup"]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self.export(sequences, Path(folder) / "compressed.onnx") as compressed,
+            self.form.of(compressed) as model,
+        ):
+            speedup = self.device.measure(self.original, model, settings)["speedup"]
         by_layers = self.latencies.rest_ms + sum(
             self.latencies.milliseconds(sequences.get(layer.name, [layer]), layer.input_map)
             for layer in self.table.layers
@@ -69,10 +79,23 @@ class WholeNetworks:
         )
         return by_layers, in_one_piece
 
-    def _export(self, sequences: Mapping[str, Sequence[PlainLayer]], path: Path) -> Path:
-        """Write the network as ONNX, with layers replaced by sequences with random weights."""
-        compressed = read_state(self.state, self.source)
+
+def export_of_state(state: Path, source: NetworkSource) -> Export:
+    """Return a function that writes compressed versions of a stored network, with random weights.
+
+    Parameters
+    ----------
+    state
+        The network, safetensors.
+    source
+        How it is built.
+    """
+
+    def export(sequences: Sequences, path: Path) -> AbstractContextManager[Path]:
+        compressed = read_state(state, source)
         for name, sequence in sequences.items():
             replace_layer(compressed.network, name, sequence)
         export_onnx(compressed.network, compressed.spec, path)
-        return path
+        return measured_form(path, compressed.spec, source)
+
+    return export

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from torch import nn
 
 from lowrank.core.layers import Layer, LayerTable, Pair
 from lowrank.onnx_networks.model_file import nodes_of
@@ -33,6 +34,8 @@ class Site:
         Operator of its node: Conv, ConvTranspose, Gemm or MatMul.
     output
         Output tensor of its node, which identifies the node.
+    source
+        Tensor that its node reads.
     input
         Tensor that the layer reads. Behind a flattened map, the map before it is flattened.
     weight, bias
@@ -50,6 +53,7 @@ class Site:
     layer: Layer
     operator: str
     output: str
+    source: str
     input: str
     weight: str
     bias: str | None = None
@@ -122,6 +126,12 @@ def weight_and_bias(site: Site, constants: Constants) -> tuple[np.ndarray, np.nd
     return weight, np.broadcast_to(bias, (site.layer.out_channels,)).copy()
 
 
+def layer_names(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the name of each layer of a graph by the output of its node."""
+    constants = Constants(graph)
+    return _unique_names([node for node in graph.node if _has_weight(node, constants)])
+
+
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """Return the attributes of a node by name."""
     return {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
@@ -135,7 +145,7 @@ class _Search:
     ) -> None:
         graph = model.graph
         self._constants = Constants(graph)
-        self._nodes = [node for node in graph.node if self._has_weight(node)]
+        self._nodes = [node for node in graph.node if _has_weight(node, self._constants)]
         self._producers = {output: node for node in graph.node for output in node.output}
         self._readers = Counter(name for node, _ in nodes_of(graph) for name in node.input)
         self._readers.update(output.name for output in graph.output)
@@ -166,14 +176,6 @@ class _Search:
             sites.append(replace(site, layer=replace(site.layer, not_factored=reason)))
         return tuple(sites)
 
-    def _has_weight(self, node: onnx.NodeProto) -> bool:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            return False
-        if node.domain not in ("", "ai.onnx") or node.input[1] not in self._constants:
-            return False
-        axes = len(self._constants.shape(node.input[1]))
-        return axes >= 3 if "Conv" in node.op_type else axes == 2
-
     def _convolution(self, node: onnx.NodeProto) -> Site:
         attributes = attributes_of(node)
         weight, size = self._constants.shape(node.input[1]), self._sizes[node.input[0]][2:]
@@ -198,18 +200,24 @@ class _Search:
             layer = replace(layer, kernel=_two_axes(kernel), input_map=_two_axes(size))
         else:
             # The layer table has one padding for both sides. What is added on one side only counts
-            # as part of the map.
-            extra = tuple(after - before for before, after in pads)
+            # as part of the map; with less padding after the map than before it, all of it does.
+            own = [before for before, _ in pads]
+            if any(after < before for before, after in pads):
+                own = [0 for _ in pads]
+            extra = [
+                before + after - 2 * pad for (before, after), pad in zip(pads, own, strict=True)
+            ]
             layer = replace(
                 layer,
                 kernel=_two_axes(kernel),
                 stride=_two_axes(strides),
                 dilation=_two_axes(dilations),
-                padding=_two_axes([before for before, _ in pads], filler=0),
+                padding=_two_axes(own, filler=0),
                 input_map=_two_axes([n + more for n, more in zip(size, extra, strict=True)]),
             )
+        source = node.input[0]
         return Site(
-            layer, node.op_type, node.output[0], node.input[0], node.input[1], bias, tuple(pads)
+            layer, node.op_type, node.output[0], source, source, node.input[1], bias, tuple(pads)
         )
 
     def _product(self, node: onnx.NodeProto) -> Site:
@@ -237,6 +245,7 @@ class _Search:
             layer,
             node.op_type,
             node.output[0],
+            node.input[0],
             source,
             node.input[1],
             bias,
@@ -289,6 +298,16 @@ class _Search:
         return None
 
 
+def _has_weight(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Return whether a node is a layer: a convolution or a product with a stored weight."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return False
+    if node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
+        return False
+    axes = len(constants.shape(node.input[1]))
+    return axes >= 3 if "Conv" in node.op_type else axes == 2
+
+
 def _is_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
 
@@ -324,15 +343,26 @@ def _unique_names(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
     """Return a name for each layer by the output of its node, as PyTorch names modules.
 
     `/blocks/0/conv/Conv` becomes `blocks.0.conv`. A layer without a name gets that of its output.
-    Names contain no characters that have a meaning in paths.
+    Names contain no characters that have a meaning in paths. Each can be the place of a module in
+    PyTorch: no part is an attribute of all modules, and no layer is in another one.
     """
     names: dict[str, str] = {}
+    places: set[str] = set()
     for node in nodes:
         name = (node.name or node.output[0]).removesuffix(f"/{node.op_type}").strip("/")
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name.replace("/", ".")).strip(".") or node.op_type
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name.replace("/", "."))
+        parts = [part for part in name.split(".") if part] or [node.op_type]
+        name = ".".join(f"{part}_" if hasattr(nn.Module, part) else part for part in parts)
         unique, count = name, 1
-        while unique in names.values():
+        while unique in places or not names.keys().isdisjoint(_above(unique)):
             count += 1
             unique = f"{name}_{count}"
-        names[node.output[0]] = unique
-    return names
+        places |= {unique, *_above(unique)}
+        names[unique] = node.output[0]
+    return {output: name for name, output in names.items()}
+
+
+def _above(name: str) -> list[str]:
+    """Return the places that contain a dotted name: `a` and `a.b` for `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -23,6 +23,9 @@ OLDEST_OPSET = 9
 # Protocol buffers cannot hold more.
 LARGEST_BYTES = 2**31 - 1
 
+# Numbers of channels of images.
+_CHANNELS = (1, 3)
+
 _STANDARD = ("", "ai.onnx")
 
 # Operators of quantized networks. Their weights are integers with scales.
@@ -243,6 +246,13 @@ def input_shapes(
             )
         shapes[name] = shape
     return shapes
+
+
+def layout_of(shape: Sequence[int]) -> str:
+    """Return the layout of a batch of images: `nhwc` if only the last axis can be the channels."""
+    if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS:
+        return "nhwc"
+    return "nchw"
 
 
 def _text(sizes: Sequence[int | None]) -> str:

@@ -154,6 +154,17 @@ def zeros(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
     return {name: np.zeros(shape, types[name]) for name, shape in shapes.items()}
 
 
+def noise(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Return the same noise for all inputs on every call; zeros for inputs of whole numbers."""
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.standard_normal(array.shape).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in zeros(model, shapes).items()
+    }
+
+
 def samples_per_run(
     run: ModelRun,
     model: onnx.ModelProto,

@@ -46,14 +46,12 @@ def ruined(expected: Expected, largest: float, where: str, advice: str) -> str:
         What to do instead: a sentence without its full stop.
     """
     metric = expected.metric
-    before, after, chance = (
-        metric.text(value, 1) for value in (expected.before, expected.after, expected.chance)
-    )
+    before, after = (metric.text(value, 1) for value in (expected.before, expected.after))
     verb, side = ("fall", "above") if metric.higher_is_better else ("rise", "below")
     return (
         f"{where}: at these ranks the {metric.noun} is expected to {verb} from {before} to "
         f"{after} before fine-tuning, on {expected.images} validation images. "
         f"This is a drop of {expected.drop:.0%} of the {metric.noun} {side} chance "
-        f"({chance}), but `largest_drop` allows only {largest:.0%}. {advice}. To "
+        f"({expected.chance_text}), but `largest_drop` allows only {largest:.0%}. {advice}. To "
         f"continue anyway, set `{where}.largest_drop: 1`."
     )

@@ -16,7 +16,7 @@ import yaml
 from lowrank.core.delivery import replace_own_files
 from lowrank.core.metric import Metric
 from lowrank.files import write_text, written_whole
-from lowrank.report.card_input import input_facts, input_lines
+from lowrank.report.card_input import input_facts, input_lines, metadata_of
 from lowrank.temporary import temporary_folder
 
 # Prefix of the keys in a file's metadata.
@@ -66,6 +66,8 @@ def deliver(
     import onnx
 
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Tools that quantize a file drop its metadata.
+    kept = metadata_of(onnx.load(models["float32"], load_external_data=False))
     with temporary_folder(folder.parent) as temporary:
         new_folder = temporary / folder.name
         new_folder.mkdir()
@@ -73,7 +75,7 @@ def deliver(
             facts = facts_of(precision, result, described, layers, metrics)
             name = described["name"] + ("" if precision == "float32" else f"_{precision}")
             model = onnx.load(path)
-            onnx.helper.set_model_props(model, metadata(facts))
+            onnx.helper.set_model_props(model, kept | metadata_of(model) | metadata(facts))
             with written_whole(new_folder / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
             write_text(new_folder / f"{name}.md", markdown(name, facts, metrics))
@@ -220,7 +222,7 @@ def markdown(name: str, facts: Mapping[str, Any], metrics: Sequence[Metric]) -> 
             *_choices(facts),
             "## Input and output",
             "",
-            *input_lines(facts["input"]),
+            *input_lines(facts["network"], facts["input"]),
             "",
             "## Method",
             "",

@@ -16,16 +16,37 @@ def input_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     return {key: spec[key] for key in ("name", "input_shape", "num_classes")}
 
 
-def input_lines(spec: Mapping[str, Any]) -> list[str]:
-    """Return a line about the input and one about the output. `spec` is from `input_facts`."""
+def metadata_of(model: Any) -> dict[str, str]:
+    """Return the metadata that a user's ONNX file brings, such as a dictionary of characters."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def input_lines(network: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+    """Return a line about the input and one about the output.
+
+    Parameters
+    ----------
+    network
+        How the network is built, as in params.yaml.
+    spec
+        Specification of the input, from `input_facts`.
+    """
     shape = ", ".join(map(str, spec["input_shape"]))
     preparation = (
         _preparation(spec) if "mean" in spec else "arrays as they are in the dataset, not images"
     )
-    return [
-        f"- `images`, float32, (N, {shape}): {preparation}.",
-        f"- `logits`, float32, (N, {spec['num_classes']}): a score for each class.",
-    ]
+    if file := network.get("onnx"):
+        layout = "(N, H, W, C)" if spec.get("layout") == "nhwc" else "(N, C, H, W)"
+        return [
+            f"- Names, types and open sizes are those of `{file}`.",
+            f"- Measured on inputs (N, {shape}), in the layout {layout}: {preparation}.",
+        ]
+    outputs = (
+        f"- `logits`, float32, (N, {spec['num_classes']}): a score for each class."
+        if spec["num_classes"]
+        else "- The outputs of the network, under the names in the file."
+    )
+    return [f"- `images`, float32, (N, {shape}): {preparation}.", outputs]
 
 
 def _preparation(spec: Mapping[str, Any]) -> str:

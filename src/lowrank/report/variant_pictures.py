@@ -1,7 +1,7 @@
 """Draw one variant: its ranks, the times of its layers, and its fine-tuning."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -152,12 +152,15 @@ def curve_picture(
         save(figure, path)
         return
     axes = figure.subplots()
+    # Without values of the metric on batches, the curve shows the loss.
+    has_metric = any(point["train_percent"] is not None for point in curve)
+    trained = "train_percent" if has_metric else "loss"
     rounds = dict.fromkeys(point["round"] for point in curve)
     for number in rounds:
         points = [point for point in curve if point["round"] == number]
         axes.plot(
             [point["step"] for point in points],
-            [point["train_percent"] for point in points],
+            [point[trained] for point in points],
             color=BLUE,
             linewidth=1,
             marker="o",
@@ -165,7 +168,7 @@ def curve_picture(
             label="training images, since the last point" if number == min(rounds) else None,
         )
     validated = [point for point in curve if point["validation_percent"] is not None]
-    if validated:
+    if validated and has_metric:
         axes.plot(
             [point["step"] for point in validated],
             [point["validation_percent"] for point in validated],
@@ -174,6 +177,16 @@ def curve_picture(
             markeredgecolor="black",
             label="validation images",
         )
+    _mark_rounds(axes, curve)
+    axes.set_xlabel("fine-tuning step")
+    axes.set_ylabel(metric.label if has_metric else "loss")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def _mark_rounds(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a line at the end of each round except the last."""
     ends = {point["round"]: point["step"] for point in curve}
     for number, step in list(ends.items())[:-1]:
         is_first = number == min(ends)
@@ -184,11 +197,6 @@ def curve_picture(
             linestyle="--",
             label="end of a round" if is_first else None,
         )
-    axes.set_xlabel("fine-tuning step")
-    axes.set_ylabel(metric.label)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    save(figure, path)
 
 
 _ABOVE: dict[str, Any] = {

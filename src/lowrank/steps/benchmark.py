@@ -5,11 +5,20 @@ from typing import Any
 
 import click
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, say
-from lowrank.steps.options import Json, input_path, output_path, parameter, wildcard
+from lowrank.steps.options import (
+    Json,
+    input_path,
+    network_option,
+    output_path,
+    parameter,
+    wildcard,
+)
 
 
 @click.command(cls=Step)
+@network_option
 @input_path("original", "The original network, ONNX.")
 @input_path("compressed", "The compressed network, ONNX.")
 @input_path(
@@ -23,6 +32,7 @@ from lowrank.steps.options import Json, input_path, output_path, parameter, wild
 @parameter("settings", "benchmark.<device>, JSON.", Json())
 @output_path("output", "The measurements, JSON.")
 def benchmark(
+    network: NetworkSource,
     original: Path,
     compressed: Path,
     quantized: Path | None,
@@ -49,13 +59,14 @@ def benchmark(
     try:
         machine = create_device(device, settings)
         require_same_processor(machine, processor, main_settings(settings))
-        models = Models(
+        files = Models(
             original,
             compressed,
             file_for(quantized, device) if quantized else None,
             file_for(control, device),
         )
-        measured = measure_all(machine, models, settings, dataset=dataset, state=state, say=say)
+        with files.in_measured_form(state, network) as models:
+            measured = measure_all(machine, models, settings, dataset=dataset, state=state, say=say)
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     write_json(output, measured)

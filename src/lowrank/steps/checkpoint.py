@@ -18,7 +18,9 @@ from lowrank.steps.options import (
 @click.command(cls=Step)
 @network_option
 @task_option
-@input_path("weights", "A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin) or .caffemodel file.")
+@input_path(
+    "weights", "A .safetensors, PyTorch (.pth, .pt, .ckpt, .bin), .caffemodel or .onnx file."
+)
 @parameter("state_key", "Key of the weights in a PyTorch file with several.", default="")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
@@ -46,6 +48,7 @@ def checkpoint(
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.network import inputs_of, require_labels
     from lowrank.evaluation.original import measure_original
+    from lowrank.evaluation.reference import compared_with_itself
     from lowrank.files import write_json
     from lowrank.surgery.equality import IMAGES, layers_that_must_stay
     from lowrank.surgery.finding import find_layers
@@ -61,8 +64,12 @@ def checkpoint(
     # A file contains either the weights, or the tensors from which they are computed (`weight_g`,
     # `weight_v`).
     spec, model = create(network, folded=False)
-    tensors = read_weights(weights, model, key=state_key or None, say=say)
-    load_trained(model, tensors, source=str(weights), say=say)
+    if not network.onnx:
+        tensors = read_weights(weights, model, key=state_key or None, say=say)
+        load_trained(model, tensors, source=str(weights), say=say)
+    elif model.obstacle:
+        say(f"warning: {weights} can be compressed, but not trained: {model.obstacle}")
+    data = compared_with_itself(data, measured_task, model)
     document = measure_original(measured_task, model, data, spec, say=say)
     images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name)

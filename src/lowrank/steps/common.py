@@ -24,6 +24,7 @@ _logger = logging.getLogger("lowrank")
 # The extra of pyproject.toml that brings a module.
 EXTRAS = {
     "PIL": "workflow",
+    "onnx2torch": "workflow",
     "dvc": "workflow",
     "snakemake": "workflow",
     "torchvision": "workflow",

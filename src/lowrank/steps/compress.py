@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +15,7 @@ from lowrank.steps.common import Step, say
 from lowrank.steps.input_options import input_option, shapes_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
-# Samples of one batch.
-_BATCH = 32
+    from lowrank.zoo.registry import NetworkSpec
 
 
 @click.command(cls=Step)
@@ -47,8 +46,8 @@ _BATCH = 32
     "--target",
     multiple=True,
     metavar="COST=SHARE",
-    help="Share of the original's cost to reach: macs=0.5, parameters=0.5 or size_bytes=0.5. "
-    "Without a target, the ranks are those of EVBMF.",
+    help="Share of the original's cost to reach: macs=0.5, parameters=0.5, size_bytes=0.5 or "
+    "latency=0.5 (on this machine, one thread). Without a target, the ranks are those of EVBMF.",
 )
 @click.option("--int8", is_flag=True, help="Also write the network in int8.")
 @click.option(
@@ -59,6 +58,11 @@ _BATCH = 32
     help="Share of the agreement with the original, above chance, that may be lost.",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency.")
+@click.option(
+    "--write-params",
+    is_flag=True,
+    help="Add the entries that do the same in the pipeline to params.yaml in this folder.",
+)
 @input_option
 def compress(
     model: Path,
@@ -74,29 +78,50 @@ def compress(
     int8: bool,
     largest_drop: float,
     threads: int,
+    write_params: bool,
     inputs: tuple[str, ...],
 ) -> None:
     """Compress MODEL, an ONNX file, and report what it cost and gained.
 
     Layers are replaced by factors that keep their outputs on the images; nothing is trained.
     """
+    from lowrank.compression.file_samples import Preprocessing, image_batches, sample_batches
+
+    _require_consistent(output, images, samples, target, int8=int8)
+    shapes, spec = shapes_of(inputs), None
+    if images:
+        preprocessing = Preprocessing(mean, std, bgr, resize)
+        batches, spec = image_batches(model, shapes, images, count, preprocessing)
+    else:
+        batches = sample_batches(samples, count) if samples else []
+    say(f"{model}: compressing with {sum(map(_length, batches))} samples")
+    ranks = _ranks(target) | {"largest_drop": largest_drop}
+    _compress(model, output, batches, shapes, _factorize(bool(target)), ranks, threads, int8=int8)
+    if images and spec:
+        _say_entries(
+            model, images, shapes, spec, count, bool(target), ranks, int8=int8, write=write_params
+        )
+
+
+def _compress(
+    model: Path,
+    output: Path,
+    batches: list[Any],
+    shapes: Mapping[str, Sequence[int]],
+    factorize: dict[str, Any],
+    ranks: dict[str, Any],
+    threads: int,
+    *,
+    int8: bool,
+) -> None:
+    """Write the compressed files and the card, and report the measurements."""
     import lowrank
+    from lowrank.compression.file_card import write_card
     from lowrank.compression.graph_network import GraphNetwork
     from lowrank.compression.one_file import FileMeasurements, write_int8
 
-    _require_consistent(output, images, samples, target, int8=int8)
-    shapes = shapes_of(inputs)
-    if images:
-        batches = _read_images(model, shapes, images, count, mean, std, resize, bgr=bgr)
-    else:
-        batches = _read_samples(samples, count) if samples else []
-    say(f"{model}: compressing with {sum(map(_length, batches))} samples")
     small = lowrank.compress(
-        model,
-        inputs=shapes or None,
-        factorize=_factorize(bool(target)),
-        ranks=_ranks(target) | {"largest_drop": largest_drop},
-        images=batches or None,
+        model, inputs=shapes or None, factorize=factorize, ranks=ranks, images=batches or None
     )
     small.export(output)
     before, after = (sum(layer.macs[i] for layer in small.layers) for i in (0, 1))
@@ -104,19 +129,71 @@ def compress(
     share = 100 * after / before
     say(f"{replaced} of {len(small.layers)} layers replaced; {share:.0f} % of their MACs are left")
     original = GraphNetwork.read(model, shapes, batches)
+    size = f"{original.model.ByteSize() / 1e6:.2f} MB"
+    say(f"original: {size}")
+    measured = []
     with tempfile.TemporaryDirectory() as folder:
         measurements = FileMeasurements(original, threads, Path(folder))
-        say(f"original: {original.model.ByteSize() / 1e6:.2f} MB")
-        say(measurements.measure("compressed", output).sentence())
+
+        def measure(label: str, path: Path) -> None:
+            measured.append(measurements.measure(label, path))
+            say(measured[-1].sentence())
+
+        measure("compressed", output)
         if int8:
             control = Path(folder) / "control.onnx"
             write_int8(original.model, original.batches, control, str(model))
-            say(measurements.measure("original in int8", control).sentence())
+            measure("original in int8", control)
             quantized = output.with_name(f"{output.stem}_int8.onnx")
             write_int8(small.network, original.batches, quantized, str(output))
-            say(measurements.measure("compressed, in int8", quantized).sentence())
+            measure("compressed, in int8", quantized)
             say(f"wrote {quantized}")
-    say(f"wrote {output}")
+        card = output.with_suffix(".md")
+        words = ["lowrank", *map(shlex.quote, sys.argv[1:])]
+        write_card(
+            card,
+            original=f"`{model}` ({size})",
+            command=" ".join(words),
+            measured=measured,
+            layers=small.layers,
+        )
+    say(f"wrote {output} and {card}")
+
+
+def _say_entries(
+    model: Path,
+    images: Path,
+    shapes: Mapping[str, Sequence[int]],
+    spec: NetworkSpec,
+    count: int,
+    with_target: bool,
+    ranks: dict[str, Any],
+    *,
+    int8: bool,
+    write: bool,
+) -> None:
+    """Say which entries of params.yaml do the same in the pipeline, or add them."""
+    from lowrank.compression.pipeline_entry import append, command_for, entries_for, text_of
+
+    network: dict[str, Any] = {
+        "inputs": {name: list(shape) for name, shape in shapes.items()},
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "channel_order": spec.channel_order,
+    }
+    network = {key: value for key, value in network.items() if value}
+    if spec.resize:
+        network["resize"] = spec.resize
+    factorize = _factorize(with_target) | {"norm": "activation", "images": count}
+    entries = entries_for(
+        model, images, network=network, factorize=factorize, ranks=ranks, int8=int8
+    )
+    if write:
+        append(entries, Path("params.yaml"))
+        say(f"added entries to params.yaml; in the pipeline: {command_for(entries)}")
+        return
+    say(f"in the pipeline, `{command_for(entries)}` with these entries in params.yaml:")
+    click.echo(text_of(entries), err=True)
 
 
 def _require_consistent(
@@ -151,80 +228,18 @@ def _ranks(targets: Sequence[str]) -> dict[str, Any]:
             costs[name] = float(share)
         except ValueError:
             costs[name] = 0.0
-        if name not in ("macs", "parameters", "size_bytes") or not 0 < costs[name] < 1:
+        known = ("macs", "parameters", "size_bytes", "latency")
+        if name not in known or not 0 < costs[name] < 1:
             raise UserError(
-                f"--target {target}: expected macs, parameters or size_bytes and a share of the "
-                "original's cost between 0 and 1, such as macs=0.5. Targets of milliseconds need "
-                "the pipeline."
+                f"--target {target}: expected macs, parameters, size_bytes or latency and a share "
+                "of the original's cost between 0 and 1, such as macs=0.5."
             )
-    return {"select": "budget", "target": costs} if costs else {"select": "vbmf"}
-
-
-def _read_images(
-    model: Path,
-    shapes: Mapping[str, Sequence[int]],
-    folder: Path,
-    count: int,
-    mean: str | None,
-    std: str | None,
-    resize: int | None,
-    *,
-    bgr: bool,
-) -> list[np.ndarray]:
-    """Return the images of a folder in batches. Raises UserError if the input is no image."""
-    from lowrank.data.samples import images_in
-    from lowrank.errors import UserError
-    from lowrank.onnx_networks.model_file import input_shapes, read_model
-    from lowrank.zoo.registry import NetworkSpec
-
-    complete = input_shapes(model, read_model(model), shapes)
-    (shape, *others) = complete.values()
-    if others or len(shape) != 4 or shape[1] not in (1, 3):
-        raise UserError(
-            f"--images: {model} does not take one image, but inputs of the shapes "
-            f"{ {name: list(sizes) for name, sizes in complete.items()} }. Give --samples."
-        )
-    channels, height, width = shape[1:]
-    spec = NetworkSpec(
-        str(model),
-        (channels, height, width),
-        0,
-        mean=_numbers("--mean", mean, channels, 0.0),
-        std=_numbers("--std", std, channels, 1.0),
-        channel_order="bgr" if bgr else "rgb",
-        resize=resize,
-    )
-    stack = images_in(folder, spec, count, "--images")
-    return [stack[start : start + _BATCH] for start in range(0, len(stack), _BATCH)]
-
-
-def _numbers(option: str, text: str | None, channels: int, default: float) -> tuple[float, ...]:
-    from lowrank.errors import UserError
-
-    if text is None:
-        return (default,) * channels
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != channels or (option == "--std" and not all(value > 0 for value in values)):
-        kind = "positive numbers" if option == "--std" else "numbers"
-        raise UserError(f"{option} {text}: expected {channels} {kind}, such as 0.5,0.5,0.5.")
-    return values
-
-
-def _read_samples(path: Path, count: int) -> list[Any]:
-    """Return the arrays of a file in batches."""
-    from lowrank.data.samples import arrays_in
-
-    arrays = {name: array[:count] for name, array in arrays_in(path, "--samples").items()}
-    total = len(next(iter(arrays.values())))
-    batches = [
-        {name: array[start : start + _BATCH] for name, array in arrays.items()}
-        for start in range(0, total, _BATCH)
-    ]
-    # An .npy file holds a single array, for a network with one input.
-    return [batch.get("", batch) for batch in batches]
+    if not costs:
+        return {"select": "vbmf"}
+    settings: dict[str, Any] = {name: costs[name] for name in costs if name != "latency"}
+    if "latency" in costs:
+        settings["latency_ms"] = {"local": costs["latency"]}
+    return {"select": "budget", "target": settings}
 
 
 def _length(batch: Any) -> int:

@@ -1,6 +1,6 @@
 """Export a network to ONNX, count its costs, compare it with PyTorch and measure it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -12,6 +12,7 @@ from lowrank.steps.options import (
     network_option,
     output_path,
     parameter,
+    reference_option,
     task_option,
 )
 
@@ -19,6 +20,7 @@ from lowrank.steps.options import (
 @click.command(cls=Step)
 @network_option
 @task_option
+@reference_option
 @input_path("state", "The network, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
@@ -30,6 +32,7 @@ from lowrank.steps.options import (
 def export_onnx(
     network: NetworkSource,
     task: str,
+    reference: Path | None,
     state: Path,
     dataset: Path,
     splits: Path | None,
@@ -46,17 +49,23 @@ def export_onnx(
 
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.exported import ExportedNetworks
+    from lowrank.evaluation.reference import with_reference
     from lowrank.files import write_json
     from lowrank.onnx_files.counts import count
     from lowrank.onnx_files.export import export_onnx as write_onnx
+    from lowrank.onnx_files.measured_form import measured_form
     from lowrank.surgery.states import read_state
     from lowrank.tasks import get_task
 
     torch.set_num_threads(threads)
     exported = read_state(state, network)
+    measured_task = get_task(task)
     data = open_dataset(dataset, splits)
+    if accuracy:
+        data = with_reference(data, measured_task, reference, network)
     write_onnx(exported.network, exported.spec, model)
-    counts = count(model)
+    with measured_form(model, exported.spec, network, for_counting=True) as fixed:
+        counts = replace(count(fixed), size_bytes=model.stat().st_size)
     say(
         f"{counts.parameters / 1e6:.2f} M parameters, {counts.macs / 1e6:.1f} M "
         f"multiply-accumulates, {counts.size_bytes / 1e6:.2f} MB"
@@ -67,7 +76,7 @@ def export_onnx(
             "multiply-accumulates than reported"
         )
     sample = data.test.sample(images)
-    in_runtime = ExportedNetworks(get_task(task), exported.spec, threads)
+    in_runtime = ExportedNetworks(measured_task, exported.spec, threads)
     check = in_runtime.compare_with_pytorch(model, exported.network, sample)
     say(
         f"ONNX Runtime: outputs within {check['max_abs_error']:.1e} of PyTorch's on "

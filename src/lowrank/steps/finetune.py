@@ -15,6 +15,7 @@ from lowrank.steps.options import (
     network_option,
     output_path,
     parameter,
+    reference_option,
     task_option,
     wildcard,
 )
@@ -23,6 +24,7 @@ from lowrank.steps.options import (
 @click.command(cls=Step)
 @network_option
 @task_option
+@reference_option
 @input_path("previous", "The network before the round.")
 @input_paths("factors", "Factors of the round's layers, safetensors.")
 @wildcard("round", "Number of the round, from 1.", int, variable="round_number")
@@ -50,6 +52,7 @@ from lowrank.steps.options import (
 def finetune(
     network: NetworkSource,
     task: str,
+    reference: Path | None,
     previous: Path,
     factors: list[Path],
     round_number: int,
@@ -72,6 +75,7 @@ def finetune(
     from dataclasses import asdict
 
     from lowrank.data.datasets import open_dataset
+    from lowrank.evaluation.reference import with_reference
     from lowrank.files import sha256_of, write_json
     from lowrank.surgery.states import read_state, write_state
     from lowrank.tasks import get_task
@@ -85,17 +89,18 @@ def finetune(
     from lowrank.training.loop import fingerprint_of
 
     require_teacher_for(settings, teacher)
-    settings = settings_of_round(settings, round_number)
     use_deterministic_torch(settings.threads)
-    data, compressed = open_dataset(dataset, splits), read_state(previous, network)
-    training = Round(get_task(task), compressed, data, settings, say)
+    trained_task, compressed = get_task(task), read_state(previous, network)
+    data = with_reference(open_dataset(dataset, splits), trained_task, reference, network)
+    settings = settings_of_round(settings, round_number, compressed, say)
+    training = Round(trained_task, compressed, data, settings, say)
     where = f"methods.{method}.ranks" if method else "ranks"
     training.insert(factors, largest_drop=largest_drop, where=where)
     inputs = [previous, *factors, dataset / "dataset.json", *filter(None, [teacher])]
     inputs += [splits / "splits.json"] if splits else []
     with sole_builder_of(resume.with_suffix(".lock")):
         accuracy, report = training.train(
-            read_teacher(teacher, network, settings, data),
+            read_teacher(teacher, network, settings, data) if settings.trains else None,
             state_path=resume,
             fingerprint=fingerprint_of(settings, task, *map(sha256_of, inputs)),
             test=test,

@@ -4,13 +4,21 @@ from pathlib import Path
 
 import click
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.common import Step, say, use_threads
-from lowrank.steps.options import input_path, output_path, parameter, task_option
+from lowrank.steps.options import (
+    input_path,
+    network_option,
+    output_path,
+    parameter,
+    task_option,
+)
 
 
 @click.command(cls=Step)
 @input_path("original", "The original network, ONNX.")
 @input_path("trial", "The network to deliver: an ONNX file or a folder of int8 files.")
+@network_option
 @task_option
 @input_path("state", "The original network, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
@@ -21,6 +29,7 @@ from lowrank.steps.options import input_path, output_path, parameter, task_optio
 def judge_trial(
     original: Path,
     trial: Path,
+    network: NetworkSource,
     task: str,
     state: Path,
     dataset: Path,
@@ -35,14 +44,17 @@ def judge_trial(
 
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.exported import ExportedNetworks
+    from lowrank.evaluation.reference import with_reference
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.int8_files import all_files, runs_here
     from lowrank.ranks.bisection import Found
     from lowrank.surgery.states import read_spec
     from lowrank.tasks import get_task
 
-    images, spec = open_dataset(dataset, splits).validation, read_spec(state)
-    in_runtime = ExportedNetworks(get_task(task), spec, threads)
+    measured_task = get_task(task)
+    data = with_reference(open_dataset(dataset, splits), measured_task, state, network)
+    images = data.validation
+    in_runtime = ExportedNetworks(measured_task, read_spec(state), threads)
     share = read_json(aim)["share"] if aim else 1.0
     before = in_runtime.measure(original, images)
 

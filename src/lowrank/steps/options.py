@@ -139,7 +139,14 @@ def network_option(step: Any) -> Any:
 
 def task_option(step: Any) -> Any:
     """Declare the parameter that names the task of the network."""
-    return parameter("task", "Name of the task of the network.", default=DEFAULT_TASK)(step)
+    description = "Name of the task of the network, or the user's metric as JSON."
+    return parameter("task", description, default=DEFAULT_TASK)(step)
+
+
+def reference_option(step: Any) -> Any:
+    """Declare the input for tasks that compare with the original network."""
+    description = "The original network, safetensors, for a task that compares with it."
+    return input_path("reference", description, optional=True)(step)
 
 
 def tasks_option(step: Any) -> Any:

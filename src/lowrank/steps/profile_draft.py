@@ -49,8 +49,10 @@ def profile_draft(
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.forms import Form
-    from lowrank.onnx_files.whole_networks import WholeNetworks
+    from lowrank.onnx_files.measured_form import measured_form
+    from lowrank.onnx_files.whole_networks import WholeNetworks, export_of_state
     from lowrank.ranks.latency_model import Latencies
+    from lowrank.surgery.states import read_spec
 
     layers = LayerTable.from_json(read_json(table))
     form = Form.of_settings(quantize, quantize_settings, processor)
@@ -63,9 +65,11 @@ def profile_draft(
     try:
         machine = create_device(device, device_settings)
         settings = main_settings(device_settings)
-        piece = WholeNetworks(
-            original, network, state, layers, known, form, machine, settings, say
-        ).milliseconds(sequences)
+        with measured_form(original, read_spec(state), network) as fixed:
+            export = export_of_state(state, network)
+            piece = WholeNetworks(
+                fixed, export, layers, known, form, machine, settings, say
+            ).milliseconds(sequences)
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     # The final choice is close to the draft, so only the draft's correction is used.

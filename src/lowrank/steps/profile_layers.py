@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,13 +20,6 @@ from lowrank.steps.options import (
     parameter,
     wildcard,
 )
-
-if TYPE_CHECKING:
-    from lowrank.devices import Device
-    from lowrank.onnx_files.forms import Form
-
-# Measurement settings for the nodes of one model, with the profile and without.
-_PROFILE_SETTINGS = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
 
 
 @click.command(cls=Step)
@@ -71,57 +64,31 @@ def profile_layers(
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.forms import Form
-    from lowrank.onnx_files.layer_latencies import MeasuredLayers
-    from lowrank.onnx_files.whole_networks import WholeNetworks
-    from lowrank.ranks.latency_model import Latencies, grids_for
-    from lowrank.ranks.profiled_sequences import networks_near_target, possible_sequences
+    from lowrank.onnx_files.latency_profile import Candidates, LatencyProfile
+    from lowrank.onnx_files.measured_form import measured_form
+    from lowrank.onnx_files.whole_networks import export_of_state
+    from lowrank.surgery.states import read_spec
 
     layer_table = LayerTable.from_json(read_json(table))
-    grids = grids_for(possible_sequences(layer_table, layers, alternatives, settings))
     form = Form.of_settings(quantize, quantize_settings, processor)
-    measure_settings = main_settings(device_settings)
-    profile_settings = measure_settings | _PROFILE_SETTINGS
     try:
-        machine = create_device(device, device_settings)
-        original_ms, rest = _original_times(machine, original, form, device, profile_settings)
-        measured = MeasuredLayers(machine, profile_settings, form, cache)
-        latencies = Latencies.measured(original_ms, rest, grids, measured)
-        say(f"{measured.count} convolutions measured; the original takes {original_ms:.3f} ms")
-        whole = WholeNetworks(
-            *(original, network, state, layer_table, latencies, form, machine, measure_settings),
-            say=say,
-        )
-        share = settings.costs.latency_ms[device]
-        pieces = [
-            whole.milliseconds(sequences)
-            for sequences in networks_near_target(layer_table, layers, settings, share)
-        ]
+        with measured_form(original, read_spec(state), network) as fixed:
+            profile = LatencyProfile(
+                create_device(device, device_settings),
+                main_settings(device_settings),
+                form,
+                cache,
+                say,
+            )
+            latencies = profile.measured(
+                fixed,
+                export_of_state(state, network),
+                layer_table,
+                Candidates(layers, alternatives, settings, settings.costs.latency_ms[device]),
+            )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
-    write_json(output, latencies.with_whole(pieces).to_json())
-
-
-def _original_times(
-    machine: Device, original: Path, form: Form, device: str, settings: dict[str, Any]
-) -> tuple[float, float]:
-    """Return the milliseconds of the original in float, and of its other operators in this form.
-
-    Raises UserError if the device has no int8 kernels for the form.
-    """
-    from lowrank.devices import FLOAT_PRODUCTS, INTEGER_PRODUCTS
-    from lowrank.errors import UserError
-
-    with form.of(original) as model:
-        if form.is_quantized and (reason := machine.lacks_int8(model, settings)):
-            raise UserError(
-                f"benchmark.{device}: this device cannot meet a target of milliseconds in "
-                f"int8: {reason}. Remove `quantize` or the target for this device."
-            )
-        nodes = machine.node_times(model, settings).values()
-    products = FLOAT_PRODUCTS | INTEGER_PRODUCTS
-    rest = sum(node.milliseconds for node in nodes if node.operator not in products)
-    in_float = machine.node_times(original, settings).values()
-    return sum(node.milliseconds for node in in_float), rest
+    write_json(output, latencies.to_json())
 
 
 if __name__ == "__main__":

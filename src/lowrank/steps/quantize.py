@@ -6,20 +6,25 @@ from typing import Any
 
 import click
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.steps.common import Step, say, use_threads
 from lowrank.steps.options import (
     Json,
     input_path,
     input_paths,
+    network_option,
     output_path,
     parameter,
+    reference_option,
     task_option,
 )
 
 
 @click.command(cls=Step)
+@network_option
 @task_option
+@reference_option
 @input_path("model", "The network, ONNX.")
 @input_path("state", "The network that was exported, safetensors.")
 @input_path("dataset", "Folder that the dataset step wrote.")
@@ -33,7 +38,9 @@ from lowrank.steps.options import (
 @parameter("connections", "Connection of each device by its name, JSON.", Json(), default="{}")
 @output_path("folder", "Folder of an ONNX file for each kind of hardware, and report.json.")
 def quantize(
+    network: NetworkSource,
     task: str,
+    reference: Path | None,
     model: Path,
     state: Path,
     dataset: Path,
@@ -65,29 +72,28 @@ def quantize(
     from lowrank.devices.processor import Processor
     from lowrank.evaluation.exported import ExportedNetworks
     from lowrank.evaluation.int8_networks import Int8Networks
+    from lowrank.evaluation.reference import with_reference
     from lowrank.onnx_files.int8 import types_for
+    from lowrank.onnx_files.measured_form import sizes_of
+    from lowrank.onnx_networks.int8_preparation import write_prepared
     from lowrank.surgery.states import read_spec
     from lowrank.tasks import get_task
 
-    types = {
-        path.stem: types_for(Processor.from_json(read_json(path)), settings) for path in devices
-    }
-    in_runtime = ExportedNetworks(get_task(task), read_spec(state), settings.threads)
-    data = open_dataset(dataset, splits)
-    with tempfile.TemporaryDirectory() as intermediate:
-        networks = Int8Networks(model, in_runtime, data, settings, Path(intermediate), say)
+    processors = {path.stem: Processor.from_json(read_json(path)) for path in devices}
+    types = {name: types_for(processor, settings) for name, processor in processors.items()}
+    measured_task = get_task(task)
+    in_runtime = ExportedNetworks(measured_task, read_spec(state), settings.threads)
+    data = with_reference(open_dataset(dataset, splits), measured_task, reference, network)
+    with tempfile.TemporaryDirectory() as prepared, tempfile.TemporaryDirectory() as intermediate:
+        sizes = None
+        if network.onnx:
+            model = write_prepared(model, Path(prepared) / model.name)
+            sizes = sizes_of(in_runtime.spec)
+        networks = Int8Networks(model, in_runtime, data, settings, Path(intermediate), say, sizes)
         networks.write_all(types, connections, folder)
     if settings.by_time:
         write_json(folder / TIMES, networks.times)
-    write_json(
-        report,
-        {
-            "kind": kind,
-            "devices": {device: int8_types.file for device, int8_types in types.items()},
-            "files": networks.files,
-            "float_accuracy": {"validation": networks.before},
-        },
-    )
+    write_json(report, {"kind": kind} | networks.document(types))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lowrank.steps.options import (
     network_option,
     output_path,
     parameter,
+    reference_option,
     task_option,
     wildcard,
 )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @parameter("alternatives", "For `budget`: alternative factorizations, JSON.", Json(), default="[]")
 @network_option
 @task_option
+@reference_option
 @input_path(
     "dataset",
     "Folder that the dataset step wrote: to measure losses, and the accuracy drop of the ranks.",
@@ -80,6 +82,7 @@ def select_ranks(
     alternatives: list[str],
     network: NetworkSource,
     task: str,
+    reference: Path | None,
     dataset: Path | None,
     splits: Path | None,
     moments: Path | None,
@@ -103,7 +106,8 @@ def select_ranks(
         settings = settings.at_share(read_json(aim)["share"])
     images = None
     if dataset and layers:
-        images = MeasuringImages(network, dataset, splits, settings.measured_images, threads, task)
+        count = settings.measured_images
+        images = MeasuringImages(network, dataset, splits, count, threads, task, reference)
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
         table=_read_table(table, replaceable),

@@ -1,6 +1,7 @@
 """Measure how much the outputs of a network change when one of its layers is decomposed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Divergence:
         self,
         network: nn.Module,
         images: Callable[[], Iterable[Tensor]],
-        difference: Callable[[Tensor, Tensor], Tensor],
+        difference: Callable[[Any, Any], Tensor],
     ) -> None:
         self._network, self._images, self._difference = network, images, difference
 

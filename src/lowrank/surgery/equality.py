@@ -9,7 +9,9 @@ that change the outputs.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
@@ -185,7 +187,7 @@ def _replace_losslessly(network: nn.Module, layer: Layer) -> None:
     if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         raise TypeError(f"{layer.name}: expected a convolution or a linear layer, found {module}")
     weight, bias = module.weight.detach(), module.bias
-    sequence, kernels = _lossless(layer, weight, has_bias=bias is not None)
+    sequence, kernels = lossless_factors(layer, weight, has_bias=bias is not None)
     with torch.device("meta"):
         replace_layer(network, layer.name, sequence)
     factors = network.get_submodule(layer.name)
@@ -198,10 +200,10 @@ def _replace_losslessly(network: nn.Module, layer: Layer) -> None:
     )
 
 
-def _lossless(
-    layer: Layer, weight: Tensor, *, has_bias: bool
-) -> tuple[list[PlainLayer], list[Tensor]]:
-    """Return plain layers and their kernels that together equal the layer."""
+def lossless_factors(
+    layer: Layer, weight: Any, *, has_bias: bool
+) -> tuple[list[PlainLayer], list[Any]]:
+    """Return plain layers and their kernels, tensors or arrays, that together equal the layer."""
     kernel = weight.reshape(layer.weight_shape)
     inputs, outputs, groups = layer.in_channels, layer.out_channels, layer.groups
     identity = PlainLayer(inputs, inputs, groups=groups)
@@ -222,7 +224,10 @@ def _lossless(
     return sequence, kernels
 
 
-def _identity(channels: int, groups: int, like: Tensor) -> Tensor:
+def _identity(channels: int, groups: int, like: Any) -> Any:
     """Return the kernel of a 1 x 1 convolution that outputs its input channels unchanged."""
+    if isinstance(like, np.ndarray):
+        one_group_array = np.eye(channels // groups, dtype=like.dtype)
+        return np.tile(one_group_array, (groups, 1))[:, :, None, None]
     one_group = torch.eye(channels // groups, dtype=like.dtype, device=like.device)
     return one_group.repeat(groups, 1)[:, :, None, None]

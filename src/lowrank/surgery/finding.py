@@ -10,10 +10,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import Layer, LayerTable, Pair
+from lowrank.onnx_networks.graph_module import GraphModule
 from lowrank.surgery.watching import FlattenedMaps, Map, Proxy, calls_watched, proxies_in_place
 from lowrank.zoo.attention import whole_attention
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import output_for_zeros
+from lowrank.zoo.onnx_file import OnnxFile
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,7 +30,10 @@ def layer_table(network: str | NetworkSource, name: str | None = None) -> LayerT
     `name` is the network name in the table, by default the name in its specification. Raises
     UserError in the same cases as `lowrank.zoo.creation.create`.
     """
-    spec, module = create(NetworkSource.parse(network) if isinstance(network, str) else network)
+    source = NetworkSource.parse(network) if isinstance(network, str) else network
+    if source.onnx:
+        return OnnxFile.read(source).table(name or source.label)
+    spec, module = create(source)
     return find_layers(module, spec.input_shape, name or spec.name)
 
 
@@ -42,8 +47,13 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
     input is a flattened map of more than one pixel is described as a convolution with a kernel of
     the size of that map. The network is not changed.
 
+    The layers of an ONNX file are those of its graph.
+
     Raises UserError if the network does not accept such an image.
     """
+    if isinstance(network, GraphModule):
+        layers_of_file = tuple(site.layer for site in network.origin.sites)
+        return LayerTable(name, input_shape, layers_of_file)
     names = {module: path for path, module in network.named_modules() if path}
     maps = FlattenedMaps()
     described: dict[Proxy, Layer] = {}

@@ -17,6 +17,7 @@ from lowrank.core.plans import Factored
 from lowrank.core.stored import read_header, read_tensors
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
+from lowrank.files import sha256_of
 from lowrank.zoo.creation import build
 from lowrank.zoo.registry import NetworkSpec
 from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
@@ -39,11 +40,14 @@ class State:
 def write_state(path: str | os.PathLike, state: State) -> None:
     """Write a state to a safetensors file with a header, atomically."""
     source = state.source or NetworkSource(network=state.spec.name)
-    header = {
+    header: dict[str, Any] = {
         "network": source.to_json(),
         "spec": state.spec.to_json(),
         "factored": {name: factored.to_json() for name, factored in state.factored.items()},
     }
+    if source.onnx:
+        # The state holds the weights of layers; everything else comes from the file.
+        header["file"] = sha256_of(source.onnx)
     write_weights(path, state.network, header=header)
 
 
@@ -58,6 +62,11 @@ def read_state(path: str | os.PathLike, source: NetworkSource) -> State:
     or does not fit it, or if the network cannot be built.
     """
     spec, factored_layers = _read_header(path, source)
+    if source.onnx and read_header(path).get("file") != sha256_of(source.onnx):
+        raise UserError(
+            f"{path}: was made from another version of {source.onnx}. Delete {path} and run the "
+            "same command again."
+        )
     network = build(source, spec.input_shape)
     for name, factored in factored_layers.items():
         replace_layer(network, name, factored.sequence)

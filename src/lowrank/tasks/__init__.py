@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from lowrank.core.metric import Metric
 from lowrank.core.registries import Registry, entries_in
 from lowrank.tasks.task import Task
+from lowrank.tasks.user_metric import UserMetric
 
 #: Task of a network for which params.yaml names none.
 DEFAULT_TASK = "classification"
@@ -22,8 +23,11 @@ TASKS: Registry[Task] = Registry(
 
 
 def get_task(name: str) -> Task:
-    """Return the task with this name. Raises UserError for an unknown name."""
-    return TASKS.get(name)
+    """Return the task with this name, or the metric of a user that a JSON document describes.
+
+    Raises UserError for an unknown name.
+    """
+    return UserMetric.from_json(name) if name.startswith("{") else TASKS.get(name)
 
 
 def metrics_of(models: Iterable[str], tasks: Mapping[str, str]) -> dict[str, Metric]:

@@ -30,6 +30,13 @@ class Classification(Task):
     divergence_unit = "nats"
 
     def require_match(self, outputs: int, classes: int, *, network: str, dataset: str) -> None:
+        if not outputs:
+            raise UserError(
+                f"the network {network} does not return logits, one value for each class: (images, "
+                "classes). For a classifier, make it return only the logits, and keep the batch "
+                "axis (flatten(1), not squeeze()). For another network, set `task: agreement`, or "
+                "`metric` to your own metric, under `checkpoint` in params.yaml."
+            )
         if classes != outputs:
             raise UserError(
                 f"the dataset {dataset} has {classes} classes, but the network {network} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowrank.core.metric import Metric
 from lowrank.errors import UserError
@@ -39,8 +39,9 @@ class Task(ABC):
     """What "accurate" means for a network: its loss, its metric and how its answers differ.
 
     Outputs are what the network returns for a batch, a tensor (N, ...) whose first axis is the
-    image; outputs of ONNX Runtime become tensors on the CPU. A module of a task imports NumPy and
-    PyTorch inside functions, because reports and the graph read its metric without them.
+    image, or for a network with several outputs a dictionary of such tensors; outputs of ONNX
+    Runtime become tensors on the CPU. A module of a task imports NumPy and PyTorch inside
+    functions, because reports and the graph read its metric without them.
     """
 
     #: Name in params.yaml.
@@ -53,6 +54,10 @@ class Task(ABC):
     needs_labels: ClassVar[bool] = True
     #: Whether the loss uses `label_smoothing`.
     smooths_labels: ClassVar[bool] = False
+    #: Whether the labels are the outputs of the original network on the same images.
+    compares_with_original: ClassVar[bool] = False
+    #: Whether `scores` is the metric of a batch. Otherwise the training curve has only the loss.
+    has_scores: ClassVar[bool] = True
     #: Unit of the divergence, such as nats.
     divergence_unit: ClassVar[str] = ""
 
@@ -76,20 +81,20 @@ class Task(ABC):
         return True
 
     @abstractmethod
-    def predictions(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Any) -> Any:
         """Return the answers in the form of labels, (N,) or (N, ...).
 
         A network whose predictions equal the labels has the best value of the metric.
         """
 
     @abstractmethod
-    def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def scores(self, outputs: Any, labels: Any) -> Tensor:
         """Return the main metric of each image, (N,).
 
         The metric is the mean of the scores, times 100 for a metric in percent.
         """
 
-    def more_scores(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def more_scores(self, outputs: Any, labels: Any) -> dict[str, Tensor]:
         """Return further metrics of each image, (N,), by the key of the metric.
 
         A metric that says nothing about these outputs can be left out.
@@ -99,8 +104,8 @@ class Task(ABC):
     @abstractmethod
     def loss(
         self,
-        outputs: Tensor,
-        labels: Tensor,
+        outputs: Any,
+        labels: Any,
         *,
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
@@ -108,7 +113,7 @@ class Task(ABC):
         """Return the training loss over a batch, a scalar: the mean or the sum over images."""
 
     @abstractmethod
-    def divergence(self, outputs: Tensor, expected: Tensor) -> Tensor:
+    def divergence(self, outputs: Any, expected: Any) -> Tensor:
         """Return how far outputs are from the expected ones, a scalar: the mean over images.
 
         It is 0 for equal outputs, grows with the error and needs no labels. Ranks and nodes in
@@ -116,10 +121,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def useless_value(self, labels: Tensor) -> float:
-        """Return the main metric of the best network that gives the same answer for all images."""
+    def useless_value(self, labels: Any) -> float | None:
+        """Return the main metric of the best network that gives the same answer for all images.
 
-    def imitation_loss(self, outputs: Tensor, expected: Tensor, *, temperature: float) -> Tensor:
+        None if it is not known.
+        """
+
+    def imitation_loss(self, outputs: Any, expected: Any, *, temperature: float) -> Tensor:
         """Return the loss of distillation, a scalar: the difference from the original's outputs.
 
         By default the mean squared error, which has no temperature.
@@ -128,7 +136,7 @@ class Task(ABC):
 
         return functional.mse_loss(outputs, expected)
 
-    def same(self, outputs: Tensor, expected: Tensor) -> Tensor:
+    def same(self, outputs: Any, expected: Any) -> Tensor:
         """Return for each image whether two networks give the same answer, bool (N,)."""
         equal = self.predictions(outputs) == self.predictions(expected)
         return equal.reshape(len(equal), -1).all(1)
@@ -140,8 +148,8 @@ class Task(ABC):
 
     def measure(
         self,
-        network: Callable[[Tensor], Tensor],
-        batches: Iterable[tuple[Tensor, Tensor]],
+        network: Callable[[Tensor], Any],
+        batches: Iterable[tuple[Tensor, Any]],
     ) -> Measured:
         """Return the metrics of a network, given as a function from images to outputs.
 
@@ -169,6 +177,23 @@ class Task(ABC):
         values = {key: known[key].value(total, images) for key, total in totals.items()}
         return Measured(values, np.concatenate(scores))
 
+    @property
+    def depends_on_split(self) -> bool:
+        """Whether the metric may differ between the splits of a dataset."""
+        return True
+
+    def measure_split(
+        self,
+        split: str,
+        network: Callable[[Tensor], Any],
+        batches: Iterable[tuple[Tensor, Any]],
+    ) -> Measured:
+        """Return the metrics of a network on a split: `train`, `validation` or `test`.
+
+        By default, the split does not matter; see `measure`.
+        """
+        return self.measure(network, batches)
+
     def drop(self, before: Measured, after: Measured) -> tuple[float, float]:
         """Return how much worse `after` is on the same images, and the standard error of that.
 
@@ -178,6 +203,14 @@ class Task(ABC):
             key = self.metric.key
             return self.metric.loss(before.values[key], after.values[key]), 0.0
         return self.metric.drop(before.scores, after.scores)
+
+    def require_label_loss(self) -> None:
+        """Raise UserError if this task has no use for labels in training."""
+        if not self.needs_labels:
+            raise UserError(
+                f"the task '{self.name}' has no loss for labels: a network learns only from the "
+                "outputs of the original. Set `finetune.distill.weight` to 1."
+            )
 
     def require_smoothing(self, label_smoothing: float) -> None:
         """Raise UserError for `label_smoothing`, if the loss of this task does not use it."""

@@ -241,6 +241,8 @@ def _imitation(sample: _Sample) -> Iterator[str]:
 def _useless_value(sample: _Sample) -> Iterator[str]:
     task, metric = sample.task, sample.task.metric
     useless = task.useless_value(sample.labels)
+    if useless is None:
+        return
     if not metric.is_better(metric.best, useless):
         yield (
             f"useless_value(labels) is {metric.text(useless, 4)}; expected a worse value than "

@@ -14,13 +14,13 @@ class CurvePoint:
 
     `train_percent` and `validation_percent` are values of the task's metric; files that other
     programs read have these names. They are measured with the weights of that step, not with
-    averaged weights.
+    averaged weights. `train_percent` is None for a metric that is not measured on batches.
     """
 
     step: int
     learning_rate: float
     loss: float
-    train_percent: float
+    train_percent: float | None
     validation_percent: float | None = None
 
 
@@ -41,18 +41,19 @@ class Window:
         self._metric = metric
         self._images, self._steps = images, steps
 
-    def add(self, loss: Tensor, scores: Tensor) -> None:
-        """Add a step: its mean loss and the score of each image, (N,)."""
+    def add(self, loss: Tensor, scores: Tensor | None) -> None:
+        """Add a step: its mean loss and the score of each image, (N,), if the task has scores."""
         self._loss += loss
-        self._score += scores.sum()
-        self._images += len(scores)
+        if scores is not None:
+            self._score += scores.sum()
+            self._images += len(scores)
         self._steps += 1
 
     def sums(self) -> tuple[float, float, int, int]:
         """Return the sums of losses and scores, and the numbers of images and steps."""
         return float(self._loss), float(self._score), self._images, self._steps
 
-    def means(self) -> tuple[float, float]:
-        """Return the mean loss and the value of the metric."""
+    def means(self) -> tuple[float, float | None]:
+        """Return the mean loss and the value of the metric; None without scores."""
         loss, score, images, steps = self.sums()
-        return loss / steps, self._metric.value(score, images)
+        return loss / steps, self._metric.value(score, images) if images else None

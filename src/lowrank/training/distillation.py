@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from lowrank.core.stored import read_tensors, write_tensors
 from lowrank.data.datasets import Split
 from lowrank.errors import UserError
 from lowrank.evaluation.network import outputs_of
+from lowrank.tasks.outputs import mapped, outputs_from
 from lowrank.tasks.task import Task
 from lowrank.training.maps import Maps, WatchedMaps
 from lowrank.zoo.registry import NetworkSpec
@@ -34,12 +36,12 @@ class Answers:
     Attributes
     ----------
     logits
-        Logits (N, outputs).
+        Outputs (N, ...), or several outputs by name.
     maps
         Feature maps (N, C, H, W) by layer name; each map is the input of that layer.
     """
 
-    logits: Tensor
+    logits: Any
     maps: Maps = field(default_factory=dict)
 
 
@@ -85,7 +87,7 @@ class Teacher(ABC):
         """
 
     def combined_loss(
-        self, task: Task, loss: Tensor, outputs: Tensor, maps: Maps, answers: Answers
+        self, task: Task, loss: Tensor, outputs: Any, maps: Maps, answers: Answers
     ) -> Tensor:
         """Combine the loss for labels with the losses for the teacher's outputs and feature maps.
 
@@ -108,7 +110,9 @@ class Teacher(ABC):
         """
         weight = self._settings.weight
         teacher_loss = task.imitation_loss(
-            outputs, answers.logits.float(), temperature=self._settings.temperature
+            outputs,
+            mapped(torch.Tensor.float, answers.logits),
+            temperature=self._settings.temperature,
         )
         for layer in self.layers:
             expected = answers.maps[layer].float()
@@ -142,7 +146,7 @@ class AugmentedTeacher(Teacher):
     def answers(
         self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
     ) -> Answers:
-        return Answers(self.network(images), self._watched.take())
+        return Answers(outputs_from(self.network(images)), self._watched.take())
 
 
 class PlainTeacher(Teacher):
@@ -205,6 +209,12 @@ def write_outputs(
     with WatchedMaps(network, layers) as watched:
         for flip in (False, True) if mirrored else (False,):
             for logits, _ in outputs_of(network, split, spec, mirrored=flip):
+                if not isinstance(logits, Tensor):
+                    raise UserError(
+                        f"{path}: the network has {len(logits)} outputs, but only a single output "
+                        "is stored. Set `distill.images: augmented`, which computes them in each "
+                        "step."
+                    )
                 stored[_LOGITS].append(logits.float().cpu().numpy())
                 for layer, feature_map in watched.take().items():
                     stored[layer].append(_in_float16(feature_map, layer, path))

@@ -14,6 +14,7 @@ from lowrank.data.datasets import Dataset
 from lowrank.errors import UserError
 from lowrank.evaluation.network import measure_splits, text_by_split, values_by_split
 from lowrank.evaluation.trying import Trying
+from lowrank.onnx_networks.graph_module import GraphModule
 from lowrank.ranks.milder import ruined
 from lowrank.surgery.states import State, put_stored_factors, read_state
 from lowrank.tasks.task import Task
@@ -117,9 +118,20 @@ class Round:
         return values
 
 
-def settings_of_round(settings: RoundSettings, number: int) -> RoundSettings:
-    """Return the settings with a seed for this round, so that the order of images differs."""
-    return settings.model_copy(update={"seed": settings.seed + number - 1})
+def settings_of_round(
+    settings: RoundSettings, number: int, compressed: State, say: Say
+) -> RoundSettings:
+    """Return the settings with a seed for this round, so that the order of images differs.
+
+    They have no steps if the network comes from an ONNX file with operators that cannot be trained;
+    `say` is called with the reason.
+    """
+    settings = settings.model_copy(update={"seed": settings.seed + number - 1})
+    network = compressed.network
+    if not (isinstance(network, GraphModule) and network.obstacle and settings.trains):
+        return settings
+    say(f"warning: not trained, because PyTorch cannot run all of the file: {network.obstacle}")
+    return settings.model_copy(update={"steps": 0, "epochs": None})
 
 
 def require_teacher_for(settings: RoundSettings, teacher: Path | None) -> None:

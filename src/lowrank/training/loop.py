@@ -23,6 +23,7 @@ from lowrank.errors import UserError
 from lowrank.evaluation.memory_format import memory_format_of
 from lowrank.evaluation.network import require_match, value_of
 from lowrank.files import written_whole
+from lowrank.tasks.outputs import mapped, outputs_from
 from lowrank.tasks.task import Task
 from lowrank.training.curve import CurvePoint, Window
 from lowrank.training.distillation import Teacher
@@ -179,6 +180,7 @@ class _Training:
         else:
             self.steps = settings.steps
         if self.steps and (teacher is None or teacher.needs_labels):
+            task.require_label_loss()
             data.train.require_labels("training with `distill.weight` below 1")
         self.optimizer = create_optimizer(network, settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -255,27 +257,29 @@ class _Training:
         self.schedule.step()
         if self.averaged and step >= self.average_from:
             self.averaged.update_parameters(self.network)
-        self.window.add(loss.detach(), self.task.scores(outputs.detach(), labels))
+        scores = None
+        if self.task.has_scores:
+            scores = self.task.scores(mapped(torch.Tensor.detach, outputs), labels)
+        self.window.add(loss.detach(), scores)
         return learning_rate
 
-    def _loss(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, step: int, images: Tensor, labels: Any) -> tuple[Tensor, Any, Any]:
         """Return the loss of a batch, its outputs (N, ...), and the labels for the metric."""
         of_classes = self.data.train.of_classes
-        outputs = of_classes(_outputs(self.network, images))
+        outputs = of_classes(_outputs(self.task, self.network, images))
         answers = None
         if self.teacher:
             rows, flipped = self.batches.rows(step), self.batches.flipped(step)
             answers = self.teacher.answers(images, rows, flipped)
             answers = replace(answers, logits=of_classes(answers.logits))
-            if self.data.train.unlabelled:
+            if self.data.train.unlabelled or not self.task.needs_labels:
                 # The metric in the training curve then compares with the teacher.
                 labels = self.task.predictions(answers.logits)
-        loss = self.task.loss(
-            outputs.float(), labels, label_smoothing=self.settings.label_smoothing
-        )
+        in_float32 = mapped(torch.Tensor.float, outputs)
+        loss = self.task.loss(in_float32, labels, label_smoothing=self.settings.label_smoothing)
         if self.teacher and answers is not None:
             maps = self.watched.take()
-            loss = self.teacher.combined_loss(self.task, loss, outputs.float(), maps, answers)
+            loss = self.teacher.combined_loss(self.task, loss, in_float32, maps, answers)
         return loss, outputs, labels
 
     def _report(self, done: int, learning_rate: float) -> None:
@@ -286,7 +290,8 @@ class _Training:
         line_due = now - self.last_line > SECONDS_BETWEEN_LINES
         if not (on_curve or line_due):
             return
-        loss, value = _finite(self.window.means(), done, learning_rate)
+        loss, value = self.window.means()
+        _require_finite(loss, done, learning_rate)
         if on_curve:
             validation, interval = None, settings.validate_every_steps
             if interval and done % interval == 0 and done < steps:
@@ -296,8 +301,9 @@ class _Training:
             self.window = Window(self.device, self.task.metric)
         if line_due or done == steps:
             seconds_left = (now - self.started) / (done - self.first) * (steps - done)
+            measured = "" if value is None else f"  {metric.noun} {metric.text(value, 1)}"
             self.say(
-                f"step {done}/{steps}  loss {loss:.4f}  {metric.noun} {metric.text(value, 1)}  "
+                f"step {done}/{steps}  loss {loss:.4f}{measured}  "
                 f"learning rate {learning_rate:.2g}  {clock_time(seconds_left)} left"
             )
             self.last_line = now
@@ -355,15 +361,15 @@ class _Training:
         return self.seconds_before + now - self.started
 
 
-def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    output = network(images)
-    if not isinstance(output, Tensor):
+def _outputs(task: Task, network: nn.Module, images: Tensor) -> Any:
+    outputs = outputs_from(network(images))
+    if not task.accepts(outputs):
         raise UserError(
-            f"{type(network).__name__} returns {type(output).__name__} in training mode, expected "
-            "a tensor of logits (images, classes). Build the network without its auxiliary heads "
+            f"{type(network).__name__} does not return logits (images, classes) in training mode, "
+            f"which the task '{task.name}' needs. Build the network without its auxiliary heads "
             "(for example `arguments: {aux_logits: false}`)."
         )
-    return output
+    return outputs
 
 
 def fingerprint_of(*inputs: object) -> str:
@@ -378,10 +384,9 @@ def fingerprint_of(*inputs: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _finite(means: tuple[float, float], step: int, learning_rate: float) -> tuple[float, float]:
-    if not math.isfinite(means[0]):
+def _require_finite(loss: float, step: int, learning_rate: float) -> None:
+    if not math.isfinite(loss):
         raise _diverged("the loss", step, learning_rate)
-    return means
 
 
 def _diverged(quantity: str, step: int, learning_rate: float) -> UserError:

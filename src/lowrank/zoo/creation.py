@@ -16,9 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError, unknown_name
+from lowrank.tasks.outputs import outputs_from
 from lowrank.zoo.forward import output_for_zeros, reason_of
+from lowrank.zoo.onnx_file import onnx_network
 from lowrank.zoo.plain import fold, in_float32, require_eager, unwrapped
 from lowrank.zoo.registry import NetworkSpec, network_names, registered
+from lowrank.zoo.timm_models import PREFIX as TIMM
+from lowrank.zoo.timm_models import timm_network
 from lowrank.zoo.torchvision_models import torchvision_names, torchvision_network
 
 _TORCHVISION = "torchvision/"
@@ -28,17 +32,18 @@ _OVERRIDES = ("input_shape", "mean", "std", "resize", "interpolation", "channel_
 def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, nn.Module]:
     """Build a network with fresh weights and return it with its specification.
 
-    The number of classes is read from the logits for one image of zeros. The network is in float32
-    and without wrappers. With `folded`, computed weights (`weight_norm`, pruning masks) and the
-    projections of attention become weights of layers: see `lowrank.zoo.plain.fold`.
+    The number of classes is read from the logits for one image of zeros; it is 0 if the output is
+    not one value for each class. The network is in float32 and without wrappers. With `folded`,
+    computed weights (`weight_norm`, pruning masks) and the projections of attention become weights
+    of layers: see `lowrank.zoo.plain.fold`.
 
     Raises
     ------
     UserError
         If the name is unknown; if the factory cannot be imported, does not exist, does not accept
         the arguments, raises, or does not return a `torch.nn.Module`; if the network does not
-        accept `input_shape`; if the output is not logits of shape (images, classes); or if the
-        mean or standard deviation has another number of channels.
+        accept `input_shape`; if the ONNX file cannot be used; or if the mean or standard deviation
+        has another number of channels.
     """
     spec, network = _built(source)
     known = spec.num_classes and not source.arguments and not source.input_shape
@@ -63,6 +68,8 @@ def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module
 
 
 def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
+    if source.onnx:
+        return onnx_network(source)
     if source.factory and source.input_shape:
         network = _called(_imported(source.factory), source.arguments, source.factory)
         channels = source.input_shape[0]
@@ -74,6 +81,8 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     if name in network_names():
         spec, function = registered(name)
         return spec, _called(function, source.arguments, name)
+    if name.startswith(TIMM):
+        return timm_network(name.removeprefix(TIMM), source.arguments)
     known = torchvision_names()
     if (bare := name.removeprefix(_TORCHVISION)) in known:
         return torchvision_network(bare, source.arguments, source.torchvision_weights)
@@ -205,22 +214,19 @@ def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:
 
 
 def _classes(network: nn.Module, spec: NetworkSpec) -> int:
+    """Return the number of classes; 0 if the output is not one value for each class."""
     logits = output_for_zeros(network, spec.input_shape, spec.name)
-    if not isinstance(logits, Tensor):
+    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == 1:
+        return logits.shape[1]
+    try:
+        outputs_from(logits)
+    except TypeError as error:
         raise UserError(
             f"network '{spec.name}': in evaluation mode its forward() returns "
-            f"{_described(logits)}, expected only the logits, a tensor of shape (images, classes). "
-            "Return auxiliary outputs only in training mode, or wrap the network in a module that "
-            "returns the logits."
-        )
-    if logits.ndim != 2 or len(logits) != 1:
-        raise UserError(
-            f"network '{spec.name}': for one image its output has the shape "
-            f"{tuple(logits.shape)}, expected logits of shape (1, classes). Only classifiers can "
-            "be compressed. Make the network return one value for each class, and keep the batch "
-            "axis (flatten(1), not squeeze())."
-        )
-    return logits.shape[1]
+            f"{_described(logits)}; expected a tensor, or several tensors as a tuple or a "
+            "dictionary. Wrap the network in a module that returns its outputs."
+        ) from error
+    return 0
 
 
 def _described(value: Any) -> str:

@@ -20,7 +20,8 @@ class NetworkSpec:
     `input_shape` is (channels, height, width). `mean` and `std` have one value per channel, in the
     order of `channel_order`, for pixels scaled to [0, 1]. `resize` is the length in pixels of the
     shorter side of an image before the center is cropped to `input_shape`; None means that images
-    already have `input_shape`.
+    already have `input_shape`. `layout` is that of the ONNX file's input; in PyTorch, images are
+    always (N, C, H, W).
     """
 
     name: str
@@ -31,11 +32,16 @@ class NetworkSpec:
     channel_order: Literal["rgb", "bgr"] = "rgb"
     resize: int | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document for the header of a state file."""
-        return asdict(self) | {
+        document = asdict(self) | {
             name: list(getattr(self, name)) for name in ("input_shape", "mean", "std")
+        }
+        # Left out at their default: they are the same for all networks that are no ONNX files.
+        return {
+            name: value for name, value in document.items() if name != "layout" or value != "nchw"
         }
 
     @classmethod

@@ -22,7 +22,7 @@ from lowrank.zoo.state_dicts import find_state_dict, require_plain, without_pref
 _IGNORED = "num_batches_tracked"
 
 # Suffixes of PyTorch files; `.bin` is used by the Hugging Face Hub, `.ckpt` by Lightning.
-_PICKLES = (".pth", ".pt", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
+_PICKLES = (".pth", ".pt", ".th", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
 _SUFFIXES = (".safetensors", *_PICKLES, ".caffemodel")
 
 # Classes that only hold values, and that training programs often save with the weights.

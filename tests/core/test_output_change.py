@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowrank.onnx_networks.output_change import OutputSums, ReferenceOutputs
+from lowrank.core.output_change import OutputSums, ReferenceOutputs
 
 
 def probabilities(seed: int, noise: float = 0.0) -> np.ndarray:

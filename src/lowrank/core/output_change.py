@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ Outputs = Mapping[str, np.ndarray]
 _SUM_TOLERANCE = 1e-3
 
 # Smallest probability in a Kullback-Leibler divergence.
-_SMALLEST = 1e-12
+SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class OutputSums:
 
 
 def _logarithms(probabilities: np.ndarray) -> np.ndarray:
-    logarithms: np.ndarray = np.log(np.fmax(probabilities, _SMALLEST))
+    logarithms: np.ndarray = np.log(np.fmax(probabilities, SMALLEST_PROBABILITY))
     return logarithms
 
 
@@ -156,16 +158,16 @@ def _squared(array: np.ndarray) -> float:
     return float(np.vdot(array, array))
 
 
-def class_axis(output: np.ndarray) -> int | None:
-    """Return the axis over which an output is a distribution, or None.
+def class_axis(output: Any) -> int | None:
+    """Return the axis over which an output, an array or a tensor, is a distribution, or None.
 
     Entries are probabilities that sum to 1, as after a softmax: over the last axis, or over axis 1
     as in a map of classes.
     """
-    if output.ndim < 2 or output.min() < 0:
+    if output.ndim < 2 or not prod(output.shape) or output.min() < 0:
         return None
     for axis in (output.ndim - 1, 1):
-        if output.shape[axis] > 1 and np.allclose(output.sum(axis), 1.0, atol=_SUM_TOLERANCE):
+        if output.shape[axis] > 1 and abs(output.sum(axis) - 1).max() <= _SUM_TOLERANCE:
             return axis
     return None
 

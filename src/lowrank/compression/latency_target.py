@@ -1,0 +1,118 @@
+"""Measure on this machine what a target of latency needs, for a network in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from lowrank.config.device_kinds import create_device
+from lowrank.core.layers import LayerTable, PlainLayer
+from lowrank.devices import DeviceError
+from lowrank.errors import UserError
+from lowrank.factorize import Decomposition
+from lowrank.onnx_files.forms import Form
+from lowrank.onnx_files.latency_profile import Candidates, LatencyProfile
+from lowrank.onnx_files.whole_networks import Export, Sequences
+from lowrank.ranks.budget_settings import BudgetSettings
+from lowrank.ranks.latency_model import Latencies
+from lowrank.ranks.rank_settings import RankSettings
+
+#: Name of this machine in a target: `{"latency_ms": {"local": 0.5}}`.
+HERE = "local"
+
+Self = TypeVar("Self", bound="WritableNetwork")
+
+
+class WritableNetwork(Protocol):
+    """A network in memory that can be measured as an ONNX file."""
+
+    def copy(self: Self) -> Self:
+        """Return a network that `replace` can change."""
+
+    def replace(self, name: str, factors: Decomposition) -> None:
+        """Replace a layer by its factors."""
+
+    def write_fixed(self, path: Path) -> None:
+        """Write the network as ONNX for one sample. Raises UserError for several inputs."""
+
+
+def latencies_here(
+    network: WritableNetwork,
+    table: LayerTable,
+    layers: dict[str, str],
+    alternatives: Sequence[str],
+    rule: RankSettings,
+    *,
+    say: Callable[[str], object],
+) -> dict[str, Latencies]:
+    """Measure the layers of a network for a target of latency; empty for other targets.
+
+    Parameters
+    ----------
+    network
+        The network. It is not changed.
+    table
+        Its layer table.
+    layers
+        Factorization by layer.
+    alternatives
+        Alternative factorizations.
+    rule
+        Settings of the rank rule.
+    say
+        Called with lines of progress.
+
+    Raises
+    ------
+    UserError
+        If the target names another device than `local`, or the network cannot be measured.
+    """
+    if not isinstance(rule, BudgetSettings) or not rule.devices:
+        return {}
+    if others := sorted(set(rule.devices) - {HERE}):
+        raise UserError(
+            f"ranks.target.latency_ms: '{others[0]}' is not this machine. Outside the pipeline, "
+            f"latency is measured here: use the name '{HERE}'."
+        )
+    settings = {"threads": 1, "batch_size": 1}
+    with tempfile.TemporaryDirectory() as name:
+        original = Path(name) / "original.onnx"
+        network.write_fixed(original)
+        candidates = Candidates(layers, list(alternatives), rule, rule.target.latency_ms[HERE])
+        try:
+            device, cache = create_device(HERE, settings), Path(name) / "latencies.json"
+            profile = LatencyProfile(device, settings, Form(None, None), cache, say)
+            measured = profile.measured(original, _export_of(network), table, candidates)
+        except DeviceError as error:
+            raise UserError(f"ranks.target.latency_ms: {error}") from error
+    return {HERE: measured}
+
+
+def _export_of(network: WritableNetwork) -> Export:
+    """Return a function that writes versions of a network with random factors."""
+
+    @contextmanager
+    def export(sequences: Sequences, path: Path) -> Iterator[Path]:
+        changed = network.copy()
+        for layer, sequence in sequences.items():
+            changed.replace(layer, _random_factors(sequence))
+        changed.write_fixed(path)
+        yield path
+
+    return export
+
+
+def _random_factors(sequence: Sequence[PlainLayer]) -> Decomposition:
+    """Return factors of the right shapes, of which only the latency is measured."""
+    generator = np.random.default_rng(0)
+    weights = tuple(
+        generator.standard_normal(plain.weight_shape, dtype=np.float32) for plain in sequence
+    )
+    last = sequence[-1]
+    bias = np.zeros(last.out_channels, np.float32) if last.bias else None
+    return Decomposition(tuple(sequence), weights, bias, 0.0)

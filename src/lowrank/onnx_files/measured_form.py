@@ -1,0 +1,50 @@
+"""The form in which the files of a network are measured: with fixed sizes of the input."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lowrank.config.network_source import NetworkSource
+from lowrank.onnx_networks.fixed_sizes import write_fixed
+from lowrank.zoo.registry import NetworkSpec
+
+
+@contextmanager
+def measured_form(
+    path: Path,
+    spec: NetworkSpec,
+    source: NetworkSource,
+    **options: bool,
+) -> Iterator[Path]:
+    """Provide a file for measurements of costs and latency inside the block.
+
+    A file of lowrank is measured as it is. The graph of a user's ONNX file may leave sizes open, so
+    a copy with the sizes of `spec` is measured.
+
+    Parameters
+    ----------
+    path
+        ONNX file of the network.
+    spec
+        Specification of its input.
+    source
+        How the network is built.
+    options
+        Options of `write_fixed`.
+    """
+    if not source.onnx:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # The name is kept, because messages and records contain it.
+        copy = Path(folder) / path.name
+        yield write_fixed(path, copy, sizes_of(spec), **options)
+
+
+def sizes_of(spec: NetworkSpec) -> tuple[int, ...]:
+    """Return the sizes of the input of a file without the batch axis, in its layout."""
+    channels, height, width = spec.input_shape
+    return (height, width, channels) if spec.layout == "nhwc" else spec.input_shape
