@@ -610,3 +610,11 @@ def test_factors_that_ruin_the_network_are_refused_before_training(trained, tiny
     decompose(trained, plan_with({"conv2": (8, 8)}))
     done = finetune(trained, tiny_folder, "kept", layers={"conv2": "tucker2"}, options=options)
     assert "expected before any fine-tuning: accuracy" in done.stderr
+
+
+def test_training_that_makes_the_network_worse_causes_a_warning(trained, tiny_folder):
+    done = finetune(trained, tiny_folder, layers={}, steps=6, learning_rate=2.0)
+    accuracy = read_json(trained / "after/metrics.json")["accuracy"]
+    lost = accuracy["decomposed"]["validation"] - accuracy["finetuned"]["validation"]
+    assert lost > 0
+    assert f"warning: training made the network worse, by {lost:.2f} points" in done.stderr

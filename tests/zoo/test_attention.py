@@ -114,6 +114,7 @@ def assert_same(original, inputs, arguments):
         torch.testing.assert_close(gradient_of(module, name), gradient_of(original, name))
 
 
+@pytest.mark.seconds  # All of them together.
 @pytest.mark.parametrize("arguments", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_outputs_and_gradients_are_those_of_pytorch(settings, arguments):

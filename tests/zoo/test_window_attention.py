@@ -32,6 +32,7 @@ def attention(kind, shift=(2, 1), **settings):
     return module
 
 
+@pytest.mark.seconds  # All of them together.
 @pytest.mark.parametrize("settings", [{}, {"qkv_bias": False}, {"proj_bias": False}])
 @pytest.mark.parametrize("size", [(8, 9), (7, 8), (4, 9), (8, 2), (3, 3)])
 @pytest.mark.parametrize("shift", [(2, 1), (0, 0), (2, 0), (0, 1)])

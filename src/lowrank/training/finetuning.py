@@ -107,6 +107,13 @@ class Round:
             say=self.say,
         )
         finetuned = self._measured("fine-tuned", test=test)
+        lost = self.task.metric.loss(decomposed["validation"], finetuned["validation"])
+        if report.steps and lost > 0:
+            self.say(
+                f"warning: training made the network worse, by {self.task.metric.difference(lost)} "
+                "on the validation images. Lower `finetune.learning_rate`, or set "
+                "`precision: float32`."
+            )
         return {"decomposed": decomposed, "finetuned": finetuned}, report
 
     def _measured(self, label: str, *, test: bool) -> dict[str, float]:
