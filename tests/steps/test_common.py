@@ -105,10 +105,10 @@ def test_the_log_contains_the_traceback_of_a_crash(log, error):
 
 
 def test_a_package_of_an_extra_that_is_not_installed_is_named(log):
-    error = ModuleNotFoundError("No module named 'PIL'", name="PIL.Image")
+    error = ModuleNotFoundError("No module named 'torchvision'", name="torchvision.models")
     result = run(fail_with(error), "--log", str(log))
     assert result.exit_code == 1
-    assert "error: the package `PIL` is not installed" in result.stderr
+    assert "error: the package `torchvision` is not installed" in result.stderr
     assert "`lowrank[workflow]`" in result.stderr
     assert "Traceback" not in result.stderr + log.read_text()
 

@@ -102,7 +102,8 @@ def as_padded(site: Site) -> Layer:
 
 def padded(site: Site, inputs: np.ndarray) -> torch.Tensor:
     """Return the inputs of a layer as a tensor, with its padding, along two axes."""
-    tensor = torch.from_numpy(inputs.astype(np.float32, copy=False))
+    # Arrays that are mapped from a file are not writable, which PyTorch needs.
+    tensor = torch.from_numpy(np.require(inputs, np.float32, "W"))
     if site.layer.kind == "linear":
         return tensor
     pads = [*site.pads, (0, 0)][:2]

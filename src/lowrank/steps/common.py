@@ -23,7 +23,6 @@ _logger = logging.getLogger("lowrank")
 
 # The extra of pyproject.toml that brings a module.
 EXTRAS = {
-    "PIL": "workflow",
     "onnx2torch": "workflow",
     "dvc": "workflow",
     "snakemake": "workflow",
