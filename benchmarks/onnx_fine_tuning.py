@@ -98,7 +98,7 @@ def write_project(steps: int, target: float, lines: int) -> None:
             "steps": steps,
             "batch_size": 16,
             "optimizer": "adamw",
-            "learning_rate": 2e-5,
+            "learning_rate": 5e-5,
             "weight_decay": 0.0,
             "augment": {"pad_pixels": 0, "flip": False},
             "curve_every_steps": 10,
