@@ -7,9 +7,9 @@ affect them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Models:
 
     `quantized` is None without an int8 network. `control` is the original in int8. `named` are
     copies of the original and the compressed network with the names of layers, if they differ.
+    `counted` are copies with the shapes of inner tensors, which counting needs, by their file.
     """
 
     original: Path
@@ -47,6 +48,7 @@ class Models:
     quantized: Path | None
     control: Path
     named: tuple[Path, Path] | None = None
+    counted: Mapping[Path, Path] = field(default_factory=dict)
 
     @contextmanager
     def in_measured_form(self, state: Path, source: NetworkSource) -> Iterator[Models]:
@@ -60,16 +62,20 @@ class Models:
         spec = read_spec(state)
         with ExitStack() as stack:
 
-            def fixed(path: Path, *, named: bool = False) -> Path:
-                form = measured_form(path, spec, source, named_after_layers=named)
-                return stack.enter_context(form)
+            def fixed(path: Path, **options: bool) -> Path:
+                return stack.enter_context(measured_form(path, spec, source, **options))
 
+            in_float = (self.original, self.compressed)
+            original, compressed = map(fixed, in_float)
+            named = tuple(fixed(path, named_after_layers=True) for path in in_float)
+            counted = (fixed(path, for_counting=True) for path in in_float)
             yield Models(
-                fixed(self.original),
-                fixed(self.compressed),
+                original,
+                compressed,
                 fixed(self.quantized) if self.quantized else None,
                 fixed(self.control),
-                (fixed(self.original, named=True), fixed(self.compressed, named=True)),
+                (named[0], named[1]),
+                dict(zip((original, compressed), counted, strict=True)),
             )
 
     @property
@@ -179,7 +185,8 @@ class DeviceMeasurements:
         `in_float` is the same network in float, from which the MACs of nodes are counted.
         """
         once = self.settings | {"warmup_seconds": 0, "repeats": 1, "seconds": 0}
-        kernels = integer_kernels(self.device.node_times(model, once), macs_of_nodes(in_float))
+        counted = self.models.counted.get(in_float, in_float)
+        kernels = integer_kernels(self.device.node_times(model, once), macs_of_nodes(counted))
         self.say(
             f"int8: {kernels['nodes']} of {kernels['total']} convolutions and matrix products, "
             f"{100 * kernels['macs_share']:.1f} % of the MACs, run as integer kernels"
