@@ -162,8 +162,8 @@ def test_training_and_test_samples(store):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        ("raises", r"RuntimeError: the disk with the images is away \(mydata\.py, line \d+\)"),
-        ("ends", "it fails with `arguments` .*SystemExit: 3"),
+        ("raises", r"RuntimeError: the disk with the images is away \(mydata\.py, line \d+: raise"),
+        ("ends", r"its function ends the program \(exit status 3\) with `arguments`"),
         ("nothing", "`train` is NoneType None; expected a map-style dataset"),
         ("broken", r"sample 7 of 10 fails: OSError: file 7 is missing \(mydata\.py, line"),
         ("sizes", r"sample 1 has the shape \(3, 4, 6\) .* sample 0 has \(3, 4, 5\)"),
@@ -175,7 +175,7 @@ def test_training_and_test_samples(store):
         ("empty", r"`train` is list \[\] without samples"),
         ("other_parts", "a dictionary with 'test'; expected"),
         ("stream", "`train` is a generator; expected a map-style"),
-        ("numbers", "'numbers' is no function, but an object of the type int"),
+        ("numbers", "'numbers' is an int, expected a function"),
         ("imagse", "unknown function 'imagse'. Did you mean 'images'"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_wrong_conversion_is_detected(monkeypatch):
 
     monkeypatch.setattr(graph_module, "converted", wrong)
     built = module_of(model)
-    assert "its conversion changes the outputs" in built.obstacle
+    assert built.obstacle.startswith("an operation fails in PyTorch")
     with torch.no_grad():
         outputs = built(inputs_for(model)).numpy()
     np.testing.assert_allclose(
@@ -275,3 +275,25 @@ def test_operators_of_newer_versions_are_converted(node, tensors, opset):
     np.testing.assert_allclose(outputs, outputs_in_runtime(model, inputs), rtol=1e-4, atol=1e-5)
     built(inputs).sum().backward()
     assert built.conv.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [(1.1, "its conversion changes the outputs by"), (float("nan"), "an operation fails")],
+)
+def test_changed_and_missing_numbers_are_detected(factor, reason, monkeypatch):
+    model = convolution(random(8, 6, 3, 3), pads=[1, 1, 1, 1])
+    right = graph_module.converted
+
+    def wrong(*arguments):
+        steps, missing = right(*arguments)
+
+        def changed(values):
+            steps[-1](values)
+            values["y"] = factor * values["y"]
+
+        changed.reads = steps[-1].reads
+        return [*steps[:-1], changed], missing
+
+    monkeypatch.setattr(graph_module, "converted", wrong)
+    assert module_of(model).obstacle.startswith(reason)

@@ -34,7 +34,12 @@ def imported_function(name: str, label: str) -> Callable[..., Any]:
                 "package, or correct the name."
             ) from error
         raise _import_failed(module_name, label, error) from error
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        raise UserError(
+            f"{label}: importing its module ends the program (exit status {error.code}). Move the "
+            'code that runs as a program under `if __name__ == "__main__":`.'
+        ) from error
+    except Exception as error:
         raise _import_failed(module_name, label, error) from error
     try:
         function = operator.attrgetter(function_name)(module)
@@ -43,8 +48,7 @@ def imported_function(name: str, label: str) -> Callable[..., Any]:
         raise unknown_name("function", function_name, functions, where=label) from error
     if not callable(function):
         raise UserError(
-            f"{label}: '{function_name}' is no function, but an object of the type "
-            f"{type(function).__name__}. Name a function."
+            f"{label}: '{function_name}' is {described(function)}, expected a function."
         )
     return function  # type: ignore[no-any-return]
 
@@ -63,7 +67,12 @@ def called_function(function: Callable[..., Any], arguments: Mapping[str, Any], 
     try:
         with _hidden_command_line():
             return function(**arguments)
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        raise UserError(
+            f"{label}: its function ends the program (exit status {error.code}) with `arguments` "
+            f"{dict(arguments)}. Change the function so that it returns its result."
+        ) from error
+    except Exception as error:
         raise UserError(
             f"{label}: it fails with `arguments` {dict(arguments)}: {reason_of(error)}. Correct "
             "`arguments` in params.yaml or the function."
@@ -86,7 +95,18 @@ def reason_of(error: BaseException) -> str:
     ]
     if not own:
         return message
-    return f"{message} ({Path(own[-1].filename).relative_to(here)}, line {own[-1].lineno})"
+    frame = own[-1]
+    return (
+        f"{message} ({Path(frame.filename).relative_to(here)}, line {frame.lineno}: {frame.line})"
+    )
+
+
+def described(value: Any) -> str:
+    """Return what a value is, for messages: `a dict`, `the class Linear`, or `nothing`."""
+    name = type(value).__name__
+    if value is None or isinstance(value, type):
+        return "nothing" if value is None else f"the class {value.__name__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _import_failed(module: str, label: str, error: BaseException) -> UserError:

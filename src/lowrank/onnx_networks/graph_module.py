@@ -105,7 +105,9 @@ class GraphModule(nn.Module):
         if not missing:
             self._use(steps, layers, graph.tensors)
             error = self._error(model, shapes, label)
-            if error > _LARGEST_ERROR:
+            if error == math.inf:
+                self.obstacle = "an operation fails in PyTorch, or gives other shapes or no numbers"
+            elif error > _LARGEST_ERROR:
                 self.obstacle = f"its conversion changes the outputs by {error:.1%}"
         if self.obstacle:
             inputs = {output: site.source for output, site in layers.items()}
@@ -283,4 +285,6 @@ def _relative(output: Tensor, expected: np.ndarray) -> float:
     if np.abs(difference).max(initial=0.0) <= _ROUNDING:
         return 0.0
     scale, error = float(np.linalg.norm(expected)), float(np.linalg.norm(difference))
-    return error / scale if scale else error
+    error = error / scale if scale else error
+    # Comparisons with NaN are false.
+    return error if math.isfinite(error) else math.inf

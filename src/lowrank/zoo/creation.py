@@ -1,13 +1,7 @@
 """Build the network that a `NetworkSource` describes."""
 
 import difflib
-import importlib
-import inspect
-import operator
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lowrank.config.network_source import NetworkSource
+from lowrank.core.user_code import called_function, described, imported_function
 from lowrank.errors import UserError, unknown_name
 from lowrank.tasks.outputs import outputs_from
-from lowrank.zoo.forward import output_for_zeros, reason_of
+from lowrank.zoo.forward import output_for_zeros
 from lowrank.zoo.onnx_file import onnx_network
 from lowrank.zoo.plain import fold, in_float32, require_eager, unwrapped
 from lowrank.zoo.registry import NetworkSpec, network_names, registered
@@ -71,7 +66,8 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     if source.onnx:
         return onnx_network(source)
     if source.factory and source.input_shape:
-        network = _called(_imported(source.factory), source.arguments, source.factory)
+        function = imported_function(source.factory, f"factory '{source.factory}'")
+        network = _called(function, source.arguments, source.factory)
         channels = source.input_shape[0]
         spec = NetworkSpec(
             source.factory, source.input_shape, 0, mean=(0.0,) * channels, std=(1.0,) * channels
@@ -92,92 +88,11 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     raise unknown_name("network", name, shipped if similar else {*shipped, *known})
 
 
-def _imported(factory: str) -> Callable[..., Any]:
-    """Import and return the function named by `package.module:function`."""
-    module_name, _, function_name = factory.partition(":")
-    if (folder := os.getcwd()) not in sys.path:  # noqa: PTH109  (sys.path holds strings)
-        sys.path.insert(0, folder)
-    try:
-        with _hidden_command_line():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise UserError(
-                f"factory '{factory}': there is no module '{error.name}' in the current folder "
-                f"({folder}) or in the installed packages. Run from the folder that contains it, "
-                "install its package, or correct `factory`."
-            ) from error
-        raise _import_failed(factory, error) from error
-    except SystemExit as error:
-        raise UserError(
-            f"factory '{factory}': importing its module ends the program (exit status "
-            f"{error.code}). Move the code that runs as a program under "
-            '`if __name__ == "__main__":`.'
-        ) from error
-    except Exception as error:
-        raise _import_failed(factory, error) from error
-    try:
-        function = operator.attrgetter(function_name)(module)
-    except AttributeError as error:
-        functions = [name for name, value in vars(module).items() if inspect.isroutine(value)]
-        raise unknown_name(
-            "function", function_name, functions, where=f"factory '{factory}' ({module.__file__})"
-        ) from error
-    if not callable(function):
-        raise UserError(
-            f"factory '{factory}': '{function_name}' is {_described(function)}, expected a "
-            "function that returns a torch.nn.Module."
-        )
-    return function
-
-
-@contextmanager
-def _hidden_command_line() -> Iterator[None]:
-    """Hide this program's command line from user code that parses arguments."""
-    command_line = sys.argv
-    sys.argv = command_line[:1]
-    try:
-        yield
-    finally:
-        sys.argv = command_line
-
-
-def _import_failed(factory: str, error: Exception) -> UserError:
-    return UserError(
-        f"factory '{factory}': its module cannot be imported: {reason_of(error)}. Correct the "
-        f"module; `python -c 'import {factory.partition(':')[0]}'` shows the full error."
-    )
-
-
 def _called(function: Callable[..., Any], arguments: dict[str, Any], name: str) -> nn.Module:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # Some functions written in C have no signature.
-        signature = None
-    try:
-        if signature:
-            signature.bind(**arguments)
-    except TypeError as error:
-        raise UserError(
-            f"network '{name}': its function accepts {signature}, but `arguments` is {arguments} "
-            f"({error}). Correct `arguments` in params.yaml."
-        ) from error
-    try:
-        with _hidden_command_line():
-            network = function(**arguments)
-    except SystemExit as error:
-        raise UserError(
-            f"network '{name}': its function ends the program (exit status {error.code}) with "
-            f"`arguments` {arguments}. Change the function so that it returns the network."
-        ) from error
-    except Exception as error:
-        raise UserError(
-            f"network '{name}': its function fails with `arguments` {arguments}: "
-            f"{reason_of(error)}. Correct `arguments` in params.yaml or the function."
-        ) from error
+    network = called_function(function, arguments, f"network '{name}'")
     if not isinstance(network, nn.Module):
         raise UserError(
-            f"network '{name}': its function returns {_described(network)}, expected a "
+            f"network '{name}': its function returns {described(network)}, expected a "
             "torch.nn.Module. Change the function so that it returns the network, with the same "
             "layers as the checkpoint."
         )
@@ -223,14 +138,7 @@ def _classes(network: nn.Module, spec: NetworkSpec) -> int:
     except TypeError as error:
         raise UserError(
             f"network '{spec.name}': in evaluation mode its forward() returns "
-            f"{_described(logits)}; expected a tensor, or several tensors as a tuple or a "
+            f"{described(logits)}; expected a tensor, or several tensors as a tuple or a "
             "dictionary. Wrap the network in a module that returns its outputs."
         ) from error
     return 0
-
-
-def _described(value: Any) -> str:
-    name = type(value).__name__
-    if value is None or isinstance(value, type):
-        return "nothing" if value is None else f"the class {value.__name__}"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
