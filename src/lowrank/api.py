@@ -13,7 +13,7 @@ small.export("small.onnx")
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
 from lowrank.compression.module_network import ModuleNetwork
 from lowrank.config.factorize import FactorizeSettings
-from lowrank.core.plans import Expected, PlannedLayer
+from lowrank.core.plans import Expected, Factored, PlannedLayer
 from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_networks.model_file import write_model
@@ -57,13 +57,17 @@ class Compressed:
 
     `network` is a module, or an `onnx.ModelProto` for an ONNX file. `expected` is the agreement of
     its answers with the original network, or the error of its outputs, on the images that were
-    passed to `compress`. It is None without images.
+    passed to `compress`. It is None without images. `macs` are the multiply-accumulates of all
+    layers for one sample, before and after; layers that the method does not factor count too.
+    `factored` are the factors by layer name.
     """
 
     network: Any
     layers: tuple[PlannedLayer, ...]
     input_shape: tuple[int, ...]
     expected: Expected | None = None
+    macs: tuple[int, int] = (0, 0)
+    factored: Mapping[str, Factored] = field(default_factory=dict)
 
     def export(self, path: str | os.PathLike) -> None:
         """Write the network to an ONNX file.
@@ -155,7 +159,14 @@ def compress(
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)
     result = compressed.module if isinstance(compressed, ModuleNetwork) else compressed.model
-    return Compressed(result, planned, original.table.input_shape, expected)
+    return Compressed(
+        result,
+        planned,
+        original.table.input_shape,
+        expected,
+        compression.macs(planned),
+        compression.factored,
+    )
 
 
 def _module_network(

@@ -1,4 +1,8 @@
-"""The command that compresses one ONNX file."""
+"""The command that compresses one network."""
+
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +13,11 @@ from onnx import helper
 from onnx_graphs import network, random
 from PIL import Image
 
+from lowrank.config.network_source import NetworkSource
 from lowrank.steps.compress import compress
+from lowrank.surgery.states import read_state
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +72,10 @@ def test_a_file_is_compressed_quantized_and_measured(path, photos, tmp_path):
     assert done.exit_code == 0, done.output
     for expected in (
         "compressing with 12 samples",
-        "layers replaced; ",
+        " of 3 layers replaced: ",
         "compressed: ",
-        "original in int8: ",
-        "compressed, in int8: ",
+        "original in int8",
+        "compressed, in int8",
         "agreement with the original ",
         "x the speed of the original (",
         f"wrote {output}",
@@ -82,7 +90,11 @@ def test_a_file_is_compressed_quantized_and_measured(path, photos, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == names
     card = (tmp_path / "small.md").read_text()
     assert "| body | " in card
-    assert "compressed, in int8: " in card
+    # The share of the whole network, not only of the layers that a factorization takes.
+    share = re.search(r"M MACs, (\d+) % of the network's are left", done.output)
+    assert int(share[1]) <= 60
+    assert share[0] in card
+    assert "compressed, in int8" in card
     # The entries of params.yaml that do the same.
     assert "snakemake --cores 2 results/model_model_small.json" in done.output
     entries = yaml.safe_load(done.output[done.output.index("dataset:\n") :])
@@ -123,15 +135,20 @@ def test_arrays_are_samples_too(path, tmp_path):
         ),
         (["--samples", "{tmp}/pickle.npy"], "pickle.npy cannot be read as arrays"),
         (["--output", "{tmp}/none/small.onnx"], "none is no folder. Create it first."),
+        (["--output", "{tmp}/small.safetensors"], "expected a file name that ends with .onnx."),
+        (["--output", "{path}"], "model.onnx: is the original. Give another file name."),
+        (["--write-params"], "--write-params: the pipeline needs a folder of images."),
+        (["--images", "{photos}", "--write-params"], "no params.yaml here. Run it in the folder"),
     ],
 )
 def test_wrong_arguments_are_errors_that_say_what_to_do(
-    path, photos, tmp_path, arguments, expected
+    path, photos, tmp_path, monkeypatch, arguments, expected
 ):
+    monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "empty.npy", np.zeros((0, 3, 32, 32), np.float32))
     np.save(tmp_path / "other.npy", np.zeros((4, 5, 32, 32), np.float32))
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}]), allow_pickle=True)
-    texts = [text.format(photos=photos, tmp=tmp_path) for text in arguments]
+    texts = [text.format(photos=photos, tmp=tmp_path, path=path) for text in arguments]
     done = run(path, "--output", tmp_path / "small.onnx", *texts)
     assert done.exit_code == 1, done.output
     assert expected in done.output
@@ -155,3 +172,57 @@ def test_images_for_a_network_that_takes_none(tmp_path, photos):
     done = run(tmp_path / "vectors.onnx", "--output", tmp_path / "s.onnx", "--images", photos)
     assert done.exit_code == 1
     assert "does not take one image, but inputs of the shapes {'x': [1, 7]}" in done.output
+
+
+FUNCTION = """
+import torch
+from torch import nn
+
+def build(width=24):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, 32, 3, 1, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )
+"""
+
+
+@pytest.fixture
+def function(tmp_path, monkeypatch):
+    """Return a function of a module in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_to_compress.py").write_text(FUNCTION)
+    return "net_to_compress:build"
+
+
+@pytest.mark.seconds
+def test_a_function_is_compressed_to_a_state_and_into_the_pipeline(function, photos, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    arguments = ("--images", photos, "--input", "1,3,32,32", "--target", "macs=0.5")
+    options = ("--write-params", "--largest-drop", 1)
+    done = run(function, "--output", "small.safetensors", *arguments, *options)
+    assert done.exit_code == 0, done.output
+    assert "compressed: " in done.output
+    assert "x the speed of the original (" in done.output
+    state = read_state(
+        "small.safetensors", NetworkSource(factory=function, input_shape=(3, 32, 32))
+    )
+    assert state.factored.keys() == {"2"}
+    assert len(state.network[2]) == len(state.factored["2"].sequence) > 1
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    entry = params["checkpoint"]["net_to_compress_build"]
+    assert entry["factory"] == function
+    assert entry["input_shape"] == [3, 32, 32]
+    assert Path(entry["weights"]).is_file()
+    assert f"Made from `{function}`" in Path("small.md").read_text()
+
+
+@pytest.mark.seconds
+def test_a_function_is_compressed_to_onnx(function):
+    np.save("samples.npy", random(40, 3, 32, 32))
+    ranks = ("--largest-drop", 1, "--target", "macs=0.5")
+    done = run(function, "--output", "small.onnx", "--samples", "samples.npy", *ranks)
+    assert done.exit_code == 0, done.output
+    assert " on 40 images" in done.output
+    names = {node.name for node in onnx.load("small.onnx").graph.node}
+    assert {"0", "2.0", "2.1", "6"} <= names

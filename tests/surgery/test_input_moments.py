@@ -36,13 +36,16 @@ def moments_of(network, *batches, shape=(4, 8, 8)):
         {"padding": 1},
         {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)},
         {"groups": 2, "padding": 1},
+        {"kernel_size": 1, "stride": (2, 3), "padding": (0, 1)},
     ],
 )
 def test_patches_match_unfold(geometry):
-    layer = nn.Conv2d(4, 6, 3, **geometry)
+    layer = nn.Conv2d(4, 6, **{"kernel_size": 3, **geometry})
     moments = moments_of(nn.Sequential(layer), images(), images(seed=1))["0"]
     all_images = torch.cat([images(), images(seed=1)])
-    patches = functional.unfold(all_images, 3, layer.dilation, layer.padding, layer.stride)
+    patches = functional.unfold(
+        all_images, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )
     by_group = patches.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
     mean, covariance = mean_and_covariance(by_group)
     np.testing.assert_allclose(moments.mean, mean, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A page beside a compressed ONNX file that says what was done and what it cost and gained."""
+"""A page beside a compressed network that says what was done and what it cost and gained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def write_card(
     *,
     original: str,
     command: str,
+    macs: str,
     measured: Sequence[MeasuredFile],
+    warnings: Sequence[str],
     layers: Sequence[PlannedLayer],
 ) -> None:
     """Write the page in Markdown.
@@ -29,8 +31,12 @@ def write_card(
         The original network and its size.
     command
         The command that made the file.
+    macs
+        A sentence about the MACs that are left.
     measured
         The files that were measured against the original.
+    warnings
+        Why one of them should not be used.
     layers
         The layers that the method factors.
     """
@@ -46,9 +52,12 @@ def write_card(
         "",
         f"Made from {original} by low-rank decomposition, without training: `{command}`",
         "",
+        f"{macs}.",
+        "",
         f"Measured with ONNX Runtime on {Processor.here().cpu}:",
         "",
         *(f"- {file.sentence()}" for file in measured),
+        *(f"- {warning}" for warning in warnings),
         "",
         "## Replaced layers",
         "",

@@ -110,4 +110,6 @@ def padded(site: Site, inputs: np.ndarray) -> torch.Tensor:
     if tensor.ndim == 3:
         tensor = tensor[..., None]
     (top, bottom), (left, right) = pads
+    if not any((left, right, top, bottom)):
+        return tensor
     return functional.pad(tensor, (left, right, top, bottom))

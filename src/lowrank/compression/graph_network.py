@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from lowrank.compression.graph_moments import graph_moments, graph_shift
+from lowrank.compression.loss_samples import spread
 from lowrank.core.layers import LayerTable
 from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
@@ -178,9 +179,13 @@ class GraphNetwork:
     def divergence(self) -> Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]:
         """Return a function that measures how much each replaced layer changes the outputs.
 
-        The result is the mean of `OutputChange.divergence` over the outputs.
+        The result is the mean of `OutputChange.divergence` over the outputs, for a part of the
+        samples that is spread evenly over them.
         """
-        return GraphDivergence(self.model, self._by_name, self._pieces(), self.shapes, self.label)
+        is_open = leaves_batch_open(self.model, self.shapes)
+        multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
+        samples = spread(self._pieces(), multiple=multiple)
+        return GraphDivergence(self.model, self._by_name, samples, self.shapes, self.label)
 
     def changes_from(self, original: GraphNetwork) -> dict[str, OutputChange]:
         """Return the change of each output from the original network on the samples."""

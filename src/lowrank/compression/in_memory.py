@@ -12,7 +12,7 @@ import numpy as np
 from lowrank.compression.latency_target import latencies_here
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.core.layers import LayerTable
-from lowrank.core.plans import Expected, Losses, PlannedLayer
+from lowrank.core.plans import Expected, Factored, Losses, PlannedLayer
 from lowrank.core.rounds import assign_factorizations
 from lowrank.errors import UserError
 from lowrank.factorize import (
@@ -93,6 +93,8 @@ class Compression(Generic[Network]):
         Factorization by layer name.
     moments, losses, latencies
         Measurements that all rules share.
+    factored
+        Factors of the last network that `at` returned, by layer name.
     say
         Called with lines of progress.
     """
@@ -103,6 +105,7 @@ class Compression(Generic[Network]):
     moments: dict[str, Moments] = field(default_factory=dict)
     losses: Losses = field(default_factory=dict)
     latencies: dict[str, Latencies] = field(default_factory=dict)
+    factored: dict[str, Factored] = field(default_factory=dict)
     say: Callable[[str], object] = lambda _: None
 
     @classmethod
@@ -157,12 +160,17 @@ class Compression(Generic[Network]):
     def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
         """Return a copy of the network with its layers decomposed, and the change of each layer."""
         planned, compressed = self.plan(rule), self.network.copy()
-        for planned_layer in planned:
-            if not planned_layer.is_dense:
-                self._replace(compressed, planned_layer)
+        self.factored = {
+            layer.name: self._replace(compressed, layer) for layer in planned if not layer.is_dense
+        }
         return compressed, planned
 
-    def _replace(self, compressed: Network, planned: PlannedLayer) -> None:
+    def macs(self, planned: Iterable[PlannedLayer]) -> tuple[int, int]:
+        """Return the MACs of all layers of the network for one sample, before and after."""
+        before = sum(layer.dense_macs for layer in self.network.table.layers)
+        return before, before - sum(layer.macs[0] - layer.macs[1] for layer in planned)
+
+    def _replace(self, compressed: Network, planned: PlannedLayer) -> Factored:
         name = planned.name
         layer = self.network.table[name]
         weight, bias = compressed.weight_and_bias(name)
@@ -171,8 +179,10 @@ class Compression(Generic[Network]):
             moments, shift = compressed.shifted_moments(self.network, name)
             weight, bias = carried_over(kernel_of(layer, weight, name=name), bias, moments, shift)
         factorization = get_factorization(planned.factorization)
-        compressed.replace(
-            name, decompose(factorization, layer, weight, bias, planned.ranks, moments)
+        factors = decompose(factorization, layer, weight, bias, planned.ranks, moments)
+        compressed.replace(name, factors)
+        return Factored(
+            planned.factorization, planned.ranks, factors.relative_error, factors.sequence
         )
 
 

@@ -1,9 +1,7 @@
-"""Measure what the compression of an ONNX file cost and gained, and write it in int8."""
+"""Measure what the compression of one network cost and gained."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +9,16 @@ import onnx
 
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.config.device_kinds import create_device
-from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.metric import Metric
 from lowrank.core.plans import Expected
 from lowrank.devices import Device, DeviceError
-from lowrank.devices.processor import Processor
 from lowrank.errors import UserError
-from lowrank.onnx_files.int8 import Quantizer, types_for
-from lowrank.onnx_networks.int8_preparation import write_prepared
-from lowrank.onnx_networks.model_run import Feed
+
+# Settings of the measurement of latency. A few seconds are enough for one line to the user.
+_LATENCY = {"sittings": 3, "warmup_seconds": 0.2, "seconds": 1.5, "energy_seconds": 0}
+
+# Share of the distance from chance that int8 may lose beside the loss of the network in float.
+_LARGEST_INT8_DROP = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,16 @@ class FileMeasurements:
     threads: int
     folder: Path
 
-    def measure(self, label: str, path: Path) -> MeasuredFile:
-        """Compare a file with the original: outputs on the samples, and latency here."""
+    def measure(self, label: str, path: Path, change: Expected | None = None) -> MeasuredFile:
+        """Compare a file with the original: outputs on the samples, and latency here.
+
+        `change` is the change of the outputs if it is known.
+        """
         changed = GraphNetwork(
             onnx.load(path), (), self.original.shapes, str(path), self.original.batches
         )
-        return MeasuredFile(
-            label, path, changed.expected_from(self.original), self._speedup(changed)
-        )
+        change = change or changed.expected_from(self.original)
+        return MeasuredFile(label, path, change, self._speedup(changed))
 
     def _speedup(self, changed: GraphNetwork) -> tuple[float, float, float] | str:
         device: Device = create_device("local", {"threads": self.threads})
@@ -82,32 +83,30 @@ class FileMeasurements:
         try:
             self.original.write_fixed(before)
             changed.write_fixed(after)
-            measured = device.measure(before, after, {})
+            measured = device.measure(before, after, _LATENCY)
         except (DeviceError, UserError) as error:
             return str(error)
         return measured["speedup"], measured["speedup_low"], measured["speedup_high"]
 
 
-def write_int8(model: onnx.ModelProto, batches: Sequence[Feed], path: Path, label: str) -> None:
-    """Write a network in int8, for the processor of this machine.
+def warnings_about(in_int8: MeasuredFile, in_float: MeasuredFile) -> list[str]:
+    """Return why the network in float is the better choice than the one in int8, if it is.
 
-    All layers are quantized, with ranges of activations from the batches.
-
-    Raises UserError if ONNX Runtime cannot quantize the network.
+    It is faster if the intervals of the speedups do not overlap.
     """
-    settings = QuantizeSettings()
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        intermediate = Path(folder) / "intermediate"
-        intermediate.mkdir()
-        try:
-            write_prepared(model, prepared, label)
-            quantizer = Quantizer(prepared, batches, settings, intermediate)
-            quantizer.write(path, types_for(Processor.here(), settings))
-        except UserError:
-            raise
-        except Exception as error:  # ONNX Runtime's tools raise nearly any type.
-            raise UserError(
-                f"{label}: ONNX Runtime cannot quantize this network to int8 "
-                f"({type(error).__name__}: {error}). Compress it without int8."
-            ) from error
+    warnings = []
+    if not isinstance(in_int8.speedup, str) and not isinstance(in_float.speedup, str):
+        (ratio, _, high), (other, low, _) = in_int8.speedup, in_float.speedup
+        if high < low:
+            warnings.append(
+                f"int8 is slower than float on this machine ({ratio:.2f}x and {other:.2f}x the "
+                "speed of the original)"
+            )
+    if in_int8.change is not None and in_float.change is not None:
+        metric: Metric = in_int8.change.metric
+        if in_int8.change.drop - in_float.change.drop > _LARGEST_INT8_DROP:
+            warnings.append(
+                f"int8 changes the outputs much more than float ({metric.noun} "
+                f"{metric.text(in_int8.change.after)} and {metric.text(in_float.change.after)})"
+            )
+    return [f"warning: {reason}: use {in_float.path.name}" for reason in warnings]

@@ -1,4 +1,4 @@
-"""Entries of params.yaml that compress a file in the pipeline as `lowrank compress` does."""
+"""Entries of params.yaml that compress a network in the pipeline as `lowrank compress` does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Entries = dict[str, dict[str, Any]]
 
 
 def entries_for(
-    model: Path,
+    model: str,
+    weights: str,
     images: Path,
     *,
     network: Mapping[str, Any],
@@ -31,17 +32,19 @@ def entries_for(
     Parameters
     ----------
     model
-        The ONNX file.
+        Name of the network, which becomes the name of its entry.
+    weights
+        File with its weights.
     images
         Folder of images.
     network
-        Sizes and preprocessing of the input, as under `checkpoint.<network>`.
+        Source, sizes and preprocessing of the network, as under `checkpoint.<network>`.
     factorize, ranks
         Sections of the method.
     int8
         Whether the network is also quantized.
     """
-    name, data = _name(model.stem), _name(images.name or "images")
+    name, data = name_from(model), name_from(images.name or "images")
     method: dict[str, Any] = {
         "factorize": dict(factorize),
         "ranks": dict(ranks),
@@ -49,7 +52,7 @@ def entries_for(
     }
     if int8:
         method["quantize"] = "int8"
-    checkpoint = {"weights": str(model), **network, "task": "agreement", "dataset": data}
+    checkpoint = {"weights": weights, **network, "task": "agreement", "dataset": data}
     return {
         "dataset": {data: {"kind": "imagefolder", "train": str(images)}},
         "checkpoint": {name: checkpoint},
@@ -98,7 +101,7 @@ def append(entries: Entries, path: Path) -> None:
     write_text(path, text)
 
 
-def _name(text: str) -> str:
+def name_from(text: str) -> str:
     """Return a text as a name: letters, digits and underscores, starting with a letter."""
     name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
     return name if name[:1].isalpha() else f"network_{name}".rstrip("_")

@@ -62,7 +62,8 @@ def called_function(function: Callable[..., Any], arguments: Mapping[str, Any], 
     except TypeError as error:
         raise UserError(
             f"{label}: it accepts {inspect.signature(function)}, but `arguments` is "
-            f"{dict(arguments)} ({error}). Correct `arguments` in params.yaml."
+            f"{dict(arguments)} ({error}). Correct `arguments` in params.yaml; outside the "
+            "pipeline, name a function that needs no arguments."
         ) from error
     try:
         with _hidden_command_line():

@@ -1,7 +1,8 @@
-"""Show the layers of an ONNX file, where its time goes, and what factors could save."""
+"""Show the layers of one network, where its time goes, and what factors could save."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ _COLUMNS = ("layer", "shape", "MACs", "%", "ms", "%", "EVBMF ranks", "MACs with 
 
 
 @click.command(cls=Step)
-@click.argument("model", type=Path)
+@click.argument("model")
 @input_option
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency.")
 @click.option(
@@ -28,25 +29,33 @@ _COLUMNS = ("layer", "shape", "MACs", "%", "ms", "%", "EVBMF ranks", "MACs with 
     show_default=True,
     help="Time for the measurement of latencies; 0 to skip it.",
 )
-def analyze(model: Path, inputs: tuple[str, ...], threads: int, seconds: float) -> None:
-    """Show the layers of MODEL, an ONNX file, and what factors could save.
+def analyze(model: str, inputs: tuple[str, ...], threads: int, seconds: float) -> None:
+    """Show the layers of MODEL, and what factors could save.
+
+    MODEL is an ONNX file, or a function package.module:function in the current folder that returns
+    a PyTorch network, which is exported.
 
     The ranks are those of EVBMF, an estimate from the weights alone (Nakajima et al. 2013).
     """
     from lowrank.api import TUCKER
     from lowrank.compression.analysis import analyze_model
+    from lowrank.compression.named_network import open_network
     from lowrank.devices import DeviceError
     from lowrank.errors import UserError
 
-    try:
-        analysis = analyze_model(model, shapes_of(inputs), TUCKER, threads=threads, seconds=seconds)
-    except DeviceError as error:
-        raise UserError(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        network = open_network(model, shapes_of(inputs), [], Path(folder))
+        try:
+            analysis = analyze_model(
+                network.file, network.shapes, TUCKER, threads=threads, seconds=seconds
+            )
+        except DeviceError as error:
+            raise UserError(str(error)) from error
     click.echo(report(model, analysis))
 
 
-def report(model: Path, analysis: Analysis) -> str:
-    """Return the analysis of a file as text: a table, and sentences about the whole."""
+def report(model: str, analysis: Analysis) -> str:
+    """Return the analysis of a network as text: a table, and sentences about the whole."""
     rows = [_COLUMNS, *(_row(entry, analysis) for entry in analysis.layers)]
     if analysis.milliseconds is not None and analysis.rest_milliseconds is not None:
         share = _percent(analysis.rest_milliseconds, analysis.milliseconds)

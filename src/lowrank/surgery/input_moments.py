@@ -244,10 +244,14 @@ def _patches(inputs: Tensor, layer: Layer) -> Tensor:
     # Starting at the first position would give too much weight to the edges of the map.
     height, width = inputs.shape[2:]
     steps = [ceil(size / _POSITIONS) for size in layer.output_map((height, width))]
-    vertical, horizontal = layer.padding
-    inputs = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
     strides = tuple(stride * q for stride, q in zip(layer.stride, steps, strict=True))
     top, left = (stride * (q // 2) for stride, q in zip(layer.stride, steps, strict=True))
+    vertical, horizontal = layer.padding
+    if vertical or horizontal:
+        inputs = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
+    if layer.kernel == (1, 1):
+        # The same values as below, without a copy of the whole map.
+        return inputs[:, :, top :: strides[0], left :: strides[1]].flatten(2).contiguous()
     return functional.unfold(
         inputs[:, :, top:, left:], layer.kernel, layer.dilation, stride=strides
     )

@@ -1,0 +1,52 @@
+"""The samples on which the change of outputs is measured for each layer at several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+
+from lowrank.onnx_networks.model_run import Feed, length, split
+
+LOSS_SAMPLES = 64
+
+
+def spread(batches: Sequence[Feed], count: int = LOSS_SAMPLES, *, multiple: int = 1) -> list[Feed]:
+    """Return `count` samples that are spread evenly over the batches, or all if there are fewer.
+
+    Samples of the same shape are joined to batches as large as before.
+
+    Parameters
+    ----------
+    batches
+        Inputs by name.
+    count
+        Number of samples.
+    multiple
+        Size of a batch for a network that takes no other. `count` is rounded up to a multiple.
+    """
+    lengths = [length(batch) for batch in batches]
+    count = -(-count // multiple) * multiple
+    if sum(lengths) <= count:
+        return list(batches)
+    numbers = np.linspace(0, sum(lengths) - 1, count).astype(int)
+    starts = np.cumsum([0, *lengths])
+    taken = [
+        {
+            name: array[numbers[(numbers >= start) & (numbers < end)] - start]
+            for name, array in batch.items()
+        }
+        for batch, start, end in zip(batches, starts[:-1], starts[1:], strict=True)
+    ]
+    pieces: list[Feed] = []
+    for _, alike in groupby(filter(length, taken), _shapes):
+        parts = list(alike)
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        pieces += split(joined, max(lengths))
+    return pieces
+
+
+def _shapes(batch: Feed) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one sample of each input."""
+    return {name: array.shape[1:] for name, array in batch.items()}

@@ -1,0 +1,33 @@
+"""Samples on which the losses of layers are measured."""
+
+import numpy as np
+
+from lowrank.compression.loss_samples import spread
+
+
+def batches(*lengths, width=2):
+    numbers = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
+    return [{"x": np.repeat(part[:, None], width, 1)} for part in numbers]
+
+
+def firsts(pieces):
+    return [piece["x"][:, 0].tolist() for piece in pieces]
+
+
+def test_samples_are_spread_over_all_batches_and_joined():
+    assert firsts(spread(batches(4, 4, 4), 5)) == [[0, 2, 5, 8], [11]]
+    assert firsts(spread(batches(2, 9, 1), 4)) == [[0, 3, 7, 11]]
+
+
+def test_few_samples_are_all_taken_as_they_are():
+    few = batches(3, 2)
+    assert spread(few, 5) == few
+
+
+def test_batches_of_a_fixed_size_stay_full():
+    assert firsts(spread(batches(4, 4, 4, 4), 6, multiple=4)) == [[0, 2, 4, 6], [8, 10, 12, 15]]
+
+
+def test_samples_of_different_shapes_are_not_joined():
+    pieces = spread(batches(4, 4) + batches(4, 4, width=3), 4)
+    assert [piece["x"].shape for piece in pieces] == [(2, 2), (2, 3)]
