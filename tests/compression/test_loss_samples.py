@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lowrank.compression.loss_samples import spread
+from lowrank.compression.loss_samples import enough, spread
+from lowrank.core.layers import Layer
 
 
 def batches(*lengths, width=2):
@@ -17,6 +18,16 @@ def firsts(pieces):
 def test_samples_are_spread_over_all_batches_and_joined():
     assert firsts(spread(batches(4, 4, 4), 5)) == [[0, 2, 5, 8], [11]]
     assert firsts(spread(batches(2, 9, 1), 4)) == [[0, 3, 7, 11]]
+
+
+def test_a_small_network_is_measured_on_more_samples():
+    def layers(size, count):
+        layer = Layer(64, 64, kernel=(3, 3), padding=(1, 1), name="a", kind="conv", input_map=size)
+        return [layer] * count
+
+    macs = 64 * 64 * 9 * 20 * 20
+    assert enough(layers((20, 20), 10)) == int(750e9 / (10 * 10 * macs))
+    assert enough(layers((200, 200), 100)) == 32
 
 
 def test_few_samples_are_all_taken_as_they_are():

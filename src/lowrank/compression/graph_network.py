@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from lowrank.compression.graph_moments import graph_moments, graph_shift
-from lowrank.compression.loss_samples import spread
+from lowrank.compression.loss_samples import enough, spread
 from lowrank.core.layers import LayerTable
 from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
@@ -184,7 +184,8 @@ class GraphNetwork:
         """
         is_open = leaves_batch_open(self.model, self.shapes)
         multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
-        samples = spread(self._pieces(), multiple=multiple)
+        count = enough([site.layer for site in self.sites])
+        samples = spread(self._pieces(), count, multiple=multiple)
         return GraphDivergence(self.model, self._by_name, samples, self.shapes, self.label)
 
     def changes_from(self, original: GraphNetwork) -> dict[str, OutputChange]:

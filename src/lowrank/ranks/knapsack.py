@@ -7,8 +7,11 @@ Choosing one entry for each layer under a bound on the sum of costs is a multipl
 problem, which an integer program solves exactly.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
@@ -270,19 +273,37 @@ def _least_loss(
     one_each = sparse.csr_array(
         (np.ones(count), (layers, np.arange(count))), shape=(len(names), count)
     )
-    solution = milp(
-        # Scaled far above the solver's tolerance, which is absolute.
-        c=np.array([share.loss for share in shares]) * 1e4,
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs.T / limits[:, None], -np.inf, 1 - fixed / limits),
-        ],
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-4},
-    )
+    with _silent():
+        solution = milp(
+            # Scaled far above the solver's tolerance, which is absolute.
+            c=np.array([share.loss for share in shares]) * 1e4,
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(costs.T / limits[:, None], -np.inf, 1 - fixed / limits),
+            ],
+            integrality=np.ones(count),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-4},
+        )
     solved: np.ndarray | None = solution.x
     return solved
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Discard what the solver prints: some versions of HiGHS name one of their functions."""
+    try:
+        stdout = os.dup(1)
+    except OSError:  # A program without a standard output.
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _check_reachable(
