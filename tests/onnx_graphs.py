@@ -16,15 +16,19 @@ def network(
     tensors: Mapping[str, np.ndarray],
     *,
     inputs: Mapping[str, Sequence[int | str]] | None = None,
+    types: Mapping[str, int] | None = None,
     outputs: Sequence[str] = ("y",),
     opset: int = 17,
     ir_version: int = 8,
 ) -> onnx.ModelProto:
-    """Return a network with the input `x`, (batch, 6, 9, 8), by default."""
-    inputs = inputs or {"x": ("batch", 6, 9, 8)}
+    """Return a network with the input `x`, (batch, 6, 9, 8), by default.
+
+    Inputs are in float32, or have one of ONNX's `types`.
+    """
+    types, inputs = types or {}, inputs or {"x": ("batch", 6, 9, 8)}
     stored = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
     declared = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), shape)
         for name, shape in inputs.items()
     ]
     if ir_version < 4:
@@ -62,6 +66,35 @@ def convolution(weight: np.ndarray, bias: bool = True, **attributes: object) -> 
     ]
     shape = ("batch", weight.shape[1] * attributes.get("group", 1), 9, 8)
     return network(nodes, tensors, inputs={"x": shape[: weight.ndim]})
+
+
+def reader_of_words(batch: int | str = "batch") -> onnx.ModelProto:
+    """Return a network of two inputs: six `words` of eleven, and five `features`."""
+    make = helper.make_node
+    nodes = [
+        make("Gather", ["table", "words"], ["embedded"], "/embedding/Gather"),
+        make("MatMul", ["embedded", "w1"], ["hidden"], "/words/MatMul"),
+        make("Relu", ["hidden"], ["active"], "/relu"),
+        make("ReduceMean", ["active"], ["pooled"], "/mean", axes=[1], keepdims=0),
+        make("Gemm", ["features", "w2", "b2"], ["other"], "/features/Gemm"),
+        make("Add", ["pooled", "other"], ["sum"], "/add"),
+        make("Gemm", ["sum", "w3"], ["y"], "/head/Gemm"),
+    ]
+    tensors = {
+        "table": random(11, 8),
+        "w1": random(8, 16, seed=1),
+        "w2": random(5, 16, seed=2),
+        "b2": random(16, seed=3),
+        "w3": random(16, 4, seed=4),
+    }
+    inputs = {"words": (batch, 6), "features": (batch, 5)}
+    return network(nodes, tensors, inputs=inputs, types={"words": TensorProto.INT64})
+
+
+def words_and_features(count: int) -> dict[str, np.ndarray]:
+    """Return inputs for `reader_of_words`."""
+    words = np.random.default_rng(7).integers(0, 11, (count, 6))
+    return {"words": words, "features": random(count, 5, seed=8)}
 
 
 def matrix(form: str) -> onnx.ModelProto:

@@ -6,12 +6,14 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
-from onnx_graphs import network, random
+from onnx_graphs import network, random, reader_of_words, words_and_features
 from torch import nn
 
 import lowrank
 from lowrank.compression.graph_moments import graph_moments
 from lowrank.compression.graph_network import GraphNetwork
+from lowrank.devices import MeasureSettings
+from lowrank.devices.runtime import load_runner
 from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_networks.graph_layers import find_sites
@@ -217,3 +219,12 @@ def test_samples_are_divided_into_pieces_that_run_fast(file, tmp_path):
     onnx.save(fixed, tmp_path / "fixed.onnx")
     pieces = GraphNetwork.read(tmp_path / "fixed.onnx", None, [samples]).batches
     assert [len(piece[name]) for piece in pieces] == [4000]
+
+
+def test_a_network_of_several_inputs_can_be_measured(tmp_path):
+    """A target of latency measures the file with the sizes of one sample."""
+    onnx.save(reader_of_words(), tmp_path / "reader.onnx")
+    network = GraphNetwork.read(tmp_path / "reader.onnx", None, [words_and_features(30)])
+    network.write_fixed(tmp_path / "fixed.onnx")
+    (output,) = load_runner(tmp_path / "fixed.onnx", MeasureSettings())()
+    assert output.shape == (1, 4)

@@ -41,6 +41,10 @@ def test_json_round_trip():
         ({"factory": "mynet", "input_shape": [3, 8, 8]}, "`factory`"),
         ({"factory": "a:b", "network": "c", "input_shape": [3, 8, 8]}, "not both"),
         ({"network": "a", "shape": [3, 8, 8]}, "`shape`"),
+        ({"network": "a", "input_shape": [16]}, "has 1 sizes; expected three: channels, height"),
+        ({"network": "a", "input_type": "int64"}, "`input_type` is only for a `factory`"),
+        ({"factory": "a:b", "input_shape": []}, "`input_shape`"),
+        ({"factory": "a:b", "input_shape": [4], "input_type": "text"}, "`input_type`"),
         (
             {"network": "a", "input_shape": [3, 0, 8]},
             "`input_shape[1]` is 0, expected at least 1",

@@ -287,6 +287,18 @@ def test_a_method_without_entries_gets_finetune(document):
     assert params.finetune_of("vgg16", "tucker") == params.finetune
 
 
+def test_arrays_are_not_augmented_unless_that_is_set(document):
+    document["dataset"]["mine"] = {"kind": "arrays", "train": "x.npy"}
+    document["checkpoint"]["vgg16"]["dataset"] = "mine"
+    del document["finetune"]["augment"]
+    document["finetune"]["distill"]["maps"] = 0
+    params = parse_params(document)
+    assert not params.finetune_of("vgg16", "tucker").augment.changes
+    assert params.finetune_of("resnet20", "tucker").augment.changes
+    document["methods"]["tucker"]["finetune"] = {"augment": {"flip": True}}
+    assert parse_params(document).finetune_of("vgg16", "tucker").augment.changes
+
+
 def test_a_method_may_change_the_kind_of_budget(document):
     document["methods"]["tucker"]["finetune"] = {"steps": None, "epochs": 2}
     merged = parse_params(document).finetune_of("vgg16", "tucker")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny import write_tiny_dataset
 
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.config.dataset import DatasetSettings
@@ -14,7 +15,7 @@ from lowrank.data.datasets import open_dataset, require_images_match
 from lowrank.data.input_arrays import store_arrays
 from lowrank.data.splits import write_splits
 from lowrank.errors import UserError
-from lowrank.zoo.registry import NetworkSpec
+from lowrank.zoo.registry import InputForm, NetworkSpec
 
 SHAPE = (3, 4, 5)
 SPEC = NetworkSpec("net", SHAPE, 4)
@@ -37,7 +38,7 @@ def store(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "int16"])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "bool"])
 @pytest.mark.parametrize("shape", [(3, 4, 5), (16,), (2, 7)])
 def test_batches_hold_the_arrays_as_they_are(tmp_path, store, dtype, shape):
     expected = values(40, shape, np.int16).astype(dtype)
@@ -143,7 +144,7 @@ def test_arrays_of_another_shape_than_the_input(tmp_path, store):
     [
         (values(20, ()), r"the shape \(20,\); expected \(samples, \.\.\.\)"),
         (values(20, dtype=np.float64), r"the type float64; expected .*astype\('float32'\)"),
-        (np.ones((20, 3), bool), r"the type bool; expected"),
+        (np.ones((20, 3), np.uint32), r"the type uint32; expected"),
         (np.array([[None] * 3] * 20), "cannot be read as arrays .*Python objects"),
         (np.float32(3), "at least one sample"),
         (values(0), "at least one sample"),
@@ -178,8 +179,9 @@ def test_values_that_are_not_finite(tmp_path, store, value):
         ({"x": values(20), "labels": np.zeros((20, 1), int)}, r"`labels` has the shape \(20, 1\)"),
         ({"x": values(20), "labels": np.full(20, -1)}, "`labels` .*from 0"),
         ({"x": values(20), "labels": np.full(20, 10**9)}, "the class 1000000000; expected"),
-        ({"labels": np.zeros(20, int)}, r"has 0 arrays of inputs \(none\)"),
-        ({"x": values(9), "y": values(9)}, r"2 arrays of inputs \(x, y\).* several inputs"),
+        ({"labels": np.zeros(20, int)}, r"has no arrays of inputs; expected one, or one for each"),
+        ({"x": values(9), "y": values(8)}, r"arrays of \{'x': 9, 'y': 8\} samples"),
+        ({"x": values(9), "y": values(9, dtype=np.float64)}, "array 'y' has the type float64"),
     ],
 )
 def test_unusable_files_of_several_arrays(tmp_path, store, arrays, reason):
@@ -220,3 +222,70 @@ def test_folders_of_images_do_not_fit_a_dataset_of_arrays(tmp_path, store):
     write_splits(tmp_path / "splits", made, settings, decoding, place="checkpoint.net", say=print)
     data = open_dataset(made, tmp_path / "splits")
     assert (len(data.train), len(data.validation), len(data.test)) == (16, 2, 2)
+
+
+WORDS = NetworkSpec.of_forms(
+    "reader", (InputForm("words", (6,), "int64"), InputForm("length", (), "int64"))
+)
+
+
+def words(count=20):
+    return {"words": np.arange(count * 6).reshape(count, 6), "length": np.arange(count)}
+
+
+def test_several_inputs(tmp_path, store):
+    labels = np.arange(20) % 4
+    np.savez(tmp_path / "x.npz", **words(), labels=labels)
+    # The order of the arrays in a file does not matter.
+    np.savez(tmp_path / "y.npz", **dict(reversed(words(6).items())))
+    data = open_dataset(store("x.npz", "y.npz"))
+    require_images_match(data, WORDS)
+    inputs, _ = EvaluationBatches(data.test, WORDS)[0]
+    assert {name: tensor.dtype for name, tensor in inputs.items()} == {
+        "words": torch.int64,
+        "length": torch.int64,
+    }
+    for name, array in words(6).items():
+        np.testing.assert_array_equal(inputs[name], array)
+    batches = AugmentedBatches(data.train, WORDS, batch_size=4, augment=PLAIN, seed=3)
+    inputs, batch_labels = batches[2]
+    # Rows of all inputs and of the labels belong together.
+    np.testing.assert_array_equal(inputs["words"][:, 0], 6 * inputs["length"])
+    np.testing.assert_array_equal(batch_labels, inputs["length"] % 4)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    store("x.npz", "y.npz")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == first
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"words": words()["words"]}, "lacks the input 'length': it has a single array, but"),
+        ({**words(), "mask": np.ones(20, bool)}, "has an input too many, 'mask'"),
+        ({"wrods": words()["words"], "length": words()["length"]}, "lacks the input 'words': it"),
+        ({**words(), "words": np.ones((20, 7), int)}, r"'words' has the shape \(7,\), .* \(6,\)"),
+        ({**words(), "length": np.ones(20, np.int32)}, r"'length' has the type int32, .*int64"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_inputs(tmp_path, store, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UserError, match=rf"dataset\.mine: .*{message}"):
+        require_images_match(open_dataset(store("x.npz")), WORDS)
+
+
+def test_a_dataset_of_another_kind_than_the_network(tmp_path, store):
+    np.savez(tmp_path / "x.npz", **words())
+    arrays = open_dataset(store("x.npz"))
+    with pytest.raises(UserError, match=r"dataset\.mine: has several inputs, 'words', 'length'"):
+        require_images_match(arrays, SPEC)
+    write_tiny_dataset(tmp_path / "images", train=20, test=20)
+    images = open_dataset(tmp_path / "images")
+    with pytest.raises(UserError, match=r"tiny: has images, but the network reader takes 'words'"):
+        require_images_match(images, WORDS)
+
+
+def test_files_with_other_inputs(tmp_path, store):
+    np.savez(tmp_path / "x.npz", **words())
+    np.savez(tmp_path / "y.npz", words=words(6)["words"], mask=np.ones((6, 6), bool))
+    with pytest.raises(UserError, match=r"x\.npz has the inputs 'words', 'length', but .*'mask'"):
+        store("x.npz", "y.npz")

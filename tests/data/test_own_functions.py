@@ -8,10 +8,10 @@ import torch
 
 from lowrank.config.dataset import DatasetSettings
 from lowrank.data.batches import EvaluationBatches
-from lowrank.data.datasets import open_dataset
+from lowrank.data.datasets import open_dataset, require_images_match
 from lowrank.data.own_functions import store_function
 from lowrank.errors import UserError
-from lowrank.zoo.registry import NetworkSpec
+from lowrank.zoo.registry import InputForm, NetworkSpec
 
 SPEC = NetworkSpec("net", (3, 4, 5), 4)
 SOURCE = '''
@@ -102,6 +102,22 @@ def stream():
 
 
 numbers = 3
+
+
+def pairs(count=20):
+    return [({"words": np.arange(6) + n, "length": np.int64(n)}, n % 2) for n in range(count)]
+
+
+def other_inputs():
+    return [{"words": np.arange(6), "length": np.ones(2)}, {"words": np.arange(6)}]
+
+
+def no_inputs():
+    return [{}, {}]
+
+
+def lengths():
+    return [{"a": np.ones(2), "b": np.ones(n)} for n in (1, 2)]
 '''
 
 
@@ -159,6 +175,16 @@ def test_training_and_test_samples(store):
     assert labels.tolist() == [0, 1, 2, 3, 0, 1]
 
 
+def test_samples_of_several_inputs(store):
+    data = open_dataset(store("mydata:pairs"))
+    forms = (InputForm("words", (6,), "int64"), InputForm("length", (), "int64"))
+    spec = NetworkSpec.of_forms("reader", forms)
+    require_images_match(data, spec)
+    inputs, labels = EvaluationBatches(data.train, spec)[0]
+    np.testing.assert_array_equal(inputs["words"], inputs["length"][:, None] + np.arange(6))
+    np.testing.assert_array_equal(labels, inputs["length"] % 2)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -175,6 +201,9 @@ def test_training_and_test_samples(store):
         ("empty", r"`train` is list \[\] without samples"),
         ("other_parts", "a dictionary with 'test'; expected"),
         ("stream", "`train` is a generator; expected a map-style"),
+        ("other_inputs", "sample 1 has the inputs 'words', but sample 0 has 'words', 'length'"),
+        ("no_inputs", "sample 0 is an empty dictionary"),
+        ("lengths", r"sample 1 has the shape \(2,\) and the type float32 for the input 'b'"),
         ("numbers", "'numbers' is an int, expected a function"),
         ("imagse", "unknown function 'imagse'. Did you mean 'images'"),
     ],

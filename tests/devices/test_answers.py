@@ -3,12 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+from onnx_graphs import reader_of_words, words_and_features
 
 from lowrank.config.device_kinds import create_device
 from lowrank.core.layers import PlainLayer
 from lowrank.devices import DeviceError, MeasureSettings
 from lowrank.devices.answers import agreement, answers, expected_answers
 from lowrank.onnx_files.single_layers import side_by_side
+from lowrank.onnx_networks.model_run import ModelRun
 
 EXPECTED = np.random.default_rng(0).standard_normal((40, 10)).tolist()
 
@@ -72,5 +74,21 @@ def test_a_device_computes_outputs_for_real_images(model, tmp_path):
 
 def test_images_of_another_size_are_an_error(model, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((2, 3, 9, 9), np.float32))
-    with pytest.raises(DeviceError, match="takes images of shape"):
+    with pytest.raises(
+        DeviceError, match=r"takes inputs of the shapes .*images\.npy\) have the shapes .*9, 9\)"
+    ):
         answers(model, tmp_path / "images.npy", MeasureSettings())
+
+
+def test_several_inputs_come_from_an_npz_file(tmp_path):
+    onnx.save(reader_of_words(), tmp_path / "reader.onnx")
+    feed = words_and_features(5)
+    np.savez(tmp_path / "samples.npz", **feed)
+    outputs = create_device("local", {}).answers(
+        tmp_path / "reader.onnx", tmp_path / "samples.npz", {"batch_size": 2}
+    )
+    (expected,) = ModelRun(reader_of_words(), "reader")(feed).values()
+    np.testing.assert_allclose(outputs, expected[:4], atol=1e-5)
+    np.savez(tmp_path / "samples.npz", words=feed["words"])
+    with pytest.raises(DeviceError, match=r"takes inputs of the shapes .*features.*samples\.npz"):
+        answers(tmp_path / "reader.onnx", tmp_path / "samples.npz", MeasureSettings())

@@ -11,12 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import reader_of_words
 
 import lowrank.devices
 from lowrank.config.device_kinds import create_device
 from lowrank.devices import DeviceError, combinations, main_settings
 from lowrank.devices.measure_settings import MeasureSettings
-from lowrank.devices.runtime import load_runner
+from lowrank.devices.runtime import fixed_inputs, load_runner, open_session
 from lowrank.errors import UserError
 from lowrank.testing import check_device
 
@@ -27,11 +28,10 @@ FOLDER = Path(lowrank.devices.__file__).parent
 def save_model(path: Path, *, features: int = 4, batch: int | str = "batch", **options) -> Path:
     weight = np.ones((features, 2), np.float32)
     kind = options.get("kind", TensorProto.FLOAT)
-    inputs = ["images", *options.get("more_inputs", [])]
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["images", "weight"], ["logits"], "gemm")],
         "graph",
-        [helper.make_tensor_value_info(name, kind, [batch, features]) for name in inputs],
+        [helper.make_tensor_value_info("images", kind, [batch, features])],
         [helper.make_tensor_value_info("logits", kind, [batch, 2])],
         [numpy_helper.from_array(weight.astype(helper.tensor_dtype_to_np_dtype(kind)), "weight")],
     )
@@ -145,13 +145,33 @@ def test_the_input_is_reproducible(model: Path):
     assert np.ptp(first) > 0
 
 
-def test_inputs_other_than_images_are_an_error(tmp_path: Path):
-    double = save_model(tmp_path / "double.onnx", kind=TensorProto.DOUBLE)
-    with pytest.raises(DeviceError, match=r"'images' \(tensor\(double\)\)"):
-        load_runner(double, MeasureSettings())
-    two = save_model(tmp_path / "two.onnx", more_inputs=["mask"])
-    with pytest.raises(DeviceError, match="'mask'"):
-        load_runner(two, MeasureSettings())
+def test_all_inputs_are_fed_and_whole_numbers_are_zeros(tmp_path: Path):
+    onnx.save(reader_of_words(), path := tmp_path / "reader.onnx")
+    settings = MeasureSettings(batch_size=3)
+    feed = fixed_inputs(path, open_session(path, settings), 3)
+    assert {name: (array.shape, array.dtype.name) for name, array in feed.items()} == {
+        "words": ((3, 6), "int64"),
+        "features": ((3, 5), "float32"),
+    }
+    assert not feed["words"].any()
+    assert np.ptp(feed["features"]) > 1
+    assert load_runner(path, settings)()[0].shape == (3, 4)
+    times = create_device("local", {}).node_times(path, QUICK)
+    assert {"Gather", "MatMul"} <= {time.operator for time in times.values()}
+
+
+def test_inputs_that_are_no_batches_of_numbers_are_an_error(tmp_path: Path):
+    nodes = [helper.make_node("Identity", ["text"], ["same"])]
+    for kind, shape, message in (
+        (TensorProto.STRING, ["batch"], r"'text' has the type tensor\(string\), but one of"),
+        (TensorProto.FLOAT, ["batch", "open"], r"'text' has shape \['batch', 'open'\], but a"),
+    ):
+        values = [helper.make_tensor_value_info(name, kind, shape) for name in ("text", "same")]
+        graph = helper.make_graph(nodes, "graph", values[:1], values[1:])
+        opset = [helper.make_opsetid("", 18)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "t.onnx")
+        with pytest.raises(DeviceError, match=message):
+            load_runner(tmp_path / "t.onnx", MeasureSettings())
 
 
 def test_the_error_for_an_unavailable_provider_lists_the_available_ones(model: Path):

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import reader_of_words, words_and_features
 from ssh_server import MISSING, running
 
 from lowrank.config.device_kinds import create_device
@@ -99,6 +100,13 @@ def test_the_other_machine_is_measured(board, models, remote_folder, tmp_path):
     assert not list(tmp_path.glob("*.part"))
     assert device.clean()["removed"] > 0
     assert list(remote_folder.parent.iterdir()) == []
+
+
+def test_samples_of_several_inputs_reach_the_other_machine(board, tmp_path):
+    onnx.save(reader_of_words(), model := tmp_path / "reader.onnx")
+    np.savez(tmp_path / "samples.npz", **words_and_features(4))
+    expected = create_device("local", QUICK).answers(model, tmp_path / "samples.npz", {})
+    assert board().answers(model, tmp_path / "samples.npz", {}) == expected
 
 
 def test_paths_may_start_with_the_home_folder(board, models, tmp_path):

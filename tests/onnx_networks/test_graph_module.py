@@ -7,9 +7,17 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from onnx_graphs import CONVOLUTIONS, MATRICES, convolution, matrix, network, random
+from onnx_graphs import (
+    CONVOLUTIONS,
+    MATRICES,
+    convolution,
+    matrix,
+    network,
+    random,
+    reader_of_words,
+    words_and_features,
+)
 
-from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization
 from lowrank.onnx_networks import graph_module
 from lowrank.onnx_networks.graph_export import model_of
@@ -195,15 +203,16 @@ def test_several_outputs_have_their_names():
     }
 
 
-def test_several_inputs_are_refused():
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["c", "z"], ["y"]),
-    ]
-    sizes = {"x": ("batch", 6, 9, 8), "z": ("batch", 6, 9, 8)}
-    model = network(nodes, {"w": random(6, 6, 3, 3)}, inputs=sizes)
-    with pytest.raises(UserError, match=r"model.onnx: has 2 inputs, 'x', 'z'.*one input"):
-        module_of(model)
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_several_inputs_are_given_by_name(engine, batch):
+    model, feed = reader_of_words(batch), words_and_features(5)
+    built = module_of(model)
+    assert bool(built.obstacle) == (engine == "ONNX Runtime")
+    with torch.no_grad():
+        outputs = built({name: torch.from_numpy(array) for name, array in feed.items()})
+    (expected,) = ModelRun(reader_of_words(), "model.onnx")(feed).values()
+    assert outputs.shape == (5, 4)
+    np.testing.assert_allclose(outputs.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_names_of_layers_can_be_places_of_modules():

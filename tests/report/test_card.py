@@ -12,6 +12,7 @@ from lowrank.core.delivery import own_files, remove_own_files
 from lowrank.errors import UserError
 from lowrank.report.card import deliver, markdown, metadata
 from lowrank.report.card import facts_of as facts_of_file
+from lowrank.report.card_input import input_lines
 from lowrank.tasks import get_task
 
 METRICS = get_task("classification").metrics
@@ -284,3 +285,16 @@ def test_a_card_for_arrays_states_no_preparation_of_images():
     )
     assert "pixels" not in text
     assert "minus (0.5, 0.4, 0.3), divided by" in markdown("net_tucker", facts_of(), METRICS)
+
+
+def test_a_card_lists_several_inputs():
+    inputs = [
+        {"name": "ids", "shape": [6], "type": "int64"},
+        {"name": "n", "shape": [], "type": "float32"},
+    ]
+    spec = {"input_shape": [6], "num_classes": 0, "inputs": inputs}
+    lines = input_lines({"onnx": "reader.onnx"}, spec)
+    assert lines[0] == "- Names, types and open sizes are those of `reader.onnx`."
+    assert "on `ids` (N, 6) of int64 and `n` (N) of float32: arrays as they are" in lines[1]
+    spec = {"input_shape": [6], "num_classes": 2, "inputs": inputs[:1]}
+    assert "`ids`, int64, (N, 6): arrays" in input_lines({"factory": "a:b"}, spec)[0]

@@ -57,6 +57,23 @@ def test_the_function_gets_the_split_and_several_outputs(module):
     assert value(task_of(), lambda _: network, "test") == 5.0
 
 
+def test_the_function_gives_several_inputs_by_name(module):
+    module(
+        "import numpy as np\n"
+        "def measure(evaluate):\n"
+        "    return evaluate({'ids': np.arange(3), 'x': np.ones((3, 2))}).sum()\n"
+    )
+
+    def network(inputs):
+        assert {name: tensor.dtype for name, tensor in inputs.items()} == {
+            "ids": torch.int64,
+            "x": torch.float32,
+        }
+        return inputs["ids"] + inputs["x"].sum(1)
+
+    assert value(task_of(), network) == 9.0
+
+
 def test_name_unit_and_direction(module):
     module("def measure(evaluate): return 0.5")
     metric = task_of().metric

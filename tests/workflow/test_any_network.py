@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 from onnx_graphs import network as onnx_network
-from onnx_graphs import random
+from onnx_graphs import random, reader_of_words, words_and_features
 from photos import write_flat_photos
 from projects import ROOT, Project
 
@@ -123,6 +123,42 @@ def test_an_onnx_file_goes_in_and_comes_out(own: Project):
     model.doc_string = "changed"
     onnx.save(model, own.folder / "nets/reader.onnx")
     assert "checkpoint" in own.run("snakemake", "-n", "results/reader_small.json").stdout
+
+
+@pytest.mark.slow
+def test_a_network_of_two_inputs(own: Project):
+    """Numbers of words and features, from one file of arrays without labels."""
+    onnx.save(reader_of_words(), own.folder / "nets/words.onnx")
+    np.savez(own.folder / "words.npz", **words_and_features(60))
+    entry = {"weights": "nets/words.onnx", "inputs": {"words": [1, 6], "features": [1, 5]}}
+    budget = {"select": "budget", "target": {"macs": 0.9}, "images": 16}
+    own.change_params(
+        dataset={"texts": {"kind": "arrays", "train": "words.npz"}},
+        checkpoint={"words": entry | {"dataset": "texts", "task": "agreement", "threads": 1}},
+        matrix={"models": ["words"], "methods": ["small"], "devices": ["local"]},
+        methods={
+            "small": METHOD
+            | {
+                "factorize": {"linear": "svd", "pointwise_conv": "svd", "norm": "activation"},
+                "ranks": budget | {"negligible": 0, "largest_drop": 1},
+            }
+        },
+    )
+    own.snakemake("results/words_small.json")
+    result = json.loads((own.folder / "results/words_small.json").read_text())
+    assert result["macs"]["ratio"] > 1.1
+    assert result["accuracy"]["original"] == pytest.approx(0, abs=1e-3)
+    assert 0 < result["accuracy"]["exported"] < 200
+    assert result["finetune"]["steps"] == 2
+    assert result["latency_ms"]["local"]["speedup"] > 0
+    assert result["int8"]["accuracy"]["exported"] > 0
+    delivered = onnx.load(own.folder / "models/words_small/words_small.onnx")
+    assert delivered.graph.input == reader_of_words().graph.input
+    feed = words_and_features(3)
+    session = onnxruntime.InferenceSession(delivered.SerializeToString())
+    assert session.run(None, feed)[0].shape == (3, 4)
+    card = (own.folder / "models/words_small/words_small.md").read_text()
+    assert "`words` (N, 6) of int64 and `features` (N, 5) of float32" in card
 
 
 @pytest.mark.slow

@@ -8,9 +8,11 @@ from toy import Toy, toy
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.errors import UserError
+from lowrank.surgery.finding import find_layers
 from lowrank.tasks import get_task
 from lowrank.zoo import network_spec, torchvision_models
 from lowrank.zoo.creation import build, create
+from lowrank.zoo.registry import InputForm, NetworkSpec
 
 MYNET = NetworkSource(
     factory="mynet:build", arguments={"num_classes": 7, "width": 8}, input_shape=(3, 32, 32)
@@ -30,6 +32,10 @@ def module(tmp_path, monkeypatch):
 
     yield write
     sys.modules.pop("usersnet", None)
+
+
+WORDS = InputForm("inputs", (6,), "int64")
+EMBEDDED = "def build(): return nn.Embedding(11, 8)"
 
 
 def message_of(source):
@@ -85,6 +91,42 @@ def test_lazy_layers_are_initialized(module):
         assert network[1].weight.shape == (6, 192)
         network(torch.randn(2, 3, 8, 8)).sum().backward()
         assert network[1].weight.grad is not None
+
+
+def test_inputs_that_are_no_images(module):
+    code = (
+        "def build(): return nn.Sequential("
+        "nn.Embedding(11, 8), nn.Linear(8, 16), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))"
+    )
+    source = module(code, input_shape=(6,), input_type="int64")
+    spec, network = create(source)
+    assert spec == NetworkSpec("usersnet:build", (6,), 4, (), (), forms=(WORDS,))
+    table = find_layers(network, spec.input_shape, "net", spec.forms)
+    assert [(layer.name, layer.input_map) for layer in table.layers] == [
+        ("1", (6, 1)),
+        ("4", (1, 1)),
+    ]
+
+
+def test_three_axes_of_whole_numbers_are_no_image(module):
+    spec, _ = create(module(EMBEDDED, input_shape=(3, 2, 4), input_type="int64"))
+    assert spec.forms == (InputForm("inputs", (3, 2, 4), "int64"),)
+
+
+def test_vectors_are_no_image(module):
+    spec, _ = create(module("def build(): return nn.Linear(5, 3)", input_shape=(7, 5)))
+    assert spec.forms == (InputForm("inputs", (7, 5)),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "does not accept 'inputs' (N, 6) of float32: RuntimeError"),
+        ({"input_type": "int64", "std": (0.5,)}, "`std` is for images, but this network takes 'in"),
+    ],
+)
+def test_settings_that_do_not_fit_an_input_that_is_no_image(module, settings, expected):
+    assert expected in message_of(module(EMBEDDED, input_shape=(6,), **settings))
 
 
 def test_finding_the_number_of_classes_draws_no_random_numbers():

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from onnx_graphs import network, random
+from onnx_graphs import network, random, reader_of_words
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.stored import read_header
@@ -14,6 +14,7 @@ from lowrank.onnx_networks.model_run import ModelRun
 from lowrank.surgery.finding import find_layers, layer_table
 from lowrank.surgery.states import State, read_state, write_state
 from lowrank.zoo.creation import create
+from lowrank.zoo.registry import InputForm, NetworkSpec
 
 
 def write(path, *, layout: str = "nchw", sizes=(9, 8)):
@@ -90,12 +91,83 @@ def test_a_state_belongs_to_one_version_of_the_file(tmp_path):
         read_state(tmp_path / "state.safetensors", source)
 
 
-def test_inputs_that_are_no_images_are_refused(tmp_path):
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (3, 2, 4, 7)])
+def test_an_input_of_any_shape_is_taken_as_it_is(tmp_path, shape):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
-    model = network(nodes, {"w": random(7, 5)}, inputs={"x": ("batch", 7)})
-    onnx.save(model, tmp_path / "vectors.onnx")
-    with pytest.raises(UserError, match=r"'x' of shape \[1, 7\]; .*one input, a batch of images"):
-        create(NetworkSource(onnx=str(tmp_path / "vectors.onnx")))
+    model = network(nodes, {"w": random(7, 5)}, inputs={"x": ("batch", *shape)})
+    path = str(tmp_path / "net.onnx")
+    onnx.save(model, path)
+    spec, built = create(NetworkSource(onnx=path))
+    assert spec.forms == (InputForm("x", shape),)
+    assert (spec.input_shape, spec.mean) == (shape, ())
+    assert NetworkSpec.from_json(spec.to_json()) == spec
+    inputs = random(2, *shape, seed=3)
+    expected = inputs @ random(7, 5)
+    np.testing.assert_allclose(
+        built(torch.from_numpy(inputs)).detach(), expected, rtol=1e-4, atol=1e-5
+    )
+    assert layer_table(NetworkSource(onnx=path), "net").input_shape == shape
+
+
+def test_several_inputs(tmp_path):
+    path = str(tmp_path / "reader.onnx")
+    onnx.save(reader_of_words(), path)
+    source = NetworkSource(onnx=path)
+    spec, built = create(source)
+    assert spec.forms == (InputForm("words", (6,), "int64"), InputForm("features", (5,)))
+    assert (spec.input_shape, spec.num_classes) == ((6,), 4)
+    assert [layer.name for layer in find_layers(built, (6,), "r").layers] == [
+        *("words", "features", "head")
+    ]
+    write_state(tmp_path / "state.safetensors", State(spec, built, {}, source))
+    assert read_state(tmp_path / "state.safetensors", source).spec == spec
+    header = read_header(tmp_path / "state.safetensors")
+    assert header["spec"]["inputs"][0] == {"name": "words", "shape": [6], "type": "int64"}
+
+
+def unusable(kind):
+    """Return a network with an input that is no batch of numbers."""
+    if kind == "types":
+        nodes = [
+            helper.make_node("Cast", ["n"], ["c"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Add", ["c", "x"], ["y"]),
+        ]
+        types = {"n": onnx.TensorProto.UINT32}
+        return network(nodes, {}, inputs={"n": ("b", 4), "x": ("b", 4)}, types=types)
+    second = {"axes": (), "batches": (2, 4)}[kind]
+    nodes = [helper.make_node("ReduceSum", ["z"], ["s"], keepdims=0),
+             helper.make_node("Add", ["x", "s"], ["y"])]  # fmt: skip
+    return network(nodes, {}, inputs={"x": (1, 4), "z": second})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("types", r"its input 'n' has the type uint32; expected one of float32, int8"),
+        ("axes", r"its input 'z' has no axes; expected samples along the first axis"),
+        ("batches", r"different numbers of samples.*'x' \[1, 4\], 'z' \[2, 4\]"),
+    ],
+)
+def test_inputs_that_are_no_batches_are_refused(tmp_path, kind, message):
+    onnx.save(unusable(kind), tmp_path / "net.onnx")
+    with pytest.raises(UserError, match=rf"net\.onnx: .*{message}"):
+        create(NetworkSource(onnx=str(tmp_path / "net.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layout": "nhwc"}, r"`layout` is for images, .* 'words' \(N, 6\) of int64"),
+        ({"mean": (0.5,)}, r"`mean` is for images, but this network takes 'words'"),
+        ({"resize": 9}, r"`resize` is for images"),
+        ({"inputs": {"words": (1, 6), "wrods": (1, 6)}}, "has no input 'wrods'; its inputs are"),
+        ({"inputs": {"words": (1, 7)}}, r"'words' of .* has the shape \[\?, 6\], but \[1, 7\]"),
+    ],
+)
+def test_settings_that_do_not_fit_the_inputs(tmp_path, settings, message):
+    onnx.save(reader_of_words(), tmp_path / "net.onnx")
+    with pytest.raises(UserError, match=message):
+        create(NetworkSource(onnx=str(tmp_path / "net.onnx"), **settings))
 
 
 @pytest.mark.parametrize(

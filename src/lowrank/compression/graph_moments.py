@@ -11,15 +11,10 @@ import torch
 from torch.nn import functional
 
 from lowrank.core.layers import Layer
+from lowrank.core.tensors import pieces
 from lowrank.factorize import Moments, Shift
 from lowrank.onnx_networks.graph_layers import Site
-from lowrank.onnx_networks.model_run import (
-    Feed,
-    ModelRun,
-    only_outputs,
-    samples_per_run,
-    split,
-)
+from lowrank.onnx_networks.model_run import Feed, ModelRun, only_outputs, samples_per_run
 from lowrank.surgery.input_moments import InputSums, ShiftSums, samples_of
 
 
@@ -56,7 +51,7 @@ def graph_moments(
     run = ModelRun(only_outputs(model, inner), label)
     size = samples_per_run(run, model, shapes)
     for batch in batches:
-        for piece in split(batch, size):
+        for piece in pieces(batch, size):
             values = {**piece, **run(piece)}
             for site in sites:
                 inputs = padded(site, values[site.input])
@@ -83,7 +78,7 @@ def graph_shift(
     )
     size = samples_per_run(before, original, shapes)
     for batch in batches:
-        for piece in split(batch, size):
+        for piece in pieces(batch, size):
             inputs = (
                 {**piece, **run(piece)}[site.input]
                 if site.input not in shapes

@@ -17,6 +17,7 @@ from lowrank.compression.loss_samples import enough, spread
 from lowrank.core.layers import LayerTable
 from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
+from lowrank.core.tensors import length, pieces
 from lowrank.errors import UserError
 from lowrank.evaluation.comparison import change_of_outputs
 from lowrank.factorize import Decomposition, Moments, Shift
@@ -35,7 +36,6 @@ from lowrank.onnx_networks.model_run import (
     ModelRun,
     leaves_batch_open,
     samples_per_run,
-    split,
 )
 
 
@@ -138,7 +138,7 @@ class GraphNetwork:
         sites = find_sites(model, complete, label)
         if leaves_batch_open(model, complete):
             size = max(int(_INPUT_BYTES // _bytes_of_inputs(sites)), 1)
-            feeds = [piece for feed in feeds for piece in split(feed, size)]
+            feeds = [piece for feed in feeds for piece in pieces(feed, size)]
         return cls(model, sites, complete, label, feeds)
 
     @property
@@ -197,12 +197,7 @@ class GraphNetwork:
         return sums.changes()
 
     def write_fixed(self, path: Path) -> None:
-        """Write the network with the sizes of one sample. Raises UserError for several inputs."""
-        if len(self.shapes) > 1:
-            raise UserError(
-                f"{self.label}: has {len(self.shapes)} inputs; the latency of networks with "
-                "several inputs is not measured. Use a target of macs, parameters or size_bytes."
-            )
+        """Write the network with the sizes of one sample."""
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
         for entry in inputs_of(copy):
@@ -215,7 +210,7 @@ class GraphNetwork:
         """Return the change of the outputs on the samples; None without samples."""
         if not self.batches:
             return None
-        count = sum(len(next(iter(batch.values()))) for batch in self.batches)
+        count = sum(map(length, self.batches))
         return change_of_outputs(self.changes_from(original), count)
 
     def _pieces(self) -> list[Feed]:
@@ -226,4 +221,4 @@ class GraphNetwork:
                 "`images` is None. Pass some, or use another rank rule."
             )
         size = samples_per_run(ModelRun(self.model, self.label), self.model, self.shapes)
-        return [piece for batch in self.batches for piece in split(batch, size)]
+        return [piece for batch in self.batches for piece in pieces(batch, size)]

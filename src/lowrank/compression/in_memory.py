@@ -70,7 +70,7 @@ class NetworkInMemory(Protocol):
         """
 
     def write_fixed(self, path: Path) -> None:
-        """Write the network as ONNX for one sample. Raises UserError for several inputs."""
+        """Write the network as ONNX for one sample."""
 
     def expected_from(self: Self, original: Self) -> Expected | None:
         """Return the agreement with the original; None if it cannot be measured."""

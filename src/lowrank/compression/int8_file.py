@@ -51,14 +51,14 @@ def _slow_nodes(
 ) -> tuple[str, ...]:
     """Return the nodes that are slower in int8 than in float; none if that cannot be measured."""
     # Nodes are found by their names.
-    if len(network.shapes) != 1 or not all(quantizer.nodes):
+    if not all(quantizer.nodes):
         return ()
-    (shape,) = network.shapes.values()
+    sizes = {name: shape[1:] for name, shape in network.shapes.items()}
     mixed = in_float.with_name("mixed.onnx")
 
     def fixed(path: Path) -> Path:
         copy = in_float.with_name(f"{path.stem}_fixed.onnx")
-        return write_fixed(path, copy, shape[1:])
+        return write_fixed(path, copy, sizes)
 
     def write(kept: Sequence[str]) -> Path:
         quantizer.write(mixed, but=kept)

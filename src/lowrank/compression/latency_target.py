@@ -38,7 +38,7 @@ class WritableNetwork(Protocol):
         """Replace a layer by its factors."""
 
     def write_fixed(self, path: Path) -> None:
-        """Write the network as ONNX for one sample. Raises UserError for several inputs."""
+        """Write the network as ONNX for one sample."""
 
 
 def latencies_here(

@@ -8,7 +8,8 @@ from itertools import groupby
 import numpy as np
 
 from lowrank.core.layers import Layer
-from lowrank.onnx_networks.model_run import Feed, length, split
+from lowrank.core.tensors import length, pieces
+from lowrank.onnx_networks.model_run import Feed
 
 # Work that the samples may take: their number, times the MACs of the network, times the number of
 # layers that are decomposed alone. On PaddleOCR's text recognition network (702 M MACs, 40 answers
@@ -54,12 +55,12 @@ def spread(batches: Sequence[Feed], count: int, *, multiple: int = 1) -> list[Fe
         }
         for batch, start, end in zip(batches, starts[:-1], starts[1:], strict=True)
     ]
-    pieces: list[Feed] = []
+    spread_pieces: list[Feed] = []
     for _, alike in groupby(filter(length, taken), _shapes):
         parts = list(alike)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        pieces += split(joined, max(lengths))
-    return pieces
+        spread_pieces += pieces(joined, max(lengths))
+    return spread_pieces
 
 
 def _shapes(batch: Feed) -> dict[str, tuple[int, ...]]:

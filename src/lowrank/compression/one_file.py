@@ -12,7 +12,6 @@ from lowrank.config.device_kinds import create_device
 from lowrank.core.metric import Metric
 from lowrank.core.plans import Expected
 from lowrank.devices import Device, DeviceError
-from lowrank.errors import UserError
 
 # Settings of the measurement of latency. A few seconds are enough for one line to the user.
 _LATENCY = {"sittings": 3, "warmup_seconds": 0.2, "seconds": 1.5, "energy_seconds": 0}
@@ -84,7 +83,7 @@ class FileMeasurements:
             self.original.write_fixed(before)
             changed.write_fixed(after)
             measured = device.measure(before, after, _LATENCY)
-        except (DeviceError, UserError) as error:
+        except DeviceError as error:
             return str(error)
         return measured["speedup"], measured["speedup_low"], measured["speedup_high"]
 

@@ -31,7 +31,8 @@ class DatasetSettings(Section):
         None,
         description="For `imagefolder`: folder of training images, with one subfolder for each "
         "class, or without subfolders and labels. For `arrays`: .npy file of inputs (samples, "
-        "...), or .npz file with such an array and optionally `labels`.",
+        "...), or .npz file with such an array, or one for each input of the network by its name, "
+        "and optionally `labels`.",
     )
     validation: OwnPath | None = Field(
         None,
@@ -45,7 +46,8 @@ class DatasetSettings(Section):
         description="For `function`: the function, as `package.module:function`, imported with the "
         "current folder on the path. It returns a map-style dataset or a sequence of samples, or a "
         "dictionary of these with `train` and optionally `validation`. A sample is an array or "
-        "tensor, such as an image (C, H, W), or a pair of this and its class.",
+        "tensor, such as an image (C, H, W), a dictionary of these for several inputs, or a pair "
+        "of this and its class.",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="For `function`: its arguments."
@@ -101,6 +103,11 @@ class DatasetSettings(Section):
         if repeated := [output for output in outputs if outputs.count(output) > 1]:
             raise ValueError(f"`outputs` assigns output {repeated[0]} to two classes")
         return self
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether the samples are arrays that networks take as they are, not images."""
+        return self.kind in ("arrays", "function")
 
     @property
     def own_files(self) -> dict[str, str]:

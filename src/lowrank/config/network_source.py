@@ -45,13 +45,13 @@ class NetworkSource(BaseModel):
     )
     inputs: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] | None = Field(
         None,
-        description="For `onnx`: shape of the input for one sample, with the batch axis, by its "
+        description="For `onnx`: shape of each input for one sample, with the batch axis, by its "
         "name, such as `{x: [1, 3, 48, 320]}`. Needed where the file leaves sizes open.",
     )
     layout: Literal["nchw", "nhwc"] | None = Field(
         None,
-        description="For `onnx`: order of the axes of the input. Default: nhwc if the last axis "
-        "has 1 or 3 entries and the second axis has not, else nchw.",
+        description="For `onnx`: order of the axes of an input of images. Default: nhwc if the "
+        "last axis has 1 or 3 entries and the second axis has not, else nchw.",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Arguments for the function that builds the network."
@@ -62,8 +62,19 @@ class NetworkSource(BaseModel):
         "IMAGENET1K_V2. Their preprocessing is used. Default: the weights that torchvision "
         "names as the best.",
     )
-    input_shape: tuple[_Pixels, _Pixels, _Pixels] | None = Field(
-        None, description="Shape of one image: channels, height, width. Required for a `factory`."
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="Shape of one image: channels, height, width. Required for a `factory`. A "
+        "`factory` may also take an input with another number of axes; this is the shape of one "
+        "sample, without the batch axis.",
+    )
+    input_type: Literal["float32", "int64", "int32", "int16", "int8", "uint8", "bool"] | None = (
+        Field(
+            None,
+            description="For a `factory`: type of its input, such as int64 for numbers of tokens. "
+            "Default: float32.",
+        )
     )
     mean: tuple[float, ...] | None = Field(
         None,
@@ -105,9 +116,17 @@ class NetworkSource(BaseModel):
                 "`input_shape`, `arguments` and `torchvision_weights` are not for an ONNX file; "
                 "give `inputs` if the file leaves sizes open"
             )
+        if self.input_type and not self.factory:
+            raise ValueError("`input_type` is only for a `factory`")
+        if self.input_shape and len(self.input_shape) != 3 and not self.factory:
+            raise ValueError(
+                f"`input_shape` has {len(self.input_shape)} sizes; expected three: channels, "
+                "height, width. Only a `factory` takes other inputs than images"
+            )
         if self.factory and not self.input_shape:
             raise ValueError(
-                "a `factory` needs `input_shape`: channels, height, width of one image"
+                "a `factory` needs `input_shape`: channels, height, width of one image, or the "
+                "shape of one sample of another input"
             )
         if self.factory and self.torchvision_weights:
             raise ValueError("`torchvision_weights` is only for networks of torchvision")
@@ -158,6 +177,12 @@ class NetworkSource(BaseModel):
         if not self.factory and not self.onnx:
             fields["network"] = self.network or name
         return NetworkSource(**fields)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the input of a `factory` is a batch of images: three axes of float32."""
+        is_float = self.input_type in (None, "float32")
+        return is_float and self.input_shape is not None and len(self.input_shape) == 3
 
     @property
     def short_name(self) -> str:

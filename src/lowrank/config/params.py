@@ -102,6 +102,9 @@ class Params(Section):
             # The outputs of the original are all that the network can learn from.
             distill = {"weight": 1.0, "images": "augmented"}
             entries = merged(entries, {"distill": distill, "label_smoothing": 0.0})
+        if model in self.checkpoint and self.dataset[self.checkpoint[model].dataset].has_arrays:
+            # The default of `augment` is for images. Training refuses other values for arrays.
+            entries = merged({"augment": {"pad_pixels": 0, "flip": False}}, entries)
         if self.is_int8_alone(method):
             entries = merged(entries, {"steps": 0})
         return merged(entries, of_model)

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
+
+from lowrank.core.tensors import length
 
 # A child of the logger that steps print. Programs that use lowrank as a library see no lines unless
 # they configure this logger.
@@ -48,7 +50,7 @@ class Progress:
         )
 
 
-Batch = TypeVar("Batch", bound=Sized)
+Batch = TypeVar("Batch")
 
 
 def counted(batches: Iterable[Batch], total: int, unit: str = "images") -> Iterator[Batch]:
@@ -56,7 +58,7 @@ def counted(batches: Iterable[Batch], total: int, unit: str = "images") -> Itera
     progress = Progress(total, unit)
     for batch in batches:
         yield batch
-        progress.advance(len(batch))
+        progress.advance(length(batch))
 
 
 def clock_time(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowrank.config.training import Augmentation
+from lowrank.core.tensors import mapped
 from lowrank.data.datasets import Split
 from lowrank.data.images import InputArray
 from lowrank.data.preprocessing import (
@@ -26,7 +28,8 @@ from lowrank.zoo.registry import NetworkSpec
 _EVALUATED_IMAGES = 250
 _EVALUATED_PIXELS = 2_000_000
 
-Batch = tuple[Tensor, Tensor]
+# Inputs, a tensor or several by name, and labels.
+Batch = tuple[Any, Tensor]
 
 
 class EvaluationBatches:
@@ -34,7 +37,11 @@ class EvaluationBatches:
 
     def __init__(self, split: Split, spec: NetworkSpec) -> None:
         self._split, self._spec = split, spec
-        pixels = math.prod(spec.input_shape[1:])
+        pixels = (
+            sum(math.prod(form.shape) for form in spec.forms)
+            if spec.forms
+            else math.prod(spec.input_shape[1:])
+        )
         self._batch_size = min(_EVALUATED_IMAGES, max(1, _EVALUATED_PIXELS // pixels))
         self._fits_input = _fits_input(split, spec)
 
@@ -42,7 +49,10 @@ class EvaluationBatches:
         return -(-len(self._split) // self._batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        """Return the images (N, C, H, W), or inputs as they are, and labels (N,) of one batch."""
+        """Return the images (N, C, H, W), or inputs as they are, and labels (N,) of one batch.
+
+        Several inputs are a dictionary of tensors by name.
+        """
         start = number * self._batch_size
         rows = self._split.rows[start : start + self._batch_size]
         if isinstance(self._split.images, InputArray):
@@ -117,7 +127,8 @@ class AugmentedBatches:
     def __getitem__(self, step: int) -> Batch:
         """Return the images (N, C, H, W), or inputs as they are, and labels (N,) of one step.
 
-        Raises UserError for inputs that are no images if there is any augmentation.
+        Several inputs are a dictionary of tensors by name. Raises UserError for inputs that are no
+        images if there is any augmentation.
         """
         if isinstance(self._split.images, InputArray):
             _require_no_augmentation(self._augment)
@@ -199,8 +210,8 @@ class AugmentedBatches:
         return order, tops, lefts, centers - self._augment.cutout_pixels // 2
 
 
-def _as_they_are(inputs: InputArray, rows: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(inputs.values[rows]))
+def _as_they_are(inputs: InputArray, rows: NDArray[np.int64]) -> Any:
+    return mapped(lambda array: torch.from_numpy(np.ascontiguousarray(array)), inputs[rows])
 
 
 def _require_no_augmentation(augment: Augmentation) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.data.images import ImageFiles, Images, InputArray, StoredImages
+from lowrank.data.matching import require_arrays_match
 from lowrank.data.sources import UNLABELLED
 from lowrank.data.splits import divide, read_splits
 from lowrank.errors import UserError
@@ -50,7 +51,7 @@ class Split:
     outputs: tuple[int, ...] | None = None
     unlabelled: str = ""
     name: str = ""
-    reference: Callable[[Tensor], Any] | None = None
+    reference: Callable[[Any], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,7 +82,7 @@ class Split:
             return logits
         return logits[:, list(self.outputs)]
 
-    def with_labels(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Any]]:
+    def with_labels(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Any]]:
         """Yield the inputs and labels of batches; the labels may be the original's outputs."""
         for inputs, labels in batches:
             if self.reference is None:
@@ -114,7 +115,7 @@ class Dataset:
         """Images that show the inputs of layers and the ranges of int8. Their labels are unused."""
         return self.train if self.own_calibration is None else self.own_calibration
 
-    def with_reference(self, original: Callable[[Tensor], Any]) -> "Dataset":
+    def with_reference(self, original: Callable[[Any], Any]) -> "Dataset":
         """Return the dataset with the outputs of the original network in place of labels.
 
         `original` returns the outputs for a batch of inputs, (N, ...).
@@ -248,6 +249,9 @@ def require_images_match(data: Dataset, spec: NetworkSpec) -> None:
             f"dataset.{data.name}.outputs: has output {max(outputs)}, but the network {spec.name} "
             f"has outputs 0 to {spec.num_classes - 1}. Correct the mapping."
         )
+    if spec.forms:
+        require_arrays_match(data.train.images, data.name, spec)
+        return
     if isinstance(data.train.images, InputArray):
         _require_shape(data.train.images, data.name, spec)
         return
@@ -266,6 +270,11 @@ def require_images_match(data: Dataset, spec: NetworkSpec) -> None:
 
 
 def _require_shape(inputs: InputArray, dataset: str, spec: NetworkSpec) -> None:
+    if isinstance(inputs.values, dict):
+        raise UserError(
+            f"dataset.{dataset}: has several inputs, {', '.join(map(repr, inputs.values))}, but "
+            f"the network {spec.name} has one. Store a single array beside `labels`."
+        )
     shape = inputs.values.shape[1:]
     if shape != tuple(spec.input_shape):
         raise UserError(
@@ -293,7 +302,15 @@ def _open_stored(folder: Path, part: str, index: dict[str, Any]) -> Images:
 
 
 def _open_inputs(folder: Path, part: str, index: dict[str, Any]) -> Images:
-    return InputArray(_load(folder / f"{part}_inputs.npy", mmap_mode="r"))
+    names = index.get("inputs")
+    if names is None:
+        return InputArray(_load(folder / f"{part}_inputs.npy", mmap_mode="r"))
+    return InputArray(
+        {
+            name: _load(folder / f"{part}_input{number}.npy", mmap_mode="r")
+            for number, name in enumerate(names)
+        }
+    )
 
 
 def _open_files(folder: Path, part: str, index: dict[str, Any]) -> Images:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lowrank.core.tensors import length, mapped
 from lowrank.errors import UserError
 
 # Formats of the suffixes that are accepted as images. Other formats are not safe: for a PostScript
@@ -134,15 +135,18 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class InputArray:
-    """Inputs that a network takes as they are, (N, ...), in place of images."""
+    """Inputs that a network takes as they are, in place of images.
 
-    values: NDArray[Any]
+    `values` is an array (N, ...), or arrays by the names of several inputs.
+    """
+
+    values: Any
 
     def __len__(self) -> int:
-        return len(self.values)
+        return length(self.values)
 
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        return self.values[number]
+    def __getitem__(self, number: Any) -> Any:
+        return mapped(lambda array: array[number], self.values)
 
 
 @dataclass(frozen=True)

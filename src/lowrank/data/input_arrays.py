@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank.config.dataset import DatasetSettings
+from lowrank.core.tensors import by_name, length
 from lowrank.data.folders import NO_LABEL, outputs_of
 from lowrank.data.held_out import rows_held_out
+from lowrank.data.matching import LABELS
 from lowrank.data.obtaining import Say, sha256_of_array
 from lowrank.data.samples import arrays_in
 from lowrank.data.sources import (
@@ -22,12 +24,7 @@ from lowrank.data.sources import (
     write_index,
 )
 from lowrank.errors import UserError
-
-#: Name of the array of classes in an .npz file.
-LABELS = "labels"
-
-# Types that PyTorch and ONNX Runtime take.
-_TYPES = ("float32", "int8", "int16", "int32", "int64", "uint8")
+from lowrank.zoo.registry import ARRAY_TYPES
 
 _CHUNK_BYTES = 2**26
 
@@ -44,7 +41,7 @@ class Samples:
     source
         File or function that they come from, for messages.
     inputs
-        Inputs as they are, (N, ...).
+        Inputs as they are, (N, ...), or arrays by the names of several inputs.
     labels
         Class of each input, (N,). None if the classes are not known.
     rows
@@ -52,14 +49,17 @@ class Samples:
     """
 
     source: str
-    inputs: NDArray[Any]
+    inputs: Any
     labels: NDArray[np.int64] | None = None
     rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return length(self.inputs)
 
     @property
     def used_rows(self) -> NDArray[np.int64]:
         """Rows of the samples."""
-        return np.arange(len(self.inputs)) if self.rows is None else self.rows
+        return np.arange(len(self)) if self.rows is None else self.rows
 
 
 def store_arrays(output: Path, name: str, settings: DatasetSettings, say: Say) -> None:
@@ -86,22 +86,28 @@ def store_arrays(output: Path, name: str, settings: DatasetSettings, say: Say) -
 def samples_in(path: Path, place: str) -> Samples:
     """Read the inputs of an .npy file, or the inputs and `labels` of an .npz file.
 
+    Several inputs are arrays by name.
+
     Raises
     ------
     UserError
-        If the file is missing or not readable, if it has several inputs or none, or if arrays have
-        different lengths. `place` is the parameter that messages name.
+        If the file is missing or not readable, if it has no inputs, or if arrays have different
+        lengths. `place` is the parameter that messages name.
     """
     arrays = arrays_in(path, place)
     labels = arrays.pop(LABELS, None)
-    if len(arrays) != 1:
+    if not arrays:
         raise UserError(
-            f"{place}: {path} has {len(arrays)} arrays of inputs ({', '.join(arrays) or 'none'}); "
-            f"expected one, and optionally classes as `{LABELS}`. Networks with several inputs are "
-            "compressed by `lowrank compress --samples`, but not in the pipeline."
+            f"{place}: {path} has no arrays of inputs; expected one, or one for each input of the "
+            f"network, and optionally classes as `{LABELS}`."
         )
-    (inputs,) = arrays.values()
-    return Samples(str(path), inputs, None if labels is None else _checked_labels(labels, place))
+    classes = None if labels is None else _checked_labels(labels, place)
+    return Samples(str(path), as_inputs(arrays), classes)
+
+
+def as_inputs(arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return a single array without its name, which does not matter, or several arrays by name."""
+    return next(iter(arrays.values())) if len(arrays) == 1 else dict(arrays)
 
 
 def _checked_labels(labels: NDArray[Any], place: str) -> NDArray[np.int64]:
@@ -147,10 +153,10 @@ def store_samples(
     place = f"dataset.{name}"
     _check_inputs(train, place)
     if test is None:
-        labels = np.zeros(len(train.inputs)) if train.labels is None else train.labels
+        labels = np.zeros(len(train)) if train.labels is None else train.labels
         held_out = rows_held_out(labels, f"{place}: {train.source}")
         say(
-            f"{place}: without `validation`, {len(held_out)} of {len(train.inputs)} samples in "
+            f"{place}: without `validation`, {len(held_out)} of {len(train)} samples in "
             f"{train.source} are held out as test samples"
         )
         test = replace(train, rows=held_out)
@@ -158,6 +164,8 @@ def store_samples(
     else:
         _check_inputs(test, place)
         _check_same_form(train, test, place)
+        if isinstance(train.inputs, dict):
+            test = replace(test, inputs={name: test.inputs[name] for name in train.inputs})
     parts = {"train": train, "test": test}
     classes = _classes(parts, place)
     reasons = {
@@ -168,7 +176,9 @@ def store_samples(
     mapping = outputs_of(classes, outputs, f"{place}.outputs")
     with replaced_folder(output) as new:
         splits = {key: _store_part(new, key, part, place) for key, part in parts.items()}
-        write_index(new, name, classes, mapping, {"form": "inputs", "splits": splits, **reasons})
+        names = {"inputs": list(train.inputs)} if isinstance(train.inputs, dict) else {}
+        entries = {"form": "inputs", **names, "splits": splits, **reasons}
+        write_index(new, name, classes, mapping, entries)
 
 
 def _classes(parts: Mapping[str, Samples], place: str) -> tuple[str, ...]:
@@ -184,44 +194,59 @@ def _classes(parts: Mapping[str, Samples], place: str) -> tuple[str, ...]:
 
 
 def _check_inputs(samples: Samples, place: str) -> None:
-    inputs, found = samples.inputs, f"{place}: {samples.source}: the array of inputs has"
-    if inputs.ndim < 2 or 0 in inputs.shape:
-        raise UserError(
-            f"{found} the shape {inputs.shape}; expected (samples, ...), such as (samples, "
-            "channels, height, width), without empty axes."
-        )
-    if inputs.dtype.name not in _TYPES:
-        raise UserError(
-            f"{found} the type {inputs.dtype}; expected one of {', '.join(_TYPES)}, as the network "
-            "takes it. Convert it, for example with `array.astype('float32')`."
-        )
+    arrays = by_name(samples.inputs)
+    for name, inputs in arrays.items():
+        array = f"array '{name}'" if name else "array of inputs"
+        found = f"{place}: {samples.source}: the {array} has"
+        # One of several inputs may be a number for each sample.
+        if inputs.ndim < (1 if name else 2) or 0 in inputs.shape:
+            raise UserError(
+                f"{found} the shape {inputs.shape}; expected (samples, ...), such as (samples, "
+                "channels, height, width), without empty axes."
+            )
+        if inputs.dtype.name not in ARRAY_TYPES:
+            raise UserError(
+                f"{found} the type {inputs.dtype}; expected one of {', '.join(ARRAY_TYPES)}, as "
+                "the network takes it. Convert it, for example with `array.astype('float32')`."
+            )
 
 
 def _check_same_form(train: Samples, test: Samples, place: str) -> None:
-    forms = [(part.inputs.shape[1:], part.inputs.dtype.name) for part in (train, test)]
-    if forms[0] != forms[1]:
+    first, second = by_name(train.inputs), by_name(test.inputs)
+    if first.keys() != second.keys():
+        listed = [", ".join(map(repr, arrays)) for arrays in (first, second)]
         raise UserError(
-            f"{place}: a sample of {train.source} has the shape {forms[0][0]} and the type "
-            f"{forms[0][1]}, but one of {test.source} has {forms[1][0]} and {forms[1][1]}. Make "
-            "them equal."
+            f"{place}: {train.source} has the inputs {listed[0]}, but {test.source} has "
+            f"{listed[1]}. Make them equal."
         )
+    for name in first:
+        forms = [(array.shape[1:], array.dtype.name) for array in (first[name], second[name])]
+        if forms[0] != forms[1]:
+            of_input = f" for the input '{name}'" if name else ""
+            raise UserError(
+                f"{place}: a sample of {train.source} has the shape {forms[0][0]} and the type "
+                f"{forms[0][1]}{of_input}, but one of {test.source} has {forms[1][0]} and "
+                f"{forms[1][1]}. Make them equal."
+            )
 
 
 def _store_part(folder: Path, key: str, part: Samples, place: str) -> dict[str, Any]:
     """Write one part, and return its entries for the index."""
-    inputs, rows, digest = part.inputs, part.used_rows, hashlib.sha256()
-    native = inputs.dtype.newbyteorder("=")
+    rows, digest = part.used_rows, hashlib.sha256()
 
-    def chunks() -> Iterator[NDArray[Any]]:
-        length = max(1, _CHUNK_BYTES // inputs[0].nbytes)
-        for start in range(0, len(rows), length):
-            numbers = rows[start : start + length]
+    def chunks(inputs: NDArray[Any], native: np.dtype) -> Iterator[NDArray[Any]]:
+        count = max(1, _CHUNK_BYTES // inputs[:1].nbytes)
+        for start in range(0, len(rows), count):
+            numbers = rows[start : start + count]
             chunk = np.ascontiguousarray(inputs[numbers], native)
             _require_finite(chunk, numbers, part.source, place)
             digest.update(chunk.data)
             yield chunk
 
-    write_chunks(folder / f"{key}_inputs.npy", native, (len(rows), *inputs.shape[1:]), chunks())
+    for number, (name, inputs) in enumerate(by_name(part.inputs).items()):
+        file = f"{key}_input{number}.npy" if name else f"{key}_inputs.npy"
+        native, shape = inputs.dtype.newbyteorder("="), (len(rows), *inputs.shape[1:])
+        write_chunks(folder / file, native, shape, chunks(inputs, native))
     labels = np.full(len(rows), NO_LABEL) if part.labels is None else part.labels[rows]
     label_array = np.ascontiguousarray(labels, np.int32)
     write_array(folder / f"{key}_labels.npy", label_array)

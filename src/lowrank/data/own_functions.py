@@ -1,6 +1,7 @@
 """Store the samples of a user's own dataset function as arrays."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 
 from lowrank.config.dataset import DatasetSettings
 from lowrank.core.progress import Progress
+from lowrank.core.tensors import by_name
 from lowrank.core.user_code import called_function, imported_function, reason_of
-from lowrank.data.input_arrays import Samples, store_samples
+from lowrank.data.input_arrays import Samples, as_inputs, store_samples
 from lowrank.data.obtaining import Say
-from lowrank.data.sources import write_chunks
+from lowrank.data.sources import array_writer
 from lowrank.errors import UserError
 from lowrank.temporary import temporary_folder
 
@@ -27,8 +29,8 @@ def store_function(output: Path, name: str, settings: DatasetSettings, say: Say)
 
     The function returns a sequence of samples (with `len` and indexing), or a dictionary with
     `train` and optionally `validation`. A sample is the input of the network without the batch
-    axis, such as an image (C, H, W), or a pair of this and its class. Values of floating-point
-    types become float32.
+    axis, such as an image (C, H, W), a dictionary of several inputs by name, or a pair of this and
+    its class. Values of floating-point types become float32.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def store_function(output: Path, name: str, settings: DatasetSettings, say: Say)
     output.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(output.parent) as folder:
         samples = {
-            part: _collected(Path(folder, f"{part}.npy"), dataset, f"{label}, `{part}`")
+            part: _collected(Path(folder, part), dataset, f"{label}, `{part}`")
             for part, dataset in parts.items()
         }
         store_samples(
@@ -69,26 +71,27 @@ def _parts(returned: object, label: str) -> dict[str, Any]:
     return parts
 
 
-def _collected(path: Path, dataset: Any, label: str) -> Samples:
-    """Write all inputs of a dataset into a file, and return them as a mapped array."""
+def _collected(folder: Path, dataset: Any, label: str) -> Samples:
+    """Write all inputs of a dataset into a new folder, and return them as mapped arrays."""
     labels: list[int | None] = []
     first, _ = _sample(dataset, 0, label)
-
-    def inputs() -> Iterator[NDArray[Any]]:
-        progress = Progress(len(dataset), "samples")
+    folder.mkdir()
+    files = {name: folder / f"{number}.npy" for number, name in enumerate(first)}
+    progress = Progress(len(dataset), "samples")
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                array_writer(files[name], array.dtype, (len(dataset), *array.shape))
+            )
+            for name, array in first.items()
+        }
         for number in range(len(dataset)):
-            value, klass = _sample(dataset, number, label)
-            if (value.shape, value.dtype) != (first.shape, first.dtype):
-                raise UserError(
-                    f"{label}: sample {number} has the shape {value.shape} and the type "
-                    f"{value.dtype}, but sample 0 has {first.shape} and {first.dtype}. Return "
-                    "samples of one form."
-                )
+            arrays, klass = _sample(dataset, number, label)
+            _require_same_form(arrays, first, number, label)
+            for name, write in writers.items():
+                write(arrays[name])
             labels.append(klass)
-            yield value
             progress.advance()
-
-    write_chunks(path, first.dtype, (len(dataset), *first.shape), inputs())
     without = [number for number, klass in enumerate(labels) if klass is None]
     if 0 < len(without) < len(labels):
         raise UserError(
@@ -96,11 +99,32 @@ def _collected(path: Path, dataset: Any, label: str) -> Samples:
             f"{without[0]}. Return a class for all samples or for none."
         )
     classes = None if without else np.array(labels, np.int64)
-    return Samples(label, np.load(path, mmap_mode="r"), classes)
+    mapped_files = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+    return Samples(label, as_inputs(mapped_files), classes)
 
 
-def _sample(dataset: Any, number: int, label: str) -> tuple[NDArray[Any], int | None]:
-    """Return the input and the class of one sample."""
+def _require_same_form(
+    arrays: Mapping[str, NDArray[Any]], first: Mapping[str, NDArray[Any]], number: int, label: str
+) -> None:
+    """Raise UserError if a sample has other inputs, shapes or types than the first one."""
+    if arrays.keys() != first.keys():
+        raise UserError(
+            f"{label}: sample {number} has the inputs {', '.join(map(repr, arrays))}, but sample 0 "
+            f"has {', '.join(map(repr, first))}. Return samples of one form."
+        )
+    for name, value in arrays.items():
+        expected = first[name]
+        if (value.shape, value.dtype) != (expected.shape, expected.dtype):
+            of_input = f" for the input '{name}'" if name else ""
+            raise UserError(
+                f"{label}: sample {number} has the shape {value.shape} and the type "
+                f"{value.dtype}{of_input}, but sample 0 has {expected.shape} and {expected.dtype}. "
+                "Return samples of one form."
+            )
+
+
+def _sample(dataset: Any, number: int, label: str) -> tuple[dict[str, NDArray[Any]], int | None]:
+    """Return the inputs of one sample by name, a single one with an empty name, and the class."""
     try:
         sample = dataset[number]
     except Exception as error:  # The code of the user can raise anything.
@@ -110,21 +134,33 @@ def _sample(dataset: Any, number: int, label: str) -> tuple[NDArray[Any], int | 
         ) from error
     pair = isinstance(sample, tuple | list) and len(sample) == 2
     value, klass = sample if pair else (sample, None)
+    arrays = {
+        name: _as_input(entry, number, f" for the input '{name}'" if name else "", label)
+        for name, entry in by_name(value).items()
+    }
+    if not arrays:
+        raise UserError(f"{label}: sample {number} is an empty dictionary. Return its inputs.")
+    return arrays, None if klass is None else _as_class(klass, number, label)
+
+
+def _as_input(value: Any, number: int, of_input: str, label: str) -> NDArray[Any]:
+    """Return one input of a sample. Values of floating-point types become float32."""
     array = _as_array(value)
-    if array.dtype.kind not in "fiu" or array.ndim == 0:
+    if array.dtype.kind not in "fiub" or (array.ndim == 0 and not of_input):
         raise UserError(
-            f"{label}: sample {number} is {_described(value)}; expected an array or tensor of "
-            "numbers, such as an image (C, H, W), or a pair of this and a class."
+            f"{label}: sample {number} is {_described(value)}{of_input}; expected an array or "
+            "tensor of numbers, such as an image (C, H, W), a dictionary of these for several "
+            "inputs, or a pair of this and a class."
         )
-    if array.dtype.kind == "f":
-        array = array.astype(np.float32)
-    return np.ascontiguousarray(array), None if klass is None else _as_class(klass, number, label)
+    return np.ascontiguousarray(
+        array, np.float32 if array.dtype.kind == "f" else array.dtype
+    ).reshape(array.shape)
 
 
 def _as_array(value: Any) -> NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    return value if isinstance(value, np.ndarray) else np.array(None)
+    return np.asarray(value if isinstance(value, np.ndarray | np.generic) else None)
 
 
 def _as_class(value: Any, number: int, label: str) -> int:

@@ -158,11 +158,20 @@ def write_chunks(
     path: Path, dtype: np.dtype, shape: tuple[int, ...], chunks: Iterable[NDArray]
 ) -> None:
     """Write an array (N, ...) like `write_array` from contiguous parts that follow one another."""
+    with array_writer(path, dtype, shape) as write:
+        for chunk in chunks:
+            write(chunk)
+
+
+@contextlib.contextmanager
+def array_writer(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...]
+) -> Iterator[Callable[[NDArray], object]]:
+    """Yield a function that writes the next contiguous part of an array (N, ...)."""
     descr = np.lib.format.dtype_to_descr(dtype)
     with path.open("wb") as file:
         header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for chunk in chunks:
-            file.write(chunk.data)
+        yield lambda chunk: file.write(chunk.data)
         file.flush()
         os.fsync(file.fileno())

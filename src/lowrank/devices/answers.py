@@ -27,23 +27,33 @@ def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[f
     """Run a model on the images of a .npy file and return its outputs, (N, outputs).
 
     Several outputs are joined for each image; outputs of whole numbers are left out. The images are
-    float32, (N, C, H, W). Images that do not fill a complete batch are left out.
-    Raises DeviceError like `open_session`, and if the images do not fit the model.
+    float32, (N, C, H, W). Other inputs are an array (N, ...), or an .npz file with an array for
+    each input, by its name. Samples that do not fill a complete batch are left out.
+    Raises DeviceError like `open_session`, and if the samples do not fit the model.
     """
     session = open_session(model, settings)
-    data = np.load(images)
-    (model_input,) = session.get_inputs()
-    shape = model_input.shape
-    batch = shape[0] if isinstance(shape[0], int) else settings.batch_size
-    count = len(data) - len(data) % batch
-    if not count or list(data.shape[1:]) != list(shape[1:]):
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    loaded = np.load(images)
+    is_single = isinstance(loaded, np.ndarray)
+    data = {next(iter(shapes)): loaded} if is_single else dict(loaded)
+    fixed = [size for shape in shapes.values() for size in shape[:1] if isinstance(size, int)]
+    batch = fixed[0] if fixed else settings.batch_size
+    samples = min(len(array) for array in data.values())
+    count = samples - samples % batch
+    found = {name: array.shape for name, array in data.items()}
+    fits = data.keys() == shapes.keys() and all(
+        list(array.shape[1:]) == list(shapes[name][1:]) for name, array in data.items()
+    )
+    if not count or not fits:
         raise DeviceError(
-            f"{model}: the model takes images of shape {shape}, but the images for the comparison "
-            f"of its outputs ({images}) have shape {data.shape}. Prepare images of that shape."
+            f"{model}: the model takes inputs of the shapes {shapes}, but the samples for the "
+            f"comparison of its outputs ({images}) have the shapes {found}. Prepare samples of "
+            "those shapes."
         )
     outputs = []
     for start in range(0, count, batch):
-        values = session.run(None, {model_input.name: data[start : start + batch]})
+        feed = {name: array[start : start + batch] for name, array in data.items()}
+        values = session.run(None, feed)
         floats = [
             value.reshape(batch, -1)
             for value in values

@@ -41,7 +41,7 @@ class Device(Protocol):
         Parameters
         ----------
         original, compressed : Path
-            ONNX models with a single input: a batch of floating-point images.
+            ONNX models whose inputs are batches: images, or several inputs, also whole numbers.
         settings : dict
             Fields of `MeasureSettings` by name.
 
@@ -84,17 +84,18 @@ class Device(Protocol):
         """Return the features of the processor (`Processor.to_json`) and `runtime_version`."""
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
-        """Return the outputs of a model, (batch, outputs), for the noise that it is measured on.
+        """Return the outputs of a model, (batch, outputs), for the inputs that it is measured on.
 
-        The noise is the same on every device, so outputs can be compared between devices.
-        `settings` and DeviceError are as in `measure`.
+        These inputs are noise, and zeros for whole numbers. They are the same on every device, so
+        outputs can be compared between devices. `settings` and DeviceError are as in `measure`.
         """
 
     def answers(self, model: Path, images: Path, settings: dict[str, Any]) -> list[list[float]]:
         """Return the outputs of a model, (N, outputs), for the images of a .npy file, (N, C, H, W).
 
-        Images that do not fill a complete batch are left out. `settings` and DeviceError are as in
-        `measure`.
+        For other inputs, the file holds one array (N, ...), or it is an .npz file with an array for
+        each input of the model, by its name. Samples that do not fill a complete batch are left
+        out. `settings` and DeviceError are as in `measure`.
         """
 
     def node_times(self, model: Path, settings: dict[str, Any]) -> dict[str, NodeTime]:

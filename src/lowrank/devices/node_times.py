@@ -14,7 +14,7 @@ import numpy as np
 
 from lowrank.devices.device import NodeTime
 from lowrank.devices.measure_settings import MeasureSettings
-from lowrank.devices.runtime import open_session, warm_up
+from lowrank.devices.runtime import fixed_inputs, open_session, warm_up
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,12 +47,12 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
     Raises
     ------
     DeviceError
-        In the same cases as `lowrank.devices.runtime.open_session`.
+        In the same cases as `open_session` and `fixed_inputs` of `lowrank.devices.runtime`.
     """
-    model_time = _typical(_run(open_session(model, settings), settings))
+    model_time = _typical(_run(model, open_session(model, settings), settings))
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(model, settings, profile=Path(folder) / "profile")
-        runs = len(_run(session, settings))
+        runs = len(_run(model, session, settings))
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
@@ -84,16 +84,11 @@ def without_profiling(profiled: np.ndarray, model_time: float) -> np.ndarray:
     return times
 
 
-def _run(session: onnxruntime.InferenceSession, settings: MeasureSettings) -> list[float]:
-    """Run the model on fixed normal noise after a warm-up and return each run's time in µs."""
-    generator = np.random.default_rng(0)
-    feed = {
-        model_input.name: generator.standard_normal(
-            [size if isinstance(size, int) else settings.batch_size for size in model_input.shape],
-            dtype=np.float32,
-        )
-        for model_input in session.get_inputs()
-    }
+def _run(
+    model: Path, session: onnxruntime.InferenceSession, settings: MeasureSettings
+) -> list[float]:
+    """Run the model on fixed inputs after a warm-up and return each run's time in µs."""
+    feed = fixed_inputs(model, session, settings.batch_size)
     warm_up(lambda: session.run(None, feed), seconds=settings.warmup_seconds)
     durations: list[float] = []
     end = time.perf_counter() + settings.seconds

@@ -1,4 +1,4 @@
-"""Load a model in ONNX Runtime, with an input to run it on, and warm it up."""
+"""Load a model in ONNX Runtime, with inputs to run it on, and warm it up."""
 
 from __future__ import annotations
 
@@ -28,16 +28,32 @@ _LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
+# Types of inputs that models are measured with.
+_FLOATS = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+_INTEGERS = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
 
 def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], list[np.ndarray]]:
-    """Load an ONNX model and return a function that computes its outputs for fixed normal noise.
+    """Load an ONNX model and return a function that computes its outputs for fixed inputs.
 
-    Raises DeviceError if the execution provider is not available, if the file is missing, if this
-    version of ONNX Runtime cannot read it, or if the model's input is not a single batch of
-    floating-point images of the requested batch size.
+    The inputs are those of `fixed_inputs`. Raises DeviceError if the execution provider is not
+    available, if the file is missing, if this version of ONNX Runtime cannot read it, or if an
+    input is not a batch of the requested size, with fixed sizes in all other dimensions.
     """
     session = open_session(model, settings)
-    feed = {session.get_inputs()[0].name: _noise(model, session, settings.batch_size)}
+    _require_fixed_sizes(model, session, settings.batch_size)
+    feed = fixed_inputs(model, session, settings.batch_size)
     return lambda: session.run(None, feed)
 
 
@@ -136,20 +152,50 @@ def _require_provider(provider: str) -> None:
         )
 
 
-def _noise(model: Path, session: onnxruntime.InferenceSession, batch_size: int) -> np.ndarray:
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-        listed = ", ".join(f"'{value.name}' ({value.type})" for value in inputs) or "none"
+def fixed_inputs(
+    model: Path, session: onnxruntime.InferenceSession, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Return the same inputs for a model on every call, by name.
+
+    They are normal noise, and zeros for whole numbers and booleans, which are in the range of any
+    table that they may select from. Open dimensions get the batch size. Raises DeviceError for an
+    input of another type.
+    """
+    generator = np.random.default_rng(0)
+    feed = {}
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else batch_size for size in value.shape]
+        if value.type in _FLOATS:
+            noise = generator.standard_normal(shape, dtype=np.float32)
+            feed[value.name] = noise.astype(_FLOATS[value.type], copy=False)
+        elif value.type in _INTEGERS:
+            feed[value.name] = np.zeros(shape, _INTEGERS[value.type])
+        else:
+            raise DeviceError(
+                f"{model}: the model's input '{value.name}' has the type {value.type}, but one of "
+                f"{', '.join([*_FLOATS, *_INTEGERS])} is expected. Export the network with an "
+                "input of one of these types."
+            )
+    return feed
+
+
+def _require_fixed_sizes(
+    model: Path, session: onnxruntime.InferenceSession, batch_size: int
+) -> None:
+    if not session.get_inputs():
         raise DeviceError(
-            f"{model}: the model's inputs are {listed}, but a single input of type tensor(float) "
-            "is expected. Export the network with its images as the only input."
+            f"{model}: the model has no inputs, but at least one is expected. Export the network "
+            "with the samples as its input."
         )
-    batch, *image = inputs[0].shape
-    fixed_batch = isinstance(batch, int)
-    if not all(isinstance(size, int) for size in image) or (fixed_batch and batch != batch_size):
-        raise DeviceError(
-            f"{model}: the model's input has shape {inputs[0].shape}, but a batch of {batch_size} "
-            "and fixed sizes in all other dimensions are expected. Change `batch_size` in "
-            "params.yaml, or export the model with only its batch dimension free."
-        )
-    return np.random.default_rng(0).standard_normal((batch_size, *image), dtype=np.float32)
+    for value in session.get_inputs():
+        batch, *sizes = value.shape or [None]
+        fixed_batch = isinstance(batch, int)
+        if not all(isinstance(size, int) for size in sizes) or (
+            fixed_batch and batch != batch_size
+        ):
+            raise DeviceError(
+                f"{model}: the model's input '{value.name}' has shape {value.shape}, but a batch "
+                f"of {batch_size} and fixed sizes in all other dimensions are expected. Change "
+                "`batch_size` in params.yaml, or export the model with only its batch dimension "
+                "free."
+            )

@@ -7,6 +7,7 @@ affect them.
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -285,7 +286,10 @@ def measure_all(
 
 @contextmanager
 def real_images(dataset: Path, state: Path) -> Iterator[Path]:
-    """Provide a temporary .npy file of some preprocessed test images inside the block."""
+    """Provide a temporary file of some preprocessed test samples inside the block.
+
+    It is an .npy file, or an .npz file with an array for each of several inputs.
+    """
     from lowrank.data.batches import EvaluationBatches
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.session_run import fed
@@ -293,8 +297,21 @@ def real_images(dataset: Path, state: Path) -> Iterator[Path]:
 
     sample, spec = open_dataset(dataset).test.sample(_COMPARED_IMAGES), read_spec(state)
     batches = EvaluationBatches(sample, spec)
-    inputs = [fed(batches[number][0], "", spec)[""] for number in range(len(batches))]
+    names = [*spec.sizes]
+    parts = [fed(batches[number][0], names, spec) for number in range(len(batches))]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, np.concatenate(inputs))
+        path = Path(folder) / ("samples.npz" if len(arrays) > 1 else "images.npy")
+        if len(arrays) > 1:
+            _write_arrays(path, arrays)
+        else:
+            np.save(path, arrays[names[0]])
         yield path
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz file. `numpy.savez` does not take all names, such as `file`."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array)

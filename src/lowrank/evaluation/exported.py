@@ -7,7 +7,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowrank.core.progress import Progress
 from lowrank.data.background import in_background
@@ -17,7 +17,7 @@ from lowrank.errors import UserError
 from lowrank.evaluation.network import require_labels
 from lowrank.evaluation.session_run import SessionRun
 from lowrank.onnx_files.export import inference_copy
-from lowrank.tasks.outputs import float_pairs, joined, outputs_from
+from lowrank.tasks.outputs import float_pairs, joined, mapped, outputs_from
 from lowrank.tasks.task import Measured, Task
 from lowrank.zoo.registry import NetworkSpec
 
@@ -109,15 +109,15 @@ class ExportedNetworks:
         _require_agreement(path, result, self.task)
         return result
 
-    def _network(self, path: str | os.PathLike) -> Callable[[Tensor], Any]:
+    def _network(self, path: str | os.PathLike) -> Callable[[Any], Any]:
         """Return a function from inputs (N, ...) to the outputs of a file, (N, ...)."""
         return SessionRun(_open(path, self.threads, self.float_kernels), self.spec)
 
     def _batches(self, split: Split) -> Iterator[Batch]:
-        """Yield the images (N, C, H, W) and labels (N,) of each batch, and report progress."""
+        """Yield the inputs (N, ...) and labels (N,) of each batch, and report progress."""
         batches, progress = EvaluationBatches(split, self.spec), Progress(len(split))
         for images, labels in in_background(batches.__getitem__, range(len(batches)), self.threads):
-            yield images.contiguous(), labels
+            yield mapped(torch.Tensor.contiguous, images), labels
             progress.advance(len(labels))
 
 

@@ -21,24 +21,23 @@ from lowrank.onnx_files.int8 import Quantizer
 from lowrank.onnx_files.int8_search import Kept, ToleranceSearch
 from lowrank.onnx_files.int8_times import measure
 from lowrank.onnx_networks.fixed_sizes import write_fixed
-from lowrank.onnx_networks.model_file import inputs_of
+from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
 from lowrank.zoo.registry import NetworkSpec
 
 Say = Callable[[str], object]
 
 
 class _Inputs(Sequence[Mapping[str, Any]]):
-    """The images of a split as inputs of an ONNX file, a batch at a time.
+    """The samples of a split as inputs of an ONNX file, a batch at a time.
 
-    A file with a fixed batch size gets batches of that size; images that do not fill one are left
+    A file with a fixed batch size gets batches of that size; samples that do not fill one are left
     out.
     """
 
     def __init__(self, split: Split, spec: NetworkSpec, model: Path) -> None:
-        (entry,) = inputs_of(onnx.load(model, load_external_data=False))
-        dimensions = entry.type.tensor_type.shape.dim
-        self._name, self._spec = entry.name, spec
-        size = dimensions[0].dim_value if dimensions else 0
+        entries = inputs_of(onnx.load(model, load_external_data=False))
+        self._names, self._spec = [entry.name for entry in entries], spec
+        size = fixed_batch(entries)
         step = size or max(len(split), 1)
         rows = [split.rows[start : start + step] for start in range(0, len(split), step)]
         self._parts = [
@@ -53,7 +52,7 @@ class _Inputs(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         part, number = self._numbers[index]
-        return fed(part[number][0], self._name, self._spec)
+        return fed(part[number][0], self._names, self._spec)
 
 
 @dataclass
@@ -76,7 +75,8 @@ class Int8Networks:
     say
         Prints a line of progress.
     sizes
-        Sizes of the input without the batch axis, if the network leaves sizes open.
+        Sizes of each input without the batch axis, if the network leaves sizes open; see
+        `NetworkSpec.sizes`.
     files
         Record of each file that was written, by its name.
     times
@@ -89,7 +89,7 @@ class Int8Networks:
     settings: QuantizeSettings
     intermediate: Path
     say: Say
-    sizes: tuple[int, ...] | None = None
+    sizes: Mapping[str, Sequence[int]] | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     times: dict[str, dict[str, Any]] = field(default_factory=dict)
 

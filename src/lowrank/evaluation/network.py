@@ -11,7 +11,7 @@ from lowrank.data.background import in_background
 from lowrank.data.batches import Batch, EvaluationBatches
 from lowrank.data.datasets import Dataset, Split, require_images_match
 from lowrank.evaluation.memory_format import memory_format_of
-from lowrank.tasks.outputs import outputs_from
+from lowrank.tasks.outputs import mapped, outputs_from
 from lowrank.tasks.task import Measured, Task
 from lowrank.zoo.forward import evaluation_mode
 from lowrank.zoo.registry import NetworkSpec
@@ -33,7 +33,9 @@ def measure(task: Task, network: nn.Module, split: Split, spec: NetworkSpec) -> 
     with torch.inference_mode(), evaluation_mode(network):
         return task.measure_split(
             split.name,
-            lambda inputs: split.of_classes(outputs_from(network(inputs.to(device)))),
+            lambda inputs: split.of_classes(
+                outputs_from(network(mapped(lambda tensor: tensor.to(device), inputs)))
+            ),
             split.with_labels(inputs_of(network, split, spec)),
         )
 
@@ -136,7 +138,7 @@ def outputs_of(
 
 
 def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[Batch]:
-    """Yield the images (N, C, H, W) and labels (N,) of each batch, ready for the network.
+    """Yield the images (N, C, H, W), or other inputs, and labels (N,) of each batch.
 
     Batches have the device and memory format of the network. Progress is reported: a batch counts
     as done when the next one is requested.
@@ -146,5 +148,6 @@ def inputs_of(network: nn.Module, split: Split, spec: NetworkSpec) -> Iterator[B
     for images, labels in in_background(
         batches.__getitem__, range(len(batches)), torch.get_num_threads()
     ):
-        yield images.to(device, memory_format=memory_format), labels.to(device)
+        moved = mapped(lambda tensor: tensor.to(device, memory_format=memory_format), images)
+        yield moved, labels.to(device)
         progress.advance(len(labels))

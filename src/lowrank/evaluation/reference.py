@@ -41,12 +41,14 @@ class Reference:
         self._kept: dict[bytes, Outputs] = {}
         self._free = _KEPT_BYTES
 
-    def __call__(self, inputs: Tensor) -> Outputs:
+    def __call__(self, inputs: Tensor | dict[str, Tensor]) -> Outputs:
         """Return the outputs for inputs (N, ...), on their device, in evaluation mode."""
-        content = inputs.detach().cpu().contiguous().numpy()
-        key = hashlib.blake2b(content.data, digest_size=16).digest()
+        digest, tensors = hashlib.blake2b(digest_size=16), by_name(inputs)
+        for tensor in tensors.values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        key, device = digest.digest(), next(iter(tensors.values())).device
         if key not in self._kept:
-            self._network.to(inputs.device)
+            self._network.to(device)
             with torch.inference_mode(), evaluation_mode(self._network):
                 outputs = outputs_from(self._network(inputs))
             size = sum(tensor.nbytes for tensor in by_name(outputs).values())
@@ -54,7 +56,7 @@ class Reference:
                 return outputs
             self._free -= size
             self._kept[key] = outputs
-        return mapped(lambda tensor: tensor.to(inputs.device), self._kept[key])
+        return mapped(lambda tensor: tensor.to(device), self._kept[key])
 
 
 def with_reference(

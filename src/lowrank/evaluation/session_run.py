@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor
 
+from lowrank.core.tensors import filled_up, for_inputs, length, mapped, pieces
 from lowrank.tasks.outputs import joined, outputs_from
 from lowrank.zoo.registry import NetworkSpec
 
 
 class SessionRun:
-    """Function from inputs (N, ...) to the outputs of a file (N, ...), several outputs by name.
+    """Function from inputs (N, ...) to the outputs of a file (N, ...).
 
-    A file with a fixed batch size runs on as many inputs at a time; the last batch is filled up
-    with its last input.
+    Several inputs and several outputs are dictionaries of tensors by name. A file with a fixed
+    batch size runs on as many samples at a time; the last batch is filled up with its last sample.
 
     Parameters
     ----------
     session
-        The network, which has one input.
+        The network.
     spec
-        Specification of the input.
+        Specification of its inputs.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, spec: NetworkSpec) -> None:
         self._session, self._spec = session, spec
-        (entry,) = session.get_inputs()
-        self._name = entry.name
-        first = entry.shape[0] if entry.shape else None
-        self._batch = first if isinstance(first, int) else None
+        entries = session.get_inputs()
+        self._names = [entry.name for entry in entries]
+        fixed = [entry.shape[0] for entry in entries if entry.shape]
+        self._batch = next((size for size in fixed if isinstance(size, int)), None)
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def __call__(self, inputs: Tensor) -> Any:
-        if self._batch is None:
+    def __call__(self, inputs: Any) -> Any:
+        size = self._batch
+        if size is None:
             return self._run(inputs)
-        parts = [self._filled(part) for part in inputs.split(self._batch)]
-        whole = joined([self._run(part) for part in parts])
-        return _first(whole, len(inputs))
+        whole = joined([self._run(filled_up(part, size)) for part in pieces(inputs, size)])
+        count = length(inputs)
+        return mapped(lambda tensor: tensor[:count], whole)
 
-    def _filled(self, inputs: Tensor) -> Tensor:
-        missing = (self._batch or 0) - len(inputs)
-        return torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
-
-    def _run(self, inputs: Tensor) -> Any:
-        values = self._session.run(None, fed(inputs, self._name, self._spec))
+    def _run(self, inputs: Any) -> Any:
+        values = self._session.run(None, fed(inputs, self._names, self._spec))
         tensors = [torch.from_numpy(np.asarray(value)) for value in values]
         if len(tensors) == 1:
             return tensors[0]
         return outputs_from(dict(zip(self._outputs, tensors, strict=True)))
 
 
-def fed(inputs: Tensor, name: str, spec: NetworkSpec) -> dict[str, np.ndarray]:
-    """Return inputs (N, C, H, W) as the input of a file, in its layout."""
+def fed(inputs: Any, names: Sequence[str], spec: NetworkSpec) -> dict[str, np.ndarray]:
+    """Return inputs (N, ...) by the names of a file's inputs; images in the layout of the file."""
     if spec.layout == "nhwc":
         inputs = inputs.permute(0, 2, 3, 1)
-    return {name: np.ascontiguousarray(inputs.numpy())}
-
-
-def _first(outputs: Tensor | Mapping[str, Tensor], count: int) -> Any:
-    if isinstance(outputs, Tensor):
-        return outputs[:count]
-    return {name: tensor[:count] for name, tensor in outputs.items()}
+    return {
+        name: np.ascontiguousarray(tensor.numpy())
+        for name, tensor in for_inputs(names, inputs).items()
+    }

@@ -110,7 +110,7 @@ class StoredNetwork:
         state, validation = self._measured
         network, split = state.network, validation.sample(self._images.count)
 
-        def images() -> Iterator[Tensor]:
+        def images() -> Iterator[Any]:
             inputs = inputs_of(network, split, state.spec)
             return counted((batch for batch, _ in inputs), len(split))
 

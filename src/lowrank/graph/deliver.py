@@ -94,7 +94,7 @@ class DeliverRules(Rules):
         """Return the facts of a variant's model card that are not measured, as JSON."""
         name = f"{wildcards.model}_{method_of(wildcards)}"
         dataset = self.params.checkpoint[wildcards.model].dataset
-        takes_arrays = self.params.dataset[dataset].kind in ("arrays", "function")
+        takes_arrays = self.params.dataset[dataset].has_arrays
         return json.dumps(
             {
                 "name": name,

@@ -28,7 +28,7 @@ from lowrank.tasks.outputs import outputs_from
 from lowrank.temporary import temporary_folder
 from lowrank.zoo.forward import innermost, output_for_zeros, reason_of
 from lowrank.zoo.plain import copied, fold, unwrapped
-from lowrank.zoo.registry import NetworkSpec
+from lowrank.zoo.registry import InputForm, NetworkSpec
 
 # Operator set that the exporter writes natively. ONNX Runtime 1.14 and later supports it.
 OPSET = 18
@@ -49,10 +49,11 @@ def export_onnx(
 
     The file computes the outputs of the network in evaluation mode, in float32. Batch
     normalizations are folded into the convolutions before them. The input `images` has the shape
-    (batch, channels, height, width), normalized according to `spec`, for any batch size. The
-    output `logits` has the shape (batch, classes). Nodes of convolutions and linear layers have
-    the names of the layers. Several outputs have the names of `lowrank.tasks.outputs.outputs_from`.
-    Equal weights give equal bytes. The network is not changed.
+    (batch, channels, height, width), normalized according to `spec`, for any batch size. An input
+    that is no image has the name `inputs`. The output `logits` has the shape (batch, classes).
+    Nodes of convolutions and linear layers have the names of the layers. Several outputs have the
+    names of `lowrank.tasks.outputs.outputs_from`. Equal weights give equal bytes. The network is
+    not changed.
 
     A network from an ONNX file is written into the graph of that file, see
     `lowrank.onnx_networks.graph_export.model_of`.
@@ -101,8 +102,9 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
     """Translate a network to ONNX. Raises UserError if ONNX cannot express it."""
     frozen = inference_copy(network)
     names = _output_names(frozen, spec)
-    # Use two images: with one, the exporter could treat the batch size as a constant.
-    example = torch.zeros(2, *spec.input_shape)
+    # Use two samples: with one, the exporter could treat the batch size as a constant.
+    (form,) = spec.forms or (InputForm("images", spec.input_shape),)
+    example = torch.zeros(2, *form.shape, dtype=getattr(torch, form.dtype))
     try:
         with _silenced(), _PoolingAsMean():
             program = torch.onnx.export(
@@ -110,7 +112,7 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["images"],
+                input_names=[form.name],
                 output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
@@ -129,7 +131,7 @@ def _traced(network: nn.Module, spec: NetworkSpec, path: Path) -> torch.onnx.ONN
 
 
 def _output_names(network: nn.Module, spec: NetworkSpec) -> list[str]:
-    outputs = outputs_from(output_for_zeros(network, spec.input_shape, spec.name))
+    outputs = outputs_from(output_for_zeros(network, spec.input_shape, spec.name, spec.forms))
     return list(outputs) if isinstance(outputs, dict) else ["logits"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lowrank.config.quantize import QuantizeSettings
+from lowrank.core.tensors import length
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.files import written_whole
+from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
+from lowrank.onnx_networks.model_run import zeros
 
 # Types of nodes with weights. The nodes between them (pooling, sums, concatenation) follow.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -50,9 +53,9 @@ class Quantizer:
     model
         ONNX file to quantize.
     batches
-        Inputs by name: a few hundred training images as the network expects them, (N, C, H, W),
-        float32. Batches are run in small pieces, because ONNX Runtime keeps all feature maps of a
-        run in memory.
+        Inputs by name: a few hundred training samples as the network expects them, such as images
+        (N, C, H, W) in float32. Batches are run in small pieces, because ONNX Runtime keeps all
+        feature maps of a run in memory.
     settings
         Calibration method, and the integer types of files that are written without `types`.
     folder
@@ -73,7 +76,8 @@ class Quantizer:
         quant_pre_process(model, self._model, skip_optimization=True, skip_symbolic_shape=True)
         graph = onnx.load(self._model, load_external_data=False).graph
         constants = {initializer.name for initializer in graph.initializer}
-        self._batches = Pieces(batches, _fixed_batch(graph, constants))
+        inputs = [value for value in graph.input if value.name not in constants]
+        self._batches = Pieces(batches, fixed_batch(inputs))
         #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
             node.name
@@ -161,14 +165,9 @@ class Pieces(Sequence[Mapping[str, np.ndarray]]):
 
     def _sizes(self, number: int) -> tuple[int, int]:
         """Return the number of images of a batch and of each of its pieces."""
-        first = next(iter(self._batch(number).values()))
-        return len(first), self._size or max(1, _PIECE_ELEMENTS // max(first[0].size, 1))
-
-
-def _fixed_batch(graph: onnx.GraphProto, stored: Collection[str]) -> int:
-    """Return the size of the batch if the network fixes it, else 0."""
-    shapes = (v.type.tensor_type.shape for v in graph.input if v.name not in stored)
-    return next((shape.dim[0].dim_value for shape in shapes if shape.dim), 0)
+        batch = self._batch(number)
+        elements = sum(inputs[:1].size for inputs in batch.values())
+        return length(batch), self._size or max(1, _PIECE_ELEMENTS // max(elements, 1))
 
 
 class _Reader(CalibrationDataReader):
@@ -197,13 +196,19 @@ def types_for(processor: Processor, settings: QuantizeSettings) -> IntegerTypes:
 
 
 def noise_for(model: Path) -> dict[str, np.ndarray]:
-    """Return a batch of normal noise for an ONNX file of which only the latency is measured."""
-    generator = np.random.default_rng(0)
-    inputs = onnx.load(model, load_external_data=False).graph.input
+    """Return a batch for an ONNX file of which only the latency is measured.
+
+    It is normal noise, and zeros for inputs of whole numbers.
+    """
+    network = onnx.load(model, load_external_data=False)
     shapes = {
-        value.name: [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]
-        for value in inputs
+        entry.name: [size.dim_value or 1 for size in entry.type.tensor_type.shape.dim]
+        for entry in inputs_of(network)
     }
+    generator = np.random.default_rng(0)
     return {
-        name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
+        name: generator.standard_normal(array.shape, dtype=np.float32).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in zeros(network, shapes).items()
     }

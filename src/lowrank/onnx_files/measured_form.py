@@ -41,10 +41,4 @@ def measured_form(
     with tempfile.TemporaryDirectory() as folder:
         # The name is kept, because messages and records contain it.
         copy = Path(folder) / path.name
-        yield write_fixed(path, copy, sizes_of(spec), **options)
-
-
-def sizes_of(spec: NetworkSpec) -> tuple[int, ...]:
-    """Return the sizes of the input of a file without the batch axis, in its layout."""
-    channels, height, width = spec.input_shape
-    return (height, width, channels) if spec.layout == "nhwc" else spec.input_shape
+        yield write_fixed(path, copy, spec.sizes, **options)

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 
 from lowrank.core.output_change import OutputSums, ReferenceOutputs, mean_divergence
+from lowrank.core.tensors import length
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
 from lowrank.onnx_networks.graph_factors import put_factors
 from lowrank.onnx_networks.graph_layers import Site
 from lowrank.onnx_networks.graph_parts import GraphParts, TensorForm, end_of
-from lowrank.onnx_networks.model_run import Feed, ModelRun, length, only_outputs, zeros
+from lowrank.onnx_networks.model_run import Feed, ModelRun, only_outputs, zeros
 
 # Memory limit for the tensors of the original network that are kept. The layers whose inputs fit
 # are measured after one pass over the samples.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowrank.core.tensors import filled_up, for_inputs, length, mapped, pieces
 from lowrank.onnx_networks.graph_conversion import Operation, converted
 from lowrank.onnx_networks.graph_layers import Constants, Site, weight_and_bias
 from lowrank.onnx_networks.graph_steps import Segment, Values, in_runtime, prepared
@@ -67,13 +68,14 @@ class GraphModule(nn.Module):
     Parameters
     ----------
     model
-        The network, with one input.
+        The network.
     sites
         Its layers, from `find_sites`.
     shapes
-        Shape of its input for one sample, by name.
+        Shape of each input for one sample, by name.
     layout
-        Layout of its input, `nchw` or `nhwc`. The module expects (N, C, H, W) in any case.
+        Layout of its input of images, `nchw` or `nhwc`. The module expects (N, C, H, W) in any
+        case. `nchw` for other inputs, which the module takes as they are.
     label
         Name of the network for messages.
     """
@@ -90,7 +92,7 @@ class GraphModule(nn.Module):
         #: The file that the network comes from, which factors are written back into.
         self.origin = Origin(model, tuple(sites))
         graph = prepared(model, shapes, label)
-        self._layout, self._input, self._batch = layout, graph.input, graph.batch
+        self._layout, self._inputs, self._batch = layout, graph.inputs, graph.batch
         self._output_names = [output.name for output in model.graph.output]
         constants = Constants(model.graph)
         layers = {site.output: site for site in sites if _is_module(site)}
@@ -130,12 +132,12 @@ class GraphModule(nn.Module):
     def _error(
         self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], label: str
     ) -> float:
-        """Return the relative error of the outputs against ONNX Runtime, for one noise image."""
+        """Return the relative error of the outputs against ONNX Runtime, for one noise sample."""
         feed = noise(model, shapes)
         expected = ModelRun(model, label)(feed)
-        inputs = torch.from_numpy(feed[self._input])
+        inputs = mapped(torch.from_numpy, feed)
         if self._layout == "nhwc":
-            inputs = inputs.permute(0, 3, 1, 2)
+            inputs = mapped(lambda tensor: tensor.permute(0, 3, 1, 2), inputs)
         try:
             with torch.no_grad():
                 outputs = self(inputs)
@@ -144,22 +146,23 @@ class GraphModule(nn.Module):
         named = outputs if isinstance(outputs, dict) else {self._output_names[0]: outputs}
         return max(_relative(named[name], array) for name, array in expected.items())
 
-    def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Return the output (N, ...), or several outputs by name, for inputs (N, C, H, W)."""
-        if self._batch is None or len(inputs) == self._batch:
-            return self._run(inputs)
-        count = len(inputs)
-        if missing := -count % self._batch:
-            inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
-        outputs = joined([self._run(part) for part in inputs.split(self._batch)])
-        if isinstance(outputs, Tensor):
-            return outputs[:count]
-        return {name: tensor[:count] for name, tensor in outputs.items()}
+    def forward(self, inputs: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Return the output (N, ...), or several outputs by name.
 
-    def _run(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        `inputs` is the input (N, ...), which is (N, C, H, W) for images, or several inputs by name.
+        """
+        count, size = length(inputs), self._batch
+        if size is None or count == size:
+            return self._run(inputs)
+        parts = [self._run(filled_up(part, size)) for part in pieces(inputs, size)]
+        whole: Tensor | dict[str, Tensor] = mapped(lambda tensor: tensor[:count], joined(parts))
+        return whole
+
+    def _run(self, inputs: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
         if self._layout == "nhwc":
-            inputs = inputs.permute(0, 2, 3, 1)
-        values: Values = {**self._constants, self._input: inputs.contiguous()}
+            inputs = mapped(lambda tensor: tensor.permute(0, 2, 3, 1), inputs)
+        inputs = mapped(torch.Tensor.contiguous, inputs)
+        values: Values = {**self._constants, **for_inputs(self._inputs, inputs)}
         for number, step in enumerate(self._steps):
             if isinstance(step, _LayerCall):
                 values[step.output] = self._layer_output(step, values[step.input])

@@ -14,8 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from lowrank.errors import UserError
-from lowrank.onnx_networks.model_file import inputs_of
+from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
 from lowrank.onnx_networks.model_run import ModelRun, zeros
 
 # Nodes whose outputs are not constant although their inputs are.
@@ -44,8 +43,8 @@ class PreparedGraph:
     ----------
     model
         The network: constants are initializers.
-    input
-        Name of its only input.
+    inputs
+        Names of its inputs.
     batch
         Size of the batch, if the file fixes it.
     tensors
@@ -53,7 +52,7 @@ class PreparedGraph:
     """
 
     model: onnx.ModelProto
-    input: str
+    inputs: tuple[str, ...]
     batch: int | None
     tensors: dict[str, Tensor]
 
@@ -71,36 +70,24 @@ def prepared(
         Shape of each input for one sample.
     label
         Name of the network for messages.
-
-    Raises
-    ------
-    UserError
-        If the network has several inputs.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
-    inputs = inputs_of(changed)
-    if len(inputs) != 1:
-        raise UserError(
-            f"{label}: has {len(inputs)} inputs, {', '.join(repr(i.name) for i in inputs)}. "
-            "Networks in the pipeline have one input; `lowrank.compress` takes any number."
-        )
-    entry = copy.deepcopy(inputs[0])
+    inputs = [copy.deepcopy(entry) for entry in inputs_of(changed)]
     del graph.input[:]
-    graph.input.append(entry)
+    graph.input.extend(inputs)
     store_constants(graph)
     _fold_constants(changed)
     _plain_reshapes(graph)
     state_shapes(changed, shapes, label)
-    dimensions = entry.type.tensor_type.shape.dim
-    batch = dimensions[0].dim_value if dimensions and dimensions[0].dim_value > 0 else None
     tensors = {
         tensor.name: torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
         for tensor in graph.initializer
         if tensor.data_type != onnx.TensorProto.STRING
     }
-    return PreparedGraph(changed, entry.name, batch, tensors)
+    names = tuple(entry.name for entry in inputs)
+    return PreparedGraph(changed, names, fixed_batch(inputs) or None, tensors)
 
 
 def store_constants(graph: onnx.GraphProto) -> None:

@@ -189,6 +189,20 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [graph_input for graph_input in model.graph.input if graph_input.name not in stored]
 
 
+def input_types(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the type of each input as NumPy names it, such as `float32` or `int64`."""
+    return {
+        entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type).name
+        for entry in inputs_of(model)
+    }
+
+
+def fixed_batch(inputs: Sequence[onnx.ValueInfoProto]) -> int:
+    """Return the number of samples that inputs fix by the size of their first axis; 0 if none."""
+    shapes = [entry.type.tensor_type.shape.dim for entry in inputs]
+    return max((0, *(shape[0].dim_value for shape in shapes if shape)))
+
+
 def input_shapes(
     path: str | os.PathLike[str],
     model: onnx.ModelProto,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -189,17 +189,6 @@ def leaves_batch_open(model: onnx.ModelProto, inputs: Iterable[str]) -> bool:
         for entry in model.graph.input
         if entry.name in names
     )
-
-
-def split(batch: Feed, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a batch in pieces of at most `size` samples."""
-    for start in range(0, length(batch), size):
-        yield {name: array[start : start + size] for name, array in batch.items()}
-
-
-def length(batch: Feed) -> int:
-    """Return the number of samples of a batch."""
-    return max((len(array) for array in batch.values()), default=0)
 
 
 def _first_line(error: Exception) -> str:

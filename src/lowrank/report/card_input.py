@@ -13,7 +13,8 @@ def input_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     spec = dict(described["input"])
     if not described.get("takes_arrays"):
         return spec
-    return {key: spec[key] for key in ("name", "input_shape", "num_classes")}
+    kept = ("name", "input_shape", "num_classes", "inputs")
+    return {key: spec[key] for key in kept if key in spec}
 
 
 def metadata_of(model: Any) -> dict[str, str]:
@@ -22,7 +23,7 @@ def metadata_of(model: Any) -> dict[str, str]:
 
 
 def input_lines(network: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
-    """Return a line about the input and one about the output.
+    """Return lines about the inputs and the outputs.
 
     Parameters
     ----------
@@ -36,9 +37,13 @@ def input_lines(network: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str
         _preparation(spec) if "mean" in spec else "arrays as they are in the dataset, not images"
     )
     if file := network.get("onnx"):
+        names = f"- Names, types and open sizes are those of `{file}`."
+        if inputs := spec.get("inputs"):
+            listed = " and ".join(map(_form, inputs))
+            return [names, f"- Measured on {listed}: {preparation}."]
         layout = "(N, H, W, C)" if spec.get("layout") == "nhwc" else "(N, C, H, W)"
         return [
-            f"- Names, types and open sizes are those of `{file}`.",
+            names,
             f"- Measured on inputs (N, {shape}), in the layout {layout}: {preparation}.",
         ]
     outputs = (
@@ -46,7 +51,13 @@ def input_lines(network: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str
         if spec["num_classes"]
         else "- The outputs of the network, under the names in the file."
     )
-    return [f"- `images`, float32, (N, {shape}): {preparation}.", outputs]
+    (entry,) = spec.get("inputs", [{"name": "images", "type": "float32"}])
+    return [f"- `{entry['name']}`, {entry['type']}, (N, {shape}): {preparation}.", outputs]
+
+
+def _form(form: Mapping[str, Any]) -> str:
+    sizes = "".join(f", {size}" for size in form["shape"])
+    return f"`{form['name']}` (N{sizes}) of {form['type']}"
 
 
 def _preparation(spec: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ def checkpoint(
     reuse_memory()
     import torch
 
+    from lowrank.core.tensors import length
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.network import inputs_of, require_labels
     from lowrank.evaluation.original import measure_original
@@ -71,15 +72,16 @@ def checkpoint(
         say(f"warning: {weights} can be compressed, but not trained: {model.obstacle}")
     data = compared_with_itself(data, measured_task, model)
     document = measure_original(measured_task, model, data, spec, say=say)
-    images, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
-    table = find_layers(model, spec.input_shape, spec.name)
-    dense_reasons = layers_that_must_stay(model, table, images, say=say)
+    inputs, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
+    table = find_layers(model, spec.input_shape, spec.name, spec.forms)
+    dense_reasons = layers_that_must_stay(model, table, inputs, say=say)
+    images = length(inputs)
     factorable = sum(not layer.not_factored for layer in table.layers)
     say(
         f"{factorable - len(dense_reasons)} of {factorable} layers can be replaced: exact factors "
-        f"do not change the outputs for {len(images)} images"
+        f"do not change the outputs for {images} images"
     )
-    write_json(replaceable, {"images": len(images), "stays_dense": dense_reasons})
+    write_json(replaceable, {"images": images, "stays_dense": dense_reasons})
     write_state(state, State(spec, model, {}, network))
     write_json(metrics, document)
 

@@ -74,7 +74,6 @@ def quantize(
     from lowrank.evaluation.int8_networks import Int8Networks
     from lowrank.evaluation.reference import with_reference
     from lowrank.onnx_files.int8 import types_for
-    from lowrank.onnx_files.measured_form import sizes_of
     from lowrank.onnx_networks.int8_preparation import write_prepared
     from lowrank.surgery.states import read_spec
     from lowrank.tasks import get_task
@@ -88,7 +87,7 @@ def quantize(
         sizes = None
         if network.onnx:
             model = write_prepared(model, Path(prepared) / model.name)
-            sizes = sizes_of(in_runtime.spec)
+            sizes = in_runtime.spec.sizes
         networks = Int8Networks(model, in_runtime, data, settings, Path(intermediate), say, sizes)
         networks.write_all(types, connections, folder)
     if settings.by_time:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.core.tensors import length, pieces
 from lowrank.factorize import Decomposition
 from lowrank.surgery.replay import Replay
 from lowrank.surgery.states import replaced
@@ -27,7 +28,8 @@ class Divergence:
     network
         Network to measure. It is not changed.
     images
-        Returns the same batches on each call, as the network expects them: (N, C, H, W).
+        Returns the same batches on each call, as the network expects them: (N, C, H, W), or other
+        inputs.
     difference
         Returns the divergence of outputs from the expected outputs, the mean over a batch. See
         `lowrank.tasks.task.Task.divergence`.
@@ -36,7 +38,7 @@ class Divergence:
     def __init__(
         self,
         network: nn.Module,
-        images: Callable[[], Iterable[Tensor]],
+        images: Callable[[], Iterable[Any]],
         difference: Callable[[Any, Any], Tensor],
     ) -> None:
         self._network, self._images, self._difference = network, images, difference
@@ -70,15 +72,15 @@ class Divergence:
                 for index, (name, factors) in enumerate(replacements):
                     with replaced(self._network, name, factors):
                         changed = replay.again(images, name)
-                    totals[index] += float(self._difference(changed, expected)) * len(images)
-                count += len(images)
+                    totals[index] += float(self._difference(changed, expected)) * length(images)
+                count += length(images)
         return [total / count for total in totals]
 
-    def _recordable_batches(self, replay: Replay) -> Iterator[Tensor]:
+    def _recordable_batches(self, replay: Replay) -> Iterator[Any]:
         """Yield the batches, split so that recorded outputs stay within the memory limit."""
         batch_size = None
         for batch in self._images():
             if batch_size is None:
-                replay.record(batch[:1])
+                replay.record(next(pieces(batch, 1)))
                 batch_size = max(_RECORDED_BYTES // max(replay.recorded_bytes, 1), 1)
-            yield from batch.split(batch_size)
+            yield from pieces(batch, batch_size)

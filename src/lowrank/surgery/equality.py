@@ -40,7 +40,7 @@ class Outcome:
 def layers_that_must_stay(
     network: nn.Module,
     table: LayerTable,
-    images: Tensor,
+    images: Any,
     *,
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, str]:
@@ -53,7 +53,7 @@ def layers_that_must_stay(
     table
         Layers of the network. Layers that cannot be factored are skipped.
     images
-        Real images, (N, C, H, W), as the network expects them.
+        Real images, (N, C, H, W), or other inputs, as the network expects them.
     say
         Called with a message about each layer that must stay, with the reason.
 
@@ -131,7 +131,7 @@ def _reason(outcome: Outcome) -> str:
 class _Check:
     """Comparison of the outputs of a network with its original outputs."""
 
-    def __init__(self, network: nn.Module, images: Tensor, name: str) -> None:
+    def __init__(self, network: nn.Module, images: Any, name: str) -> None:
         self._network, self._images, self._name = network, images, name
         dtypes = [tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()]
         largest_eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7)

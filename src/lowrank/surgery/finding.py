@@ -1,7 +1,7 @@
 """Find the layers of a network that a factorization can replace."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -16,6 +16,7 @@ from lowrank.zoo.attention import whole_attention
 from lowrank.zoo.creation import create
 from lowrank.zoo.forward import output_for_zeros
 from lowrank.zoo.onnx_file import OnnxFile
+from lowrank.zoo.registry import InputForm
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -34,22 +35,27 @@ def layer_table(network: str | NetworkSource, name: str | None = None) -> LayerT
     if source.onnx:
         return OnnxFile.read(source).table(name or source.label)
     spec, module = create(source)
-    return find_layers(module, spec.input_shape, name or spec.name)
+    return find_layers(module, spec.input_shape, name or spec.name, spec.forms)
 
 
-def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> LayerTable:
+def find_layers(
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    name: str,
+    forms: Sequence[InputForm] = (),
+) -> LayerTable:
     """Return a table of the convolutions and linear layers of a network, in forward order.
 
     The order and the map sizes come from one forward pass on a single image of `input_shape`
-    (channels, height, width), in evaluation mode. Layers whose forward() is not called are not
-    included, such as auxiliary heads. An exception is the output projection of attention that
-    `lowrank.zoo.plain.fold` leaves as it is: it is included with the reason. A linear layer whose
-    input is a flattened map of more than one pixel is described as a convolution with a kernel of
-    the size of that map. The network is not changed.
+    (channels, height, width), or on one sample of inputs of these forms, in evaluation mode. Layers
+    whose forward() is not called are not included, such as auxiliary heads. An exception is the
+    output projection of attention that `lowrank.zoo.plain.fold` leaves as it is: it is included
+    with the reason. A linear layer whose input is a flattened map of more than one pixel is
+    described as a convolution with a kernel of the size of that map. The network is not changed.
 
     The layers of an ONNX file are those of its graph.
 
-    Raises UserError if the network does not accept such an image.
+    Raises UserError if the network does not accept such an input.
     """
     if isinstance(network, GraphModule):
         layers_of_file = tuple(site.layer for site in network.origin.sites)
@@ -77,12 +83,11 @@ def find_layers(network: nn.Module, input_shape: tuple[int, int, int], name: str
         proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]),
         maps,
     ):
-        output_for_zeros(network, input_shape, name)
+        output_for_zeros(network, input_shape, name, forms)
     usage = _Usage(network)
-    channels, height, width = input_shape
     return LayerTable(
         name,
-        (channels, height, width),
+        tuple(input_shape),
         tuple(
             replace(
                 layer,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ _LARGEST_PATCH = 4608
 
 @torch.no_grad()
 def input_moments(
-    network: nn.Module, layers: Iterable[Layer], batches: Iterable[Tensor]
+    network: nn.Module, layers: Iterable[Layer], batches: Iterable[Any]
 ) -> dict[str, Moments]:
     """Return the mean and covariance of the inputs of each layer, by layer name.
 
@@ -35,7 +36,7 @@ def input_moments(
     layers
         Layers from its layer table that the forward pass calls.
     batches
-        Images as the network expects them, (N, C, H, W). Labels are not needed.
+        Images as the network expects them, (N, C, H, W), or other inputs. Labels are not needed.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def input_moments(
 
 @torch.no_grad()
 def shifted_moments(
-    original: nn.Module, network: nn.Module, layer: Layer, batches: Iterable[Tensor]
+    original: nn.Module, network: nn.Module, layer: Layer, batches: Iterable[Any]
 ) -> tuple[Moments, Shift]:
     """Return the input moments of one layer, and their shift relative to the original network.
 
@@ -74,7 +75,7 @@ def shifted_moments(
     layer
         Layer of the layer table that both networks call.
     batches
-        Images as the network expects them, (N, C, H, W).
+        Images as the network expects them, (N, C, H, W), or other inputs.
 
     Raises
     ------

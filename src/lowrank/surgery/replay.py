@@ -45,8 +45,8 @@ class Replay:
         """Memory of the recorded outputs in bytes."""
         return sum(tensor.nbytes for tensor in self._outputs)
 
-    def record(self, images: Tensor) -> Tensor:
-        """Run the network on images (N, C, H, W), record the pass, and return the outputs."""
+    def record(self, images: Any) -> Any:
+        """Run the network on images (N, C, H, W) or other inputs, and record the pass."""
         self._outputs.clear()
         self._calls, self._recording = 0, True
         try:
@@ -54,7 +54,7 @@ class Replay:
         finally:
             self._recording = False
 
-    def again(self, images: Tensor, replaced: str) -> Tensor:
+    def again(self, images: Any, replaced: str) -> Any:
         """Return the outputs for the recorded images after the layer `replaced` was replaced."""
         self._calls = 0
 

@@ -67,7 +67,7 @@ def read_state(path: str | os.PathLike, source: NetworkSource) -> State:
             f"{path}: was made from another version of {source.onnx}. Delete {path} and run the "
             "same command again."
         )
-    network = build(source, spec.input_shape)
+    network = build(source, spec.input_shape, spec.forms)
     for name, factored in factored_layers.items():
         replace_layer(network, name, factored.sequence)
     load_weights(network, read_weights(path), source=str(path))

@@ -97,8 +97,8 @@ class Agreement(Task):
 
     def measure(
         self,
-        network: Callable[[Tensor], Outputs],
-        batches: Iterable[tuple[Tensor, Outputs]],
+        network: Callable[[Any], Outputs],
+        batches: Iterable[tuple[Any, Outputs]],
     ) -> Measured:
         """Return the metrics of a network; the labels in `batches` are the original's outputs."""
         from lowrank.core.output_change import OutputSums, ReferenceOutputs

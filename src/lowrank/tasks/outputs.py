@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from lowrank.core.tensors import by_name, mapped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     # Each tensor has the shape (N, ...).
     Outputs = Tensor | dict[str, Tensor]
+
+__all__ = ["by_name", "float_pairs", "joined", "mapped", "outputs_from"]
 
 
 def outputs_from(value: Any) -> Outputs:
@@ -43,18 +47,6 @@ def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         parts = ((f"output{index}", part) for index, part in enumerate(value))
     for key, part in parts:
         yield from _named_tensors(part, f"{name}.{key}" if name else str(key))
-
-
-def mapped(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
-    """Return the outputs with a function applied to each tensor."""
-    if isinstance(outputs, dict):
-        return {name: function(tensor) for name, tensor in outputs.items()}
-    return function(outputs)
-
-
-def by_name(outputs: Outputs) -> dict[str, Tensor]:
-    """Return the tensors of the outputs by name; a single tensor has an empty name."""
-    return outputs if isinstance(outputs, dict) else {"": outputs}
 
 
 def float_pairs(outputs: Outputs, expected: Outputs) -> dict[str, tuple[Tensor, Tensor]]:

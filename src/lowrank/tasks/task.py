@@ -148,17 +148,17 @@ class Task(ABC):
 
     def measure(
         self,
-        network: Callable[[Tensor], Any],
-        batches: Iterable[tuple[Tensor, Any]],
+        network: Callable[[Any], Any],
+        batches: Iterable[tuple[Any, Any]],
     ) -> Measured:
         """Return the metrics of a network, given as a function from images to outputs.
 
         Parameters
         ----------
         network
-            Function that returns the outputs for a batch of images, (N, C, H, W).
+            Function that returns the outputs for a batch of images, (N, C, H, W), or other inputs.
         batches
-            Images and labels, (N,), of each batch.
+            Inputs and labels, (N,), of each batch.
         """
         import numpy as np
 
@@ -185,8 +185,8 @@ class Task(ABC):
     def measure_split(
         self,
         split: str,
-        network: Callable[[Tensor], Any],
-        batches: Iterable[tuple[Tensor, Any]],
+        network: Callable[[Any], Any],
+        batches: Iterable[tuple[Any, Any]],
     ) -> Measured:
         """Return the metrics of a network on a split: `train`, `validation` or `test`.
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from lowrank.tasks.outputs import Outputs
 
-    # Takes a batch as the network expects it, (N, ...); returns the output, or outputs by name.
-    Evaluate = Callable[[NDArray[np.generic]], NDArray[np.generic] | dict[str, NDArray[np.generic]]]
+    # Takes a batch as the network expects it, (N, ...), or several inputs by name; returns the
+    # output, or outputs by name.
+    Arrays = NDArray[np.generic] | dict[str, NDArray[np.generic]]
+    Evaluate = Callable[[Arrays], Arrays]
 
 #: Name of the task of a network with its own metric.
 NAME = "metric"
@@ -82,8 +84,8 @@ class UserMetric(Agreement):
 
     def measure(
         self,
-        network: Callable[[Tensor], Outputs],
-        batches: Iterable[tuple[Tensor, Any]],
+        network: Callable[[Any], Outputs],
+        batches: Iterable[tuple[Any, Any]],
     ) -> Measured:
         """Return the number of the user's function for the test images."""
         return self.measure_split("test", network, batches)
@@ -91,8 +93,8 @@ class UserMetric(Agreement):
     def measure_split(
         self,
         split: str,
-        network: Callable[[Tensor], Outputs],
-        batches: Iterable[tuple[Tensor, Any]],
+        network: Callable[[Any], Outputs],
+        batches: Iterable[tuple[Any, Any]],
     ) -> Measured:
         """Return the number of the user's function; `batches` are not used.
 
@@ -131,17 +133,18 @@ class UserMetric(Agreement):
         return number
 
 
-def _evaluation(network: Callable[[Tensor], Outputs]) -> Evaluate:
+def _evaluation(network: Callable[[Any], Outputs]) -> Evaluate:
     """Return a function from arrays to arrays that runs a network."""
     import numpy as np
     import torch
 
     def evaluate(batch: Any) -> Any:
-        inputs = torch.from_numpy(np.ascontiguousarray(batch))
-        if inputs.is_floating_point():
-            inputs = inputs.float()
+        def as_tensor(array: Any) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            return tensor.float() if tensor.is_floating_point() else tensor
+
         with torch.inference_mode():
-            return mapped(_to_array, network(inputs))
+            return mapped(_to_array, network(mapped(as_tensor, batch)))
 
     return evaluate
 

@@ -16,9 +16,10 @@ from torch.nn import functional
 from lowrank.config.finetune import Distillation
 from lowrank.core.stored import read_tensors, write_tensors
 from lowrank.data.datasets import Split
+from lowrank.data.images import InputArray
 from lowrank.errors import UserError
 from lowrank.evaluation.network import outputs_of
-from lowrank.tasks.outputs import mapped, outputs_from
+from lowrank.tasks.outputs import by_name, mapped, outputs_from
 from lowrank.tasks.task import Task
 from lowrank.training.maps import Maps, WatchedMaps
 from lowrank.zoo.registry import NetworkSpec
@@ -71,15 +72,13 @@ class Teacher(ABC):
         """Move the teacher to the device of the images and set their memory format."""
 
     @abstractmethod
-    def answers(
-        self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
-    ) -> Answers:
+    def answers(self, images: Any, rows: NDArray[np.int64], flipped: NDArray[np.bool_]) -> Answers:
         """Return the logits and feature maps for a batch.
 
         Parameters
         ----------
         images
-            Input of the compressed network, (N, C, H, W).
+            Input of the compressed network, (N, C, H, W), or other inputs.
         rows
             Positions of these images in the training split, (N,).
         flipped
@@ -143,9 +142,7 @@ class AugmentedTeacher(Teacher):
         self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def answers(
-        self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
-    ) -> Answers:
+    def answers(self, images: Any, rows: NDArray[np.int64], flipped: NDArray[np.bool_]) -> Answers:
         return Answers(outputs_from(self.network(images)), self._watched.take())
 
 
@@ -175,14 +172,13 @@ class PlainTeacher(Teacher):
         # Maps of all images may not fit on a GPU, so the maps of each batch are moved there.
         self._stored = Answers(self._stored.logits.to(device), self._stored.maps)
 
-    def answers(
-        self, images: Tensor, rows: NDArray[np.int64], flipped: NDArray[np.bool_]
-    ) -> Answers:
+    def answers(self, images: Any, rows: NDArray[np.int64], flipped: NDArray[np.bool_]) -> Answers:
         indices = torch.from_numpy(rows + self._first_flipped * flipped)
         logits = self._stored.logits
+        device = next(iter(by_name(images).values())).device
         return Answers(
             logits[indices.to(logits.device)],
-            {layer: self._stored.maps[layer][indices].to(images.device) for layer in self.layers},
+            {layer: self._stored.maps[layer][indices].to(device) for layer in self.layers},
         )
 
 
@@ -203,8 +199,14 @@ def write_outputs(
     Raises
     ------
     UserError
-        If a feature map has values outside the range of float16. Nothing is written then.
+        If a feature map has values outside the range of float16, or if other inputs than images are
+        to be mirrored. Nothing is written then.
     """
+    if mirrored and isinstance(split.images, InputArray):
+        raise UserError(
+            "teacher_outputs.mirrored: the dataset has arrays, which are used as they are; only "
+            "images can be mirrored. Set it to false."
+        )
     stored: dict[str, list[NDArray]] = {name: [] for name in (_LOGITS, *layers)}
     with WatchedMaps(network, layers) as watched:
         for flip in (False, True) if mirrored else (False,):

@@ -49,7 +49,7 @@ def _in_forward_order(network: nn.Module, spec: NetworkSpec) -> list[nn.Module]:
         if any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        output_for_zeros(network, spec.input_shape, spec.name)
+        output_for_zeros(network, spec.input_shape, spec.name, spec.forms)
     finally:
         for hook in hooks:
             hook.remove()

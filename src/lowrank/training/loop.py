@@ -20,7 +20,7 @@ from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches, Batch
 from lowrank.data.datasets import Dataset
 from lowrank.errors import UserError
-from lowrank.evaluation.memory_format import memory_format_of
+from lowrank.evaluation.memory_format import memory_format_of, moved
 from lowrank.evaluation.network import require_match, value_of
 from lowrank.files import written_whole
 from lowrank.tasks.outputs import mapped, outputs_from
@@ -244,8 +244,8 @@ class _Training:
             self.frozen = freeze_first(self.network, self.spec, settings.freeze.layers)
         # Dropout and other random layers depend only on seed and step, so resumed runs are equal.
         torch.manual_seed(settings.seed + step)
-        images, labels = (part.to(self.device, non_blocking=True) for part in batch)
-        images = images.contiguous(memory_format=self.memory_format)
+        images = moved(batch[0], self.device, self.memory_format)
+        labels = batch[1].to(self.device, non_blocking=True)
         with autocast(self.device, self.precision):
             loss, outputs, labels = self._loss(step, images, labels)
         loss.backward()
@@ -263,7 +263,7 @@ class _Training:
         self.window.add(loss.detach(), scores)
         return learning_rate
 
-    def _loss(self, step: int, images: Tensor, labels: Any) -> tuple[Tensor, Any, Any]:
+    def _loss(self, step: int, images: Any, labels: Any) -> tuple[Tensor, Any, Any]:
         """Return the loss of a batch, its outputs (N, ...), and the labels for the metric."""
         of_classes = self.data.train.of_classes
         outputs = of_classes(_outputs(self.task, self.network, images))
@@ -349,9 +349,11 @@ class _Training:
         progress = Progress(len(numbers), "batches for the statistics of batch normalization")
         loaded = in_background(self.batches.__getitem__, numbers, torch.get_num_threads())
 
-        def images_only() -> Iterator[Tensor]:
+        def images_only() -> Iterator[Any]:
             for images, _ in loaded:
-                yield images.to(self.device, memory_format=self.memory_format)
+                yield mapped(
+                    lambda tensor: tensor.to(self.device, memory_format=self.memory_format), images
+                )
                 progress.advance()
 
         with autocast(self.device, self.precision):
@@ -361,7 +363,7 @@ class _Training:
         return self.seconds_before + now - self.started
 
 
-def _outputs(task: Task, network: nn.Module, images: Tensor) -> Any:
+def _outputs(task: Task, network: nn.Module, images: Any) -> Any:
     outputs = outputs_from(network(images))
     if not task.accepts(outputs):
         raise UserError(

@@ -71,7 +71,7 @@ def layers_to_watch(
 
     The input of such a convolution is the output of a complete stage of the network. Maps of one
     pixel are excluded, because the logits contain the same information. Maps of the image size are
-    excluded too.
+    excluded too. There are none in a network that takes no images.
 
     Parameters
     ----------
@@ -85,6 +85,8 @@ def layers_to_watch(
         Limit on storage: fewer layers are returned if the maps of `images` images in float16 need
         more than `largest_bytes`.
     """
+    if spec.forms:
+        return []  # Only images have maps of several resolutions.
     shapes: dict[str, torch.Size] = {}
 
     def record_shape(name: str, inputs: tuple[Any, ...]) -> None:
@@ -101,7 +103,7 @@ def layers_to_watch(
     finally:
         for hook in hooks:
             hook.remove()
-    _, height, width = spec.input_shape
+    height, width = spec.input_shape[1:]
     first_layers: dict[tuple[int, int], str] = {}
     for layer, shape in shapes.items():
         if len(shape) == 4 and 1 < shape[2] * shape[3] < height * width:

@@ -1,7 +1,7 @@
 """Build the network that a `NetworkSource` describes."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from lowrank.tasks.outputs import outputs_from
 from lowrank.zoo.forward import output_for_zeros
 from lowrank.zoo.onnx_file import onnx_network
 from lowrank.zoo.plain import fold, in_float32, require_eager, unwrapped
-from lowrank.zoo.registry import NetworkSpec, network_names, registered
+from lowrank.zoo.registry import InputForm, NetworkSpec, network_names, registered
 from lowrank.zoo.timm_models import PREFIX as TIMM
 from lowrank.zoo.timm_models import timm_network
 from lowrank.zoo.torchvision_models import torchvision_names, torchvision_network
@@ -50,14 +50,16 @@ def create(source: NetworkSource, *, folded: bool = True) -> tuple[NetworkSpec, 
     return spec, network
 
 
-def build(source: NetworkSource, input_shape: tuple[int, int, int]) -> nn.Module:
+def build(
+    source: NetworkSource, input_shape: tuple[int, ...], forms: Sequence[InputForm] = ()
+) -> nn.Module:
     """Build a network with a known specification and fresh weights.
 
     Raises UserError in the same cases as `create`.
     """
     network = _built(source)[1]
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
-        output_for_zeros(network, input_shape, source.label)
+        output_for_zeros(network, input_shape, source.label, forms)
     fold(network)
     return network
 
@@ -68,11 +70,14 @@ def _built(source: NetworkSource) -> tuple[NetworkSpec, nn.Module]:
     if source.factory and source.input_shape:
         function = imported_function(source.factory, f"factory '{source.factory}'")
         network = _called(function, source.arguments, source.factory)
-        channels = source.input_shape[0]
-        spec = NetworkSpec(
-            source.factory, source.input_shape, 0, mean=(0.0,) * channels, std=(1.0,) * channels
-        )
-        return spec, network
+        if source.takes_images:
+            channels = source.input_shape[0]
+            spec = NetworkSpec(
+                source.factory, source.input_shape, 0, mean=(0.0,) * channels, std=(1.0,) * channels
+            )
+            return spec, network
+        form = InputForm("inputs", source.input_shape, source.input_type or "float32")
+        return NetworkSpec.of_forms(source.factory, (form,)), network
     name = source.label
     if name in network_names():
         spec, function = registered(name)
@@ -106,6 +111,13 @@ def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:
     overrides = {
         key: getattr(source, key) for key in _OVERRIDES if getattr(source, key) is not None
     }
+    if spec.forms:
+        if for_images := sorted(overrides.keys() - {"input_shape"}):
+            raise UserError(
+                f"network '{spec.name}': `{for_images[0]}` is for images, but this network takes "
+                f"{', '.join(map(str, spec.forms))} as they are. Remove it."
+            )
+        return spec
     if source.input_shape is not None:
         # Do not keep a resize for another input size: it would crop too much or too little.
         overrides.setdefault("resize", None)
@@ -130,7 +142,7 @@ def _overridden(spec: NetworkSpec, source: NetworkSource) -> NetworkSpec:
 
 def _classes(network: nn.Module, spec: NetworkSpec) -> int:
     """Return the number of classes; 0 if the output is not one value for each class."""
-    logits = output_for_zeros(network, spec.input_shape, spec.name)
+    logits = output_for_zeros(network, spec.input_shape, spec.name, spec.forms)
     if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == 1:
         return logits.shape[1]
     try:

@@ -1,7 +1,7 @@
 """Run forward passes of user networks and report where they fail."""
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import UserError
+from lowrank.zoo.registry import InputForm
 
 # Files that are not the user's network: PyTorch, generated code ("<") and the callers in lowrank.
 _PACKAGE = Path(__file__).parents[1]
@@ -35,11 +36,30 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def image_of_zeros(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+def image_of_zeros(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     """Return one image of zeros, (1, channels, height, width), of the network's type and device."""
     image = torch.zeros(1, *input_shape)
     first = next(network.parameters(), None)
     return image if first is None else image.to(first.device, first.dtype)
+
+
+def inputs_of_zeros(
+    network: nn.Module, input_shape: tuple[int, ...], forms: Sequence[InputForm] = ()
+) -> Any:
+    """Return one sample of zeros: an image, or inputs of these forms, several ones by name.
+
+    See `lowrank.zoo.registry.NetworkSpec` for the arguments.
+    """
+    if not forms:
+        return image_of_zeros(network, input_shape)
+    first = next(network.parameters(), torch.zeros(()))
+    zeros = {
+        form.name: torch.zeros(
+            1, *form.shape, dtype=getattr(torch, form.dtype), device=first.device
+        )
+        for form in forms
+    }
+    return zeros if len(forms) > 1 else zeros[forms[0].name]
 
 
 def noise_images(network: nn.Module, input_shape: tuple[int, int, int], count: int) -> Tensor:
@@ -52,17 +72,28 @@ def noise_images(network: nn.Module, input_shape: tuple[int, int, int], count: i
     return noise.to(zeros.device, zeros.dtype)
 
 
-def output_for_zeros(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> Any:
-    """Return the output of the network for one image of zeros, in evaluation mode.
+def output_for_zeros(
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    name: str,
+    forms: Sequence[InputForm] = (),
+) -> Any:
+    """Return the output of the network for one sample of zeros, in evaluation mode.
 
     The forward pass also creates the weights of lazy layers. Raises UserError if it fails; `name`
-    is the name of the network in the message.
+    is the name of the network in the message. For the other arguments, see `inputs_of_zeros`.
     """
     # Do not use inference_mode: the weights that lazy layers create here must stay trainable.
     with evaluation_mode(network), torch.no_grad():
         try:
-            return network(image_of_zeros(network, input_shape))
+            return network(inputs_of_zeros(network, input_shape, forms))
         except Exception as error:
+            if forms:
+                raise UserError(
+                    f"network '{name}' does not accept {', '.join(map(str, forms))}: "
+                    f"{reason_of(error)}. Correct the shape (`input_shape`), the type "
+                    "(`input_type`) or the network's forward()."
+                ) from error
             raise UserError(
                 f"network '{name}' does not accept an image of `input_shape` {tuple(input_shape)} "
                 f"(channels, height, width): {reason_of(error)}. Correct `input_shape` or the "

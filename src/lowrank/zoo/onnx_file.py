@@ -14,8 +14,10 @@ from lowrank.core.layers import LayerTable
 from lowrank.errors import UserError
 from lowrank.onnx_networks.graph_layers import Site, find_sites, table_of
 from lowrank.onnx_networks.graph_module import GraphModule
-from lowrank.onnx_networks.model_file import input_shapes, layout_of, read_model
-from lowrank.zoo.registry import NetworkSpec
+from lowrank.onnx_networks.model_file import input_shapes, input_types, layout_of, read_model
+from lowrank.zoo.registry import ARRAY_TYPES, InputForm, NetworkSpec
+
+_AXES_OF_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class OnnxFile:
     model
         Its content.
     shapes
-        Shape of its input for one sample, by name.
+        Shape of each input for one sample, by name.
     sites
         Its layers.
     layout
-        Layout of its input.
+        Layout of its input of images; `nchw` for other inputs.
+    forms
+        Its inputs, if it takes no images.
     """
 
     path: str
@@ -41,13 +45,15 @@ class OnnxFile:
     shapes: Mapping[str, tuple[int, ...]]
     sites: tuple[Site, ...]
     layout: str
+    forms: tuple[InputForm, ...] = ()
 
     @classmethod
     def read(cls, source: NetworkSource) -> OnnxFile:
         """Read the file of a network.
 
-        Raises UserError if it cannot be used (see `read_model`), if it has not one input of images,
-        or if a size of the input is neither in the file nor given.
+        Raises UserError if it cannot be used (see `read_model`), if it has no inputs or inputs of
+        other types than arrays can have, if an input has no axis of samples, or if a size is
+        neither in the file nor given.
         """
         path = source.onnx or ""
         file = Path(path)
@@ -55,14 +61,13 @@ class OnnxFile:
         return _read(path, tuple((source.inputs or {}).items()), source.layout, stamp)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: channels, height, width."""
-        (shape,) = self.shapes.values()
-        first, second, third = shape[1:]
-        return (third, first, second) if self.layout == "nhwc" else (first, second, third)
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image: channels, height, width; or of a sample of the first input."""
+        shape = next(iter(self.shapes.values()))[1:]
+        return (shape[-1], *shape[:-1]) if self.layout == "nhwc" else shape
 
     def table(self, name: str) -> LayerTable:
-        """Return the layer table, with the shape of one image."""
+        """Return the layer table, with the shape of a sample."""
         return LayerTable(name, self.input_shape, table_of(self.sites, self.shapes, name).layers)
 
 
@@ -76,27 +81,64 @@ def _read(
     """Read a file. `stamp`, its time and size, keeps the cache from returning an earlier file."""
     model = read_model(path)
     shapes = input_shapes(path, model, dict(inputs))
-    if len(shapes) != 1 or any(len(shape) != 4 for shape in shapes.values()):
-        found = ", ".join(f"'{name}' of shape {list(shape)}" for name, shape in shapes.items())
+    forms = _forms(path, model, shapes)
+    if forms and layout:
         raise UserError(
-            f"{path}: its inputs are {found}; networks in the pipeline have one input, a batch of "
-            "images with four axes. `lowrank compress` takes others."
+            f"{path}: `layout` is for images, but the network takes {', '.join(map(str, forms))}. "
+            "Remove it."
         )
-    (shape,) = shapes.values()
     sites = find_sites(model, shapes, path)
-    return OnnxFile(path, model, shapes, sites, layout or layout_of(shape))
+    chosen = "nchw" if forms else layout or layout_of(next(iter(shapes.values())))
+    return OnnxFile(path, model, shapes, sites, chosen, forms)
+
+
+def _forms(
+    path: str, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[InputForm, ...]:
+    """Return the inputs of a network that takes no images; none for one input of images.
+
+    Raises UserError for inputs without an axis of samples or of an unusable type.
+    """
+    types = input_types(model)
+    if not shapes:
+        raise UserError(f"{path}: has no inputs, so there is nothing to compress it with.")
+    if len(shapes) == 1:
+        ((name, shape),) = shapes.items()
+        if len(shape) == _AXES_OF_IMAGES and types[name].startswith("float"):
+            return ()
+    for name, shape in shapes.items():
+        if types[name] not in ARRAY_TYPES:
+            raise UserError(
+                f"{path}: its input '{name}' has the type {types[name]}; expected one of "
+                f"{', '.join(ARRAY_TYPES)}. Export the network with an input of one of these types."
+            )
+        if not shape:
+            raise UserError(
+                f"{path}: its input '{name}' has no axes; expected samples along the first axis. "
+                "Export the network with this value as a constant."
+            )
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        found = ", ".join(f"'{name}' {list(shape)}" for name, shape in shapes.items())
+        raise UserError(
+            f"{path}: its inputs have different numbers of samples along the first axis: {found}. "
+            "Expected the same number for each. Export the network with batches as inputs."
+        )
+    return tuple(InputForm(name, shape[1:], types[name]) for name, shape in shapes.items())
 
 
 def onnx_network(source: NetworkSource) -> tuple[NetworkSpec, GraphModule]:
     """Return the network of an ONNX file with the file's weights. Raises UserError as `read`."""
     file = OnnxFile.read(source)
-    channels = file.input_shape[0]
-    spec = NetworkSpec(
-        file.path,
-        file.input_shape,
-        0,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        layout="nhwc" if file.layout == "nhwc" else "nchw",
-    )
+    if file.forms:
+        spec = NetworkSpec.of_forms(file.path, file.forms)
+    else:
+        channels = file.input_shape[0]
+        spec = NetworkSpec(
+            file.path,
+            file.input_shape,
+            0,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            layout="nhwc" if file.layout == "nhwc" else "nchw",
+        )
     return spec, GraphModule(file.model, file.sites, file.shapes, file.layout, file.path)
