@@ -530,6 +530,20 @@ def test_a_card_states_that_the_dataset_has_arrays():
     assert json.loads(described)["takes_arrays"] is True
 
 
+def test_arrays_are_not_augmented():
+    document = copy.deepcopy(DOCUMENT)
+    document["dataset"]["cifar10"] = {"kind": "arrays", "train": "x.npy"}
+    variant = wildcards(model="vgg16", method="tucker", round="1")
+    graph = Graph(parse_params(document), ROOT / "data/networks")
+    assert not graph.compress.finetune(variant).augment.changes
+    document["methods"]["tucker"]["finetune"] = {
+        "augment": {"flip": True}, "distill": {"images": "augmented"}
+    }  # fmt: skip
+    graph = Graph(parse_params(document), ROOT / "data/networks")
+    with pytest.raises(UserError, match="`augment`: the dataset has arrays"):
+        graph.compress.finetune(variant)
+
+
 def test_git_and_dvc_ignore_the_results_of_single_variants_of_studies():
     studies = parse_params(DOCUMENT).studies
     for file, patterns in (

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lowrank.errors import UserError
 from lowrank.settings.section import Device, OwnPath, Precision, Section, Threads
 
 
@@ -31,6 +32,15 @@ class Augmentation(Section):
     def changes(self) -> bool:
         """True if images differ between epochs."""
         return bool(self.pad_pixels or self.flip or self.cutout_pixels or self.resized_crop)
+
+    def require_none(self) -> None:
+        """Raise UserError if anything is set, for a dataset of arrays."""
+        if self.changes:
+            raise UserError(
+                "`augment`: the dataset has arrays, which are used as they are; only images can be "
+                "changed. Set `augment` to `{pad_pixels: 0, flip: false, cutout_pixels: 0, "
+                "resized_crop: null}`."
+            )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "Augmentation":

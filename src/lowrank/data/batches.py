@@ -131,7 +131,7 @@ class AugmentedBatches:
         images if there is any augmentation.
         """
         if isinstance(self._split.images, InputArray):
-            _require_no_augmentation(self._augment)
+            self._augment.require_none()
             positions = self.rows(step)
             inputs = _as_they_are(self._split.images, self._split.rows[positions])
             return inputs, torch.from_numpy(self._labels[positions])
@@ -212,15 +212,6 @@ class AugmentedBatches:
 
 def _as_they_are(inputs: InputArray, rows: NDArray[np.int64]) -> Any:
     return mapped(lambda array: torch.from_numpy(np.ascontiguousarray(array)), inputs[rows])
-
-
-def _require_no_augmentation(augment: Augmentation) -> None:
-    if augment.changes:
-        raise UserError(
-            "`augment`: the dataset has arrays, which are used as they are; only images can be "
-            "changed. Set `augment` to `{pad_pixels: 0, flip: false, cutout_pixels: 0, "
-            "resized_crop: null}`."
-        )
 
 
 def _selected(split: Split, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -178,8 +178,15 @@ class CompressRules(Rules):
         return schedule.stages - self.graph.round_number(wildcards) + 1
 
     def finetune(self, wildcards: Wildcards) -> RoundSettings:
-        """Return the training settings of a round. A budget is divided among all rounds."""
+        """Return the training settings of a round. A budget is divided among all rounds.
+
+        Raises UserError if arrays are to be augmented.
+        """
         settings = self.params.finetune_of(wildcards.model, method_of(wildcards))
+        dataset = self.params.checkpoint[wildcards.model].dataset
+        if settings.trains and self.params.dataset[dataset].has_arrays:
+            # Training refuses it, too, but only after hours of other steps.
+            settings.augment.require_none()
         rounds = self.graph.rounds(wildcards.model, method_of(wildcards))
         return settings.of_round(self.graph.round_number(wildcards), len(rounds))
 
