@@ -74,6 +74,7 @@ def stored(request, tmp_path_factory):
     return NetworkSource(onnx=str(folder / "net.onnx"), inputs=inputs or None), folder
 
 
+@pytest.mark.seconds
 def test_a_layer_is_replaced_by_its_inputs_and_trained(stored):
     source, folder = stored
     (spec, built), (_, original) = create(source), create(source)
