@@ -181,7 +181,7 @@ def test_samples_of_several_inputs(store):
     spec = NetworkSpec.of_forms("reader", forms)
     require_images_match(data, spec)
     inputs, labels = EvaluationBatches(data.train, spec)[0]
-    np.testing.assert_array_equal(inputs["words"], inputs["length"][:, None] + np.arange(6))
+    np.testing.assert_array_equal(inputs["words"], inputs["length"].numpy()[:, None] + np.arange(6))
     np.testing.assert_array_equal(labels, inputs["length"] % 2)
 
 

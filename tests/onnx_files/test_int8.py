@@ -6,13 +6,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx_graphs import network, random
 from small import SPEC, logits_of, small_network
 
 from lowrank.config.quantize import QuantizeSettings
-from lowrank.devices.processor import Processor
+from lowrank.devices.processor import IntegerTypes, Processor
+from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8 import Pieces, Quantizer, types_for
 from lowrank.onnx_files.int8_search import Kept, ToleranceSearch
+from lowrank.onnx_networks.model_run import ModelRun
 from lowrank.zoo import NetworkSpec
 from lowrank.zoo.resnet import ResNet
 
@@ -238,3 +241,46 @@ def test_quantizing_a_deep_network_needs_little_memory(resnet56, tmp_path, calib
     )  # fmt: skip
     # This also checks that nothing else is printed, such as ONNX Runtime's calibration messages.
     assert int(done.stdout) / 2**20 < 1.0
+
+
+def write_masked(folder: Path, masked: float) -> Path:
+    """Write a network that masks the last three of eight scores."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("MatMul", ["x", "w1"], ["scores"], "first"),
+        make("Where", ["seen", "scores", "masked"], ["left"], "mask"),
+        make("Softmax", ["left"], ["shares"], "softmax"),
+        make("MatMul", ["shares", "w2"], ["y"], "second"),
+    ]
+    tensors = {"w1": random(6, 8), "w2": random(8, 5, seed=1)}
+    tensors |= {"seen": np.arange(8) < 5, "masked": np.float32(masked)}
+    path = folder / "float.onnx"
+    onnx.save(network(nodes, tensors, inputs={"x": ("batch", 6)}), path)
+    return path
+
+
+@pytest.mark.parametrize("masked", [-np.inf, np.finfo(np.float32).min])
+def test_masked_scores_stay_in_float(tmp_path, masked):
+    """The range of scores that are masked with minus infinity says nothing about the others."""
+    model, feed = write_masked(tmp_path, masked), {"x": random(40, 6, seed=2)}
+    (tmp_path / "work").mkdir()
+    quantizer = Quantizer(model, [feed], QuantizeSettings(), tmp_path / "work")
+    for name in ("first.onnx", "second.onnx"):
+        quantizer.write(tmp_path / name, IntegerTypes("uint8", reduce_range=True))
+        read = onnx.load(tmp_path / name)
+        (expected,), (outputs,) = (
+            list(ModelRun(graph, "net")(feed).values()) for graph in (onnx.load(model), read)
+        )
+        assert np.abs(outputs - expected).max() < 0.1 * np.abs(expected).max()
+        operators = {node.op_type for node in read.graph.node}
+        assert {"QuantizeLinear", "Softmax", "Where"} <= operators
+
+
+@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+def test_a_histogram_of_infinite_values_is_refused(tmp_path, calibration):
+    model, feed = write_masked(tmp_path, -np.inf), {"x": random(40, 6, seed=2)}
+    (tmp_path / "work").mkdir()
+    settings = QuantizeSettings(calibration=calibration)
+    quantizer = Quantizer(model, [feed], settings, tmp_path / "work")
+    with pytest.raises(UserError, match=rf"quantize\.calibration: '{calibration}' .* to minmax"):
+        quantizer.write(tmp_path / "int8.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from lowrank.config.quantize import QuantizeSettings
 from lowrank.core.tensors import length
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
+from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
 from lowrank.onnx_networks.model_run import zeros
@@ -32,6 +34,9 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 # Input elements per calibration run: eight images of CIFAR-10, or one image of ImageNet.
 _PIECE_ELEMENTS = 8 * 3 * 32 * 32
+
+# Bound of a range from which on it comes from a mask.
+_BOUND = 1e30
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -77,6 +82,7 @@ class Quantizer:
         graph = onnx.load(self._model, load_external_data=False).graph
         constants = {initializer.name for initializer in graph.initializer}
         inputs = [value for value in graph.input if value.name not in constants]
+        self._unbounded: tuple[str, ...] | None = None
         self._batches = Pieces(batches, fixed_batch(inputs))
         #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
@@ -98,33 +104,74 @@ class Quantizer:
         The default `types` are those for the processor of this machine. If no node with weights is
         left, the file is the network in float.
         """
-        settings, types = self._settings, types or self._types
+        types = types or self._types
         with written_whole(path) as partial:
             if not set(self.nodes) - set(but):
                 # Otherwise the nodes between them would be quantized without any benefit.
                 shutil.copyfile(self._model, partial)
                 return
-            # The calibration prints a line for each piece.
-            with contextlib.redirect_stdout(io.StringIO()):
-                quantize_static(
-                    self._model,
-                    partial,
-                    _Reader(self._batches),
-                    quant_format=QuantFormat.QDQ,
-                    per_channel=True,
-                    reduce_range=types.reduce_range,
-                    activation_type=_TYPES[types.activations],
-                    weight_type=QuantType.QInt8,
-                    nodes_to_quantize=None if only is None else list(only),
-                    nodes_to_exclude=list(but),
-                    calibrate_method=_METHODS[settings.calibration],
-                    # Process piece by piece: histograms would keep all maps of all pieces.
-                    extra_options={
-                        "CalibStridedMinMax": 1,
-                        "CalibPercentile": settings.percentile,
-                    },
-                    calibration_cache_path=self._ranges,
-                )
+            try:
+                self._quantize(partial, types, only, [*but, *(self._unbounded or ())])
+            except ValueError as error:
+                if self._settings.calibration == "minmax":
+                    raise
+                raise UserError(
+                    f"quantize.calibration: '{self._settings.calibration}' divides the values of "
+                    f"each tensor into a histogram, which fails for this network ({error}). It may "
+                    "mask values with minus infinity. Set it to minmax."
+                ) from error
+            if self._unbounded is None:
+                self._unbounded = self._without_bounds()
+                if self._unbounded:
+                    self._quantize(partial, types, only, [*but, *self._unbounded])
+
+    def _quantize(
+        self, path: Path, types: IntegerTypes, only: Sequence[str] | None, but: Sequence[str]
+    ) -> None:
+        # The calibration prints a line for each piece.
+        with contextlib.redirect_stdout(io.StringIO()):
+            quantize_static(
+                self._model,
+                path,
+                _Reader(self._batches),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=types.reduce_range,
+                activation_type=_TYPES[types.activations],
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=None if only is None else list(only),
+                nodes_to_exclude=list(but),
+                calibrate_method=_METHODS[self._settings.calibration],
+                # Process piece by piece: histograms would keep all maps of all pieces.
+                extra_options={
+                    "CalibStridedMinMax": 1,
+                    "CalibPercentile": self._settings.percentile,
+                },
+                calibration_cache_path=self._ranges,
+            )
+
+    def _without_bounds(self) -> tuple[str, ...]:
+        """Return the nodes at tensors without a usable range, which must stay in float.
+
+        Attention masks scores with minus infinity, or with the smallest number. No other score
+        would be left in 256 steps over such a range.
+        """
+        if not self._ranges.exists():
+            return ()
+        ranges = json.loads(self._ranges.read_text())["data"]
+        tensors = {name for name, of_tensor in ranges.items() if not _has_bounds(of_tensor)}
+        nodes = onnx.load(self._model, load_external_data=False).graph.node
+        return tuple(
+            node.name for node in nodes if not tensors.isdisjoint([*node.input, *node.output])
+        )
+
+
+def _has_bounds(of_tensor: Mapping[str, Any]) -> bool:
+    """Return whether a range, as ONNX Runtime stores it, can be divided into steps."""
+    bounds = (of_tensor[name] for name in ("lowest", "highest"))
+    values = (bound["data"] if isinstance(bound, dict) else bound for bound in bounds)
+    # Comparisons with NaN are false.
+    return all(bool((np.abs(value) < _BOUND).all()) for value in values)
 
 
 class Pieces(Sequence[Mapping[str, np.ndarray]]):
