@@ -26,6 +26,8 @@ from lowrank.core.tensors import length
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.errors import UserError
 from lowrank.files import written_whole
+from lowrank.onnx_files.float_nodes import float_nodes
+from lowrank.onnx_files.mixed_channels import mix_channels
 from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
 from lowrank.onnx_networks.model_run import zeros
 
@@ -79,17 +81,22 @@ class Quantizer:
         self._model, self._ranges = folder / "prepared.onnx", folder / "ranges.json"
         # The export already folds constants. Only the shapes are missing.
         quant_pre_process(model, self._model, skip_optimization=True, skip_symbolic_shape=True)
-        graph = onnx.load(self._model, load_external_data=False).graph
+        prepared = onnx.load(self._model)
+        graph = prepared.graph
+        name_nodes(graph)
         constants = {initializer.name for initializer in graph.initializer}
         inputs = [value for value in graph.input if value.name not in constants]
         self._unbounded: tuple[str, ...] | None = None
         self._batches = Pieces(batches, fixed_batch(inputs))
+        mix_channels(prepared, self._batches, str(model))
+        onnx.save(prepared, self._model)
         #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
             node.name
             for node in graph.node
             if node.op_type in _WEIGHTED and constants.intersection(node.input)
         )
+        self._in_float = tuple(float_nodes(graph, frozenset(self.nodes)))
 
     def write(
         self,
@@ -140,7 +147,7 @@ class Quantizer:
                 activation_type=_TYPES[types.activations],
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=None if only is None else list(only),
-                nodes_to_exclude=list(but),
+                nodes_to_exclude=[*but, *self._in_float],
                 calibrate_method=_METHODS[self._settings.calibration],
                 # Process piece by piece: histograms would keep all maps of all pieces.
                 extra_options={
@@ -215,6 +222,16 @@ class Pieces(Sequence[Mapping[str, np.ndarray]]):
         batch = self._batch(number)
         elements = sum(inputs[:1].size for inputs in batch.values())
         return length(batch), self._size or max(1, _PIECE_ELEMENTS // max(elements, 1))
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give a name to each node without one, because nodes that stay in float are named."""
+    taken = {node.name for node in graph.node}
+    for number, node in enumerate(graph.node):
+        if not node.name:
+            names = (f"{node.op_type}_{number}{'_' * extra}" for extra in range(len(taken) + 1))
+            node.name = next(name for name in names if name not in taken)
+            taken.add(node.name)
 
 
 class _Reader(CalibrationDataReader):
