@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lowrank.steps.common import Step
+from lowrank.steps.common import Step, share_processor
 from lowrank.steps.input_options import input_option, shapes_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def analyze(model: str, inputs: tuple[str, ...], threads: int, seconds: float) -
 
     The ranks are those of EVBMF, an estimate from the weights alone (Nakajima et al. 2013).
     """
+    share_processor()
     from lowrank.api import TUCKER
     from lowrank.compression.analysis import analyze_model
     from lowrank.compression.named_network import open_network

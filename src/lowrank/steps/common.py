@@ -128,6 +128,15 @@ def use_threads(count: int) -> None:
         os.environ[variable] = str(count)
 
 
+def share_processor() -> None:
+    """Let threads of linear algebra sleep while they wait. Call this before importing PyTorch.
+
+    By default, they spin. If other work shares the machine, this multiplies the time: by 3.5 for
+    the statistics of layer inputs of a text recognition network. Results stay the same.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def reuse_memory() -> None:
     """Keep freed memory for the next allocation, if the C library supports this.
 

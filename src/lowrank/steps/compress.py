@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.steps.common import Step, say
+from lowrank.steps.common import Step, say, share_processor
 from lowrank.steps.input_options import input_option, shapes_of
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def compress(
 
     Layers are replaced by factors that keep their outputs on the images; nothing is trained.
     """
+    share_processor()
     from lowrank.compression.file_samples import Preprocessing, image_batches, sample_batches
     from lowrank.compression.named_network import open_network
 
