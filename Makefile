@@ -16,13 +16,14 @@ all: $(INSTALLED)
 results/%.json: FORCE $(INSTALLED)
 	snakemake --cores $(CORES) $@
 
-# Each test file runs in one process. tests/conftest.py puts the longest files first.
-TESTS := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Each test file runs in one process. tests/conftest.py puts the longest files first. The processes
+# share the cores: with more than one thread each, training of tiny networks takes three times the
+# processor time, because threads wait for each other.
+TESTS := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The tests that take less than about two seconds each: less than two minutes on two cores.
-# Each process uses one thread, because the processes share the cores.
 fast: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(TESTS) -m "not slow and not seconds" --ignore tests/workflow
+	$(TESTS) -m "not slow and not seconds" --ignore tests/workflow
 
 test: $(INSTALLED)
 	$(TESTS) -m "not slow"

@@ -25,7 +25,14 @@ PASSED = Coverage(
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        pytest.param("mnasnet0_5", marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
+    ],
+)
 def test_some_architectures_of_torchvision_pass(name):
     coverage = cover(NetworkSource(network=f"torchvision/{name}", input_shape=(3, 64, 64)))
     assert coverage.failure is None

@@ -109,6 +109,7 @@ def test_samples_of_several_inputs_reach_the_other_machine(board, tmp_path):
     assert board().answers(model, tmp_path / "samples.npz", {}) == expected
 
 
+@pytest.mark.slow
 def test_paths_may_start_with_the_home_folder(board, models, tmp_path):
     home = Path.home()
     python = f"~/{os.path.relpath(sys.executable, home)}"
@@ -117,6 +118,7 @@ def test_paths_may_start_with_the_home_folder(board, models, tmp_path):
     assert (tmp_path / "with space/lowrank-device/models").is_dir()
 
 
+@pytest.mark.slow
 def test_files_that_were_sent_are_kept_for_the_next_run(board, models, remote_folder, server):
     board().measure(*models, {})
     (room,) = (remote_folder / "room").iterdir()
@@ -147,6 +149,7 @@ def test_an_interrupted_transfer_of_a_model_is_continued(board, tmp_path, server
     assert 0 < second_size < 0.9 * first_size
 
 
+@pytest.mark.slow
 def test_a_measurement_continues_while_the_connection_is_lost(board, models, server, remote_folder):
     device = board()
     device.measure(*models, {})
@@ -176,6 +179,7 @@ def test_a_connection_that_is_lost_twice_is_an_error(board, models, server):
         device.measure(*models, {})
 
 
+@pytest.mark.slow
 def test_two_clients_at_the_same_time(board, models, remote_folder):
     device, speedups = board(), []
     device.measure(*models, {})
@@ -349,6 +353,7 @@ def test_a_foreign_folder_with_the_same_name_is_not_changed(board, models, remot
     assert files_below(remote_folder) == before
 
 
+@pytest.mark.slow
 def test_cleaning_does_not_follow_links(board, models, remote_folder, tmp_path):
     board().measure(*models, {})
     shutil.rmtree(remote_folder / "models")
@@ -365,7 +370,14 @@ def test_cleaning_if_nothing_was_sent(board, remote_folder):
     assert not remote_folder.parent.exists()
 
 
-@pytest.mark.parametrize("damage", ["altered", "truncated", "part of another"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "altered",
+        pytest.param("truncated", marks=pytest.mark.slow),
+        pytest.param("part of another", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_that_was_damaged_on_the_other_machine_is_sent_again(
     board, models, remote_folder, damage
 ):

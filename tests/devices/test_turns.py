@@ -124,6 +124,7 @@ def test_the_interval_is_narrow_if_the_sittings_agree():
     assert high / low < 1.02
 
 
+@pytest.mark.slow
 @pytest.mark.seconds
 def test_the_interval_covers_the_true_ratio_most_of_the_time():
     """The nominal coverage is 95 %. With five sittings, a bootstrap reaches somewhat less."""

@@ -40,6 +40,7 @@ def write_module(folder: Path, workflow: Project, options: str = "") -> None:
     (folder / "Snakefile").write_text(MODULE.format(snakefile=snakefile, options=options))
 
 
+@pytest.mark.slow
 def test_another_folder_has_its_own_parameters_and_the_shipped_weights(
     project: Project, elsewhere: Project
 ):
@@ -57,6 +58,7 @@ def test_a_module_needs_only_parameters(project: Project, elsewhere: Project):
     assert (jobs["summarize"], jobs["overview"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_module_with_a_prefix_keeps_all_files_below_it(project: Project, elsewhere: Project):
     write_module(elsewhere.folder, project, 'prefix: "sub"')
     dry = elsewhere.snakemake("--dry-run")

@@ -46,7 +46,7 @@ def test_a_name_in_the_matrix_is_never_run(project: Project, section, text):
         assert not (project.folder / "pwned").exists(), command
 
 
-@pytest.mark.parametrize("section", ["checkpoint", "methods"])
+@pytest.mark.parametrize("section", ["checkpoint", pytest.param("methods", marks=pytest.mark.slow)])
 def test_a_key_is_never_run(project: Project, section):
     document = {"checkpoint": {"dataset": "cifar10", "weights": "w.pth"}, "methods": {}}[section]
     project.change_params(**{f"{section}__x;touch pwned;#": document})

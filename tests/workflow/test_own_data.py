@@ -84,6 +84,7 @@ def test_a_function_is_called_again_if_its_code_has_changed(own: Project):
     assert stored.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_a_task_that_needs_labels_fails_in_the_step_that_opens_the_dataset(own: Project):
     write_flat_photos(own.folder / "photos", 30)
     own.change_params(dataset={"mine": {"kind": "imagefolder", "train": "photos"}})
@@ -93,6 +94,7 @@ def test_a_task_that_needs_labels_fails_in_the_step_that_opens_the_dataset(own: 
     assert not list((own.folder / "build").glob("mynet/*/first"))
 
 
+@pytest.mark.slow
 def test_calibration_images_are_stored_again_if_they_have_changed(own: Project):
     write_flat_photos(own.folder / "photos", 30)
     write_flat_photos(own.folder / "camera", 5, seed=1)

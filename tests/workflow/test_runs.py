@@ -109,6 +109,7 @@ def test_a_second_run_has_nothing_to_do(built: Project):
     assert "Nothing to be done" in built.snakemake()
 
 
+@pytest.mark.slow
 def test_the_table_includes_other_results(built: Project):
     shutil.copy(built.folder / RESULT, built.folder / "results/resnet20_musco.json")
     assert job_counts(built.snakemake("--dry-run")).keys() == {"all", "overview"}

@@ -499,7 +499,10 @@ ARCHITECTURES = {
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    ["swin_t", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vit_b_16", "swin_v2_t"))],
+)
 def test_torchvision_network_is_the_same_at_full_rank(name):
     size, layers, projections = ARCHITECTURES[name]
     torch.manual_seed(0)
