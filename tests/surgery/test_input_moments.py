@@ -109,6 +109,16 @@ def test_positions_are_spread_over_a_large_map(stride):
     np.testing.assert_allclose(moments.covariance, covariance, atol=0.08)
 
 
+@pytest.mark.parametrize(
+    ("size", "samples"),
+    [((2, 2), 4), ((64, 64), 64), ((1, 40), 40), ((6, 80), 60), ((3, 4000), 63)],
+)
+def test_a_short_axis_leaves_more_positions_to_the_other_axis(size, samples):
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    moments = moments_of(nn.Sequential(nn.Conv2d(3, 4, 1)), image, shape=(3, *size))["0"]
+    assert moments.samples == 2 * samples
+
+
 def test_network_is_not_changed():
     network = nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from math import ceil, prod
+from math import ceil, isqrt, prod
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from lowrank.errors import UserError
 from lowrank.factorize import Moments, Shift
 from lowrank.zoo.forward import evaluation_mode
 
-# Maximum number of positions per axis that each image contributes. Neighboring positions are
-# highly correlated, so more positions add little information.
-_POSITIONS = 8
+# Maximum number of positions that each image contributes: 8 along each axis of a large map, all of
+# a map of 1 x 40. Neighboring positions are highly correlated, so more positions add little
+# information.
+_POSITIONS = 64
 
 # Largest patch size for which the covariance of patches is measured. For larger patches, the
 # covariance of the channels replaces it. At this size, a covariance takes 85 MB in float32.
@@ -244,7 +245,7 @@ def _patches(inputs: Tensor, layer: Layer) -> Tensor:
     # Use every q-th position along each axis, starting in the middle of the first q positions.
     # Starting at the first position would give too much weight to the edges of the map.
     height, width = inputs.shape[2:]
-    steps = [ceil(size / _POSITIONS) for size in layer.output_map((height, width))]
+    steps = _steps(*layer.output_map((height, width)))
     strides = tuple(stride * q for stride, q in zip(layer.stride, steps, strict=True))
     top, left = (stride * (q // 2) for stride, q in zip(layer.stride, steps, strict=True))
     vertical, horizontal = layer.padding
@@ -255,4 +256,12 @@ def _patches(inputs: Tensor, layer: Layer) -> Tensor:
         return inputs[:, :, top :: strides[0], left :: strides[1]].flatten(2).contiguous()
     return functional.unfold(
         inputs[:, :, top:, left:], layer.kernel, layer.dilation, stride=strides
+    )
+
+
+def _steps(height: int, width: int) -> tuple[int, int]:
+    """Return the distance between the positions along each axis of a map of this size."""
+    return tuple(  # type: ignore[return-value]
+        ceil(size / (_POSITIONS // min(other, isqrt(_POSITIONS))))
+        for size, other in ((height, width), (width, height))
     )
