@@ -223,6 +223,11 @@ def _checked_agreement(
     if expected:
         print(f"lowrank: {expected.sentence()}", file=sys.stderr)
         if expected.exceeds(rule.largest_drop):
+            print(
+                "lowrank: the drop is larger than `largest_drop` allows; searching for the nearest "
+                "milder setting, which can take minutes",
+                file=sys.stderr,
+            )
             raise UserError(_excessive_drop(compression, rule, expected))
     elif not compression.network.batches and any(not layer.is_dense for layer in planned):
         print(
