@@ -61,9 +61,11 @@ study: $(INSTALLED)
 compare: $(INSTALLED)
 	snakemake --cores $(CORES) results/studies/compare.svg
 
-# Run all classifiers of torchvision through the whole pipeline. Writes docs/coverage.md.
+# Run all classifiers of torchvision through the whole pipeline, and all networks of torchvision as
+# ONNX files. Writes docs/coverage.md and docs/onnx-coverage.md. Takes hours.
 coverage: $(INSTALLED)
 	python benchmarks/all_classifiers.py
+	python benchmarks/onnx_coverage.py
 
 # Record in dvc.lock what Snakemake has built.
 record: $(INSTALLED)
