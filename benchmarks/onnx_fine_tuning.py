@@ -67,11 +67,7 @@ def write_project(steps: int, target: float, lines: int) -> None:
                 "weights": path,
                 "inputs": {"x": [1, 3, 48, 320]},
                 "dataset": "lines",
-                "metric": {
-                    "function": "text_metrics:exact_match",
-                    "name": "lines read",
-                    "unit": "%",
-                },
+                "metric": METRIC,
             }
         },
         "methods": {
@@ -83,7 +79,7 @@ def write_project(steps: int, target: float, lines: int) -> None:
                     "linear": "svd",
                     "alternatives": ["spatial_svd"],
                     "norm": "activation",
-                    "images": 64,
+                    "images": 256,
                 },
                 "ranks": {
                     "select": "budget",
@@ -104,8 +100,7 @@ def write_project(steps: int, target: float, lines: int) -> None:
             "curve_every_steps": 10,
             "precision": "float32",
         },
-        # The search for nodes in float would take minutes and does not help this network.
-        "quantize": {"images": 64, "tolerance": 100},
+        "quantize": {"images": 64, "tolerance": 2},
         "benchmark": {"local": {"kind": "local", "threads": 1}},
     }
     (FOLDER / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
