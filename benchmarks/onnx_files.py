@@ -38,7 +38,8 @@ import text_metrics
 from lowrank.api import TUCKER
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
-from lowrank.compression.one_file import FileMeasurements, write_int8
+from lowrank.compression.int8_file import write_int8
+from lowrank.compression.one_file import FileMeasurements
 from lowrank.config.device_kinds import create_device
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.core.plans import PlannedLayer
@@ -185,7 +186,7 @@ class Measured:
     def document(self, targets: Sequence[str], norms: Sequence[str]) -> dict[str, Any]:
         """Return all measurements of the network."""
         layers = self._network.table.layers
-        write_int8(self._network.model, self._network.batches, self._control, str(self._path))
+        write_int8(self._network, self._control)
         document = {
             "file": self._benchmark.file,
             "calibration_images": self._benchmark.count,
@@ -230,7 +231,7 @@ class Measured:
             document[norm] = seconds | self._costs(planned) | self._row(norm, path)
             if norm == "activation":
                 int8 = self._folder / f"{norm}_int8.onnx"
-                write_int8(small.model, self._network.batches, int8, norm)
+                write_int8(small, int8)
                 document[f"{norm}_int8"] = self._row(f"{norm} in int8", int8, over_int8=True)
         return document
 
