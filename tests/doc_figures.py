@@ -155,6 +155,29 @@ def int8_types(name: str = "int8") -> Expected:
     return ("network", "types"), rows
 
 
+def onnx_files() -> Expected:
+    right = {"orientation": "orientation", "detection": "found_lines", "recognition": "exact_match"}
+    same = {"orientation": "same_answers", "detection": "box_agreement"}
+    rows: Rows = {}
+    for network, record in benchmark("onnx_files")["networks"].items():
+        files = {"original": record["original"], "original in int8": record["original_int8"]}
+        for target in ("macs", "latency"):
+            of_target = record.get(target, {})
+            titles = {"activation": target, "activation_int8": f"{target}, in int8"}
+            files |= {title: of_target[key] for key, title in titles.items() if key in of_target}
+        for file, row in files.items():
+            figures = rows.setdefault((network, file), {"MB": [row["size_bytes"] / 1e6]})
+            figures["right, %"] = [row[right[network]]]
+            figures["as the original, %"] = [row[same.get(network, "same_texts")]]
+            if "macs_share" in row:
+                figures["MACs, %"] = [100 * row["macs_share"]]
+            if "speedup" in row:
+                figures["faster than float"] = row["speedup"][:1]
+            if "speedup_over_int8" in row:
+                figures["faster than int8"] = row["speedup_over_int8"][:1]
+    return ("network", "file"), rows
+
+
 def training_speed() -> Expected:
     titles = TITLES | {"vgg16, compressed": "VGG-16, compressed"}
     rows = {}
@@ -246,6 +269,7 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
         *(BENCHMARKS, "int8-types", 1, "benchmarks/results/int8_older_cpu.json"),
         lambda: int8_types("int8_older_cpu"),
     ),
+    (BENCHMARKS, "onnx-files-of-others", 0, "benchmarks/results/onnx_files.json", onnx_files),
     (BENCHMARKS, "training-speed", 0, "benchmarks/results/training_speed.json", training_speed),
     (BENCHMARKS, "loading-speed", 0, "benchmarks/results/loading_speed.json", loading_speed),
     (

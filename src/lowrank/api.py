@@ -47,6 +47,9 @@ TUCKER = {
 }
 
 
+# Number of samples on which milder settings are compared, after a drop that is too large.
+_SAMPLES_OF_SEARCH = 64
+
 # Inputs for one run: a batch for a network with one input, or batches by the name of an input.
 Batch = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]
 
@@ -241,7 +244,7 @@ def _excessive_drop(compression: Compression[Any], rule: RankSettings, expected:
     """Return a message that the drop is too large, with the nearest setting that is allowed."""
 
     def keeps_enough(milder: RankSettings) -> bool:
-        expected = compression.at(milder)[0].expected_from(compression.network)
+        expected = compression.at(milder)[0].expected_from(compression.network, _SAMPLES_OF_SEARCH)
         return expected is not None and not expected.exceeds(rule.largest_drop)
 
     nearest = nearest_that_keeps(rule, keeps_enough)

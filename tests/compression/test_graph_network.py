@@ -205,6 +205,20 @@ def test_a_network_without_a_layer_to_replace_is_an_error(file, tmp_path):
         lowrank.compress(file, factorize={"conv": "tucker2", "include": ["nothing"]})
 
 
+def test_a_part_of_the_samples_gives_a_similar_change(file, images):
+    original = GraphNetwork.read(file, None, [batch.numpy() for batch in images])
+    changed = original.copy()
+    weights = {tensor.name: tensor for tensor in changed.model.graph.initializer}
+    name = next(name for name, tensor in weights.items() if len(tensor.dims) == 4)
+    array = onnx.numpy_helper.to_array(weights[name])
+    weights[name].CopyFrom(onnx.numpy_helper.from_array(1.1 * array, name))
+    whole, part = changed.expected_from(original), changed.expected_from(original, 10)
+    assert whole is not None
+    assert part is not None
+    assert (whole.images, part.images) == (32, 10)
+    assert 0 < part.after == pytest.approx(whole.after, rel=0.3)
+
+
 def test_samples_are_divided_into_pieces_that_run_fast(file, tmp_path):
     """The inputs of all layers of one sample take 30 kB, so 80 MB are 2,700 samples."""
     samples = np.zeros((4000, *SHAPE), np.float32)

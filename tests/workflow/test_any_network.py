@@ -181,6 +181,38 @@ def test_a_detector_with_its_own_metric(own: Project):
     assert "recall" in card
 
 
+@pytest.mark.slow
+def test_a_faster_detector_in_both_engines(own: Project):
+    """A target of latency with the user's metric; DVC runs what a changed parameter needs."""
+    import torch
+    from mydetector import build
+
+    torch.manual_seed(0)
+    torch.save(build().state_dict(), own.folder / "mydetector.pth")
+    budget = {"select": "budget", "target": {"latency_ms": {"local": 0.95}}, "images": 8}
+    own.change_params(
+        matrix={"models": ["mydetector"], "methods": ["latency"], "devices": ["local"]},
+        methods={
+            "latency": {
+                "factorize": METHOD["factorize"],
+                "ranks": budget | {"negligible": 0, "largest_drop": 1},
+                "schedule": {},
+                "finetune": {"steps": 2},
+            }
+        },
+    )
+    path = own.folder / "results/mydetector_latency.json"
+    own.snakemake("results/mydetector_latency.json")
+    first = json.loads(path.read_text())
+    assert first["accuracy"]["original"] >= 0
+    own.change_params(methods__latency__finetune={"steps": 3})
+    output = own.run("dvc", "repro").stdout
+    assert "Running stage 'finetune@mydetector-latency'" in output
+    assert "Running stage 'checkpoint@mydetector'" not in output
+    assert json.loads(path.read_text())["finetune"]["steps"] == 3
+    assert "up to date" in own.run("dvc", "status").stdout
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

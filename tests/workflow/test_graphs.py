@@ -249,7 +249,7 @@ def slow_case(*values: object) -> object:
             {"quantize__images": 30},
             {"quantize_original", "quantize", "benchmark", "summarize", "overview"},
         ),
-        (
+        slow_case(
             {"methods__tucker__ranks__weaken": 0.5},
             {"select_ranks", "decompose", "finetune"} | LATER,
         ),

@@ -182,17 +182,19 @@ class GraphNetwork:
         The result is the mean of `OutputChange.divergence` over the outputs, for a part of the
         samples that is spread evenly over them.
         """
-        is_open = leaves_batch_open(self.model, self.shapes)
-        multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
-        count = enough([site.layer for site in self.sites])
-        samples = spread(self._pieces(), count, multiple=multiple)
+        samples = self._part(enough([site.layer for site in self.sites]))
         return GraphDivergence(self.model, self._by_name, samples, self.shapes, self.label)
 
-    def changes_from(self, original: GraphNetwork) -> dict[str, OutputChange]:
-        """Return the change of each output from the original network on the samples."""
+    def changes_from(
+        self, original: GraphNetwork, most: int | None = None
+    ) -> dict[str, OutputChange]:
+        """Return the change of each output from the original network on the samples.
+
+        With `most`, only about as many samples are used, which are spread evenly over all.
+        """
         before, now = (ModelRun(network.model, network.label) for network in (original, self))
         sums = OutputSums()
-        for piece in self._pieces():
+        for piece in self._pieces() if most is None else self._part(most):
             sums.add(now(piece), ReferenceOutputs(before(piece)))
         return sums.changes()
 
@@ -206,12 +208,18 @@ class GraphNetwork:
                 dimension.dim_value = size
         path.write_bytes(copy.SerializeToString())
 
-    def expected_from(self, original: GraphNetwork) -> Expected | None:
-        """Return the change of the outputs on the samples; None without samples."""
+    def expected_from(self, original: GraphNetwork, most: int | None = None) -> Expected | None:
+        """Return the change of the outputs; None without samples. `most` as in `changes_from`."""
         if not self.batches:
             return None
         count = sum(map(length, self.batches))
-        return change_of_outputs(self.changes_from(original), count)
+        return change_of_outputs(self.changes_from(original, most), min(count, most or count))
+
+    def _part(self, count: int) -> list[Feed]:
+        """Return about `count` samples that are spread evenly over all."""
+        is_open = leaves_batch_open(self.model, self.shapes)
+        multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
+        return spread(self._pieces(), count, multiple=multiple)
 
     def _pieces(self) -> list[Feed]:
         """Return the samples in pieces that fit in one run. Raises UserError without samples."""

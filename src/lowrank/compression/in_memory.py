@@ -72,8 +72,11 @@ class NetworkInMemory(Protocol):
     def write_fixed(self, path: Path) -> None:
         """Write the network as ONNX for one sample."""
 
-    def expected_from(self: Self, original: Self) -> Expected | None:
-        """Return the agreement with the original; None if it cannot be measured."""
+    def expected_from(self: Self, original: Self, most: int | None = None) -> Expected | None:
+        """Return the agreement with the original; None if it cannot be measured.
+
+        With `most`, it is measured on about as many samples, which are spread evenly over all.
+        """
 
 
 Network = TypeVar("Network", bound=NetworkInMemory)

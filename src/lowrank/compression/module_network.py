@@ -127,9 +127,14 @@ class ModuleNetwork:
         channels, height, width = self.table.input_shape
         export_onnx(self.module, NetworkSpec("network", (channels, height, width), 0), path)
 
-    def expected_from(self, original: ModuleNetwork) -> Expected | None:
-        """Return the agreement with the original network; None without images or answers."""
-        return agreement(self.task, original.module, self.module, self.batches)
+    def expected_from(self, original: ModuleNetwork, most: int | None = None) -> Expected | None:
+        """Return the agreement with the original network; None without images or answers.
+
+        With `most`, only about as many images are used, which are spread evenly over all.
+        """
+        step = -(-sum(map(len, self.batches)) // most) if most and self.batches else 1
+        images = [batch[::step] for batch in self.batches]
+        return agreement(self.task, original.module, self.module, images)
 
 
 def _array(parameter: Tensor) -> np.ndarray:
