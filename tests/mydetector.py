@@ -8,24 +8,25 @@ from torch import nn
 class Detector(nn.Module):
     """A box and a score for each cell of a coarse grid."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
+        wider = 3 * width // 2
         self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1),
-            nn.BatchNorm2d(16),
+            nn.Conv2d(3, width, 3, 2, 1),
+            nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(16, 24, 3, 2, 1),
+            nn.Conv2d(width, wider, 3, 2, 1),
             nn.ReLU(),
         )
-        self.boxes, self.scores = nn.Conv2d(24, 4, 1), nn.Conv2d(24, 1, 1)
+        self.boxes, self.scores = nn.Conv2d(wider, 4, 1), nn.Conv2d(wider, 1, 1)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         maps = self.body(images)
         return {"boxes": self.boxes(maps), "scores": self.scores(maps).sigmoid()}
 
 
-def build() -> nn.Module:
-    return Detector()
+def build(width: int = 16) -> nn.Module:
+    return Detector(width)
 
 
 def found_boxes(evaluate, split: str) -> float:

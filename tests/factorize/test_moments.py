@@ -207,7 +207,7 @@ def test_carried_over_is_the_regression_on_the_current_inputs(groups):
         with_one = np.concatenate([x, np.ones((len(x), 1))], 1)
         best = with_one @ np.linalg.lstsq(with_one, targets, rcond=None)[0]
         outputs = x @ new_kernel[rows].reshape(16, -1).T + new_bias[rows]
-        # Equal except for the shrinkage, by 1 / 160 for 40 samples of each entry.
+        # Equal except for the ridge, 1 / 160 for 40 samples of each entry.
         squared = [np.square(values - targets).sum() for values in (best, outputs)]
         assert squared[0] <= squared[1] * (1 + 1e-9) <= 1.04 * squared[0]
         np.testing.assert_allclose(outputs.mean(0), targets.mean(0), atol=1e-5)

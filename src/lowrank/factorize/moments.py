@@ -84,7 +84,7 @@ def carried_over(
     The mean squared error of the outputs is smallest for W C_0x C_xx^-1 (Zhang et al. 2016, section
     3.2, "asymmetric"). A layer thus compensates for the errors of earlier layers, and errors do not
     accumulate. In directions that do not occur in the images, the kernel does not change. With few
-    images, it changes less in all directions (see `_shrunk`), because it would fit their errors.
+    images, it changes less in all directions, because it would fit their errors (`_with_ridge`).
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def carried_over(
     kernels = np.empty(kernel.shape, np.float32)
     bias_changes = []
     for number, group in enumerate(np.split(kernel.astype(np.float64), groups)):
-        covariance = _shrunk(moments.covariance[number], moments.samples)
+        covariance = _with_ridge(moments.covariance[number], moments.samples)
         # C_0x C_xx^-1 - I. The ridge of C_xx makes it 0 in directions without data.
         change = np.linalg.solve(
             covariance, (shift.crossed[number] - moments.covariance[number]).T
@@ -275,18 +275,16 @@ def regularized(covariance: np.ndarray) -> np.ndarray:
     return covariance
 
 
-def _shrunk(covariance: np.ndarray, samples: int) -> np.ndarray:
-    """Return the covariance in float64, shrunk towards a multiple of the identity.
+def _with_ridge(covariance: np.ndarray, samples: int) -> np.ndarray:
+    """Return the covariance in float64 with the ridge of a regression on some samples.
 
-    The share of the identity is N / (4 n) for n samples of N entries, at most 1. A regression on
-    few samples fits their errors; on samples of a text recognition network and on random ones, a
-    quarter is near the best factor for few samples, and costs next to nothing for many.
+    For n samples of N entries, N / (4 n) of the diagonal's mean is added to the diagonal. A
+    regression on few samples fits their errors. The factor of a quarter is near the best one for
+    few samples, and costs next to nothing for many.
     """
     size, covariance = len(covariance), covariance.astype(np.float64)
-    share = min(size / (4 * samples), 1.0)
     mean = float(np.trace(covariance)) / size
-    covariance *= 1 - share
-    covariance.flat[:: size + 1] += share * mean
+    covariance.flat[:: size + 1] += size / (4 * samples) * mean
     return regularized(covariance)
 
 
