@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import yaml
 from onnx import helper
 from onnx_graphs import network as onnx_network
 from onnx_graphs import random, reader_of_words, words_and_features
@@ -203,10 +204,13 @@ def test_a_faster_detector_in_both_engines(own: Project):
             }
         },
     )
+    # DVC needs to know the dataset, and the code and images of the user.
     stages = own.folder / "dvc.yaml"
-    text = stages.read_text().replace("dataset_name: cifar10", "dataset_name: lines")
-    # DVC also needs to know the code of the network and of the metric.
-    stages.write_text(text.replace("    deps:\n", "    deps:\n      - mydetector.py\n", 1))
+    document = yaml.safe_load(stages.read_text())
+    document["vars"] = [{"dataset_name": "lines"}]
+    document["stages"]["code"]["deps"].append("mydetector.py")
+    document["stages"]["dataset"]["deps"] = ["lines"]
+    stages.write_text(yaml.safe_dump(document, sort_keys=False))
     path = own.folder / "results/mydetector_latency.json"
     own.snakemake("results/mydetector_latency.json")
     first = json.loads(path.read_text())
