@@ -253,3 +253,15 @@ def test_largest_value_of_float16_is_stored(tmp_path, tiny_data):
     path = tmp_path / "outputs.safetensors"
     write_outputs(path, original, tiny_data.train, SPEC, layers=MAPS)
     assert (read_outputs(path, tiny_data.train).maps["conv2"] == 65_504.0).all()
+
+
+def test_outputs_of_a_network_with_several_outputs_are_not_stored(tmp_path, tiny_data):
+    class Two(type(toy())):
+        def forward(self, images):
+            logits = super().forward(images)
+            return {"logits": logits, "best": logits.amax(1)}
+
+    path = tmp_path / "outputs.safetensors"
+    write_outputs(path, Two(), tiny_data.train, SPEC)
+    with pytest.raises(UserError, match=r"has several outputs .* `distill.images: augmented`"):
+        read_outputs(path, tiny_data.train)

@@ -194,7 +194,8 @@ def write_outputs(
     """Write the logits and feature maps of a network for all images of a split, in its order.
 
     Logits (images, outputs) are stored in float32, and the inputs of `layers` (see `WatchedMaps`)
-    in float16. With `mirrored`, the outputs for the flipped images follow, in the same order.
+    in float16. With `mirrored`, the outputs for the flipped images follow, in the same order. For a
+    network with several outputs, the file is empty.
 
     Raises
     ------
@@ -212,11 +213,9 @@ def write_outputs(
         for flip in (False, True) if mirrored else (False,):
             for logits, _ in outputs_of(network, split, spec, mirrored=flip):
                 if not isinstance(logits, Tensor):
-                    raise UserError(
-                        f"{path}: the network has {len(logits)} outputs, but only a single output "
-                        "is stored. Set `distill.images: augmented`, which computes them in each "
-                        "step."
-                    )
+                    # DVC runs this step for every network, also if no training reads the file.
+                    write_tensors(path, {})
+                    return
                 stored[_LOGITS].append(logits.float().cpu().numpy())
                 for layer, feature_map in watched.take().items():
                     stored[layer].append(_in_float16(feature_map, layer, path))
@@ -247,6 +246,11 @@ def read_outputs(path: str | os.PathLike, split: Split) -> Answers:
         If the file does not hold the outputs for the images of this split.
     """
     stored = read_tensors(Path(path), framework="pt")
+    if not stored:
+        raise UserError(
+            f"{path}: holds nothing, because the network has several outputs and only a single "
+            "output is stored. Set `distill.images: augmented`, which computes them in each step."
+        )
     logits = stored.pop(_LOGITS, None)
     if logits is None or len(logits) not in (len(split), 2 * len(split)):
         content = "no logits" if logits is None else f"logits of {len(logits)} images"
