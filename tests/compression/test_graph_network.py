@@ -12,6 +12,7 @@ from torch import nn
 import lowrank
 from lowrank.compression.graph_moments import graph_moments
 from lowrank.compression.graph_network import GraphNetwork
+from lowrank.compression.module_network import ModuleNetwork
 from lowrank.devices import MeasureSettings
 from lowrank.devices.runtime import load_runner
 from lowrank.errors import UserError
@@ -20,6 +21,7 @@ from lowrank.onnx_networks.graph_layers import find_sites
 from lowrank.onnx_networks.model_file import input_shapes, read_model
 from lowrank.surgery.finding import find_layers
 from lowrank.surgery.input_moments import input_moments
+from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
 
 SHAPE = (3, 16, 16)
@@ -203,6 +205,20 @@ def test_a_network_without_a_layer_to_replace_is_an_error(file, tmp_path):
         lowrank.compress(tmp_path / "relu.onnx")
     with pytest.raises(UserError, match=r"`factorize` selects none of its layers \(0: conv, "):
         lowrank.compress(file, factorize={"conv": "tucker2", "include": ["nothing"]})
+
+
+def test_factors_are_not_fitted_to_the_samples_of_their_losses(file, images):
+    batches = [np.asarray(batch.numpy()) for batch in images]
+    by_file = GraphNetwork.read(file, None, batches).divided()
+    task = get_task("classification")
+    by_module = ModuleNetwork.of(module(), SHAPE, task, images).divided()
+    for network_of_file, network_of_module, count in zip(by_file, by_module, (24, 8), strict=True):
+        (name,) = network_of_file.shapes
+        arrays = np.concatenate([batch[name] for batch in network_of_file.batches])
+        assert len(arrays) == count
+        np.testing.assert_array_equal(arrays, torch.cat(list(network_of_module.batches)).numpy())
+    parts = [np.concatenate([b[name] for b in network.batches]) for network in by_file]
+    assert not {part.tobytes() for part in parts[0]} & {part.tobytes() for part in parts[1]}
 
 
 def test_a_part_of_the_samples_gives_a_similar_change(file, images):

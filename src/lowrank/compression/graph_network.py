@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 
 from lowrank.compression.graph_moments import graph_moments, graph_shift
-from lowrank.compression.loss_samples import enough, spread
+from lowrank.compression.loss_samples import divided, enough, held_out, spread
 from lowrank.core.layers import LayerTable
 from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
@@ -184,6 +185,25 @@ class GraphNetwork:
         """
         samples = self._part(enough([site.layer for site in self.sites]))
         return GraphDivergence(self.model, self._by_name, samples, self.shapes, self.label)
+
+    def divided(self) -> tuple[GraphNetwork, GraphNetwork]:
+        """Return the network with samples for factors, and with other samples for their losses.
+
+        With few samples, or batches of a fixed size, both have all samples.
+        """
+        lengths = [length(batch) for batch in self.batches]
+        count = held_out([site.layer for site in self.sites], sum(lengths))
+        if not count or not leaves_batch_open(self.model, self.shapes):
+            return self, self
+        others = [
+            {name: array[rows] for name, array in batch.items()}
+            for batch, (_, rows) in zip(self.batches, divided(lengths, count), strict=True)
+            if len(rows)
+        ]
+        return (
+            dataclasses.replace(self, batches=others),
+            dataclasses.replace(self, batches=spread(self.batches, count)),
+        )
 
     def changes_from(
         self, original: GraphNetwork, most: int | None = None

@@ -60,6 +60,9 @@ class NetworkInMemory(Protocol):
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without samples."""
 
+    def divided(self: Self) -> tuple[Self, Self]:
+        """Return the network with samples for factors, and with other samples for their losses."""
+
     def shifted_moments(self: Self, original: Self, name: str) -> tuple[Moments, Shift]:
         """Return the moments of the inputs of a layer, and their shift from the original."""
 
@@ -136,12 +139,16 @@ class Compression(Generic[Network]):
 
     def plan(self, rule: RankSettings) -> tuple[PlannedLayer, ...]:
         """Return the ranks that a rule chooses, and their effect on each layer."""
-        sequential = self.factorize.sequential and not rule_of(rule).looks_at_all_layers
+        measures_losses = rule_of(rule).looks_at_all_layers
+        fitted = judge = self.network
+        if measures_losses and self.factorize.norm == "activation":
+            fitted, judge = self.network.divided()
+        sequential = self.factorize.sequential and not measures_losses
         if self.factorize.norm == "activation" and not sequential and not self.moments:
-            self.moments = self.network.moments(self.assigned)
+            self.moments = fitted.moments(self.assigned)
         table = self.network.table.with_obstacles(self.network.obstacles)
         choice = RankChoice(
-            network=_MeasuredInMemory(self.network, self.moments),
+            network=_MeasuredInMemory(judge, self.moments),
             table=table,
             layers=self.assigned,
             all_layers=self.assigned,

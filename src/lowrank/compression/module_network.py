@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank.compression.loss_samples import divided, held_out
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected
 from lowrank.errors import UserError
@@ -126,6 +127,23 @@ class ModuleNetwork:
         """Write the network as ONNX."""
         channels, height, width = self.table.input_shape
         export_onnx(self.module, NetworkSpec("network", (channels, height, width), 0), path)
+
+    def divided(self) -> tuple[ModuleNetwork, ModuleNetwork]:
+        """Return the network with images for factors, and with other images for their losses.
+
+        With few images, both have all images.
+        """
+        lengths = [len(batch) for batch in self.batches]
+        count = held_out(self.table.layers, sum(lengths))
+        if not count:
+            return self, self
+        rows = divided(lengths, count)
+        parts = [
+            [batch[of_batch[part]] for batch, of_batch in zip(self.batches, rows, strict=True)]
+            for part in (1, 0)
+        ]
+        others, chosen = ([batch for batch in part if len(batch)] for part in parts)
+        return replace(self, batches=others), replace(self, batches=chosen)
 
     def expected_from(self, original: ModuleNetwork, most: int | None = None) -> Expected | None:
         """Return the agreement with the original network; None without images or answers.
