@@ -250,6 +250,7 @@ def write_table(records: dict[str, Any]) -> None:
         "  parameters.",
         "- Trainable: whether PyTorch computes the same as the file; else the missing operators.",
         "",
+        f"Tried: {tried(records, timm=False)} of torchvision, {tried(records, timm=True)} of timm.",
         f"Of {len(records)} networks, PyTorch exports {len(exported)}. {passed} of these pass:",
         f"no error is above {LARGEST_ERROR:.0e}. {trained} can be trained. With "
         + ", ".join(f"{name} {version(name)}" for name in packages)
@@ -262,6 +263,12 @@ def write_table(records: dict[str, Any]) -> None:
     ]
     with written_whole(TABLE) as partial:
         partial.write_text("\n".join(lines))
+
+
+def tried(records: dict[str, Any], *, timm: bool) -> str:
+    """Return how many networks of a list have a record, and of how many."""
+    names = networks(timm=timm)
+    return f"{sum(name in records for name in names)} of {len(names)}"
 
 
 def row(name: str, record: dict[str, Any]) -> str:

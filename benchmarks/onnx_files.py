@@ -43,6 +43,7 @@ from lowrank.compression.one_file import FileMeasurements
 from lowrank.config.device_kinds import create_device
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.core.plans import PlannedLayer
+from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.files import write_json
 from lowrank.onnx_networks.model_file import write_model
@@ -221,7 +222,11 @@ class Measured:
             )
             compressions[norm] = compression
             start, processor = time.perf_counter(), time.process_time()
-            small, planned = compression.at(rule)
+            try:
+                small, planned = compression.at(rule)
+            except UserError as error:
+                # Small layers have no factors that are faster, so some targets cannot be met.
+                return document | {"not_met": str(error)}
             seconds = {
                 "seconds": time.perf_counter() - start,
                 "processor_seconds": time.process_time() - processor,
