@@ -217,9 +217,7 @@ def test_a_faster_detector_in_both_engines(own: Project):
     assert first["macs"]["ratio"] > 1.3
     assert 0 <= first["accuracy"]["original"] <= 100
     own.change_params(methods__latency__finetune={"steps": 3})
-    output = own.run("dvc", "repro").stdout
-    assert "Running stage 'finetune@mydetector-latency'" in output
-    assert "Running stage 'checkpoint@mydetector'" not in output
+    assert "Running stage 'finetune@mydetector-latency'" in own.run("dvc", "repro").stdout
     assert json.loads(path.read_text())["finetune"]["steps"] == 3
     assert "up to date" in own.run("dvc", "status").stdout
 
