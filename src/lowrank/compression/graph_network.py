@@ -210,7 +210,7 @@ class GraphNetwork:
     ) -> dict[str, OutputChange]:
         """Return the change of each output from the original network on the samples.
 
-        With `most`, only about as many samples are used, which are spread evenly over all.
+        `most` limits the number of samples.
         """
         before, now = (ModelRun(network.model, network.label) for network in (original, self))
         sums = OutputSums()
@@ -236,7 +236,7 @@ class GraphNetwork:
         return change_of_outputs(self.changes_from(original, most), min(count, most or count))
 
     def _part(self, count: int) -> list[Feed]:
-        """Return about `count` samples that are spread evenly over all."""
+        """Return about `count` samples, at equal distances in the order of the samples."""
         is_open = leaves_batch_open(self.model, self.shapes)
         multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
         return spread(self._pieces(), count, multiple=multiple)

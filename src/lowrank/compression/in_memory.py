@@ -78,7 +78,7 @@ class NetworkInMemory(Protocol):
     def expected_from(self: Self, original: Self, most: int | None = None) -> Expected | None:
         """Return the agreement with the original; None if it cannot be measured.
 
-        With `most`, it is measured on about as many samples, which are spread evenly over all.
+        `most` limits the number of samples.
         """
 
 

@@ -148,7 +148,7 @@ class ModuleNetwork:
     def expected_from(self, original: ModuleNetwork, most: int | None = None) -> Expected | None:
         """Return the agreement with the original network; None without images or answers.
 
-        With `most`, only about as many images are used, which are spread evenly over all.
+        `most` limits the number of images.
         """
         step = -(-sum(map(len, self.batches)) // most) if most and self.batches else 1
         images = [batch[::step] for batch in self.batches]

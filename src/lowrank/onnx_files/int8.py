@@ -28,6 +28,7 @@ from lowrank.errors import UserError
 from lowrank.files import written_whole
 from lowrank.onnx_files.float_nodes import float_nodes
 from lowrank.onnx_files.mixed_channels import mix_channels
+from lowrank.onnx_networks.int8_preparation import name_nodes
 from lowrank.onnx_networks.model_file import fixed_batch, inputs_of
 from lowrank.onnx_networks.model_run import zeros
 
@@ -222,16 +223,6 @@ class Pieces(Sequence[Mapping[str, np.ndarray]]):
         batch = self._batch(number)
         elements = sum(inputs[:1].size for inputs in batch.values())
         return length(batch), self._size or max(1, _PIECE_ELEMENTS // max(elements, 1))
-
-
-def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give a name to each node without one, because nodes that stay in float are named."""
-    taken = {node.name for node in graph.node}
-    for number, node in enumerate(graph.node):
-        if not node.name:
-            names = (f"{node.op_type}_{number}{'_' * extra}" for extra in range(len(taken) + 1))
-            node.name = next(name for name in names if name not in taken)
-            taken.add(node.name)
 
 
 class _Reader(CalibrationDataReader):

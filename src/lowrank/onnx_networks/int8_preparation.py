@@ -16,7 +16,9 @@ PER_CHANNEL_OPSET = 13
 
 
 def write_prepared(model: Path | onnx.ModelProto, output: Path, label: str = "") -> Path:
-    """Write a network as ONNX Runtime simplifies it, with a scale for each channel, and return it.
+    """Write a network as ONNX Runtime simplifies it, with a scale for each channel and named nodes.
+
+    Returns the path of the new file.
 
     Parameters
     ----------
@@ -45,4 +47,17 @@ def write_prepared(model: Path | onnx.ModelProto, output: Path, label: str = "")
                 "without int8."
             ) from error
     write_optimized(network, output, label)
+    optimized = onnx.load(output)
+    name_nodes(optimized.graph)
+    onnx.save(optimized, output)
     return output
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give a name to each node without one, because nodes that stay in float are named."""
+    taken = {node.name for node in graph.node}
+    for number, node in enumerate(graph.node):
+        if not node.name:
+            names = (f"{node.op_type}_{number}{'_' * extra}" for extra in range(len(taken) + 1))
+            node.name = next(name for name in names if name not in taken)
+            taken.add(node.name)
