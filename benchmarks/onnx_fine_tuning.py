@@ -1,6 +1,6 @@
 """Compress the text recognition network of PaddleOCR in the pipeline, and train it without labels.
 
-    python benchmarks/onnx_fine_tuning.py [--steps 80] [--target 0.7]
+    python benchmarks/onnx_fine_tuning.py [--steps 160] [--target 0.7]
 
 The network is an ONNX file of others; onnx_files.py downloads it. The training images are rendered
 lines of text without labels, so the network learns from the outputs of the original. The metric is
@@ -33,7 +33,7 @@ METRIC = {"function": "text_metrics:exact_match", "name": "lines read", "unit": 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=80, help="steps of fine-tuning")
+    parser.add_argument("--steps", type=int, default=160, help="steps of fine-tuning")
     parser.add_argument("--target", type=float, default=0.7, help="share of the MACs")
     parser.add_argument("--lines", type=int, default=1200, help="training lines")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -94,7 +94,7 @@ def write_project(steps: int, target: float, lines: int) -> None:
             "steps": steps,
             "batch_size": 16,
             "optimizer": "adamw",
-            "learning_rate": 5e-5,
+            "learning_rate": 2e-5,
             "weight_decay": 0.0,
             "augment": {"pad_pixels": 0, "flip": False},
             "curve_every_steps": 10,

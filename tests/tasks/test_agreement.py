@@ -77,6 +77,13 @@ def test_distributions_also_have_equal_answers_and_a_divergence():
     assert TASK.same(expected, expected).all()
 
 
+def test_the_loss_of_distributions_is_the_mean_divergence_of_both_directions():
+    expected, outputs = noise(50, 10, 6).softmax(-1), noise(50, 10, 6, seed=1).softmax(-1)
+    loss = float(TASK.imitation_loss(outputs, expected, temperature=1.0))
+    both = TASK.divergence(outputs, expected) + TASK.divergence(expected, outputs)
+    assert loss == pytest.approx(float(both) / 2, rel=1e-5)
+
+
 def test_of_several_outputs_the_worst_counts():
     expected = {"boxes": noise(30, 4, 8), "scores": noise(30, 4, seed=1), "count": torch.arange(30)}
     outputs = expected | {"scores": expected["scores"] + noise(30, 4, seed=2)}

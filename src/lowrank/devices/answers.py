@@ -16,11 +16,13 @@ from lowrank.devices.runtime import open_session
 # products in bfloat16 by about 1e-3. The exported file must agree with PyTorch to the same bound.
 LARGEST_FLOAT_ERROR = 1e-3
 # In int8, a sum between two quantization steps may be rounded either way, and each layer passes the
-# difference on. On VGG-16 and ResNet-20, correct kernels differ by 0.002 to 0.005 of the norm and
-# none of 200 images changes its class. Saturation without VNNI differs by 0.24 on ResNet-20, where
-# 15 % of the images change their class.
+# difference on. On VGG-16 and ResNet-20, correct kernels differ by 0.002 to 0.005 of the norm.
+# Saturation without VNNI differs by 0.24 on ResNet-20, where 15 % of the images change their class.
 LARGEST_INT8_ERROR = 0.05
-LARGEST_INT8_CHANGED_PERCENT = 5.0
+# A network that amplifies rounding differs more, but its outputs are as far from those in float as
+# the reference is. A text recognition network differs by 0.12 of the norm from the reference; both
+# differ by 0.20 from float and read the same text in 98 % of the lines.
+LARGEST_INT8_GROWTH = 1.5
 
 
 def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:
@@ -75,48 +77,72 @@ def expected_answers(model: Path, images: Path, settings: MeasureSettings) -> li
 
 
 def agreement(
-    outputs: list[list[float]], expected: list[list[float]], *, in_int8: bool
+    outputs: list[list[float]],
+    expected: list[list[float]],
+    in_float: list[list[float]] | None = None,
+    *,
+    are_classes: bool = False,
 ) -> dict[str, Any]:
     """Compare a device's outputs with the expected outputs.
+
+    A network in int8 is wrong on a device if its outputs there are farther from the outputs in
+    float than int8 explains.
 
     Parameters
     ----------
     outputs, expected : list of list of float, (images, outputs)
         The outputs of the device, and the reference outputs.
-    in_int8 : bool
-        Whether the model is an int8 model, for which the limits are wider.
+    in_float : list of list of float, (images, outputs), optional
+        For a model in int8: the reference outputs of the same network in float.
+    are_classes : bool
+        Whether the outputs are the scores of classes, one for each class.
 
     Returns
     -------
     dict
         `images`, the number of compared images; `relative_error`, the norm of the difference
         divided by the norm of the expected outputs; `changed_percent`, the share of images whose
-        predicted class changed; `warning`, a text for the user, or None if the difference is only
-        rounding.
+        class changed, None for other outputs; `warning`, a text for the user, or None if the
+        difference is only rounding.
     """
-    actual, reference = np.array(outputs, np.float64), np.array(expected, np.float64)
-    actual, reference = actual[: len(reference)], reference[: len(actual)]
-    difference, norm = np.linalg.norm(actual - reference), np.linalg.norm(reference)
-    # Comparisons with NaN are false, so an error that is not finite becomes a very large one.
-    error = float(difference / norm) if norm > 0 else float(difference > 0)
-    error = error if np.isfinite(error) else 1e30
-    changed = 100.0 * float((actual.argmax(1) != reference.argmax(1)).mean())
-    limit = LARGEST_INT8_ERROR if in_int8 else LARGEST_FLOAT_ERROR
-    most_changed = LARGEST_INT8_CHANGED_PERCENT if in_int8 else 0.0
-    # In float only the error decides, because a tie between two classes can change with rounding.
-    wrong = error > limit or (in_int8 and changed > most_changed)
-    warning = None
-    if wrong:
-        warning = (
-            f"its outputs differ from the reference outputs of the file by {error:.3g} of their "
-            f"norm, and {changed:.1f} % of {len(actual)} images get another class (rounding causes "
-            f"at most {limit:g} and {most_changed:g} %): ONNX Runtime computes this model wrongly "
-            "on this device. Its accuracy there is not the stated accuracy. Try another version of "
-            "onnxruntime" + (", or `quantize.reduce_range: true`" if in_int8 else "")
-        )
+    count = min(map(len, (outputs, expected, in_float or expected)))
+    actual, reference = (np.array(rows[:count], np.float64) for rows in (outputs, expected))
+    error = _relative_error(actual, reference)
+    limit = LARGEST_FLOAT_ERROR if in_float is None else LARGEST_INT8_ERROR
+    is_wrong = error > limit
+    if is_wrong and in_float is not None:
+        exact = np.array(in_float[:count], np.float64)
+        by_int8 = _relative_error(reference, exact)
+        is_wrong = _relative_error(actual, exact) > LARGEST_INT8_GROWTH * by_int8
+    changed = None
+    if are_classes:
+        changed = 100.0 * float((actual.argmax(1) != reference.argmax(1)).mean())
     return {
-        "images": len(actual),
+        "images": count,
         "relative_error": error,
         "changed_percent": changed,
-        "warning": warning,
+        "warning": _warning(error, limit, changed, count, in_float) if is_wrong else None,
     }
+
+
+def _relative_error(actual: np.ndarray, reference: np.ndarray) -> float:
+    """Return the norm of the difference, divided by the norm of the reference."""
+    difference, norm = np.linalg.norm(actual - reference), np.linalg.norm(reference)
+    error = float(difference / norm) if norm > 0 else float(difference > 0)
+    # Comparisons with NaN are false, so an error that is not finite becomes a very large one.
+    return error if np.isfinite(error) else 1e30
+
+
+def _warning(
+    error: float, limit: float, changed: float | None, count: int, in_float: object
+) -> str:
+    classes = (
+        "" if changed is None else f", and {changed:.1f} % of {count} images get another class"
+    )
+    return (
+        f"its outputs differ from the reference outputs of the file by {error:.3g} of their "
+        f"norm{classes} (rounding causes at most {limit:g}): ONNX Runtime computes this model "
+        "wrongly on this device. Its accuracy there is not the stated accuracy. Try another "
+        "version of onnxruntime"
+        + ("" if in_float is None else ", or `quantize.reduce_range: true`")
+    )

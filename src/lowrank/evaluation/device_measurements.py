@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import REST
@@ -160,7 +161,7 @@ class DeviceMeasurements:
         `measured` is the result of `latencies`, `images` a .npy file of preprocessed images.
         """
         models = self.models
-        measured["agreement"] = self._agreement(models.compressed, images, in_int8=False)
+        measured["agreement"] = self._agreement(models.compressed, images)
         control = measured["control"]["int8"]
         if "not_measured" not in control:
             control |= self._checked_int8(models.control, models.original, images)
@@ -170,12 +171,18 @@ class DeviceMeasurements:
             checks = self._checked_int8(models.quantized, models.compressed, images)
             measured["int8"] |= checks
 
-    def _agreement(self, model: Path, images: Path, *, in_int8: bool) -> dict[str, Any]:
-        """Compare a device's outputs with the reference outputs of the file, computed here."""
+    def _agreement(self, model: Path, images: Path, in_float: Path | None = None) -> dict[str, Any]:
+        """Compare a device's outputs with the reference outputs of the file, computed here.
+
+        For an int8 file, `in_float` is the same network in float.
+        """
         measure_settings = MeasureSettings(batch_size=self.settings.get("batch_size", 1))
-        expected = expected_answers(model, images, measure_settings)
-        answers = self.device.answers(model, images, self.settings)
-        comparison = agreement(answers, expected, in_int8=in_int8)
+        comparison = agreement(
+            self.device.answers(model, images, self.settings),
+            expected_answers(model, images, measure_settings),
+            expected_answers(in_float, images, measure_settings) if in_float else None,
+            are_classes=_returns_classes(model),
+        )
         if comparison["warning"]:
             self.say(f"warning: {self.device.name}: {model}: {comparison['warning']}")
         return comparison
@@ -195,7 +202,7 @@ class DeviceMeasurements:
         if kernels["warning"]:
             self.say(f"warning: {self.device.name}: {model}: {kernels['warning']}")
         return {
-            "agreement": self._agreement(model, images, in_int8=True),
+            "agreement": self._agreement(model, images, in_float),
             "integer_kernels": kernels,
         }
 
@@ -216,6 +223,12 @@ class DeviceMeasurements:
         )
         if warning := measured["conditions"]["warning"]:
             self.say(f"warning: {label}{warning}")
+
+
+def _returns_classes(model: Path) -> bool:
+    """Return whether a model returns one score for each class of an image."""
+    outputs = onnx.load(model, load_external_data=False).graph.output
+    return len(outputs) == 1 and len(outputs[0].type.tensor_type.shape.dim) == 2
 
 
 def require_same_processor(device: Device, description: Path, settings: dict[str, Any]) -> None:
