@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from lowrank.core.layers import Layer
-from lowrank.core.tensors import pieces
+from lowrank.core.progress import counted
+from lowrank.core.tensors import length, pieces
 from lowrank.factorize import Moments, Shift
 from lowrank.onnx_networks.graph_layers import Site
 from lowrank.onnx_networks.model_run import Feed, ModelRun, only_outputs, samples_per_run
@@ -21,7 +22,7 @@ from lowrank.surgery.input_moments import InputSums, ShiftSums, samples_of
 def graph_moments(
     model: onnx.ModelProto,
     sites: Sequence[Site],
-    batches: Iterable[Feed],
+    batches: Sequence[Feed],
     shapes: Mapping[str, Sequence[int]],
     label: str,
 ) -> dict[str, Moments]:
@@ -50,7 +51,8 @@ def graph_moments(
     inner = [name for name in names if name not in shapes]
     run = ModelRun(only_outputs(model, inner), label)
     size = samples_per_run(run, model, shapes)
-    for batch in batches:
+    total = sum(map(length, batches))
+    for batch in counted(batches, total, "samples for the inputs of the layers"):
         for piece in pieces(batch, size):
             values = {**piece, **run(piece)}
             for site in sites:

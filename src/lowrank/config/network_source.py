@@ -110,7 +110,10 @@ class NetworkSource(BaseModel):
             raise ValueError(f"give one of {' and '.join(given)}, not both")
         for name in ("inputs", "layout"):
             if getattr(self, name) and not self.onnx:
-                raise ValueError(f"`{name}` is only for a network from an ONNX file, `onnx`")
+                raise ValueError(
+                    f"`{name}` is only for a network from an ONNX file, `onnx`. Export a PyTorch "
+                    "network with several inputs by `torch.onnx.export`"
+                )
         if self.onnx and (self.input_shape or self.arguments or self.torchvision_weights):
             raise ValueError(
                 "`input_shape`, `arguments` and `torchvision_weights` are not for an ONNX file; "
