@@ -13,8 +13,8 @@ def probabilities(seed: int, noise: float = 0.0) -> np.ndarray:
     return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def changes_of(actual: np.ndarray, reference: np.ndarray):
-    sums = OutputSums()
+def changes_of(actual: np.ndarray, reference: np.ndarray, **options: bool):
+    sums = OutputSums(**options)
     for start in (0, 5, 10):
         rows = slice(start, start + 5)
         sums.add({"y": actual[rows]}, ReferenceOutputs({"y": reference[rows]}))
@@ -33,6 +33,13 @@ def test_distributions(noise):
     assert change.chance_percent == pytest.approx(100 * np.bincount(answers.ravel()).max() / 84)
     spread = np.linalg.norm(p - p.mean(0))
     assert change.relative_error == pytest.approx(np.linalg.norm(p - q) / spread, rel=1e-4)
+
+
+def test_the_divergence_without_the_answers():
+    reference, actual = probabilities(0), probabilities(0, 0.1)
+    change = changes_of(actual, reference, compares_answers=False)
+    assert change.divergence == changes_of(actual, reference).divergence
+    assert change.same_percent is None
 
 
 def test_other_outputs():

@@ -87,6 +87,17 @@ def test_tokens_are_samples():
     np.testing.assert_allclose(moments.covariance, covariance, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 50])
+def test_moments_do_not_depend_on_the_size_of_batches(size):
+    samples = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) + 0.5
+    network = nn.Sequential(nn.Linear(64, 2))
+    moments = moments_of(network, *samples.split(size), shape=(64,))["0"]
+    mean, covariance = mean_and_covariance(samples[None])
+    assert moments.samples == 50
+    np.testing.assert_allclose(moments.mean, mean, atol=1e-6)
+    np.testing.assert_allclose(moments.covariance, covariance, atol=1e-5)
+
+
 def test_large_patches_give_the_covariance_of_channels_only(monkeypatch):
     monkeypatch.setattr(module, "_LARGEST_PATCH", 35)
     layer = nn.Conv2d(4, 6, 3)

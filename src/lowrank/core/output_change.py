@@ -28,8 +28,8 @@ class OutputChange:
         Norm of the difference, divided by the norm of the original output around its mean over the
         samples. A network that always returns that mean has 1.
     same_percent
-        Share of positions with the same largest entry, in percent; None if the output is no
-        distribution over classes.
+        Share of positions with the same largest entry, in percent; None if it was not measured or
+        the output is no distribution over classes.
     chance_percent
         The same share for a network that always gives the most frequent answer; None like
         `same_percent`.
@@ -49,6 +49,8 @@ class _Reference:
     """One output of the original network, with what does not depend on the changed network."""
 
     values: np.ndarray
+    total: np.ndarray
+    squared: float
     axis: int | None
     answers: np.ndarray
     counts: np.ndarray
@@ -57,12 +59,13 @@ class _Reference:
     @classmethod
     def of(cls, output: np.ndarray) -> _Reference:
         values = output.astype(np.result_type(output.dtype, np.float32), copy=False)
+        sums = values.sum(0, dtype=np.float64), _squared(values)
         axis, none = class_axis(values), np.empty(0, int)
         if axis is None:
-            return cls(values, None, none, none, none)
+            return cls(values, *sums, None, none, none, none)
         answers = values.argmax(axis)
         counts = np.bincount(answers.ravel(), minlength=values.shape[axis])
-        return cls(values, axis, answers, counts, _logarithms(values))
+        return cls(values, *sums, axis, answers, counts, _logarithms(values))
 
 
 class ReferenceOutputs:
@@ -78,9 +81,17 @@ class ReferenceOutputs:
 
 
 class OutputSums:
-    """Sums of the differences of two networks' outputs over batches."""
+    """Sums of the differences of two networks' outputs over batches.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    compares_answers
+        Whether `same_percent` is measured. Finding the largest of thousands of classes takes a
+        third of the time.
+    """
+
+    def __init__(self, *, compares_answers: bool = True) -> None:
+        self._compares_answers = compares_answers
         self._difference: dict[str, float] = {}
         self._first: dict[str, np.ndarray] = {}
         self._second: dict[str, float] = {}
@@ -104,8 +115,8 @@ class OutputSums:
         self._difference[name] = self._difference.get(name, 0.0) + _squared(
             actual - reference.values
         )
-        self._second[name] = self._second.get(name, 0.0) + _squared(reference.values)
-        total = reference.values.sum(0, dtype=np.float64)
+        self._second[name] = self._second.get(name, 0.0) + reference.squared
+        total = reference.total
         before = self._first.get(name)
         # Outputs of different sizes have no mean over samples.
         fits = before is None or before.shape == total.shape
@@ -114,12 +125,15 @@ class OutputSums:
         if reference.axis is None:
             self._without_distribution.add(name)
             return
-        same = actual.argmax(reference.axis) == reference.answers
         self._counts[name] = self._counts.get(name, 0 * reference.counts) + reference.counts
-        self._same[name] = self._same.get(name, 0) + int(same.sum())
-        self._answers[name] = self._answers.get(name, 0) + same.size
+        self._answers[name] = self._answers.get(name, 0) + reference.answers.size
+        if self._compares_answers:
+            same = actual.argmax(reference.axis) == reference.answers
+            self._same[name] = self._same.get(name, 0) + int(same.sum())
         # The difference of logarithms comes first, because the sum of the products is small.
-        nats = np.vdot(reference.values, reference.logarithms - _logarithms(actual))
+        logarithms = _logarithms(actual)
+        np.subtract(reference.logarithms, logarithms, out=logarithms)
+        nats = np.vdot(reference.values, logarithms)
         self._nats[name] = self._nats.get(name, 0.0) + float(nats)
 
     def changes(self) -> dict[str, OutputChange]:
@@ -138,15 +152,15 @@ class OutputSums:
         answers = self._answers[name]
         return OutputChange(
             squared**0.5,
-            100.0 * self._same[name] / answers,
+            100.0 * self._same[name] / answers if self._compares_answers else None,
             100.0 * float(self._counts[name].max()) / answers,
             max(self._nats[name] / answers, 0.0),
         )
 
 
 def _logarithms(probabilities: np.ndarray) -> np.ndarray:
-    logarithms: np.ndarray = np.log(np.fmax(probabilities, SMALLEST_PROBABILITY))
-    return logarithms
+    logarithms: np.ndarray = np.fmax(probabilities, SMALLEST_PROBABILITY)
+    return np.log(logarithms, out=logarithms)
 
 
 def _squared(array: np.ndarray) -> float:

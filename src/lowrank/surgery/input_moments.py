@@ -23,6 +23,10 @@ _POSITIONS = 64
 # covariance of the channels replaces it. At this size, a covariance takes 85 MB in float32.
 _LARGEST_PATCH = 4608
 
+# Samples of small batches are collected up to a quarter of the number of entries of a sample. This
+# takes a quarter of the memory of the covariance, and the sums take less time than the products.
+_WAITING_SHARE = 4
+
 
 @torch.no_grad()
 def input_moments(
@@ -134,6 +138,9 @@ class InputSums:
         self.pilot = torch.zeros(())
         self.first = torch.zeros(layer.groups, size, dtype=torch.float64)
         self.second = torch.zeros(layer.groups, size, size)
+        # Samples of small batches wait here, because adding their products to the sums takes longer
+        # than the products.
+        self._waiting: list[Tensor] = []
 
     def add_call(
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
@@ -148,7 +155,15 @@ class InputSums:
         samples = samples - self.pilot
         self._count += samples.shape[1]
         self.first += samples.sum(1).cpu()
-        self.second += _products(samples)
+        self._waiting.append(samples)
+        if sum(part.shape[1] for part in self._waiting) >= samples.shape[2] / _WAITING_SHARE:
+            self._add_products()
+
+    def _add_products(self) -> None:
+        if self._waiting:
+            samples = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting, 1)
+            self.second += _products(samples)
+            self._waiting.clear()
 
     def moments(self) -> Moments:
         """Return the moments of all samples."""
@@ -157,6 +172,7 @@ class InputSums:
                 f"no image reached layer '{self._layer.name}': measuring moments needs at least "
                 "one image."
             )
+        self._add_products()
         mean, second = (sums.div_(self._count) for sums in (self.first, self.second))
         # Compute in place: for a wide layer, memory is too small for a second matrix.
         covariance = _minus_product(second, mean, mean)
