@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from lowrank.config.training import Augmentation
-from lowrank.data.background import in_background
+from lowrank.core.background import in_background
 from lowrank.data.batches import AugmentedBatches, EvaluationBatches
 from lowrank.data.datasets import Split
 from lowrank.data.images import StoredImages

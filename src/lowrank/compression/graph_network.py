@@ -15,6 +15,7 @@ import onnx
 
 from lowrank.compression.graph_moments import graph_moments, graph_shift
 from lowrank.compression.loss_samples import divided, enough, held_out, spread
+from lowrank.core.background import in_background
 from lowrank.core.layers import LayerTable
 from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
 from lowrank.core.plans import Expected
@@ -37,6 +38,7 @@ from lowrank.onnx_networks.model_run import (
     ModelRun,
     leaves_batch_open,
     samples_per_run,
+    workers_for,
 )
 
 
@@ -212,10 +214,18 @@ class GraphNetwork:
 
         `most` limits the number of samples.
         """
-        before, now = (ModelRun(network.model, network.label) for network in (original, self))
+        samples = self._pieces() if most is None else self._part(most)
+        workers, threads = workers_for(len(samples))
+        before, now = (
+            ModelRun(network.model, network.label, threads=threads) for network in (original, self)
+        )
+
+        def compared(piece: Feed) -> tuple[Feed, ReferenceOutputs]:
+            return now(piece), ReferenceOutputs(before(piece))
+
         sums = OutputSums()
-        for piece in self._pieces() if most is None else self._part(most):
-            sums.add(now(piece), ReferenceOutputs(before(piece)))
+        for outputs, reference in in_background(compared, samples, workers):
+            sums.add(outputs, reference)
         return sums.changes()
 
     def write_fixed(self, path: Path) -> None:

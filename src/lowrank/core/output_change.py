@@ -160,7 +160,8 @@ class OutputSums:
 
 def _logarithms(probabilities: np.ndarray) -> np.ndarray:
     logarithms: np.ndarray = np.fmax(probabilities, SMALLEST_PROBABILITY)
-    return np.log(logarithms, out=logarithms)
+    np.log(logarithms, out=logarithms)
+    return logarithms
 
 
 def _squared(array: np.ndarray) -> float:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrank.config.dataset import DatasetSettings
+from lowrank.core.background import in_background
 from lowrank.core.progress import Progress
-from lowrank.data.background import in_background
 from lowrank.data.folder_scan import (
     ImageFolder,
     difference,

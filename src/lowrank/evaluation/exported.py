@@ -9,8 +9,8 @@ import onnxruntime
 import torch
 from torch import nn
 
+from lowrank.core.background import in_background
 from lowrank.core.progress import Progress
-from lowrank.data.background import in_background
 from lowrank.data.batches import Batch, EvaluationBatches
 from lowrank.data.datasets import Split
 from lowrank.errors import UserError

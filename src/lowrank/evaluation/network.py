@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowrank.core.background import in_background
 from lowrank.core.progress import Progress
-from lowrank.data.background import in_background
 from lowrank.data.batches import Batch, EvaluationBatches
 from lowrank.data.datasets import Dataset, Split, require_images_match
 from lowrank.evaluation.memory_format import memory_format_of

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 
+from lowrank.core.background import in_background
 from lowrank.core.output_change import OutputSums, ReferenceOutputs, mean_divergence
+from lowrank.core.progress import Progress
 from lowrank.core.tensors import length
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
 from lowrank.onnx_networks.graph_factors import put_factors
 from lowrank.onnx_networks.graph_layers import Site
 from lowrank.onnx_networks.graph_parts import GraphParts, TensorForm, end_of
-from lowrank.onnx_networks.model_run import Feed, ModelRun, only_outputs, zeros
+from lowrank.onnx_networks.model_run import Feed, ModelRun, only_outputs, workers_for, zeros
 
 # Memory limit for the tensors of the original network that are kept. The layers whose inputs fit
 # are measured after one pass over the samples.
@@ -117,6 +119,7 @@ class GraphDivergence:
         sums = [OutputSums(compares_answers=False) for _ in group.replacements]
         names = dict.fromkeys((*group.reads, *self._outputs)).keys() - self._shapes.keys()
         run = ModelRun(only_outputs(self._model, sorted(names)), self._label)
+        progress = Progress(len(sums) * len(self._samples), "runs with one layer decomposed")
         for pieces in self._portions(group.reads):
             values = [{**piece, **run(piece)} for piece in pieces]
             references = [
@@ -125,6 +128,7 @@ class GraphDivergence:
             for name, numbers in group.by_layer().items():
                 changed = [(sums[number], group.replacements[number][1]) for number in numbers]
                 self._add(self._sites[name], changed, values, references)
+                progress.advance(len(changed) * len(values))
         return [mean_divergence(total.changes()) for total in sums]
 
     def _portions(self, reads: Iterable[str]) -> Iterator[list[Feed]]:
@@ -143,21 +147,27 @@ class GraphDivergence:
     ) -> None:
         """Add the outputs with a layer replaced in several ways."""
         layer, behind = self._model, None
+        workers, threads = workers_for(len(values))
         if self._reads(site.layer.name):
-            layer, behind = self._divided(site, values)
+            layer, behind = self._divided(site, values, threads)
         for sums, factors in changed:
             replaced = onnx.ModelProto()
             replaced.CopyFrom(layer)
             put_factors(replaced, site, factors.sequence, factors.tensors)
-            run = ModelRun(replaced, self._label)
-            for piece, reference in zip(values, references, strict=True):
-                outputs = {**piece, **run(piece)}
+            run = ModelRun(replaced, self._label, threads=threads)
+
+            def outputs_of(piece: Values, run: ModelRun = run) -> Values:
+                tensors = {**piece, **run(piece)}
                 if behind is not None:
-                    outputs |= behind(outputs)
-                sums.add(outputs, reference)
+                    tensors |= behind(tensors)
+                return {name: tensors[name] for name in self._outputs}
+
+            outputs = in_background(outputs_of, values, workers)
+            for of_piece, reference in zip(outputs, references, strict=True):
+                sums.add(of_piece, reference)
 
     def _divided(
-        self, site: Site, values: Sequence[Values]
+        self, site: Site, values: Sequence[Values], threads: int
     ) -> tuple[onnx.ModelProto, ModelRun | None]:
         """Return the network of a layer alone, and what is behind it."""
         taken = self._reads(site.layer.name)
@@ -167,7 +177,7 @@ class GraphDivergence:
         for batch, piece in zip(batches, values, strict=True):
             batch[end] = TensorForm.of(run(piece)[end])
         behind = self._parts.behind(site, batches)
-        return layer, None if behind is None else ModelRun(behind, self._label)
+        return layer, None if behind is None else ModelRun(behind, self._label, threads=threads)
 
 
 @dataclass

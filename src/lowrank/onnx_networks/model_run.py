@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class ModelRun:
         Name of the network for messages, such as its path.
     inner
         Names of inner tensors that are returned beside the outputs.
+    threads
+        Number of threads of a run; 0 for all cores. Several runs at a time are possible.
 
     Raises
     ------
@@ -54,9 +57,12 @@ class ModelRun:
         label: str,
         *,
         inner: Sequence[str] = (),
+        threads: int = 0,
     ) -> None:
         self._label = label
-        self._session = _session(with_outputs(model, inner), onnxruntime.SessionOptions(), label)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = _session(with_outputs(model, inner), options, label)
         self.inputs = {entry.name: _TYPES.get(entry.type) for entry in self._session.get_inputs()}
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -84,6 +90,19 @@ class ModelRun:
                 f"{_first_line(error)}. Give inputs as the network expects them."
             ) from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+def workers_for(runs: int) -> tuple[int, int]:
+    """Return how many of several runs go on at a time, and the number of threads of each.
+
+    Several runs with few threads each are faster than one with all threads, because the nodes are
+    small.
+    """
+    # A container or a batch system may allow fewer cores than the machine has.
+    limited = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if limited else os.cpu_count() or 1
+    workers = max(min(cores, runs), 1)
+    return workers, cores // workers
 
 
 def write_optimized(model: onnx.ModelProto, path: Path, label: str) -> None:

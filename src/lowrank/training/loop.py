@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from lowrank.config.training import TrainingSettings
+from lowrank.core.background import in_background
 from lowrank.core.progress import SECONDS_BETWEEN_LINES, Progress, clock_time
-from lowrank.data.background import in_background
 from lowrank.data.batches import AugmentedBatches, Batch
 from lowrank.data.datasets import Dataset
 from lowrank.errors import UserError

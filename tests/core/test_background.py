@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lowrank.data.background import in_background
+from lowrank.core.background import in_background
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
