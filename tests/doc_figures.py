@@ -178,6 +178,25 @@ def onnx_files() -> Expected:
     return ("network", "file"), rows
 
 
+def onnx_fine_tuning() -> Expected:
+    titles = {"original": "original", "original_int8": "original in int8"}
+    titles |= {"decomposed": "decomposed", "fine_tuned": "fine-tuned"}
+    titles |= {"fine_tuned_int8": "fine-tuned, in int8"}
+    rows: Rows = {}
+    for target, record in benchmark("onnx_fine_tuning").items():
+        for key, title in titles.items():
+            row = record[key]
+            figures = rows.setdefault((target, title), {"lines read, %": [row["exact_match"]]})
+            if "size_bytes" in row:
+                figures["MB"] = [row["size_bytes"] / 1e6]
+                figures["wrong characters, %"] = [row["character_errors"]]
+            for name, column in (("speedup", "float"), ("speedup_over_control", "int8")):
+                if name in row:
+                    figures[f"faster than {column}"] = row[name][:1]
+        rows[target, "decomposed"]["MACs, %"] = [100 * record["macs_share"]]
+    return ("target", "network"), rows
+
+
 def training_speed() -> Expected:
     titles = TITLES | {"vgg16, compressed": "VGG-16, compressed"}
     rows = {}
@@ -270,6 +289,10 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
         lambda: int8_types("int8_older_cpu"),
     ),
     (BENCHMARKS, "onnx-files-of-others", 0, "benchmarks/results/onnx_files.json", onnx_files),
+    (
+        *(BENCHMARKS, "an-onnx-file-trained-without-labels", 0),
+        *("benchmarks/results/onnx_fine_tuning.json", onnx_fine_tuning),
+    ),
     (BENCHMARKS, "training-speed", 0, "benchmarks/results/training_speed.json", training_speed),
     (BENCHMARKS, "loading-speed", 0, "benchmarks/results/loading_speed.json", loading_speed),
     (

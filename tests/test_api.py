@@ -328,3 +328,8 @@ def test_arguments_of_a_wrong_form_are_refused_with_what_to_pass(arguments, expe
     options = {"input_shape": (3, 16, 16)} | arguments
     with pytest.raises(UserError, match=expected):
         lowrank.compress(trained_network(), **options)
+
+
+def test_errors_of_users_can_be_caught_by_their_short_name():
+    with pytest.raises(lowrank.UserError, match="no such file"):
+        lowrank.compress("missing.onnx")

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-__all__ = ["Compressed", "compress"]
+from lowrank.errors import UserError
+
+__all__ = ["Compressed", "UserError", "compress"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,9 @@ _TYPES = {
     "tensor(bool)": np.bool_,
 }
 
+# Largest number of runs of a network at a time.
+_MOST_RUNS = 8
+
 
 class ModelRun:
     """A network that is loaded in ONNX Runtime on the CPU.
@@ -96,12 +99,12 @@ def workers_for(runs: int) -> tuple[int, int]:
     """Return how many of several runs go on at a time, and the number of threads of each.
 
     Several runs with few threads each are faster than one with all threads, because the nodes are
-    small.
+    small. The number of runs is limited, because each of them needs memory for its tensors.
     """
     # A container or a batch system may allow fewer cores than the machine has.
     limited = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if limited else os.cpu_count() or 1
-    workers = max(min(cores, runs), 1)
+    workers = max(min(cores, runs, _MOST_RUNS), 1)
     return workers, cores // workers
 
 
