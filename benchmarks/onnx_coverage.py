@@ -1,6 +1,6 @@
 """Compress the networks of torchvision and timm in both forms: PyTorch modules and ONNX files.
 
-    python benchmarks/onnx_coverage.py [--again] [--timm] [name ...]
+    python benchmarks/onnx_coverage.py [--again] [--timm] [--jobs 2] [name ...]
 
 Covers torchvision's networks for classification, detection, segmentation and video, and with
 `--timm` a hundred architectures of timm (timm_names.txt), with random weights, if PyTorch can
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="default: all of torchvision")
     parser.add_argument("--timm", action="store_true", help="the names in timm_names.txt")
     parser.add_argument("--again", action="store_true", help="also those that have a result")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, a thread each")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -49,13 +51,19 @@ def main() -> None:
         return
     records = read_json(options.output) if options.output.exists() else {}
     names = options.names or networks(timm=options.timm)
-    for number, name in enumerate(names, start=1):
-        if options.again or failure_of(records.get(name, {"failure": "not tried"})):
-            records[name] = outcome_of(name)
-            records = dict(sorted(records.items()))
-            write_json(options.output, records)
-            write_table(records)
-        print(f"{number}/{len(names)} {name}: {records[name]}", flush=True)
+    known = {} if options.again else dict(records)
+
+    def outcome(name: str) -> dict[str, Any]:
+        record = known.get(name, {"failure": "not tried"})
+        return outcome_of(name) if failure_of(record) else record
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        outcomes = zip(names, pool.map(outcome, names), strict=True)
+        for number, (name, record) in enumerate(outcomes, start=1):
+            records[name] = record
+            write_json(options.output, dict(sorted(records.items())))
+            print(f"{number}/{len(names)} {name}: {record}", flush=True)
+    write_table(dict(sorted(records.items())))
     sys.exit(any(failure_of(records[name]) for name in names))
 
 
