@@ -135,6 +135,21 @@ def _has_integer_weight(file: Path, node: onnx.NodeProto) -> bool:
     return weight is not None and stored_types.get(weight.input[0]) == onnx.TensorProto.INT8
 
 
+@pytest.mark.parametrize("needed", range(1, 7))
+def test_no_more_nodes_than_needed_stay_in_float(exported, tmp_path, needed):
+    quantized, path = quantizer(exported, tmp_path / "work"), tmp_path / "int8.onnx"
+
+    def drop(file: Path) -> float:
+        return 0.0 if len(integer_weights(file)) <= len(quantized.nodes) - needed else 5.0
+
+    kept = ToleranceSearch(quantized, lost=drop, divergence=lambda _: 1.0, tolerance=0.3).write(
+        path
+    )
+    assert kept.within
+    assert len(kept.nodes) == needed
+    assert len(integer_weights(path)) == len(quantized.nodes) - needed
+
+
 def test_all_nodes_can_stay_in_float(exported, tmp_path):
     quantized = quantizer(exported, tmp_path / "work")
     kept = ToleranceSearch(

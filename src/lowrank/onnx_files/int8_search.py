@@ -42,10 +42,11 @@ class ToleranceSearch:
 
     If int8 loses too much, the most sensitive nodes stay in float. The sensitivity of a node is
     measured with only this node in int8. Then the most sensitive node stays in float, then the two
-    most sensitive nodes, then four and so on, until the drop is within the tolerance. The
-    measurement takes at most half of `seconds`. Nodes that were not measured count as less
-    sensitive than all measured nodes. After `seconds`, the file with the smallest drop so far is
-    written.
+    most sensitive nodes, then four and so on, until the drop is within the tolerance. Then a
+    bisection finds how many of the last nodes can be in int8 again. The measurement takes at most
+    half of `seconds`. Nodes that were not measured count as less sensitive than all measured nodes.
+    After `seconds`, the file within the tolerance that has the fewest nodes in float is written,
+    or, if there is none, the file with the smallest drop.
 
     Parameters
     ----------
@@ -97,18 +98,16 @@ class ToleranceSearch:
         measured = self._sensitivities(candidates, until=start + self.seconds / 2)
         order = sorted(measured, key=measured.__getitem__, reverse=True)
         order += [node for node in candidates if node not in measured]
-        best, count = Kept((), drop, within=False, measured=len(measured)), 1
-        while self.clock() < start + self.seconds and len(best.nodes) < len(candidates):
-            nodes = tuple(order[:count])
-            drop = self._drop(path, nodes)
-            self.say(
-                f"{len(nodes)} nodes in float ({_listed(nodes)}): int8 loses {drop:.2f} {self.unit}"
-            )
-            if drop <= self.tolerance or len(nodes) == len(candidates):
-                return Kept(nodes, drop, drop <= self.tolerance, len(measured))
-            if drop < best.lost:
-                best = Kept(nodes, drop, within=False, measured=len(measured))
-            count *= 2
+        best, too_few, count = Kept((), drop, within=False, measured=len(measured)), 0, 1
+        while self.clock() < start + self.seconds:
+            kept = self._trial(path, order[:count], len(measured))
+            if kept.within:
+                return self._with_fewest_nodes(path, order, kept, too_few, start + self.seconds)
+            if len(kept.nodes) == len(order):
+                return kept
+            if kept.lost < best.lost:
+                best = kept
+            too_few, count = count, 2 * count
         self.say(
             f"warning: the search stopped after {self.clock() - start:.0f} seconds "
             f"(`quantize.search_seconds`) with {len(measured)} of {len(candidates)} nodes "
@@ -117,6 +116,29 @@ class ToleranceSearch:
         )
         self._quantize(path, best.nodes)
         return best
+
+    def _with_fewest_nodes(
+        self, path: Path, order: Sequence[str], best: Kept, too_few: int, until: float
+    ) -> Kept:
+        """Write the file with the fewest nodes in float, between `too_few` and those of `best`."""
+        last = best
+        while len(best.nodes) - too_few > 1 and self.clock() < until:
+            count = (too_few + len(best.nodes)) // 2
+            last = self._trial(path, order[:count], best.measured)
+            if last.within:
+                best = last
+            else:
+                too_few = count
+        if last is not best:
+            self._quantize(path, best.nodes)
+        return best
+
+    def _trial(self, path: Path, nodes: Sequence[str], measured: int) -> Kept:
+        """Write the file with these nodes in float, and report its drop."""
+        drop = self._drop(path, nodes)
+        count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+        self.say(f"{count} in float ({_listed(nodes)}): int8 loses {drop:.2f} {self.unit}")
+        return Kept(tuple(nodes), drop, drop <= self.tolerance, measured)
 
     def _quantize(self, path: Path, in_float: Sequence[str]) -> None:
         self.quantizer.write(path, self.types, but=(*self.but, *in_float))
