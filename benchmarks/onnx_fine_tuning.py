@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     onnx_files.fetch()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_project(options.steps, options.share, options.lines)
+    write_project(options.targets, options.steps, options.share, options.lines)
     program = Path(sys.executable).with_name("snakemake")
     # The metric is a module of this folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent)])}
@@ -63,7 +64,7 @@ def main() -> None:
     print(json.dumps(document, indent=2))
 
 
-def write_project(steps: int, share: float, lines: int) -> None:
+def write_project(targets: Sequence[str], steps: int, share: float, lines: int) -> None:
     """Write the training lines and params.yaml."""
     images = FOLDER / f"lines_{lines}.npy"
     if not images.exists():
@@ -71,7 +72,7 @@ def write_project(steps: int, share: float, lines: int) -> None:
     model = onnx_files.FOLDER / "rapidocr_onnxruntime/models"
     path = os.path.relpath(model / onnx_files.NETWORKS["recognition"].file, FOLDER)
     document: dict[str, Any] = {
-        "matrix": {"models": ["reader"], "methods": list(TARGETS), "devices": ["local"]},
+        "matrix": {"models": ["reader"], "methods": list(targets), "devices": ["local"]},
         "dataset": {"lines": {"kind": "arrays", "train": images.name}},
         "checkpoint": {
             "reader": {
@@ -101,6 +102,7 @@ def write_project(steps: int, share: float, lines: int) -> None:
                 "quantize": "int8",
             }
             for target, cost in TARGETS.items()
+            if target in targets
         },
         "finetune": {
             "steps": steps,

@@ -81,3 +81,12 @@ def test_the_metric_of_a_plan_is_written_unless_it_is_accuracy():
     expected = Expected(10, 90.0, 80.0, 10.0, metric=ACCURACY)
     document = Plan((), expected=expected).to_json()["expected"]
     assert list(document) == ["images", "before", "after", "chance", "of_labels"]
+
+
+def test_the_axis_of_reported_values_names_the_images():
+    assert ACCURACY.reported_axis() == "top-1 on the test images, %"
+    assert ACCURACY.reported_axis(images=240) == "top-1 on 240 test images, %"
+    assert ACCURACY.reported_axis("after training") == "top-1 on the test images after training, %"
+    own = Metric("value", "lines read", "lines read", is_own=True)
+    assert own.reported_axis(images=240) == "lines read, %"
+    assert own.reported_axis("after training") == "lines read after training, %"

@@ -278,5 +278,13 @@ def test_networks_of_different_tasks_have_a_column_each_and_their_own_direction(
     assert ", in points, px." in page
 
 
+def test_an_own_metric_is_not_said_to_be_measured_on_the_test_images():
+    own = Metric("value", "lines read", "lines read", is_own=True)
+    records = table.overview([("net", "one", result())], {"net": own})
+    assert "Lines read is measured by a function of the user." in table_page.markdown(
+        records, {"net": own}
+    )
+
+
 def test_a_higher_error_at_the_same_cost_is_not_on_the_front():
     assert table.pareto_front([(1.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 1.5)], ERROR) == {1, 2}

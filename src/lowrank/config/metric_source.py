@@ -47,7 +47,7 @@ class MetricSettings(Section):
         chance = self.chance
         if chance is None and self.higher_is_better:
             chance = 0.0
-        metric = Metric("value", name, name, self.unit, self.higher_is_better, best)
+        metric = Metric("value", name, name, self.unit, self.higher_is_better, best, is_own=True)
         return {
             "function": self.function,
             "metric": vars(metric),

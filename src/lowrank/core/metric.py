@@ -27,6 +27,9 @@ class Metric:
         Value of a network without errors.
     digits
         Number of decimals in texts.
+    is_own
+        Whether a function of the user measures it, on images of its choice. Otherwise, reported
+        values are measured on the test images of the dataset.
     """
 
     key: str
@@ -36,6 +39,7 @@ class Metric:
     higher_is_better: bool = True
     best: float = 100.0
     digits: int = 2
+    is_own: bool = False
 
     @property
     def scale(self) -> float:
@@ -59,6 +63,15 @@ class Metric:
     def axis(self, addition: str) -> str:
         """Return the label of an axis with an addition, such as `top-1 on the test images, %`."""
         return self._with_unit(f"{self.name} {addition}")
+
+    def reported_axis(self, addition: str = "", images: int | None = None) -> str:
+        """Return the label of reported values, such as `top-1 on the test images, %`.
+
+        `images` is the number of test images, if it is known.
+        """
+        on = "" if self.is_own else f"on {'the' if images is None else images} test images"
+        parts = [part for part in (on, addition) if part]
+        return self.axis(" ".join(parts)) if parts else self.label
 
     def value(self, total: float, images: int) -> float:
         """Return the value of the metric, given the sum of the scores of some images."""

@@ -291,7 +291,6 @@ def _costs(facts: Mapping[str, Any], metrics: Sequence[Metric]) -> list[str]:
     """Return the table of costs: the original, the original in int8 if measured, and this file."""
     main, *others = metrics
     accuracy, control = facts[main.column("accuracy")], facts.get("control")
-    images = f"{facts['reported']['images']} " if "reported" in facts else "the "
 
     def row(label: str, original: str, int8: str, this_file: str, comparison: str = "") -> str:
         cells = [label, original, *([int8] if control else []), this_file, comparison]
@@ -304,7 +303,7 @@ def _costs(facts: Mapping[str, Any], metrics: Sequence[Metric]) -> list[str]:
         row("", "original", "original in int8", "this file"),
         "|" + "---|" * (5 if control else 4),
         row(
-            main.axis(f"on {images}test images"),
+            main.reported_axis(images=facts.get("reported", {}).get("images")),
             main.number(accuracy["original"]),
             main.number(control[main.column(main.key)]) if control else "",
             main.number(accuracy["this_file"]),

@@ -143,7 +143,7 @@ def _draw_panel(
     lowest, highest = _span([record[cost] for record in records])
     # Leave space on the right for names.
     axes.set_xlim(lowest / 1.25, highest * (highest / lowest) ** 0.25 * 1.25)
-    axes.set_ylabel(metric.axis("on the test images"))
+    axes.set_ylabel(metric.reported_axis())
     values = [record["accuracy"] for record in records]
     # Some space even if all values are equal.
     margin = 0.12 * (max(values) - min(values)) + 10.0 ** (1 - metric.digits)

@@ -69,7 +69,7 @@ def _metric_points(axes: Axes, rows: Sequence[dict[str, Any]], metric: Metric, m
     axes.grid(axis="y", alpha=0.3)
     axes.invert_yaxis()
     axes.set_title(f"{model} (dashed line: original)", fontsize=10)
-    axes.set_xlabel(metric.axis("on the test images after fine-tuning"))
+    axes.set_xlabel(metric.reported_axis("after fine-tuning"))
 
 
 def _speed_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -123,6 +123,6 @@ def _lines_over_steps(
     axes.set_xlim(-0.1 * max(1, min(filter(None, steps), default=1)), 1.2 * max(1, steps[-1]))
     axes.set_title(model, fontsize=10)
     axes.set_xlabel("fine-tuning steps")
-    axes.set_ylabel(metric.axis("on the test images"))
+    axes.set_ylabel(metric.reported_axis())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -66,12 +66,13 @@ def markdown(title: str, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str
     listed = ", ".join(
         f"{model} {metrics[model].text(value)}" for model, value in originals.items()
     )
+    any_own = any(metrics[model].is_own for model in originals)
     units = " or ".join(dict.fromkeys(metrics[row["model"]].unit for row in rows))
     headings = [heading.format(unit=units).strip() for heading, _ in _COLUMNS.values()]
     lines = [
         f"# {title}",
         "",
-        f"Originals on the test images: {listed}.",
+        f"Originals{'' if any_own else ' on the test images'}: {listed}.",
         "",
         "| " + " | ".join(headings) + " |",
         "|" + "---|" * len(_COLUMNS),

@@ -36,7 +36,7 @@ TITLE = "All variants"
 
 # Explanation of the table's columns, one paragraph per entry.
 _LEGEND = (
-    "{metrics} measured on the test images. *Lost* is the difference to the original in float32"
+    "{metrics}. *Lost* is the difference to the original in float32"
     "{units}. The original in int8 is the control: one line of ONNX Runtime gives it without any "
     "compression.",
     "*Latency* is the median over all runs of one network. *Original beside it* is the median of "
@@ -55,10 +55,9 @@ _LEGEND = (
 def legend(records: Sequence[Record], metrics: Mapping[str, Metric]) -> list[str]:
     """Return the legend of the table as paragraphs. Names of columns are marked as *name*."""
     cpus, used = cpus_of(records), _used(records, metrics)
-    names = " and ".join(metric.name for metric in used)
     units = ", ".join(dict.fromkeys(metric.difference_unit for metric in used))
     first = _LEGEND[0].format(
-        metrics=f"{names[:1].upper()}{names[1:]} {'is' if len(used) == 1 else 'are'}",
+        metrics=_measured_how(used),
         units=f", in {units}" if units else "",
     )
     listed = [f"{device}: {', '.join(names)}" for device, names in cpus.items() if names]
@@ -73,6 +72,17 @@ def legend(records: Sequence[Record], metrics: Mapping[str, Metric]) -> list[str
             "speed-ups only between rows of the same CPU."
         )
     return lines
+
+
+def _measured_how(metrics: Sequence[Metric]) -> str:
+    """Return a sentence without its end: what the metrics are measured on."""
+    parts = []
+    for is_own, how in ((False, "on the test images"), (True, "by a function of the user")):
+        if names := [metric.name for metric in metrics if metric.is_own == is_own]:
+            verb = "is" if len(names) == 1 else "are"
+            parts.append(f"{' and '.join(names)} {verb} measured {how}")
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}"
 
 
 def cpus_of(records: Sequence[Record]) -> dict[str, list[str]]:
