@@ -116,9 +116,11 @@ def record_of(name: str) -> dict[str, Any]:
         try:
             export(network, images, path, older=detects)
         except Exception as error:  # The exporter raises nearly any type.
+            # The exporter's own message is general, in several colors.
+            cause = error.__cause__ or error
             return {
                 "exported": False,
-                "reason": f"{type(error).__name__}: {error}".split("\n")[0][:160],
+                "reason": f"{type(cause).__name__}: {cause}".split("\n")[0][:160],
             }
         # Equal scores are sorted by chance, so detectors cannot be compared after a compression.
         return {"exported": True} | checks(network, images, path, at_half=not detects)
