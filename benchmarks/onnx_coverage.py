@@ -77,7 +77,7 @@ def networks(*, timm: bool) -> list[str]:
 
 
 def failure_of(record: dict[str, Any]) -> str | None:
-    """Return why a network fails. A network that PyTorch cannot export does not fail."""
+    """Return why a network fails. One that PyTorch cannot export, or above 2 GiB, does not."""
     if record.get("failure"):
         return str(record["failure"])
     half = record.get("difference_at_half", 0.0)
@@ -106,6 +106,8 @@ def outcome_of(name: str) -> dict[str, Any]:
 def record_of(name: str) -> dict[str, Any]:
     import torch
 
+    from lowrank.errors import UserError
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network, shape = network_of(name)
@@ -122,8 +124,13 @@ def record_of(name: str) -> dict[str, Any]:
                 "exported": False,
                 "reason": f"{type(cause).__name__}: {cause}".split("\n")[0][:160],
             }
-        # Equal scores are sorted by chance, so detectors cannot be compared after a compression.
-        return {"exported": True} | checks(network, images, path, at_half=not detects)
+        try:
+            # Equal scores are sorted by chance, so detectors cannot be compared after a compression.
+            return {"exported": True} | checks(network, images, path, at_half=not detects)
+        except UserError as error:
+            if "up to 2 GiB" not in str(error):
+                raise
+            return {"exported": False, "reason": "the file is larger than 2 GiB, which is refused"}
 
 
 def network_of(name: str) -> tuple[Any, tuple[int, ...]]:
@@ -317,7 +324,7 @@ def row(name: str, record: dict[str, Any]) -> str:
     if failure := failure_of(record):
         return f"| {name} | | | **{failure}** | | |"
     if not record["exported"]:
-        return f"| {name} | not exported: {record['reason']} | | | | |"
+        return f"| {name} | not compared: {record['reason']} | | | | |"
     half = record.get("difference_at_half")
     return (
         f"| {name} | {record['layers']} | {record['replaceable']} | "
