@@ -125,7 +125,7 @@ def record_of(name: str) -> dict[str, Any]:
                 "reason": f"{type(cause).__name__}: {cause}".split("\n")[0][:160],
             }
         try:
-            # Equal scores are sorted by chance, so detectors cannot be compared after a compression.
+            # Detectors sort equal scores by chance, so their outputs cannot be compared at half.
             return {"exported": True} | checks(network, images, path, at_half=not detects)
         except UserError as error:
             if "up to 2 GiB" not in str(error):
