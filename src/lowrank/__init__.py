@@ -2,13 +2,16 @@
 
 from typing import Any
 
-from lowrank.errors import UserError
-
 __all__ = ["Compressed", "UserError", "compress"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: a step that needs no PyTorch would wait for it.
+    # Not imported above: a step that needs no PyTorch would wait for it, and a device has only the
+    # modules that measure.
+    if name == "UserError":
+        from lowrank.errors import UserError
+
+        return UserError
     if name in __all__:
         from lowrank import api
 
