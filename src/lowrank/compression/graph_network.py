@@ -246,7 +246,7 @@ class GraphNetwork:
         return change_of_outputs(self.changes_from(original, most), min(count, most or count))
 
     def _part(self, count: int) -> list[Feed]:
-        """Return about `count` samples, at equal distances in the order of the samples."""
+        """Return about `count` samples, spread evenly over all samples."""
         is_open = leaves_batch_open(self.model, self.shapes)
         multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
         return spread(self._pieces(), count, multiple=multiple)

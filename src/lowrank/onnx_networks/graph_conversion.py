@@ -95,14 +95,14 @@ def _newest_known(get_converter: Any, node: onnx.NodeProto, version: int) -> Any
     """Return the converter of an operator, or that of its newest version that is known.
 
     New versions mostly add types. A difference that matters changes the outputs, which are
-    compared. Raises NotImplementedError for an unknown operator.
+    compared. Raises LookupError for an unknown operator.
     """
     for candidate in (version, *(older for older in _VERSIONS if older < version)):
         try:
             return get_converter(node.op_type, candidate, node.domain)
-        except NotImplementedError:
+        except NotImplementedError:  # onnx2torch has no converter for this version.
             continue
-    raise NotImplementedError(node.op_type)
+    raise LookupError(f"no converter for {node.op_type}")
 
 
 def _with_axes_as_attribute(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> onnx.NodeProto:

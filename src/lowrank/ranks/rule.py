@@ -111,6 +111,9 @@ class RankRule(ABC, Generic[Settings]):
     ) -> tuple[dict[str, float], dict[str, Share]]:
         """Choose the ranks of all layers, for a rule with `looks_at_all_layers`.
 
+        By default, none are chosen. A rule with `looks_at_all_layers` and without this method is
+        refused when it is registered.
+
         Parameters
         ----------
         choice
@@ -127,7 +130,7 @@ class RankRule(ABC, Generic[Settings]):
         tuple
             Sensitivities for the report, and shares with the ranks, both by layer name.
         """
-        raise NotImplementedError(f"{self.name}: `looks_at_all_layers` needs `share_out`")
+        return {}, {}
 
     def milder(self, settings: Settings, ease: float) -> Milder | None:
         """Return the settings moved toward no compression, or None if there is no such setting.
