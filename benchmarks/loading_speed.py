@@ -31,7 +31,7 @@ from torchvision import transforms
 
 from lowrank.config.dataset import DatasetSettings
 from lowrank.config.training import Augmentation
-from lowrank.data.background import in_background
+from lowrank.core.background import in_background
 from lowrank.data.batches import AugmentedBatches
 from lowrank.data.datasets import Split, open_dataset
 from lowrank.data.folders import store_folders
