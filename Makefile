@@ -76,9 +76,10 @@ adopt: $(INSTALLED)
 	lowrank adopt
 
 # tests/workflow/test_lint.py runs `snakemake --lint` and lists the accepted warnings.
+# No cache: it would not notice that a module which a file imports has moved.
 lint: $(INSTALLED)
-	ruff check
-	ruff format --check
+	ruff check --no-cache
+	ruff format --check --no-cache
 	snakefmt --check Snakefile workflow
 	mypy
 	python -m pytest -q tests/workflow/test_lint.py

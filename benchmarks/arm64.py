@@ -49,7 +49,7 @@ SETTINGS = {"sittings": 1, "repeats": 2, "seconds": 0.0, "warmup_seconds": 0.0, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / path for path in MODELS])
-    models = parser.parse_args().models
+    original, compressed = models = parser.parse_args().models
     python = emulated_python()
     shell = script(FOLDER / "shell", 'for line; do :; done\nexec sh -c "$line"')
     arm64_device = create_device(
@@ -61,20 +61,19 @@ def main() -> None:
     environment = arm64_device.environment(SETTINGS)
     print(environment)
     # Only tests that a measurement works. The latencies are not used.
-    arm64_device.measure(*models, SETTINGS)
+    arm64_device.measure(original, compressed, SETTINGS)
     rows, missed = [], environment["machine"] != "aarch64"
     for name, model in zip(("original", "compressed"), models, strict=True):
         actual, expected = (
             np.array(d.outputs(model, SETTINGS)) for d in (arm64_device, local_device)
         )
-        row = {
-            "model": name,
-            "largest": float(np.abs(expected).max()),
-            "largest_difference": float(np.abs(actual - expected).max()),
-        }
+        largest, difference = (
+            float(np.abs(values).max()) for values in (expected, actual - expected)
+        )
+        row = {"model": name, "largest": largest, "largest_difference": difference}
         print(row, flush=True)
         rows.append(row)
-        missed |= not row["largest_difference"] <= MAX_DIFFERENCE
+        missed |= not difference <= MAX_DIFFERENCE
     write_json(RESULTS, {"environment": environment, "rows": rows})
     sys.exit(missed)
 

@@ -43,13 +43,12 @@ from lowrank.factorize import (
     one_group,
 )
 from lowrank.files import read_json, write_json
-from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.bounds import Bound, bounds_of
 from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.curves import Curve, curve_of
 from lowrank.ranks.knapsack import Trial, for_target
 from lowrank.ranks.rule import Candidate
-from lowrank.ranks.rules.sensitivity import shared_out
+from lowrank.ranks.rules.sensitivity import SensitivitySettings, shared_out
 from lowrank.ranks.scale import cost_of, ranks_within
 from lowrank.ranks.select import choose_ranks
 from lowrank.surgery.divergence import Divergence
@@ -176,7 +175,7 @@ class Comparison:
 
     @property
     def settings(self) -> BudgetSettings:
-        return rank_settings({"select": "budget", "target": {"macs": self.target}})
+        return BudgetSettings(select="budget", target={"macs": self.target})
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
@@ -202,7 +201,9 @@ class Comparison:
         return small
 
     def weight(self, name: str) -> np.ndarray:
-        return self.network.get_submodule(name).weight.detach().numpy()
+        weight = self.network.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().numpy()
 
     def by_rule(self, **settings: Any) -> Ranks:
         planned = [
@@ -258,7 +259,7 @@ class Comparison:
         )
 
         def at(share: float) -> Ranks:
-            rule = rank_settings({"select": "sensitivity", "ratio": 1 / share})
+            rule = SensitivitySettings(select="sensitivity", ratio=1 / share)
             return shared_out(self.taken, losses, rule)[1]
 
         return self.searched(at, 0.01, 0.99)

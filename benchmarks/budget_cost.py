@@ -77,7 +77,7 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     method = load_params(ROOT / "params.yaml").methods["macs_budget"]
     assigned = json.dumps(assign_factorizations(layers, method.factorize.by_kind()))
     target = {"macs": 0.1} if name == "vgg16" else {"macs": 0.25}
-    ranks = {"select": "budget", "target": target}
+    ranks: dict[str, Any] = {"select": "budget", "target": target}
     ranks |= {"images": 10} if name != "vgg16" else {}
     common = [
         "--network",
@@ -105,7 +105,7 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def store_noise(folder: Path, shape: tuple[int, int, int], classes: int) -> None:
+def store_noise(folder: Path, shape: tuple[int, ...], classes: int) -> None:
     generator = np.random.default_rng(0)
     channels, height, width = shape
     arrays = {}

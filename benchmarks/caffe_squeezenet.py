@@ -48,6 +48,7 @@ def main() -> None:
         theirs = opencv_probabilities(files, image)
         classes = files["classes"].read_text().splitlines()
     # The definition in this package pads the last 1 x 1 convolution. The authors' own does not.
+    assert isinstance(network.conv10, torch.nn.Conv2d)
     for padding in ((1, 1), (0, 0)):
         network.conv10.padding = padding
         with torch.inference_mode():
@@ -74,14 +75,22 @@ def fetched(folder: Path) -> dict[str, Path]:
             for name, end in MEMBERS.items():
                 if member.name.endswith(f"/ncnn/{end}"):
                     files[name] = folder / Path(end).name
-                    files[name].write_bytes(archive.extractfile(member).read())
+                    files[name].write_bytes(extracted(archive, member))
     return files
+
+
+def extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return the content of a member that is a file."""
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def normalised(path: Path) -> np.ndarray:
     """Return the normalized centre crop of a picture, (1, 3, 227, 227)."""
     spec = network_spec("squeezenet")
     picture = Image.open(path).convert("RGB")
+    assert spec.resize is not None
     scale = spec.resize / min(picture.size)
     width, height = (round(side * scale) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -67,7 +67,7 @@ class Coverage:
     """
 
     network: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     layers: int
     factored: int
     dense: dict[str, int]
@@ -154,7 +154,7 @@ def _half(layer: Layer, factorization: str) -> tuple[int, ...]:
     return tuple(max(1, rank // part) for rank in full)
 
 
-def _images(shape: tuple[int, int, int]) -> Tensor:
+def _images(shape: tuple[int, ...]) -> Tensor:
     """Return random images, (N, C, H, W), so smooth that pooling does not average them out."""
     channels, *size = shape
     coarse = torch.randn(_IMAGES, channels, 6, 6) + torch.randn(_IMAGES, channels, 1, 1)

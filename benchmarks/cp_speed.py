@@ -71,9 +71,9 @@ def compare(kernel: Any, rank: int, repeats: int) -> dict[str, float]:
     import numpy as np
     from tensorly.decomposition import parafac_power_iteration
 
-    from lowrank.factorize import get_factorization
+    from lowrank.factorize.cp_tpm import CpTpm
 
-    cp_tpm = get_factorization("cp_tpm")
+    cp_tpm = CpTpm()
     tensor = kernel.reshape(*kernel.shape[:2], -1)
     ours, theirs, our_errors, their_errors = [], [], [], []
     for repeat in range(repeats):

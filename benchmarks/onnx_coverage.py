@@ -294,7 +294,7 @@ def relative(outputs: list[Any], expected: list[Any]) -> float:
     import numpy as np
 
     errors = [
-        float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
+        float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12)
         for a, b in zip(outputs, expected, strict=True)
         if b.dtype.kind == "f" and b.size and a.shape == b.shape
     ]

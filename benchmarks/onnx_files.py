@@ -54,8 +54,11 @@ RESULTS = Path(__file__).parent / "results" / "onnx_files.json"
 FOLDER = ROOT / "build/onnx_files"
 PACKAGE = "rapidocr-onnxruntime==1.4.4"
 
-TARGETS = {"macs": {"macs": 0.7}, "latency": {"latency_ms": {"local": 0.7}}}
-NORMS = {
+TARGETS: dict[str, dict[str, Any]] = {
+    "macs": {"macs": 0.7},
+    "latency": {"latency_ms": {"local": 0.7}},
+}
+NORMS: dict[str, dict[str, Any]] = {
     "activation": {"norm": "activation"},
     "weight": {"norm": "weight"},
     "sequential": {"norm": "activation", "sequential": True},

@@ -48,13 +48,13 @@ def main() -> None:
     onnx_files.fetch()
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_project(options.targets, options.steps, options.share, options.lines)
-    program = Path(sys.executable).with_name("snakemake")
+    program: str | Path = Path(sys.executable).with_name("snakemake")
     # The metric is a module of this folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent)])}
     if path := os.environ.get("PYTHONPATH"):
         environment["PYTHONPATH"] += os.pathsep + path
-    command = [program, "--snakefile", ROOT / "Snakefile", "--directory", FOLDER, "--cores", "2"]
-    command += ["--workflow-profile", ROOT / "profiles/default"]
+    command = [program, "--snakefile", ROOT / "Snakefile", "--directory", FOLDER]
+    command += ["--cores", "2", "--workflow-profile", ROOT / "profiles/default"]
     document = read_json(options.output) if options.output.exists() else {}
     for target in options.targets:
         result = f"results/reader_{target}.json"

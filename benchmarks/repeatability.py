@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--models", nargs=2, type=Path, default=[ROOT / path for path in MODELS])
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
+    original, compressed = options.models
     device = load_params(ROOT / "params.yaml").benchmark["local"]
     settings = main_settings(device.model_dump()) | {"energy_seconds": 0}
     rows = []
     for _ in range(options.runs):
-        measurement = create_device("local", settings).measure(*options.models, settings)
+        measurement = create_device("local", settings).measure(original, compressed, settings)
         row = {
             name: round(measurement[name], 3) for name in ("speedup", "speedup_low", "speedup_high")
         }

@@ -32,7 +32,7 @@ MAPS = {"distill": {"weight": 1.0, "temperature": 4.0, "maps": 3.0}}
 LABELS = {"distill": {"weight": 0.0}}
 LINEAR = {"schedule": "linear", "average_last": 0.0, "freeze": {"layers": 0.125, "after": 0.0}}
 CHEAP = LINEAR | {"freeze": {"layers": 0.28, "after": 0.1}, "learning_rate": 0.01}
-BASE = {
+BASE: dict[str, Any] = {
     "learning_rate": 0.008,
     "schedule": "constant",
     "average_last": 0.6,
@@ -41,7 +41,7 @@ BASE = {
 }
 
 # Settings in addition to `select: vbmf` and `multiple_of: 16`.
-RANKS = {
+RANKS: dict[str, dict[str, Any]] = {
     "nearest": {"rounding": "nearest"},
     "up": {"rounding": "up"},
     "up, weakened by 0.05": {"rounding": "up", "weaken": 0.05},
@@ -133,7 +133,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ranks, way, images, changes = VARIANTS[name]
     recipe = RoundSettings.model_validate(
         BASE | changes | {"precision": options.precision, "seed": options.seed}

@@ -83,7 +83,7 @@ def measure(
     ways = itertools.product(("float32", "bfloat16"), ("contiguous", "channels_last"))
     runs = {", ".join(way): (reusing, way) for way in ways}
     runs["the same, memory not reused"] = (returning, ("bfloat16", "channels_last"))
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, (process, way) in runs.items():
             times[name].append(process.submit(milliseconds_an_image, network, *way).result())

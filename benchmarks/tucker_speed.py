@@ -9,6 +9,7 @@ equal the elapsed time on an idle machine, and a busy machine affects them littl
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -80,11 +81,11 @@ def compare(kernel: Any, ranks: tuple[int, int], repeats: int) -> dict[str, floa
     from lowrank.factorize import get_factorization
 
     tucker2 = get_factorization("tucker2")
-    norm = np.linalg.norm(kernel)
+    norm = float(np.linalg.norm(kernel))
 
     def relative_error(core: Any) -> float:
         # The other factors are orthonormal, so the error follows from the norm of the core.
-        return float(np.sqrt(max(norm**2 - np.linalg.norm(core) ** 2, 0.0)) / norm)
+        return math.sqrt(max(norm**2 - float(np.linalg.norm(core)) ** 2, 0.0)) / norm
 
     ours, theirs = [], []
     for _ in range(repeats):

@@ -91,7 +91,7 @@ class Compressed:
 
 def compress(
     network: nn.Module | str | os.PathLike[str],
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     *,
     inputs: Mapping[str, Sequence[int]] | None = None,
     factorize: Mapping[str, Any] = TUCKER,
@@ -173,7 +173,7 @@ def compress(
 
 
 def _module_network(
-    module: nn.Module, input_shape: tuple[int, int, int] | None, batches: list[Any]
+    module: nn.Module, input_shape: tuple[int, ...] | None, batches: list[Any]
 ) -> ModuleNetwork:
     if input_shape is None or len(input_shape) != 3:
         raise UserError(
@@ -196,7 +196,7 @@ def _module_network(
 
 
 def _shapes(
-    inputs: Mapping[str, Sequence[int]] | None, input_shape: tuple[int, int, int] | None
+    inputs: Mapping[str, Sequence[int]] | None, input_shape: tuple[int, ...] | None
 ) -> Mapping[str, Sequence[int]] | tuple[int, ...] | None:
     """Return the shapes of an ONNX network's inputs; a tuple is the shape of its only input."""
     if inputs and input_shape:

@@ -37,7 +37,7 @@ class Preprocessing:
     bgr: bool = False
     resize: int | None = None
 
-    def spec(self, name: str, input_shape: tuple[int, int, int], layout: str) -> NetworkSpec:
+    def spec(self, name: str, input_shape: tuple[int, ...], layout: str) -> NetworkSpec:
         """Return the specification of the input. Raises UserError for a wrong number of values."""
         channels = input_shape[0]
         return NetworkSpec(

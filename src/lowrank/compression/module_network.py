@@ -60,7 +60,7 @@ class ModuleNetwork:
     def of(
         cls,
         module: nn.Module,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         task: Task,
         batches: Sequence[Tensor] = (),
     ) -> ModuleNetwork:

@@ -62,7 +62,7 @@ def inputs_of_zeros(
     return zeros if len(forms) > 1 else zeros[forms[0].name]
 
 
-def noise_images(network: nn.Module, input_shape: tuple[int, int, int], count: int) -> Tensor:
+def noise_images(network: nn.Module, input_shape: tuple[int, ...], count: int) -> Tensor:
     """Return the same noise images on every call, of the network's type and device.
 
     Shape (count, channels, height, width).
