@@ -131,8 +131,8 @@ def compress(
         several inputs, a batch is a mapping from their names.
     sequential
         Compensate in each layer for the error of the decomposed layers before it, same as
-        `sequential` in `factorize`. This needs images, and runs both networks over the images for
-        each layer.
+        `sequential` in `factorize`. This needs images. A module passes over them once more, an ONNX
+        file once for each layer.
 
     Returns
     -------

@@ -27,7 +27,8 @@ def test_a_small_network_is_measured_on_more_samples():
 
     macs = 64 * 64 * 9 * 20 * 20
     assert enough(layers((20, 20), 10)) == int(750e9 / (10 * 10 * macs))
-    assert enough(layers((200, 200), 100)) == 64
+    assert enough(layers((60, 60), 10)) == 64
+    assert enough(layers((200, 200), 100)) == 32
 
 
 def test_few_samples_are_all_taken_as_they_are():
@@ -52,4 +53,4 @@ def test_samples_for_losses_are_spread_and_the_others_remain():
 
 def test_a_quarter_of_the_samples_is_kept_for_losses_and_few_are_not_divided():
     layers = [Layer(64, 64, kernel=(3, 3), name="a", kind="conv", input_map=(200, 200))] * 100
-    assert [held_out(layers, samples) for samples in (15, 16, 100, 1000)] == [0, 4, 25, 64]
+    assert [held_out(layers, samples) for samples in (15, 16, 100, 1000)] == [0, 4, 25, 32]

@@ -87,6 +87,48 @@ def test_layers_before_the_replaced_layer_are_not_computed_again(network, images
     assert called == ["stem", "twice", "twice", "side", "head"]
 
 
+class Nested(nn.Module):
+    """Network of blocks; each adds to its input in place, and the last two are one module."""
+
+    def __init__(self):
+        super().__init__()
+        shared = Block()
+        self.blocks = nn.Sequential(Block(), nn.Sequential(Block(), shared), shared)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, images):
+        return self.head(self.blocks(images).mean((2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, images):
+        images.mul_(2)
+        outputs = self.second(self.first(images).relu_())
+        outputs += images
+        return outputs
+
+
+@pytest.mark.parametrize("name", ["blocks.0.second", "blocks.1.0.first", "blocks.1.0.second"])
+@torch.no_grad()
+def test_parts_before_the_replaced_layer_are_not_computed_again(name):
+    torch.manual_seed(0)
+    network, images, called = Nested().eval(), torch.randn(2, 4, 3, 3), []
+    changed = with_changed_layer(network, name)
+    expected = changed(images.clone())
+    for number, block in enumerate((network.blocks[0], network.blocks[1][0])):
+        block.forward = counted(block.forward, f"block {number}", called)
+    with Replay(network) as replay:
+        replay.record(images.clone())
+        called.clear()
+        network.set_submodule(name, changed.get_submodule(name))
+        assert torch.equal(replay.again(images.clone(), name), expected)
+    assert called == (["block 0", "block 1"] if name.startswith("blocks.0") else ["block 1"])
+
+
 def counted(forward, name, called):
     def counting(*args):
         called.append(name)

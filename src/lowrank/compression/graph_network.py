@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -173,11 +173,20 @@ class GraphNetwork:
         sites = [self._by_name[name] for name in names]
         return graph_moments(self.model, sites, self.batches, self.shapes, self.label)
 
-    def shifted_moments(self, original: GraphNetwork, name: str) -> tuple[Moments, Shift]:
-        """Return the moments of the inputs of a layer, and their shift from the original."""
-        return graph_shift(
-            original.model, self.model, self._by_name[name], self.batches, self.shapes, self.label
-        )
+    def drifts(
+        self, original: GraphNetwork, names: Iterable[str]
+    ) -> Generator[tuple[str, Moments, Shift]]:
+        """Yield layers in the order of the graph, with the moments and the shift of their inputs.
+
+        The caller replaces a layer before it takes the next one.
+        """
+        wanted = set(names)
+        for site in self.sites:
+            if (name := site.layer.name) in wanted:
+                moments, shift = graph_shift(
+                    original.model, self.model, site, self.batches, self.shapes, self.label
+                )
+                yield name, moments, shift
 
     def divergence(self) -> Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]:
         """Return a function that measures how much each replaced layer changes the outputs.

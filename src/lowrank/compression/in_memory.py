@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -63,8 +64,13 @@ class NetworkInMemory(Protocol):
     def divided(self: Self) -> tuple[Self, Self]:
         """Return the network with samples for factors, and with other samples for their losses."""
 
-    def shifted_moments(self: Self, original: Self, name: str) -> tuple[Moments, Shift]:
-        """Return the moments of the inputs of a layer, and their shift from the original."""
+    def drifts(
+        self: Self, original: Self, names: Iterable[str]
+    ) -> Generator[tuple[str, Moments, Shift]]:
+        """Yield layers in the order of their calls, with the moments and the shift of their inputs.
+
+        The caller replaces a layer before it takes the next one.
+        """
 
     def divergence(self) -> Divergence:
         """Return a function that measures how much each replaced layer changes the outputs.
@@ -170,9 +176,15 @@ class Compression(Generic[Network]):
     def at(self, rule: RankSettings) -> tuple[Network, tuple[PlannedLayer, ...]]:
         """Return a copy of the network with its layers decomposed, and the change of each layer."""
         planned, compressed = self.plan(rule), self.network.copy()
-        self.factored = {
-            layer.name: self._replace(compressed, layer) for layer in planned if not layer.is_dense
-        }
+        chosen = {layer.name: layer for layer in planned if not layer.is_dense}
+        if self.factorize.sequential:
+            factored = dict(self._replaced_in_order(compressed, chosen))
+        else:
+            factored = {
+                name: self._replace(compressed, layer, *compressed.weight_and_bias(name))
+                for name, layer in chosen.items()
+            }
+        self.factored = {name: factored[name] for name in chosen}
         return compressed, planned
 
     def macs(self, planned: Iterable[PlannedLayer]) -> tuple[int, int]:
@@ -180,15 +192,30 @@ class Compression(Generic[Network]):
         before = sum(layer.dense_macs for layer in self.network.table.layers)
         return before, before - sum(layer.macs[0] - layer.macs[1] for layer in planned)
 
-    def _replace(self, compressed: Network, planned: PlannedLayer) -> Factored:
+    def _replaced_in_order(
+        self, compressed: Network, chosen: Mapping[str, PlannedLayer]
+    ) -> Iterator[tuple[str, Factored]]:
+        """Replace layers one after another; each compensates for the errors of those before it."""
+        with closing(compressed.drifts(self.network, chosen)) as drifts:
+            for name, moments, shift in drifts:
+                weight, bias = compressed.weight_and_bias(name)
+                kernel = kernel_of(self.network.table[name], weight, name=name)
+                kernel, bias = carried_over(kernel, bias, moments, shift)
+                yield name, self._replace(compressed, chosen[name], kernel, bias, moments)
+
+    def _replace(
+        self,
+        compressed: Network,
+        planned: PlannedLayer,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        moments: Moments | None = None,
+    ) -> Factored:
+        """Replace a layer by factors of this weight; `moments` are by default the original's."""
         name = planned.name
-        layer = self.network.table[name]
-        weight, bias = compressed.weight_and_bias(name)
-        moments = self.moments.get(name)
-        if self.factorize.sequential:
-            moments, shift = compressed.shifted_moments(self.network, name)
-            weight, bias = carried_over(kernel_of(layer, weight, name=name), bias, moments, shift)
-        factorization = get_factorization(planned.factorization)
+        layer, factorization = self.network.table[name], get_factorization(planned.factorization)
+        if moments is None:
+            moments = self.moments.get(name)
         factors = decompose(factorization, layer, weight, bias, planned.ranks, moments)
         compressed.replace(name, factors)
         return Factored(

@@ -16,11 +16,12 @@ from lowrank.onnx_networks.model_run import Feed
 # layers that are decomposed alone. PaddleOCR's orientation network (16 M MACs, one answer for a
 # sample) gets all of 256: at 0.7 of the MACs, the divergence on other samples is 0.44 with 16, 0.36
 # with 64, 0.34 with 256. Its recognition network (702 M MACs, 40 answers for a sample) gets the
-# fewest.
+# usual number.
 _WORK = 750e9
 
-# Smallest number of samples for a large network.
-_FEWEST = 64
+# Number of samples for a large network. A very large one, with more than this work, gets the fewest.
+_USUAL, _LARGE_WORK = 64, 4e12
+_FEWEST = 32
 
 # Number of samples from which on a part is kept for the losses.
 _FEWEST_TO_DIVIDE = 16
@@ -29,7 +30,9 @@ _FEWEST_TO_DIVIDE = 16
 def enough(layers: Sequence[Layer]) -> int:
     """Return on how many samples to measure losses, for a network with these layers."""
     tried = sum(not layer.not_factored for layer in layers)
-    return max(int(_WORK / max(tried * sum(layer.dense_macs for layer in layers), 1)), _FEWEST)
+    work_of_sample = max(tried * sum(layer.dense_macs for layer in layers), 1)
+    usual = min(_USUAL, int(_LARGE_WORK / work_of_sample))
+    return max(int(_WORK / work_of_sample), usual, _FEWEST)
 
 
 def spread(batches: Sequence[Feed], count: int, *, multiple: int = 1) -> list[Feed]:

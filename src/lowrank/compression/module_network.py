@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from lowrank.onnx_files.export import export_onnx
 from lowrank.surgery.divergence import Divergence
 from lowrank.surgery.equality import IMAGES, layers_that_must_stay
 from lowrank.surgery.finding import find_layers
-from lowrank.surgery.input_moments import input_moments, shifted_moments
+from lowrank.surgery.input_moments import input_moments
 from lowrank.surgery.states import put_factors
+from lowrank.surgery.suspended_passes import SuspendedPasses
 from lowrank.tasks import get_task
 from lowrank.tasks.agreement import Agreement
 from lowrank.tasks.outputs import outputs_from
@@ -106,9 +107,17 @@ class ModuleNetwork:
         """Return the moments of the inputs of some layers. Raises UserError without images."""
         return input_moments(self.module, [self.table[name] for name in names], self.batches)
 
-    def shifted_moments(self, original: ModuleNetwork, name: str) -> tuple[Moments, Shift]:
-        """Return the moments of the inputs of a layer, and their shift from the original."""
-        return shifted_moments(original.module, self.module, self.table[name], self.batches)
+    def drifts(
+        self, original: ModuleNetwork, names: Iterable[str]
+    ) -> Generator[tuple[str, Moments, Shift]]:
+        """Yield layers in the order of their calls, with the moments and the shift of their inputs.
+
+        The caller replaces a layer before it takes the next one.
+        """
+        layers = [self.table[name] for name in names]
+        with SuspendedPasses(original.module, self.module, layers, self.batches) as passes:
+            for name in passes.order:
+                yield name, *passes.shifted_moments(name)
 
     def divergence(self) -> Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]:
         """Return a function that measures how much each replaced layer changes the outputs."""

@@ -23,6 +23,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import linalg
 
 from lowrank.factorize.reconstruction import reconstruct
 from lowrank.factorize.tensor_algebra import mode_dot, unfold
@@ -105,15 +106,13 @@ def carried_over(
     bias_changes = []
     for number, group in enumerate(np.split(kernel.astype(np.float64), groups)):
         covariance = _with_ridge(moments.covariance[number], moments.samples)
-        # C_0x C_xx^-1 - I. The ridge of C_xx makes it 0 in directions without data.
-        change = np.linalg.solve(
-            covariance, (shift.crossed[number] - moments.covariance[number]).T
-        ).T
-        size = len(change)
+        size = len(covariance)
         by_channel = size == group.shape[1]
         flat = np.moveaxis(group, 1, -1) if by_channel else group
         flat = flat.reshape(-1, size)
-        new_flat = flat + flat @ change
+        # W (C_0x - C_xx) C_xx^-1. The ridge of C_xx makes it 0 in directions without data.
+        change = flat @ (shift.crossed[number] - moments.covariance[number])
+        new_flat = flat + linalg.solve(covariance, change.T, assume_a="pos").T
         mean_error = flat @ shift.mean[number] - new_flat @ moments.mean[number]
         bias_changes.append(mean_error.reshape(len(group), -1).sum(1))
         if by_channel:
@@ -298,7 +297,8 @@ def _channel_covariance(covariance: np.ndarray, taps: int) -> np.ndarray:
 
 def _divided_by(matrix: np.ndarray, root: np.ndarray) -> np.ndarray:
     """Return X with X L = `matrix` for the lower triangular matrix L = `root`."""
-    return np.linalg.solve(root.T, matrix.T).T
+    quotient: np.ndarray = linalg.solve_triangular(root, matrix.T, lower=True, trans="T").T
+    return quotient
 
 
 def _least_squares(
@@ -321,7 +321,7 @@ def _least_squares(
     # of them can be 0.
     silent = np.diag(encoded) == 0
     encoded.flat[:: len(encoded) + 1] += 1e-10 * np.trace(encoded) / len(encoded) or 1.0
-    return np.linalg.solve(encoded, target.T).T, encoded, silent
+    return linalg.solve(encoded, target.T, assume_a="pos").T, encoded, silent
 
 
 def _encoded(columns: np.ndarray, before: np.ndarray, window: tuple[int, int]) -> np.ndarray:

@@ -121,7 +121,7 @@ class _Inputs:
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
         """Store the inputs of a call and raise _Reached."""
-        self.samples = samples_of(self._layer, _input_of(arguments, keywords))
+        self.samples = samples_of(self._layer, input_of_call(arguments, keywords))
         raise _Reached
 
 
@@ -146,7 +146,7 @@ class InputSums:
         self, module: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> None:
         """Add the inputs of a call; this is a hook of the layer."""
-        self.add(samples_of(self._layer, _input_of(arguments, keywords)))
+        self.add(samples_of(self._layer, input_of_call(arguments, keywords)))
 
     def add(self, samples: Tensor) -> None:
         """Add samples (g, positions, n), as `samples_of` returns them."""
@@ -233,7 +233,7 @@ def _has_patches(layer: Layer) -> bool:
     return layer.in_channels // layer.groups * prod(layer.kernel) <= _LARGEST_PATCH
 
 
-def _input_of(arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
+def input_of_call(arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
     """Return the input of a call of a layer."""
     return arguments[0] if arguments else keywords["input"]
 

@@ -1,54 +1,78 @@
 """Repeat forward passes over the same images with a replaced layer, without repeated work."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-# Layers whose outputs are reused. They take nearly all the time of a pass. Everything else is
-# computed again, so networks with in-place operations work too.
+# Layers whose outputs are reused. They take nearly all the time of a pass.
 _REUSED_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+# Also reused, because they read large maps and return small ones. They never change their input.
+_REUSED_POOLING = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+
+
+@dataclass
+class _Call:
+    """A call in the recorded pass: its output, if it is one tensor, and the index after it."""
+
+    output: Tensor | None = None
+    end: int = 0
 
 
 class Replay:
     """Context that records a forward pass and repeats it with a replaced layer.
 
-    In repeated passes, convolutions and linear layers before the replaced layer return their
-    recorded outputs. The network must be in evaluation mode and deterministic.
+    In repeated passes, convolutions, linear layers, pooling and whole parts of the network before
+    the replaced layer return their recorded outputs. Parts are the modules that contain layers.
+    Everything else before it is computed again, so networks with in-place operations work too. The
+    network must be in evaluation mode and deterministic.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._layers = [
-            module for module in network.modules() if isinstance(module, _REUSED_LAYERS)
+        self._modules = [
+            module
+            for module in network.modules()
+            if module is not network
+            and any(isinstance(part, _REUSED_LAYERS + _REUSED_POOLING) for part in module.modules())
         ]
-        self._outputs: list[Tensor] = []
+        self._recorded: list[_Call] = []
         self._recording = False
-        # Number of calls in this pass, or None after the replaced layer was reached.
-        self._calls: int | None = None
+        # Number of recorded calls that this pass has made or left out, or None after the replaced
+        # layer was reached.
+        self._position: int | None = None
+        # The modules that contain the replaced layer.
+        self._around: set[nn.Module] = set()
 
     def __enter__(self) -> "Replay":
         # Other libraries may have set `forward` on an instance; otherwise the class defines it.
-        self._forwards = [(layer, vars(layer).get("forward")) for layer in self._layers]
-        for layer in self._layers:
-            layer.forward = self._recorded_or_computed(layer.forward)  # type: ignore[method-assign]
+        self._forwards = [(module, vars(module).get("forward")) for module in self._modules]
+        for module in self._modules:
+            module.forward = self._recorded_or_computed(module)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for layer, forward in self._forwards:
-            del layer.forward
+        for module, forward in self._forwards:
+            del module.forward
             if forward is not None:
-                layer.forward = forward  # type: ignore[method-assign]
+                module.forward = forward
 
     @property
     def recorded_bytes(self) -> int:
         """Memory of the recorded outputs in bytes."""
-        return sum(tensor.nbytes for tensor in self._outputs)
+        return sum(call.output.nbytes for call in self._recorded if call.output is not None)
 
     def record(self, images: Any) -> Any:
         """Run the network on images (N, C, H, W) or other inputs, and record the pass."""
-        self._outputs.clear()
-        self._calls, self._recording = 0, True
+        self._recorded.clear()
+        self._position, self._recording = 0, True
         try:
             return self._network(images)
         finally:
@@ -56,10 +80,15 @@ class Replay:
 
     def again(self, images: Any, replaced: str) -> Any:
         """Return the outputs for the recorded images after the layer `replaced` was replaced."""
-        self._calls = 0
+        self._position = 0
+        parents = replaced.split(".")[:-1]
+        self._around = {
+            self._network.get_submodule(".".join(parents[:depth]))
+            for depth in range(1, len(parents) + 1)
+        }
 
         def stop_reusing(*_: object) -> None:
-            self._calls = None
+            self._position = None
 
         handle = self._network.get_submodule(replaced).register_forward_pre_hook(stop_reusing)
         try:
@@ -67,14 +96,29 @@ class Replay:
         finally:
             handle.remove()
 
-    def _recorded_or_computed(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            if self._calls is None:
+    def _recorded_or_computed(self, module: nn.Module) -> Callable[..., Any]:
+        compute = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._position is None:
                 return compute(*args, **kwargs)
-            self._calls += 1
             if self._recording:
-                self._outputs.append(compute(*args, **kwargs))
+                return self._record_call(compute, args, kwargs)
+            call = self._recorded[self._position]
+            if call.output is None or module in self._around:
+                self._position += 1
+                return compute(*args, **kwargs)
+            self._position = call.end
             # Return a copy, because an activation may change it in place.
-            return self._outputs[self._calls - 1].clone()
+            return call.output.clone()
 
         return forward
+
+    def _record_call(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        call = _Call()
+        self._recorded.append(call)
+        output = compute(*args, **kwargs)
+        call.end = len(self._recorded)
+        if isinstance(output, Tensor):
+            call.output = output.clone()
+        return output

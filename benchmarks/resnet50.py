@@ -1,0 +1,178 @@
+"""Compress ResNet-50 at 224 pixels for targets of its MACs: cost of the compressor and its result.
+
+    python benchmarks/resnet50.py IMAGES [--targets 0.7] [--threads 2]
+
+The weights are those of `keras_resnet50.py`. IMAGES is a folder of ImageNet images with the names
+`<class index>_<anything>.jpg`. Every second image is for calibration, the others are for the
+accuracy. Nothing is trained. Each target is compressed in a process of its own, so that its memory
+is known. Its time is compared with a floor: one pass of the network over the calibration images,
+and one eigenproblem for each layer, of the size of its smaller number of channels. Latencies are
+measured with one thread, in float and in int8, against the original in float and in int8.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras_resnet50
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+import lowrank
+from lowrank.api import TUCKER
+from lowrank.compression.graph_network import GraphNetwork
+from lowrank.compression.int8_file import write_int8
+from lowrank.compression.one_file import FileMeasurements
+from lowrank.devices.peak_memory import peak_bytes
+from lowrank.files import read_json, write_json
+from lowrank.onnx_files.export import export_onnx
+from lowrank.surgery.finding import find_layers
+from lowrank.zoo.registry import NetworkSpec
+
+RESULTS = Path(__file__).parent / "results" / "resnet50.json"
+SHAPE = (3, 224, 224)
+BATCH = 25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.7])
+    parser.add_argument("--threads", type=int, default=2, help="threads of the compressor")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    paths = sorted(options.images.glob("*.jpg"))
+    if options.child:
+        print(json.dumps(compressed(paths[::2], options.targets[0], options.child)))
+        return
+    document = read_json(RESULTS) if RESULTS.exists() else {"targets": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        measured = Measured(paths, Path(folder))
+        document |= measured.original() | {
+            "processor_threads": options.threads,
+            "machine": platform.machine(),
+            "floor_seconds": floor(paths[::2]),
+        }
+        for target in options.targets:
+            file = Path(folder, "compressed.onnx")
+            command = [sys.executable, __file__, str(options.images), "--targets", str(target)]
+            command += ["--threads", str(options.threads), "--child", str(file)]
+            child = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            costs = json.loads(child.stdout.splitlines()[-1])
+            document["targets"][str(target)] = costs | measured.rows(file)
+            print(target, document["targets"][str(target)], flush=True)
+            write_json(RESULTS, document)
+
+
+def compressed(paths: list[Path], target: float, file: Path) -> dict[str, Any]:
+    """Compress the network, write it, and return what that took."""
+    network, images = keras_resnet50.trained(), keras_resnet50.images(paths)
+    started, processor = time.perf_counter(), time.process_time()
+    small = lowrank.compress(
+        network,
+        SHAPE,
+        factorize={**TUCKER, "alternatives": ["spatial_svd"], "sequential": True},
+        ranks={"select": "budget", "target": {"macs": target}},
+        images=images.split(BATCH),
+    )
+    costs = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
+        "peak_gib": round(peak_bytes() / 2**30, 2),
+        "macs_share": round(small.macs[1] / small.macs[0], 4),
+        "layers_replaced": len(small.factored),
+    }
+    small.export(file)
+    return costs
+
+
+def floor(paths: list[Path]) -> float:
+    """Return the seconds of one pass over the images, and of one eigenproblem for each layer."""
+    network, images = keras_resnet50.trained(), keras_resnet50.images(paths)
+    sizes = [
+        min(layer.in_channels, layer.out_channels)
+        for layer in find_layers(network, SHAPE, "resnet50").layers
+    ]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for batch in images.split(BATCH):
+            network(batch)
+    for size in sizes:
+        np.linalg.eigh(np.diag(np.arange(1.0, size + 1)) + 1 / size)
+    return round(time.perf_counter() - started, 1)
+
+
+class Measured:
+    """The original network as ONNX, and measurements against it."""
+
+    def __init__(self, paths: list[Path], folder: Path) -> None:
+        self._folder = folder
+        self._images = keras_resnet50.images(paths[1::2]).numpy()
+        self._labels = np.array([int(path.name.partition("_")[0]) for path in paths[1::2]])
+        self._calibration = [
+            batch.numpy() for batch in keras_resnet50.images(paths[::2]).split(BATCH)
+        ]
+        self._in_float, self._in_int8 = folder / "original.onnx", folder / "original_int8.onnx"
+        spec = NetworkSpec("resnet50", SHAPE, 1000)
+        export_onnx(keras_resnet50.trained(), spec, self._in_float)
+        self._quantize(self._in_float, self._in_int8)
+        self._answers = self._logits(self._in_float)
+
+    def original(self) -> dict[str, Any]:
+        """Return the measurements of the original in float and in int8."""
+        return {
+            "calibration_images": sum(map(len, self._calibration)),
+            "test_images": len(self._images),
+            "original": self._row(self._in_float, []),
+            "original_int8": self._row(self._in_int8, [self._in_float]),
+        }
+
+    def rows(self, file: Path) -> dict[str, Any]:
+        """Return the measurements of a compressed file, in float and in int8."""
+        in_int8 = self._folder / "compressed_int8.onnx"
+        kept = self._quantize(file, in_int8)
+        references = [self._in_float, self._in_int8]
+        return {
+            "float": self._row(file, references),
+            "int8": self._row(in_int8, references) | {"nodes_in_float": len(kept)},
+        }
+
+    def _quantize(self, file: Path, in_int8: Path) -> tuple[str, ...]:
+        network = GraphNetwork.read(file, {"images": (1, *SHAPE)}, self._calibration)
+        return write_int8(network, in_int8)
+
+    def _row(self, file: Path, references: list[Path]) -> dict[str, Any]:
+        """Return accuracy, size, and the ratios of latency to the references with their bounds."""
+        logits = self._answers if file == self._in_float else self._logits(file)
+        best = logits.argmax(1)
+        return {
+            "accuracy_percent": round(100 * float((best == self._labels).mean()), 1),
+            "agreement_percent": round(100 * float((best == self._answers.argmax(1)).mean()), 1),
+            "megabytes": round(file.stat().st_size / 1e6, 2),
+            "faster": [self._speedup(file, reference) for reference in references],
+        }
+
+    def _logits(self, file: Path) -> np.ndarray:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        batches = np.split(self._images, range(BATCH, len(self._images), BATCH))
+        return np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
+
+    def _speedup(self, file: Path, reference: Path) -> Any:
+        network = GraphNetwork(onnx.load(reference), (), {"images": (1, *SHAPE)}, str(reference))
+        folder = self._folder / "latency"
+        folder.mkdir(exist_ok=True)
+        speedup = FileMeasurements(network, 1, folder).measure(file.name, file).speedup
+        return speedup if isinstance(speedup, str) else [round(ratio, 3) for ratio in speedup]
+
+
+if __name__ == "__main__":
+    main()
