@@ -80,7 +80,7 @@ def compressed(paths: list[Path], target: float, file: Path) -> dict[str, Any]:
     small = lowrank.compress(
         network,
         SHAPE,
-        factorize={**TUCKER, "alternatives": ["spatial_svd"], "sequential": True},
+        factorize={**TUCKER, "alternatives": ["spatial_svd"]},
         ranks={"select": "budget", "target": {"macs": target}},
         images=images.split(BATCH),
     )

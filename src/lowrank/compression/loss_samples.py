@@ -19,7 +19,8 @@ from lowrank.onnx_networks.model_run import Feed
 # usual number.
 _WORK = 750e9
 
-# Number of samples for a large network. A very large one, with more than this work, gets the fewest.
+# Number of samples for a large network. A very large network, for which this number is more than the
+# given work, gets the fewest samples.
 _USUAL, _LARGE_WORK = 64, 4e12
 _FEWEST = 32
 

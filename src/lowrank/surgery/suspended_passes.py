@@ -27,7 +27,7 @@ from lowrank.zoo.forward import evaluation_mode
 
 # Memory limit for the maps of all waiting passes. Behind the first layers of a large network, where
 # maps are large, fewer images pass. Later layers get more images.
-_WAITING_BYTES = 1_000_000_000
+_WAITING_BYTES = 1_500_000_000
 
 # Largest number of images in a pass.
 _MOST_IMAGES = 32
@@ -108,7 +108,7 @@ class SuspendedPasses:
         The layers must be asked for in the order of `order`. Only the first call of a layer in a
         pass counts. Raises UserError for a layer that no pass calls.
         """
-        allowed = self._limit // max(self._live_bytes.get(name, 1), 1)
+        allowed = self._limit // self._largest_from(name)
         images = 0
         sums = ShiftSums(self._layers[name])
         for index, part in enumerate(self._parts):
@@ -123,6 +123,14 @@ class SuspendedPasses:
                 sums.add(*(samples_of(self._layers[name], inputs) for inputs in (before, now)))
         self._done.add(name)
         return sums.shifted_moments()
+
+    def _largest_from(self, name: str) -> int:
+        """Return the largest memory for one image at a layer and the later ones.
+
+        A started pass goes through all of them.
+        """
+        later = self.order[self.order.index(name) :]
+        return max(*(self._live_bytes.get(layer, 0) for layer in later), 1, 1)
 
     def _bytes_by_layer(self) -> dict[str, int]:
         """Return the memory of both networks' maps for one image at each layer, in call order."""
