@@ -197,6 +197,40 @@ def onnx_fine_tuning() -> Expected:
     return ("target", "network"), rows
 
 
+def resnet50() -> Expected:
+    record = benchmark("resnet50")
+    files = {("", "original"): record["original"], ("", "original in int8"): record["original_int8"]}
+    rows: Rows = {}
+    for target, of_target in record["targets"].items():
+        files[target, "compressed"] = of_target["float"] | {"macs": of_target["macs_share"]}
+        files[target, "compressed, in int8"] = of_target["int8"]
+    for key, row in files.items():
+        rows[key] = {
+            "MB": [row["megabytes"]],
+            "top-1, %": [row["accuracy_percent"]],
+            "same class, %": [row["agreement_percent"]],
+        }
+        if "macs" in row:
+            rows[key]["MACs, %"] = [100 * row["macs"]]
+        for column, speedup in zip(("float", "int8"), row["faster"], strict=False):
+            rows[key][f"faster than {column}"] = speedup[:1]
+    return ("target", "network"), rows
+
+
+def resnet50_cost() -> Expected:
+    record = benchmark("resnet50")
+    return ("target",), {
+        (target,): {
+            "seconds": [row["seconds"]],
+            "processor seconds": [row["processor_seconds"]],
+            "floor, seconds": [record["floor_seconds"]],
+            "above the floor": [row["seconds"] / record["floor_seconds"]],
+            "peak memory, GiB": [row["peak_gib"]],
+        }
+        for target, row in record["targets"].items()
+    }
+
+
 def training_speed() -> Expected:
     titles = TITLES | {"vgg16, compressed": "VGG-16, compressed"}
     rows = {}
@@ -292,6 +326,10 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
     (
         *(BENCHMARKS, "an-onnx-file-trained-without-labels", 0),
         *("benchmarks/results/onnx_fine_tuning.json", onnx_fine_tuning),
+    ),
+    *(
+        (BENCHMARKS, "resnet-50-at-224-pixels", number, "benchmarks/results/resnet50.json", read)
+        for number, read in enumerate((resnet50, resnet50_cost))
     ),
     (BENCHMARKS, "training-speed", 0, "benchmarks/results/training_speed.json", training_speed),
     (BENCHMARKS, "loading-speed", 0, "benchmarks/results/loading_speed.json", loading_speed),

@@ -19,8 +19,8 @@ from lowrank.onnx_networks.model_run import Feed
 # usual number.
 _WORK = 750e9
 
-# Number of samples for a large network. A very large network, for which this number is more than the
-# given work, gets the fewest samples.
+# Number of samples for a large network. If they would take more than `_LARGE_WORK`, the network
+# gets fewer.
 _USUAL, _LARGE_WORK = 64, 4e12
 _FEWEST = 32
 
