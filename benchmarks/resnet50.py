@@ -12,7 +12,6 @@ measured with one thread, in float and in int8, against the original in float an
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -59,7 +58,6 @@ def main() -> None:
         measured = Measured(paths, Path(folder))
         document |= measured.original() | {
             "processor_threads": options.threads,
-            "machine": platform.machine(),
             "floor_seconds": floor(paths[::2]),
         }
         for target in options.targets:
