@@ -88,7 +88,7 @@ def test_layers_before_the_replaced_layer_are_not_computed_again(network, images
 
 
 class Nested(nn.Module):
-    """Network of blocks; each adds to its input in place, and the last two are one module."""
+    """Network of blocks that add in place; the last two are one module."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,6 @@ class Block(nn.Module):
         self.first, self.second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
 
     def forward(self, images):
-        images.mul_(2)
         outputs = self.second(self.first(images).relu_())
         outputs += images
         return outputs
@@ -127,6 +126,39 @@ def test_parts_before_the_replaced_layer_are_not_computed_again(name):
         network.set_submodule(name, changed.get_submodule(name))
         assert torch.equal(replay.again(images.clone(), name), expected)
     assert called == (["block 0", "block 1"] if name.startswith("blocks.0") else ["block 1"])
+
+
+class Rectifying(nn.Module):
+    """Network with a part that changes its input in place; the input is read again behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.part = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1))
+
+    def forward(self, images):
+        stem = self.stem(images)
+        return self.head(self.part(stem) + stem)
+
+
+@torch.no_grad()
+def test_part_that_changes_its_input_in_place():
+    torch.manual_seed(0)
+    network, images = Rectifying().eval(), torch.randn(2, 4, 3, 3)
+    changed = with_changed_layer(network, "head")
+    with Replay(network) as replay:
+        replay.record(images)
+        network.head = changed.head
+        assert torch.equal(replay.again(images, "head"), changed(images))
+
+
+@torch.no_grad()
+def test_images_from_inference_mode(network):
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 6, 6)
+    with Replay(network) as replay:
+        replay.record(images)
+        assert torch.equal(replay.again(images, "head"), network(images))
 
 
 def counted(forward, name, called):

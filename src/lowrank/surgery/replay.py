@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 # Layers whose outputs are reused. They take nearly all the time of a pass.
 _REUSED_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -117,8 +118,17 @@ class Replay:
     def _record_call(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         call = _Call()
         self._recorded.append(call)
+        # PyTorch refuses to change inference tensors here, and does not count their versions.
+        tensors = [
+            one
+            for one in tree_leaves((args, kwargs))
+            if isinstance(one, Tensor) and not one.is_inference()
+        ]
+        versions = [tensor._version for tensor in tensors]
         output = compute(*args, **kwargs)
         call.end = len(self._recorded)
-        if isinstance(output, Tensor):
+        # A part that changes its input in place must run again, because others may read the input.
+        changes_input = versions != [tensor._version for tensor in tensors]
+        if isinstance(output, Tensor) and not changes_input:
             call.output = output.clone()
         return output
