@@ -81,6 +81,16 @@ def test_sequential_compensates_for_the_error_of_layers_before():
         lowrank.compress(network, (3, 8, 8), ranks=ranks, sequential=True)
 
 
+def test_sequential_with_no_layer_worth_replacing():
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    images = [torch.randn(16, 3, 8, 8)]
+    # At its smallest multiple, no rank saves anything.
+    ranks = {"select": "vbmf", "multiple_of": 16}
+    small = lowrank.compress(network, (3, 8, 8), ranks=ranks, images=images, sequential=True)
+    assert all(layer.is_dense for layer in small.layers)
+    assert torch.equal(small.network(images[0]), network(images[0]))
+
+
 def test_accuracy_target_needs_the_pipeline():
     ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"cost": "macs"}}
     with pytest.raises(UserError, match=r"accuracy_drop: the search for this target fine-tunes"):

@@ -143,6 +143,11 @@ def pass_all_layers(network, batches):
             passes.shifted_moments(name)
 
 
+def test_no_layers(network, batches):
+    with SuspendedPasses(network, copy.deepcopy(network), [], batches) as passes:
+        assert passes.order == []
+
+
 def test_no_images(network):
     with pytest.raises(UserError, match="there are none"):
         pass_all_layers(network, [])

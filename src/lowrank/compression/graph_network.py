@@ -255,7 +255,10 @@ class GraphNetwork:
         return change_of_outputs(self.changes_from(original, most), min(count, most or count))
 
     def _part(self, count: int) -> list[Feed]:
-        """Return about `count` samples, spread evenly over all samples."""
+        """Return a subset of the samples, taken at even distances.
+
+        It has `count` samples, or a few more if the network only takes batches of a fixed size.
+        """
         is_open = leaves_batch_open(self.model, self.shapes)
         multiple = 1 if is_open else max(shape[0] for shape in self.shapes.values())
         return spread(self._pieces(), count, multiple=multiple)

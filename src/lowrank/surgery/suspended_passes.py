@@ -89,7 +89,7 @@ class SuspendedPasses:
             self._stack.close()
             raise
         self.order = list(dict.fromkeys([*self._live_bytes, *self._layers]))
-        size = self._limit // max(*self._live_bytes.values(), 1)
+        size = self._limit // max([1, *self._live_bytes.values()])
         size = min(max(size, 1), _MOST_IMAGES)
         parts = [piece for batch in self._batches for piece in pieces(batch, size)]
         order = sorted(range(len(parts)), key=lambda index: index * _GOLDEN_RATIO % 1)
@@ -130,7 +130,7 @@ class SuspendedPasses:
         A started pass goes through all of them.
         """
         later = self.order[self.order.index(name) :]
-        return max(*(self._live_bytes.get(layer, 0) for layer in later), 1, 1)
+        return max([1, *(self._live_bytes.get(layer, 0) for layer in later)])
 
     def _bytes_by_layer(self) -> dict[str, int]:
         """Return the memory of both networks' maps for one image at each layer, in call order."""
