@@ -13,8 +13,8 @@ def probabilities(seed: int, noise: float = 0.0) -> np.ndarray:
     return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def changes_of(actual: np.ndarray, reference: np.ndarray, **options: bool):
-    sums = OutputSums(**options)
+def changes_of(actual: np.ndarray, reference: np.ndarray):
+    sums = OutputSums()
     for start in (0, 5, 10):
         rows = slice(start, start + 5)
         sums.add({"y": actual[rows]}, ReferenceOutputs({"y": reference[rows]}))
@@ -35,11 +35,15 @@ def test_distributions(noise):
     assert change.relative_error == pytest.approx(np.linalg.norm(p - q) / spread, rel=1e-4)
 
 
-def test_the_divergence_without_the_answers():
-    reference, actual = probabilities(0), probabilities(0, 0.1)
-    change = changes_of(actual, reference, compares_answers=False)
-    assert change.divergence == changes_of(actual, reference).divergence
-    assert change.same_percent is None
+@pytest.mark.parametrize("only_divergence", [False, True])
+def test_the_mean_divergence_of_several_outputs(only_divergence):
+    """Of a distribution, and of an output that is none."""
+    expected = {"p": probabilities(0), "x": np.arange(24, dtype=np.float32).reshape(12, 2) - 9}
+    actual = {"p": probabilities(0, 0.1), "x": expected["x"] * 1.5}
+    sums = OutputSums(only_divergence=only_divergence)
+    sums.add(actual, ReferenceOutputs(expected))
+    divergences = [changes_of(actual[name], expected[name]).divergence for name in expected]
+    assert sums.divergence() == pytest.approx(sum(divergences) / 2, rel=1e-6)
 
 
 def test_other_outputs():

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import network, random
 
-from lowrank.core.output_change import OutputSums, ReferenceOutputs, mean_divergence
+from lowrank.core.output_change import OutputSums, ReferenceOutputs
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.onnx_networks import graph_divergence
 from lowrank.onnx_networks.graph_divergence import GraphDivergence
@@ -132,7 +132,7 @@ def of_whole_network(model, site, factors, samples):
     before, after, sums = ModelRun(model, "model"), ModelRun(changed, "changed"), OutputSums()
     for piece in samples:
         sums.add(after(piece), ReferenceOutputs(before(piece)))
-    return mean_divergence(sums.changes())
+    return sums.divergence()
 
 
 SHAPES = {"x": (1, 6, 9, 8)}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lowrank.core.background import in_background
-from lowrank.core.output_change import OutputSums, ReferenceOutputs, mean_divergence
+from lowrank.core.output_change import OutputSums, ReferenceOutputs
 from lowrank.core.progress import Progress
 from lowrank.core.tensors import length
 from lowrank.errors import UserError
@@ -116,7 +116,7 @@ class GraphDivergence:
         return samples * sum(getattr(array, "nbytes", 0) for array in arrays)
 
     def _measured(self, group: _Group) -> list[float]:
-        sums = [OutputSums(compares_answers=False) for _ in group.replacements]
+        sums = [OutputSums(only_divergence=True) for _ in group.replacements]
         names = dict.fromkeys((*group.reads, *self._outputs)).keys() - self._shapes.keys()
         run = ModelRun(only_outputs(self._model, sorted(names)), self._label)
         progress = Progress(len(sums) * len(self._samples), "runs with one layer decomposed")
@@ -129,7 +129,7 @@ class GraphDivergence:
                 changed = [(sums[number], group.replacements[number][1]) for number in numbers]
                 self._add(self._sites[name], changed, values, references)
                 progress.advance(len(changed) * len(values))
-        return [mean_divergence(total.changes()) for total in sums]
+        return [total.divergence() for total in sums]
 
     def _portions(self, reads: Iterable[str]) -> Iterator[list[Feed]]:
         """Yield the samples, divided if the recorded tensors of one layer exceed the memory."""
