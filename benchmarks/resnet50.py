@@ -1,6 +1,10 @@
-"""Compress ResNet-50 at 224 pixels for targets of its MACs: cost of the compressor and its result.
+"""Compress ResNet-50 at 224 pixels: cost of the compressor and its result.
 
-    python benchmarks/resnet50.py IMAGES [--targets 0.7] [--threads 2]
+    python benchmarks/resnet50.py IMAGES [--methods both] [--targets macs=0.7] [--threads 2]
+
+The methods are factorizations (`low rank`), channel removal (`prune`), and the best of them for
+each layer (`both`). A target is a share of the original's MACs, or `latency=0.25`: a share of its
+latency in float that the compressed network has in int8 on this machine.
 
 The weights are those of `keras_resnet50.py`. IMAGES is a folder of ImageNet images with the names
 `<class index>_<anything>.jpg`. Every second image is for calibration, the others are for the
@@ -11,6 +15,7 @@ measured with one thread, in float and in int8, against the original in float an
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -40,47 +45,65 @@ RESULTS = Path(__file__).parent / "results" / "resnet50.json"
 SHAPE = (3, 224, 224)
 BATCH = 25
 
+METHODS: dict[str, dict[str, Any]] = {
+    "low rank": {**TUCKER, "alternatives": ["spatial_svd"]},
+    "prune": {"conv": "remove_channels", "pointwise_conv": "remove_channels"},
+    "both": {**TUCKER, "alternatives": ["spatial_svd", "remove_channels"]},
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--targets", type=float, nargs="+", default=[0.7])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--targets", nargs="+", default=["macs=0.7"])
     parser.add_argument("--threads", type=int, default=2, help="threads of the compressor")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     paths = sorted(options.images.glob("*.jpg"))
     if options.child:
-        print(json.dumps(compressed(paths[::2], options.targets[0], options.child)))
+        (method,), (target,) = options.methods, options.targets
+        print(json.dumps(compressed(paths[::2], method, target, options.child)))
         return
-    document = read_json(RESULTS) if RESULTS.exists() else {"targets": {}}
+    document = read_json(RESULTS) if RESULTS.exists() else {"rows": {}}
     with tempfile.TemporaryDirectory() as folder:
         measured = Measured(paths, Path(folder))
         document |= measured.original() | {
             "processor_threads": options.threads,
             "floor_seconds": floor(paths[::2]),
         }
-        for target in options.targets:
+        for method, target in itertools.product(options.methods, options.targets):
             file = Path(folder, "compressed.onnx")
-            command = [sys.executable, __file__, str(options.images), "--targets", str(target)]
-            command += ["--threads", str(options.threads), "--child", str(file)]
+            command = [sys.executable, __file__, str(options.images), "--methods", method]
+            command += ["--targets", target, "--threads", str(options.threads)]
+            command += ["--child", str(file)]
             child = subprocess.run(command, check=True, stdout=subprocess.PIPE)
             costs = json.loads(child.stdout.splitlines()[-1])
-            document["targets"][str(target)] = costs | measured.rows(file)
-            print(target, document["targets"][str(target)], flush=True)
+            row = {"method": method, "target": target} | costs | measured.rows(file)
+            document["rows"][f"{method}, {target}"] = row
+            print(row, flush=True)
             write_json(RESULTS, document)
 
 
-def compressed(paths: list[Path], target: float, file: Path) -> dict[str, Any]:
+def compressed(paths: list[Path], method: str, target: str, file: Path) -> dict[str, Any]:
     """Compress the network, write it, and return what that took."""
     network, images = keras_resnet50.trained(), keras_resnet50.images(paths)
     started, processor = time.perf_counter(), time.process_time()
+    cost, share = target.split("=")
+    by_time = cost == "latency"
     small = lowrank.compress(
         network,
         SHAPE,
-        factorize={**TUCKER, "alternatives": ["spatial_svd"]},
-        ranks={"select": "budget", "target": {"macs": target}},
+        factorize=METHODS[method],
+        ranks={
+            "select": "budget",
+            "target": {"latency_ms": {"local": float(share)}} if by_time else {cost: float(share)},
+            "multiple_of": 16,
+        },
         images=images.split(BATCH),
+        sequential=True,
+        int8=by_time,
     )
     costs = {
         "seconds": round(time.perf_counter() - started, 1),

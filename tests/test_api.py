@@ -2,6 +2,7 @@ import re
 
 import mynet
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -343,3 +344,59 @@ def test_arguments_of_a_wrong_form_are_refused_with_what_to_pass(arguments, expe
 def test_errors_of_users_can_be_caught_by_their_short_name():
     with pytest.raises(lowrank.UserError, match="no such file"):
         lowrank.compress("missing.onnx")
+
+
+def trained_chain():
+    """Return three convolutions, of which the inner channels are nearly copies of each other."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+    with torch.no_grad():
+        for index in (0, 2):
+            layer = network[index]
+            half = layer.out_channels // 2
+            layer.weight[half:] = layer.weight[:half] + 0.01 * torch.randn_like(layer.weight[:half])
+            layer.bias[half:] = layer.bias[:half]
+    return network
+
+
+REMOVAL = {"conv": "remove_channels", "pointwise_conv": "remove_channels"}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("as_file", [False, True])
+def test_removed_channels_leave_the_exported_file(tmp_path, sequential, as_file):
+    """Half of the inner channels are copies, so at half of the channels nothing is lost."""
+    network, shape = trained_chain(), (3, 12, 12)
+    whole = lowrank.compress(network, shape, ranks={"weaken": 1.0})
+    whole.export(tmp_path / "whole.onnx")
+    images = [torch.randn(16, *shape) for _ in range(4)]
+    small = lowrank.compress(
+        tmp_path / "whole.onnx" if as_file else network,
+        None if as_file else shape,
+        factorize=REMOVAL,
+        ranks={"select": "budget", "target": {"macs": 0.31}, "negligible": 0},
+        images=[batch.numpy() for batch in images] if as_file else images,
+        sequential=sequential,
+    )
+    small.export(tmp_path / "small.onnx")
+    # 3 -> 4 -> 8 -> 6 channels instead of 3 -> 8 -> 16 -> 6
+    expected = 144 * (9 * 3 * 4 + 9 * 4 * 8 + 8 * 6)
+    assert small.macs == (144 * (9 * 3 * 8 + 9 * 8 * 16 + 16 * 6), expected)
+    written = onnx.load(tmp_path / "small.onnx").graph
+    kernels = {tuple(tensor.dims) for tensor in written.initializer if len(tensor.dims) == 4}
+    assert kernels == {(4, 3, 3, 3), (8, 4, 3, 3), (6, 8, 1, 1)}
+    before, after = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(
+            None, {"images": images[0].numpy()}
+        )[0]
+        for name in ("whole", "small")
+    )
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())

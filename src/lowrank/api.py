@@ -98,6 +98,7 @@ def compress(
     ranks: Mapping[str, Any] | None = None,
     images: Iterable[Batch] | None = None,
     sequential: bool = False,
+    int8: bool = False,
 ) -> Compressed:
     """Decompose the layers of a copy of a network, without fine-tuning.
 
@@ -133,6 +134,9 @@ def compress(
         Compensate in each layer for the error of the decomposed layers before it, same as
         `sequential` in `factorize`. This needs images. A module passes over them once more, an ONNX
         file once for each layer.
+    int8
+        Whether you will quantize the result to int8. Targets of latency and of size then count the
+        layers in int8; they are still shares of the original in float. The result is in float.
 
     Returns
     -------
@@ -158,6 +162,7 @@ def compress(
     else:
         original = GraphNetwork.read(network, _shapes(inputs, input_shape), _arrays(batches or []))
     compression = Compression.of(original, settings)
+    compression.int8 = int8
     compression.say = lambda line: print(f"lowrank: {line}", file=sys.stderr)
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)

@@ -145,7 +145,11 @@ def test_a_wrong_value_is_reported_with_its_bounds(document, place, value, parts
         ),
         ("methods/tucker/factorize", 3, "expected a mapping of settings: alternatives, conv"),
         ("matrix/models", ["a-b"], "`matrix.models[0]` is 'a-b', expected a name of letters"),
-        ("methods/tucker/factorize/linear", "cp4", "is 'cp4', expected 'svd'."),
+        (
+            "methods/tucker/factorize/linear",
+            "cp4",
+            "is 'cp4', expected one of 'remove_channels' or 'svd'.",
+        ),
         ("methods/tucker/finetune", [1], "is [1], expected a mapping, `name: value`."),
         ("finetune/augment/flip", "maybe", "is 'maybe', expected true or false."),
         (

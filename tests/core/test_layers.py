@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from lowrank.core.layers import Layer, LayerTable, PlainLayer, sequence_macs, sequence_parameters
+from lowrank.core.layers import (
+    Layer,
+    LayerTable,
+    PlainLayer,
+    sequence_macs,
+    sequence_parameters,
+    with_feeders,
+)
 from lowrank.core.plans import Factored, Plan, PlannedLayer
 from lowrank.core.rounds import assign_factorizations, rounds_of
 from lowrank.errors import UserError
@@ -206,3 +213,33 @@ def test_a_kind_without_factorization_stays_dense(kind, left):
 def test_damaged_layer_tables_are_rejected(document):
     with pytest.raises(UserError, match=r"a layer table .* is damaged, or was written by an"):
         LayerTable.from_json(document)
+
+
+def test_a_depthwise_layer_that_nothing_feeds_feeds_nothing():
+    depthwise = Layer(8, 8, groups=8, name="d", not_factored="depthwise")
+    last = Layer(8, 4, name="last")
+    table = LayerTable("network", (8, 4, 4), with_feeders([depthwise, last], {"last": "d"}))
+    assert [layer.fed_by for layer in table.layers] == [None, None]
+    first = Layer(3, 8, name="first")
+    feeders = {"d": "first", "last": "d"}
+    fed = LayerTable("network", (3, 4, 4), with_feeders([first, depthwise, last], feeders))
+    assert [layer.name for layer in fed.feeders(fed["last"])] == ["d", "first"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "feeder"),
+    [
+        ({"groups": 2}, {}),
+        ({}, {"groups": 2}),
+        ({"kind": "linear"}, {}),
+        ({"not_factored": "a reason"}, {}),
+        ({}, {"not_factored": "a reason"}),
+        ({"in_channels": 32}, {}),
+    ],
+)
+def test_layers_that_cannot_change_have_no_feeder(fields, feeder):
+    layers = [
+        Layer(**({"in_channels": 4, "out_channels": 8, "name": "first"} | feeder)),
+        Layer(**({"in_channels": 8, "out_channels": 4, "name": "last"} | fields)),
+    ]
+    assert with_feeders(layers, {"last": "first"})[1].fed_by is None

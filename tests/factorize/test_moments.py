@@ -1,5 +1,7 @@
 """Factors that approximate a layer's outputs on real inputs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -231,6 +233,18 @@ def test_carried_over_does_not_fit_the_errors_of_few_samples(samples):
         for outputs in (new_x @ weights, new_x @ fitted[..., 0, 0].T + bias)
     )
     assert ours < (0.8 if samples < 100 else 1.01) * least_squares
+
+
+def test_equal_inputs_at_all_positions_count_as_the_square_root_of_their_number():
+    """256 times as many samples, at 256 positions of an image, are 16 times as many."""
+    layer = layer_for(1)
+    original, now = original_and_changed_inputs(layer)
+    kernel = kernel_for(layer)
+    moments, shift = moments_and_shift(original, now)
+    expected, _ = carried_over(kernel, None, replace(moments, samples=16 * moments.samples), shift)
+    many = replace(moments, samples=256 * moments.samples)
+    actual, _ = carried_over(kernel, None, many, shift, positions=256)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_with_channel_moments_every_tap_is_treated_separately():

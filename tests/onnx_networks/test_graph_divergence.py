@@ -9,9 +9,10 @@ from onnx_graphs import network, random
 from lowrank.core.output_change import OutputSums, ReferenceOutputs
 from lowrank.factorize import decompose, get_factorization, one_group
 from lowrank.onnx_networks import graph_divergence
+from lowrank.onnx_networks.constants import Constants
 from lowrank.onnx_networks.graph_divergence import GraphDivergence
 from lowrank.onnx_networks.graph_factors import put_factors
-from lowrank.onnx_networks.graph_layers import Constants, find_sites, weight_and_bias
+from lowrank.onnx_networks.graph_layers import find_sites, weight_and_bias
 from lowrank.onnx_networks.graph_parts import GraphParts
 from lowrank.onnx_networks.model_run import ModelRun
 

@@ -9,8 +9,9 @@ from onnx import helper
 from onnx_graphs import CONVOLUTIONS, MATRICES, convolution, matrix, network, random
 
 from lowrank.factorize import FACTORIZATIONS, decompose, get_factorization, one_group
+from lowrank.onnx_networks.constants import Constants
 from lowrank.onnx_networks.graph_factors import put_factors
-from lowrank.onnx_networks.graph_layers import Constants, find_sites, weight_and_bias
+from lowrank.onnx_networks.graph_layers import find_sites, weight_and_bias
 from lowrank.onnx_networks.model_file import input_shapes
 from lowrank.onnx_networks.model_run import ModelRun
 
@@ -52,7 +53,7 @@ def cases(models):
     for form, model in models.items():
         (site,) = sites_of(model)
         for name, method in METHODS.items():
-            if not method.applies_to(one_group(site.layer)):
+            if not method.applies_to(site.layer):
                 yield pytest.param(form, name, id=f"{form}-{name}")
 
 

@@ -2,12 +2,18 @@
 
 import json
 
+import onnx
 import pytest
 from projects import BUILD, Project
 
 from lowrank.core.layers import LayerTable
+from lowrank.core.plans import Plan
 from lowrank.core.stored import read_header
 from lowrank.files import read_json
+from lowrank.onnx_files.export import export_onnx
+from lowrank.ranks.removed_channels import network_macs
+from lowrank.zoo import create_network
+from lowrank.zoo.registry import NetworkSpec
 
 # Three of the twenty layers: the first convolution, one in the middle and the linear layer.
 LAYERS = ["conv", "blocks.3.conv2", "classifier"]
@@ -159,3 +165,29 @@ def test_a_control_is_trained_without_factorizations(with_method):
     project = with_method(factorize={}, finetune={"steps": 2})
     assert rounds_of(project) == {"1": {}}
     assert document(project, "rounds/1/timing.json")["steps"] == 2
+
+
+@pytest.mark.slow
+def test_removed_channels_are_gone_from_the_exported_file(with_method):
+    """The file has the nodes of the original, with fewer channels inside of the blocks."""
+    project = with_method(
+        factorize={"conv": "remove_channels", "norm": "activation", "images": 20}
+        | {"sequential": True},
+        ranks=ALL | {"select": "budget", "target": {"macs": 0.8}, "images": 10, "multiple_of": 4},
+        finetune={"steps": 2},
+        quantize="int8",
+    )
+    project.snakemake(f"{BUILD}/tucker/model.onnx", f"{BUILD}/tucker/int8")
+    spec = NetworkSpec("resnet20", (3, 32, 32), 10)
+    export_onnx(create_network("resnet20"), spec, project.folder / "original.onnx")
+    original = onnx.load(project.folder / "original.onnx").graph
+    compressed = onnx.load(project.folder / BUILD / "tucker/model.onnx").graph
+    assert [node.op_type for node in compressed.node] == [node.op_type for node in original.node]
+    plan = Plan.from_json(document(project, "first/ranks.json"))
+    table = LayerTable.from_json(read_json(project.folder / "data/networks/resnet20.json"))
+    before, after = network_macs(table, plan.layers)
+    assert 0.75 < after / before <= 0.8
+    shapes = {tuple(tensor.dims) for tensor in compressed.initializer}
+    chosen = [entry.ranks[0] for entry in plan.layers if not entry.is_dense]
+    assert chosen
+    assert any(shape[1:2] == (chosen[0],) for shape in shapes)

@@ -23,6 +23,7 @@ from lowrank.core.tensors import length, pieces
 from lowrank.errors import UserError
 from lowrank.evaluation.comparison import change_of_outputs
 from lowrank.factorize import Decomposition, Moments, Shift
+from lowrank.onnx_networks.channel_removal import remove_unread_channels
 from lowrank.onnx_networks.graph_divergence import GraphDivergence
 from lowrank.onnx_networks.graph_factors import put_factors
 from lowrank.onnx_networks.graph_layers import (
@@ -167,6 +168,10 @@ class GraphNetwork:
     def replace(self, name: str, factors: Decomposition) -> None:
         """Replace a layer by its factors."""
         put_factors(self.model, self._by_name[name], factors.sequence, factors.tensors)
+
+    def remove_unread_channels(self) -> None:
+        """Remove channels that no layer reads any more; `replace` must not be called afterwards."""
+        remove_unread_channels(self.model)
 
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from lowrank.factorize import (
 from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.removed_channels import network_macs
 from lowrank.ranks.rule import rule_of
 
 Divergence = Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
@@ -57,6 +58,9 @@ class NetworkInMemory(Protocol):
 
     def replace(self, name: str, factors: Decomposition) -> None:
         """Replace a layer by its factors."""
+
+    def remove_unread_channels(self) -> None:
+        """Remove channels that no layer reads any more; `replace` must not be called afterwards."""
 
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without samples."""
@@ -103,6 +107,9 @@ class Compression(Generic[Network]):
         Factorization of each kind of layer, and the norm.
     assigned
         Factorization by layer name.
+    int8
+        Whether the compressed network will be in int8: targets of latency and of size count its
+        layers in int8.
     moments, losses, latencies
         Measurements that all rules share.
     factored
@@ -114,6 +121,7 @@ class Compression(Generic[Network]):
     network: Network
     factorize: FactorizeSettings
     assigned: dict[str, str]
+    int8: bool = False
     moments: dict[str, Moments] = field(default_factory=dict)
     losses: Losses = field(default_factory=dict)
     latencies: dict[str, Latencies] = field(default_factory=dict)
@@ -161,6 +169,7 @@ class Compression(Generic[Network]):
             alternatives=self.factorize.alternatives,
             latencies=self._latencies(table, rule),
             losses=self.losses,
+            quantized=self.int8,
         )
         return choice.at(rule, say=lambda _: None).layers
 
@@ -169,7 +178,13 @@ class Compression(Generic[Network]):
         if not self.latencies:
             alternatives = self.factorize.alternatives
             self.latencies = latencies_here(
-                self.network, table, self.assigned, alternatives, rule, say=self.say
+                self.network,
+                table,
+                self.assigned,
+                alternatives,
+                rule,
+                int8=self.int8,
+                say=self.say,
             )
         return self.latencies
 
@@ -185,12 +200,12 @@ class Compression(Generic[Network]):
                 for name, layer in chosen.items()
             }
         self.factored = {name: factored[name] for name in chosen}
+        compressed.remove_unread_channels()
         return compressed, planned
 
-    def macs(self, planned: Iterable[PlannedLayer]) -> tuple[int, int]:
+    def macs(self, planned: Sequence[PlannedLayer]) -> tuple[int, int]:
         """Return the MACs of all layers of the network for one sample, before and after."""
-        before = sum(layer.dense_macs for layer in self.network.table.layers)
-        return before, before - sum(layer.macs[0] - layer.macs[1] for layer in planned)
+        return network_macs(self.network.table, planned)
 
     def _replaced_in_order(
         self, compressed: Network, chosen: Mapping[str, PlannedLayer]
@@ -199,8 +214,9 @@ class Compression(Generic[Network]):
         with closing(compressed.drifts(self.network, chosen)) as drifts:
             for name, moments, shift in drifts:
                 weight, bias = compressed.weight_and_bias(name)
-                kernel = kernel_of(self.network.table[name], weight, name=name)
-                kernel, bias = carried_over(kernel, bias, moments, shift)
+                layer = self.network.table[name]
+                kernel = kernel_of(layer, weight, name=name)
+                kernel, bias = carried_over(kernel, bias, moments, shift, positions=layer.positions)
                 yield name, self._replace(compressed, chosen[name], kernel, bias, moments)
 
     def _replace(

@@ -37,6 +37,9 @@ class WritableNetwork(Protocol):
     def replace(self, name: str, factors: Decomposition) -> None:
         """Replace a layer by its factors."""
 
+    def remove_unread_channels(self) -> None:
+        """Remove channels that no layer reads any more."""
+
     def write_fixed(self, path: Path) -> None:
         """Write the network as ONNX for one sample."""
 
@@ -48,6 +51,7 @@ def latencies_here(
     alternatives: Sequence[str],
     rule: RankSettings,
     *,
+    int8: bool = False,
     say: Callable[[str], object],
 ) -> dict[str, Latencies]:
     """Measure the layers of a network for a target of latency; empty for other targets.
@@ -64,6 +68,8 @@ def latencies_here(
         Alternative factorizations.
     rule
         Settings of the rank rule.
+    int8
+        Whether the compressed network is in int8; the original is in float.
     say
         Called with lines of progress.
 
@@ -86,7 +92,7 @@ def latencies_here(
         candidates = Candidates(layers, list(alternatives), rule, rule.target.latency_ms[HERE])
         try:
             device, cache = create_device(HERE, settings), Path(name) / "latencies.json"
-            profile = LatencyProfile(device, settings, Form(None, None), cache, say)
+            profile = LatencyProfile(device, settings, Form.here(int8=int8), cache, say)
             measured = profile.measured(original, _export_of(network), table, candidates)
         except DeviceError as error:
             raise UserError(f"ranks.target.latency_ms: {error}") from error
@@ -101,6 +107,7 @@ def _export_of(network: WritableNetwork) -> Export:
         changed = network.copy()
         for layer, sequence in sequences.items():
             changed.replace(layer, _random_factors(sequence))
+        changed.remove_unread_channels()
         changed.write_fixed(path)
         yield path
 
@@ -111,7 +118,10 @@ def _random_factors(sequence: Sequence[PlainLayer]) -> Decomposition:
     """Return factors of the right shapes, of which only the latency is measured."""
     generator = np.random.default_rng(0)
     weights = tuple(
-        generator.standard_normal(plain.weight_shape, dtype=np.float32) for plain in sequence
+        np.eye(*plain.weight_shape[:2], dtype=np.float32).reshape(plain.weight_shape)
+        if plain.selects
+        else generator.standard_normal(plain.weight_shape, dtype=np.float32)
+        for plain in sequence
     )
     last = sequence[-1]
     bias = np.zeros(last.out_channels, np.float32) if last.bias else None

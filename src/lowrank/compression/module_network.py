@@ -103,6 +103,9 @@ class ModuleNetwork:
         put_factors(self.module, name, factors.sequence, factors.tensors, source=name)
         self.module.get_submodule(name).to(before.weight).train(before.training)
 
+    def remove_unread_channels(self) -> None:
+        """Leave the module as it is: channels are removed when it is exported."""
+
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without images."""
         return input_moments(self.module, [self.table[name] for name in names], self.batches)

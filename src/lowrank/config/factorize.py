@@ -92,8 +92,8 @@ class FactorizeSettings(Section):
     )
     alternatives: tuple[_ForWindow, ...] = Field(
         (),
-        description="For `select: budget`: more factorizations for convolutions larger than 1 x "
-        "1. Each of them gets the factorization that loses least for its cost.",
+        description="For `select: budget`: more factorizations. Each layer gets the one that loses "
+        "least for its cost, among those for its kind of layer.",
     )
     include: tuple[str, ...] = Field(
         ("*",),

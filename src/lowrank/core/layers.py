@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lowrank.errors import UserError
 
 Pair = tuple[int, int]
+
+# Fields that documents leave out at their defaults.
+_RARELY_SET = ("selects", "fed_by")
 
 # Name for everything that belongs to no layer, such as pooling and changes of memory layout.
 REST = "rest"
@@ -20,6 +23,9 @@ class PlainLayer:
     """An ordinary convolution, the building block of every factorization.
 
     The kernel has shape (out_channels, in_channels / groups, *kernel).
+
+    `selects` is True for a 1 x 1 convolution that copies some of its input channels. It costs
+    nothing: exported files leave the other channels out of the layer that computes them.
     """
 
     in_channels: int
@@ -30,6 +36,7 @@ class PlainLayer:
     dilation: Pair = (1, 1)
     groups: int = 1
     bias: bool = False
+    selects: bool = False
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -39,6 +46,8 @@ class PlainLayer:
     @property
     def parameters(self) -> int:
         """Number of weights and biases."""
+        if self.selects:
+            return 0
         return math.prod(self.weight_shape) + self.bias * self.out_channels
 
     def output_map(self, input_map: Pair) -> Pair:
@@ -52,7 +61,14 @@ class PlainLayer:
 
     def macs(self, input_map: Pair) -> int:
         """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
+        if self.selects:
+            return 0
         return math.prod(self.weight_shape) * math.prod(self.output_map(input_map))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; what is rarely set is left out where it is not set."""
+        document = lists_from(asdict(self))
+        return {key: value for key, value in document.items() if value or key not in _RARELY_SET}
 
 
 @dataclass(frozen=True)
@@ -62,12 +78,17 @@ class Layer(PlainLayer):
     A linear layer is a 1 x 1 convolution on a 1 x 1 map. A linear layer behind a flattened C x H x
     W map is a convolution from C channels whose kernel covers the whole map (Kim et al. 2016,
     section 3.1). `not_factored` is the reason why no factorization can replace this layer, or None.
+
+    `fed_by` is the layer whose output channels are the input channels of this layer and are read by
+    no other layer, or None. Between the two, each channel is computed on its own, as by activations
+    and pooling. Channels can be removed from both layers together.
     """
 
     name: str = ""
     kind: Literal["conv", "linear", "transposed_conv"] = "conv"
     input_map: Pair = (1, 1)
     not_factored: str | None = None
+    fed_by: str | None = None
 
     def macs(self, input_map: Pair) -> int:
         """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
@@ -75,6 +96,16 @@ class Layer(PlainLayer):
             # The kernel is applied at each position of the input, not of the output.
             return math.prod(self.weight_shape) * math.prod(input_map)
         return super().macs(input_map)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """True if each output channel is computed from one input channel."""
+        return self.groups == self.in_channels == self.out_channels > 1
+
+    @property
+    def positions(self) -> int:
+        """Number of positions at which the layer is applied to one image."""
+        return math.prod(self.output_map(self.input_map))
 
     @property
     def dense_macs(self) -> int:
@@ -96,6 +127,48 @@ def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
     return total
 
 
+def narrowed(sequence: Sequence[PlainLayer], channels: int) -> tuple[PlainLayer, ...]:
+    """Return a sequence of plain layers whose last layer has fewer output channels.
+
+    A depthwise layer loses its input channels, too.
+    """
+    *first, last = sequence
+    if last.groups == last.in_channels == last.out_channels > 1:
+        return *first, replace(last, in_channels=channels, out_channels=channels, groups=channels)
+    return *first, replace(last, out_channels=channels)
+
+
+def with_feeders(layers: Iterable[Layer], feeders: Mapping[str, str]) -> tuple[Layer, ...]:
+    """Return layers that know by which layer they are fed.
+
+    The layers are in forward order. `feeders` names for a layer the one whose channels it alone
+    reads. It is left out if one of the two layers must stay as it is, if their numbers of channels
+    differ, as behind a flattened map, or if it is depthwise and nothing feeds it.
+    """
+    known: dict[str, Layer] = {}
+
+    def can_change(layer: Layer) -> bool:
+        return layer.not_factored is None or (layer.is_depthwise and layer.kind == "conv")
+
+    def is_fed_by(layer: Layer, feeder: Layer) -> bool:
+        if feeder.kind != layer.kind or feeder.out_channels != layer.in_channels:
+            return False
+        if any(one.groups > 1 and not one.is_depthwise for one in (layer, feeder)):
+            return False
+        return feeder.fed_by is not None or not feeder.is_depthwise
+
+    for layer in layers:
+        feeder = known.get(feeders.get(layer.name, ""))
+        fits = (
+            feeder is not None
+            and can_change(layer)
+            and can_change(feeder)
+            and is_fed_by(layer, feeder)
+        )
+        known[layer.name] = replace(layer, fed_by=feeder.name if feeder and fits else None)
+    return tuple(known.values())
+
+
 @dataclass(frozen=True)
 class LayerTable:
     """The layers of a network in forward order, without weights; this is what the graph reads.
@@ -109,6 +182,38 @@ class LayerTable:
 
     def __getitem__(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
+
+    def feeders(self, layer: Layer) -> list[Layer]:
+        """Return the layers that lose the output channels that a layer does not read any more.
+
+        These are the depthwise layers before the layer, and the layer before these, in the order
+        from the layer to the network's inputs. The list is empty if not all of them are known.
+        """
+        feeders: list[Layer] = []
+        while layer.fed_by is not None:
+            layer = self[layer.fed_by]
+            feeders.append(layer)
+            if not layer.is_depthwise:
+                return feeders
+        return []
+
+    def sequences_with(
+        self, replaced: Mapping[str, Sequence[PlainLayer]]
+    ) -> dict[str, tuple[PlainLayer, ...]]:
+        """Return the plain layers of each layer, by its name, after some layers are replaced.
+
+        A layer that is not replaced has itself. Output channels that no layer reads any more are
+        left out.
+        """
+        sequences: dict[str, tuple[PlainLayer, ...]] = {
+            layer.name: tuple(replaced.get(layer.name, (layer,))) for layer in self.layers
+        }
+        for layer in self.layers:
+            first = sequences[layer.name][0]
+            if first.selects:
+                for feeder in self.feeders(layer):
+                    sequences[feeder.name] = narrowed(sequences[feeder.name], first.out_channels)
+        return sequences
 
     def with_obstacles(self, reasons: Mapping[str, str]) -> LayerTable:
         """Return the table with more layers excluded from factorization.
@@ -128,7 +233,7 @@ class LayerTable:
         return {
             "network": self.network,
             "input_shape": list(self.input_shape),
-            "layers": [lists_from(asdict(layer)) for layer in self.layers],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
     @classmethod

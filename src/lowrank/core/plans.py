@@ -264,9 +264,7 @@ class Factored:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document for the header of a factors file."""
-        return lists_from(asdict(self)) | {
-            "sequence": [lists_from(asdict(layer)) for layer in self.sequence]
-        }
+        return lists_from(asdict(self)) | {"sequence": [layer.to_json() for layer in self.sequence]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Factored:

@@ -34,6 +34,8 @@ class Factorization(ABC):
         and the other linear layers.
     rank_multiple
         Ranks are multiples of this number.
+    removes_channels
+        True if the first plain layer only selects some of the input channels.
     is_closed_form
         True if the factors follow from a few eigenproblems, which take seconds at most. False if
         terms are computed one after another, which may take minutes for a large kernel.
@@ -44,6 +46,7 @@ class Factorization(ABC):
     layer_kinds: ClassVar[tuple[str, ...]] = ("window",)
     rank_multiple: int = 1
     is_closed_form: ClassVar[bool] = True
+    removes_channels: ClassVar[bool] = False
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """Return None if layers of this shape can be factored, or the reason why they cannot.
@@ -90,6 +93,14 @@ class Factorization(ABC):
         values = np.square(spectra[0].singular_values)
         return np.cumsum(np.pad(values, (0, full - len(values))))
 
+    def kept_of_outputs(self, kernel: np.ndarray, covariance: np.ndarray) -> np.ndarray | None:
+        """Return the squared norm of the outputs that the factors keep, for every choice of ranks.
+
+        Only for a factorization with a `factors_for_outputs` of its own; otherwise None. The
+        arguments are those of `factors_for_outputs`; the result is as in `kept`.
+        """
+        return None
+
     @abstractmethod
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return the plain layers that replace the layer; the last one has its bias."""
@@ -113,6 +124,25 @@ class Factorization(ABC):
         The kernel is float64 and C-contiguous, and may be overwritten: for a large kernel there may
         be no memory for another copy.
         """
+
+    def factors_for_outputs(
+        self, kernel: np.ndarray, ranks: tuple[int, ...], covariance: np.ndarray
+    ) -> tuple[np.ndarray, ...] | None:
+        """Return the kernels of the plain layers with the smallest error of the layer's outputs.
+
+        By default None: `lowrank.factorize.moments` then derives them from `factors`.
+
+        Parameters
+        ----------
+        kernel
+            Shape (T, S, D_h, D_w), any float type.
+        ranks
+            The ranks.
+        covariance
+            Covariance of the patches, (S D_h D_w, S D_h D_w), or of the channels, (S, S); positive
+            definite.
+        """
+        return None
 
 
 def mistake_in(factorization: Factorization) -> str | None:

@@ -78,7 +78,12 @@ class Shift:
 
 
 def carried_over(
-    kernel: np.ndarray, bias: np.ndarray | None, moments: Moments, shift: Shift
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    moments: Moments,
+    shift: Shift,
+    *,
+    positions: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the kernel and bias that best reproduce the original outputs from the current inputs.
 
@@ -95,6 +100,9 @@ def carried_over(
         Shape (T,), or None.
     moments, shift
         Statistics of the layer's inputs.
+    positions
+        Number of positions at which the layer is applied in one image. Inputs at different
+        positions of an image are similar, so they count as fewer samples.
 
     Returns
     -------
@@ -105,7 +113,7 @@ def carried_over(
     kernels = np.empty(kernel.shape, np.float32)
     bias_changes = []
     for number, group in enumerate(np.split(kernel.astype(np.float64), groups)):
-        covariance = _with_ridge(moments.covariance[number], moments.samples)
+        covariance = _with_ridge(moments.covariance[number], moments.samples / positions**0.5)
         size = len(covariance)
         by_channel = size == group.shape[1]
         flat = np.moveaxis(group, 1, -1) if by_channel else group
@@ -146,6 +154,8 @@ def weighted_factors(
         Covariance of the patches, (S D_h D_w, S D_h D_w), or of the channels, (S, S); positive
         definite, as returned by `regularized`.
     """
+    if (own := factorization.factors_for_outputs(kernel, ranks, covariance)) is not None:
+        return own
     # Scale by a power of 4, whose root is exact, so that the scale of the inputs does not enter the
     # factors.
     covariance = covariance / 4.0 ** round(np.log2(np.trace(covariance) / len(covariance)) / 2)
@@ -241,7 +251,7 @@ def whitened(
         if first.kernel == layer.kernel:
             root = np.linalg.cholesky(covariance)
             return (unfold(kernel, 0) @ root).reshape(kernel.shape), root
-        covariance = _channel_covariance(covariance, taps)
+        covariance = channel_covariance(covariance, taps)
     root = np.linalg.cholesky(covariance)
     product = np.empty(kernel.shape)
     # A block of output channels at a time, because the kernel of a linear layer can take as much
@@ -274,7 +284,7 @@ def regularized(covariance: np.ndarray) -> np.ndarray:
     return covariance
 
 
-def _with_ridge(covariance: np.ndarray, samples: int) -> np.ndarray:
+def _with_ridge(covariance: np.ndarray, samples: float) -> np.ndarray:
     """Return the covariance in float64 with the ridge of a regression on some samples.
 
     For n samples of N entries, N / (4 n) of the diagonal's mean is added to the diagonal. A
@@ -287,7 +297,7 @@ def _with_ridge(covariance: np.ndarray, samples: int) -> np.ndarray:
     return regularized(covariance)
 
 
-def _channel_covariance(covariance: np.ndarray, taps: int) -> np.ndarray:
+def channel_covariance(covariance: np.ndarray, taps: int) -> np.ndarray:
     """Return the covariance of the channels, the mean over the taps: (S D^2, S D^2) -> (S, S)."""
     channels = len(covariance) // taps
     by_tap = covariance.reshape(channels, taps, channels, taps)

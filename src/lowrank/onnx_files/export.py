@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from lowrank.errors import UserError
 from lowrank.files import written_whole
+from lowrank.onnx_networks.channel_removal import remove_unread_channels
 from lowrank.onnx_networks.graph_export import model_of
 from lowrank.onnx_networks.graph_module import GraphModule
 from lowrank.onnx_networks.model_file import write_model
@@ -48,7 +49,8 @@ def export_onnx(
     """Write a network as one self-contained ONNX file with standard operators.
 
     The file computes the outputs of the network in evaluation mode, in float32. Batch
-    normalizations are folded into the convolutions before them. The input `images` has the shape
+    normalizations are folded into the convolutions before them. Channels that no layer reads are
+    removed. The input `images` has the shape
     (batch, channels, height, width), normalized according to `spec`, for any batch size. An input
     that is no image has the name `inputs`. The output `logits` has the shape (batch, classes).
     Nodes of convolutions and linear layers have the names of the layers. Several outputs have the
@@ -152,6 +154,7 @@ def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     _name_layers(model.graph)
     _delete_origin(model)
+    remove_unread_channels(model)
     return model
 
 

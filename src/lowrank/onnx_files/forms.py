@@ -33,6 +33,14 @@ class Form:
             return cls(None, None)
         return cls(settings, types_for(Processor.from_json(read_json(processor)), settings))
 
+    @classmethod
+    def here(cls, *, int8: bool) -> Form:
+        """Create the form for this machine."""
+        if not int8:
+            return cls(None, None)
+        settings = QuantizeSettings()
+        return cls(settings, types_for(Processor.here(), settings))
+
     @property
     def is_quantized(self) -> bool:
         """Whether models are measured in 8 bits."""

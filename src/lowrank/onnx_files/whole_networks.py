@@ -68,8 +68,9 @@ class WholeNetworks:
             self.form.of(compressed) as model,
         ):
             speedup = self.device.measure(self.original, model, settings)["speedup"]
+        written = self.table.sequences_with(sequences)
         by_layers = self.latencies.rest_ms + sum(
-            self.latencies.milliseconds(sequences.get(layer.name, [layer]), layer.input_map)
+            self.latencies.milliseconds(written[layer.name], layer.input_map)
             for layer in self.table.layers
             if layer.kind != "transposed_conv"
         )

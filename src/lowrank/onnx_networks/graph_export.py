@@ -8,10 +8,13 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lowrank.core.layers import PlainLayer
+from lowrank.onnx_networks.channel_removal import remove_unread_channels
+from lowrank.onnx_networks.constants import Constants
 from lowrank.onnx_networks.graph_factors import put_factors
-from lowrank.onnx_networks.graph_layers import Constants, Site, weight_and_bias
+from lowrank.onnx_networks.graph_layers import Site, weight_and_bias
 from lowrank.onnx_networks.graph_module import GraphModule
 from lowrank.onnx_networks.model_file import nodes_of
+from lowrank.onnx_networks.selection import Selection
 
 
 def model_of(network: GraphModule) -> onnx.ModelProto:
@@ -32,6 +35,7 @@ def model_of(network: GraphModule) -> onnx.ModelProto:
             put_factors(model, site, sequence, tensors)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             _put_weights(model, site, module, constants)
+    remove_unread_channels(model)
     return model
 
 
@@ -58,6 +62,9 @@ def _factors(module: nn.Sequential, site: Site) -> tuple[list[PlainLayer], dict[
             kernel = site.layer.kernel if covers else (1, 1)
             channels = part.in_features // int(np.prod(kernel))
             plain = PlainLayer(channels, part.out_features, kernel, bias=part.bias is not None)
+        elif isinstance(part, Selection):
+            outputs, inputs = part.weight.shape[:2]
+            plain = PlainLayer(inputs, outputs, selects=True)
         else:
             raise TypeError(f"{site.layer.name}: expected plain layers, found {part}")
         sequence.append(plain)

@@ -10,7 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lowrank.core.layers import PlainLayer
-from lowrank.onnx_networks.graph_layers import Constants, Site, attributes_of
+from lowrank.onnx_networks.constants import Constants, attributes_of
+from lowrank.onnx_networks.graph_layers import Site
 from lowrank.onnx_networks.model_file import nodes_of
 
 # Files of an older version list stored tensors among the inputs.

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from torch import nn
 
-from lowrank.core.layers import Layer, LayerTable, Pair
+from lowrank.core.layers import Layer, LayerTable, Pair, with_feeders
+from lowrank.onnx_networks.channels import follow_channels
+from lowrank.onnx_networks.constants import Constants, attributes_of
 from lowrank.onnx_networks.model_file import nodes_of
 from lowrank.onnx_networks.model_run import ModelRun, zeros
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _FLATTENING = ("Flatten", "Reshape")
 
 
@@ -63,35 +63,6 @@ class Site:
     add: str | None = None
 
 
-class Constants:
-    """The stored tensors of a graph: initializers, Constant nodes, and plain copies of them."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant":
-                for entry in node.attribute:
-                    if entry.name == "value":
-                        self._tensors[node.output[0]] = entry.t
-            elif node.op_type == "Identity" and node.input[0] in self._tensors:
-                self._tensors[node.output[0]] = self._tensors[node.input[0]]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a stored tensor."""
-        return tuple(self._tensors[name].dims)
-
-    def is_float(self, name: str) -> bool:
-        """Return whether a stored tensor holds floating-point numbers."""
-        return self._tensors[name].data_type in _FLOATS
-
-    def array(self, name: str) -> np.ndarray:
-        """Return a stored tensor in its own type."""
-        return numpy_helper.to_array(self._tensors[name])
-
-
 def find_sites(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], label: str
 ) -> tuple[Site, ...]:
@@ -132,18 +103,13 @@ def layer_names(graph: onnx.GraphProto) -> dict[str, str]:
     return _unique_names([node for node in graph.node if _has_weight(node, constants)])
 
 
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes of a node by name."""
-    return {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-
-
 class _Search:
     """The search for the layers of one network."""
 
     def __init__(
         self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], label: str
     ) -> None:
-        graph = model.graph
+        graph = self._graph = model.graph
         self._constants = Constants(graph)
         self._nodes = [node for node in graph.node if _has_weight(node, self._constants)]
         self._producers = {output: node for node in graph.node for output in node.output}
@@ -174,7 +140,16 @@ class _Search:
             site = self._convolution(node) if "Conv" in node.op_type else self._product(node)
             reason = self._obstacle(site, node)
             sites.append(replace(site, layer=replace(site.layer, not_factored=reason)))
-        return tuple(sites)
+        layers = with_feeders([site.layer for site in sites], self._feeders())
+        return tuple(replace(site, layer=layer) for site, layer in zip(sites, layers, strict=True))
+
+    def _feeders(self) -> dict[str, str]:
+        """Return for each layer the layer whose channels it alone reads, by their names."""
+        return {
+            self._names[reader.output[0]]: self._names[channels.layer.output[0]]
+            for channels in follow_channels(self._graph, lambda node: True)
+            if (reader := channels.only_reader) is not None
+        }
 
     def _convolution(self, node: onnx.NodeProto) -> Site:
         attributes = attributes_of(node)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowrank.core.tensors import filled_up, for_inputs, length, mapped, pieces
+from lowrank.onnx_networks.constants import Constants
 from lowrank.onnx_networks.graph_conversion import Operation, converted
-from lowrank.onnx_networks.graph_layers import Constants, Site, weight_and_bias
+from lowrank.onnx_networks.graph_layers import Site, weight_and_bias
 from lowrank.onnx_networks.graph_steps import Segment, Values, in_runtime, prepared
 from lowrank.onnx_networks.model_run import ModelRun, noise
 from lowrank.tasks.outputs import joined

@@ -107,13 +107,15 @@ class SizeBound(Bound):
 
 
 def _bytes_in_float(sequence: Iterable[PlainLayer]) -> int:
-    return sum(4 * layer.parameters + _NODE_IN_FLOAT for layer in sequence)
+    stored = (layer for layer in sequence if not layer.selects)
+    return sum(4 * layer.parameters + _NODE_IN_FLOAT for layer in stored)
 
 
 def _bytes_in_int8(sequence: Iterable[PlainLayer]) -> int:
     return sum(
         layer.parameters + _CHANNEL_IN_INT8 * layer.out_channels + _NODE_IN_INT8
         for layer in sequence
+        if not layer.selects
     )
 
 

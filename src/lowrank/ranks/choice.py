@@ -21,6 +21,7 @@ from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.milder import nearest_that_keeps, ruined
 from lowrank.ranks.negligible import leave_negligible
 from lowrank.ranks.rank_settings import RankSettings
+from lowrank.ranks.removed_channels import without_removed_channels
 from lowrank.ranks.rule import rule_of
 from lowrank.ranks.select import choose_ranks
 
@@ -154,7 +155,7 @@ class RankChoice:
             )
             for name, factorization in layers.items()
         )
-        return ChosenRanks(planned, sensitivity, shares)
+        return ChosenRanks(without_removed_channels(table, planned), sensitivity, shares)
 
     def plan(self, settings: RankSettings, *, measure: bool, say: Say) -> Plan:
         """Return the plan of the round, with the expected metric if `measure`.

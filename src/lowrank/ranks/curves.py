@@ -19,6 +19,9 @@ from lowrank.ranks.scale import cost_of
 # Maximum number of ranks that are considered for each mode.
 _MAX_RANKS = 48
 
+# Maximum number of channel counts that are considered for a layer whose channels may be removed.
+_MAX_CHANNEL_COUNTS = 16
+
 # A layer is measured alone at costs around what layers will get: its dense cost times the target's
 # share to these powers.
 _TRIAL_POWERS = (0.5, 1.0, 1.5)
@@ -145,10 +148,15 @@ def _kept(candidate: Candidate, moments: Moments | None) -> np.ndarray | None:
     total = None
     layer = one_group(candidate.layer)
     for number, kernel in enumerate(group_kernels(candidate.layer, candidate.kernel)):
+        kept = None
         if moments is not None:
             covariance = regularized(moments.covariance[number])
-            kernel, _ = whitened(candidate.factorization, layer, kernel, covariance)
-        if (kept := candidate.factorization.kept(kernel)) is None:
+            kept = candidate.factorization.kept_of_outputs(kernel, covariance)
+            if kept is None:
+                kernel, _ = whitened(candidate.factorization, layer, kernel, covariance)
+        if kept is None:
+            kept = candidate.factorization.kept(kernel)
+        if kept is None:
             return None
         total = kept if total is None else total + kept
     return total
@@ -172,8 +180,13 @@ def rank_choices(
     def admissible(full: int) -> list[int]:
         lowest = -(-min(settings.minimum, full) // multiple) * multiple
         ranks = list(range(max(lowest, multiple), full + 1, multiple)) or [full]
-        if len(ranks) <= _MAX_RANKS:
+        most = _MAX_CHANNEL_COUNTS if factorization.removes_channels else _MAX_RANKS
+        if len(ranks) <= most:
             return ranks
+        if factorization.removes_channels:
+            # Each one is considered together with each choice for the layer before, so there are
+            # fewer. The difference to all channels counts.
+            return ranks[:: -(-len(ranks) // _MAX_CHANNEL_COUNTS)]
         # Relative differences are larger between small ranks, so these are spaced more densely.
         thinned = np.unique(np.geomspace(1, len(ranks), _MAX_RANKS).round().astype(int) - 1)
         return [ranks[index] for index in thinned]

@@ -7,15 +7,10 @@ Choosing one entry for each layer under a bound on the sum of costs is a multipl
 problem, which an integer program solves exactly.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Losses, Share
@@ -24,6 +19,7 @@ from lowrank.errors import UserError
 from lowrank.factorize import Decomposition, Moments, decompose
 from lowrank.ranks.bounds import Bound
 from lowrank.ranks.curves import Curve, curve_of
+from lowrank.ranks.integer_program import TOLERANCE, IntegerProgram
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import Candidate
 
@@ -31,9 +27,6 @@ from lowrank.ranks.rule import Candidate
 # at most this share more than expected.
 _MAX_CHOICES = 6
 _MAX_EXCESS = 0.1
-
-# The solver may exceed a bound by slightly less than this share.
-_TOLERANCE = 2e-6
 
 
 @dataclass(frozen=True)
@@ -226,112 +219,38 @@ def meet_target(
         If no choice meets the target. The message has the nearest possible target and the layers
         with the largest costs.
     """
-    # For the unchanged layer, the first of its factorizations is listed.
-    first = {curve.layer.name: curve.factorization.name for curve, _ in reversed(curves)}
-    names = [layer.name for layer in table.layers if layer.name in first]
-    layers = list(range(len(names)))
-    shares = [Share(first[name], (), 0.0) for name in names]
-    listed_costs = [[bound.of_dense(table[name]) for bound in bounds] for name in names]
-    for curve, losses in curves:
-        for ranks, choice_costs, loss in zip(curve.ranks, curve.costs, losses, strict=True):
-            layers.append(names.index(curve.layer.name))
-            shares.append(Share(curve.factorization.name, ranks, float(loss)))
-            listed_costs.append(choice_costs)
-    costs = np.array(listed_costs, float).reshape(len(layers), len(bounds))
-    _check_reachable(table, names, np.array(layers), costs, bounds)
-    taken = _least_loss(table, names, layers, shares, costs, bounds)
+    program = IntegerProgram(table, curves, bounds)
+    taken = program.least_loss()
     if taken is None:
+        _check_reachable(table, program, bounds)
         targets = " and ".join(f"{bound.name} {bound.share:g}" for bound in bounds)
         raise UserError(
             f"ranks.target: {targets} cannot be met together, but each of them can be met alone. "
             "Raise one of them."
         )
-    return {names[layers[index]]: shares[index] for index in np.flatnonzero(taken > 0.5)}
+    return {choice.layer.name: choice.share for choice in taken}
 
 
-def _least_loss(
-    table: LayerTable,
-    names: Sequence[str],
-    layers: Sequence[int],
-    shares: Sequence[Share],
-    costs: np.ndarray,
-    bounds: Sequence[Bound],
-) -> np.ndarray | None:
-    """Return 1 for each taken choice and 0 for the others; None if nothing meets the bounds.
-
-    Choice i is `shares[i]` for layer `names[layers[i]]`, with the costs `costs[i]`, (bounds,).
-    """
-    limits = (1 - _TOLERANCE) * np.array([bound.limit(table) for bound in bounds])
-    fixed = np.array(
-        [
-            bound.rest
-            + sum(bound.of_dense(layer) for layer in table.layers if layer.name not in names)
-            for bound in bounds
-        ]
-    )
-    count = len(layers)
-    one_each = sparse.csr_array(
-        (np.ones(count), (layers, np.arange(count))), shape=(len(names), count)
-    )
-    with _silent():
-        solution = milp(
-            # Scaled far above the solver's tolerance, which is absolute.
-            c=np.array([share.loss for share in shares]) * 1e4,
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(costs.T / limits[:, None], -np.inf, 1 - fixed / limits),
-            ],
-            integrality=np.ones(count),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 1e-4},
-        )
-    solved: np.ndarray | None = solution.x
-    return solved
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Discard what the solver prints: some versions of HiGHS name one of their functions."""
-    try:
-        stdout = os.dup(1)
-    except OSError:  # A program without a standard output.
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-def _check_reachable(
-    table: LayerTable,
-    names: Sequence[str],
-    layers: np.ndarray,
-    costs: np.ndarray,
-    bounds: Sequence[Bound],
-) -> None:
+def _check_reachable(table: LayerTable, program: IntegerProgram, bounds: Sequence[Bound]) -> None:
     """Raise UserError for an entry of the target that even the cheapest choices do not meet."""
     for column, bound in enumerate(bounds):
+        taken, nearest = program.least_cost(column)
+        if nearest <= (1 - TOLERANCE) * bound.limit(table):
+            continue
         smallest = {layer.name: bound.of_dense(layer) for layer in table.layers}
-        smallest |= {
-            name: costs[layers == number, column].min() for number, name in enumerate(names)
-        }
-        nearest = bound.rest + sum(smallest.values())
-        if nearest > (1 - _TOLERANCE) * bound.limit(table):
-            share = bound.share_of_network(table, nearest)
-            largest = sorted(smallest, key=lambda name: smallest[name], reverse=True)[:3]
-            listed = ", ".join(
-                f"{name} ({share * smallest[name] / nearest:.4f}"
-                f"{'' if name in names else ', stays dense'})"
-                for name in largest
-            )
-            raise UserError(
-                f"ranks.target.{bound.name}: {bound.share:g} of the network's "
-                f"{bound.of_network(table):,.5g} cannot be met; the nearest possible target is "
-                f"{share:.4f}. The layers with the largest shares are {listed}. "
-                "Raise the target, lower `multiple_of` or `minimum`, or let the method factor "
-                "more layers."
-            )
+        smallest |= {choice.layer.name: float(choice.costs[column]) for choice in taken}
+        names = [choice.layer.name for choice in taken]
+        share = bound.share_of_network(table, nearest)
+        largest = sorted(smallest, key=lambda name: smallest[name], reverse=True)[:3]
+        listed = ", ".join(
+            f"{name} ({share * smallest[name] / nearest:.4f}"
+            f"{'' if name in names else ', stays dense'})"
+            for name in largest
+        )
+        raise UserError(
+            f"ranks.target.{bound.name}: {bound.share:g} of the network's "
+            f"{bound.of_network(table):,.5g} cannot be met; the nearest possible target is "
+            f"{share:.4f}. The layers with the largest shares are {listed}. "
+            "Raise the target, lower `multiple_of` or `minimum`, or let the method factor "
+            "more layers."
+        )

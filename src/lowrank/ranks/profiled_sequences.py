@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrank.core.layers import LayerTable, Pair, PlainLayer
+from lowrank.core.layers import LayerTable, Pair, PlainLayer, narrowed
 from lowrank.factorize import grouped_sequence
 from lowrank.ranks.curves import rank_choices
 from lowrank.ranks.negligible import leave_negligible
@@ -47,6 +47,16 @@ def possible_sequences(
         if layer.kind != "transposed_conv":
             yield [layer], layer.input_map
     table = leave_negligible(table, settings.negligible_share)
+    sequences: dict[str, list[Sequence[PlainLayer]]] = {}
     for layer, method, full_ranks in taken_layers(table, layers, alternatives):
         for ranks in rank_choices(layer, method, full_ranks, settings):
-            yield grouped_sequence(method, layer, ranks), layer.input_map
+            sequence = grouped_sequence(method, layer, ranks)
+            sequences.setdefault(layer.name, []).append(sequence)
+            yield sequence, layer.input_map
+    # Layers that lose output channels because the layer behind them reads only some of them. The
+    # grid between the smallest and the full number is measured.
+    for name, choices in sequences.items():
+        read = [sequence[0].out_channels for sequence in choices if sequence[0].selects]
+        for feeder in table.feeders(table[name]) if read else []:
+            for sequence in ([feeder], *sequences.get(feeder.name, ())):
+                yield narrowed(sequence, min(read)), feeder.input_map

@@ -18,12 +18,14 @@ def taken_layers(
     layers
         Factorization of each layer, by its name.
     alternatives
-        More factorizations, for layers with a kernel larger than 1 x 1.
+        More factorizations. Layers with a kernel of 1 x 1 get those that fit their kind.
     """
     for name, first in layers.items():
         layer = table[name]
-        others = alternatives if layer.kernel != (1, 1) else ()
-        for factorization in dict.fromkeys([first, *others]):
+        kind = "matrix" if layer.kernel == (1, 1) else "window"
+        for factorization in dict.fromkeys([first, *alternatives]):
             method = get_factorization(factorization)
+            if factorization != first and kind not in method.layer_kinds:
+                continue
             if not (layer.not_factored or method.applies_to(layer)):
                 yield layer, method, method.full_ranks(one_group(layer))

@@ -149,7 +149,11 @@ def _compressed(network: NamedNetwork, batches: list[Any], wanted: _Wanted) -> C
     """Return the compressed network, which is also written to a file."""
     import lowrank
 
-    settings: dict[str, Any] = {"factorize": wanted.factorize, "ranks": wanted.ranks}
+    settings: dict[str, Any] = {
+        "factorize": wanted.factorize,
+        "ranks": wanted.ranks,
+        "int8": wanted.int8,
+    }
     if network.built is None:
         inputs = network.shapes or None
         small = lowrank.compress(network.file, inputs=inputs, images=batches or None, **settings)

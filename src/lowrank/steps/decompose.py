@@ -19,6 +19,8 @@ from lowrank.steps.options import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lowrank.core.layers import Layer
     from lowrank.factorize import Moments, Shift
 
@@ -62,8 +64,8 @@ def decompose(
     from lowrank.core.plans import Factored, Plan
     from lowrank.core.stored import write_tensors
     from lowrank.errors import UserError
-    from lowrank.factorize import carried_over, get_factorization, kernel_of
     from lowrank.factorize import decompose as decomposed
+    from lowrank.factorize import get_factorization
     from lowrank.files import read_json
     from lowrank.surgery.stored_factors import layer_bias, layer_weight
     from lowrank.surgery.stored_moments import layer_moments
@@ -81,10 +83,7 @@ def decompose(
         if dataset is None:
             raise UserError("--original compares layers on images: it needs --dataset.")
         sample = _Sample(network, dataset, splits, images, threads)
-        input_moments, shift = sample.moments(original, state, before, layer_entry)
-        kernel = kernel_of(layer_entry, layer_weight(original, layer), name=layer)
-        bias = layer_bias(original, layer)
-        weight, bias = carried_over(kernel, bias, input_moments, shift)
+        weight, bias, input_moments = sample.fitted(original, state, before, layer_entry)
     result = decomposed(
         get_factorization(planned.factorization),
         layer_entry,
@@ -122,7 +121,22 @@ class _Sample:
         self._source = network
         self._images = open_dataset(dataset, splits).calibration.sample(images)
 
-    def moments(
+    def fitted(
+        self, original: Path, state: Path, before: list[Path], layer: Layer
+    ) -> tuple[NDArray, NDArray, Moments]:
+        """Return the kernel and bias that best keep a layer's outputs, and its input moments.
+
+        The inputs are those after the factors of the layers before it.
+        """
+        from lowrank.factorize import carried_over, kernel_of
+        from lowrank.surgery.stored_factors import layer_bias, layer_weight
+
+        moments, shift = self._moments(original, state, before, layer)
+        kernel = kernel_of(layer, layer_weight(original, layer.name), name=layer.name)
+        bias = layer_bias(original, layer.name)
+        return *carried_over(kernel, bias, moments, shift, positions=layer.positions), moments
+
+    def _moments(
         self, original: Path, state: Path, before: list[Path], layer: Layer
     ) -> tuple[Moments, Shift]:
         """Return the moments of a layer's inputs, after the factors of the layers before it."""

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from lowrank.config.network_source import NetworkSource
-from lowrank.core.layers import Layer, LayerTable, Pair
+from lowrank.core.layers import Layer, LayerTable, Pair, with_feeders
 from lowrank.onnx_networks.graph_module import GraphModule
+from lowrank.surgery.feeding import Feeding
 from lowrank.surgery.watching import FlattenedMaps, Map, Proxy, calls_watched, proxies_in_place
 from lowrank.zoo.attention import whole_attention
 from lowrank.zoo.creation import create
@@ -61,11 +63,12 @@ def find_layers(
         layers_of_file = tuple(site.layer for site in network.origin.sites)
         return LayerTable(name, input_shape, layers_of_file)
     names = {module: path for path, module in network.named_modules() if path}
-    maps = FlattenedMaps()
+    maps, feeding = FlattenedMaps(), Feeding()
     described: dict[Proxy, Layer] = {}
 
-    def describe_once(proxy: Proxy, inputs: Tensor) -> None:
+    def describe_once(proxy: Proxy, inputs: Tensor, outputs: Any = None) -> None:
         layer = proxy.layer
+        feeding.called(layer, inputs, outputs)
         if proxy not in described:
             shape = maps.shape_before_flattening(inputs)
             described[proxy] = _described(names[layer], layer, inputs, shape)
@@ -82,22 +85,21 @@ def find_layers(
         calls_watched(whole, "query", describe_output_projection),
         proxies_in_place(network, [Proxy(layer, describe_once) for layer in layers]),
         maps,
+        feeding,
     ):
-        output_for_zeros(network, input_shape, name, forms)
+        outputs = output_for_zeros(network, input_shape, name, forms)
     usage = _Usage(network)
-    return LayerTable(
-        name,
-        tuple(input_shape),
-        tuple(
-            replace(
-                layer,
-                not_factored=_obstacle(proxy.layer, hooked=proxy.layer in hooked)
-                or (None if proxy.calls else reasons.get(proxy.layer))
-                or usage.obstacle(proxy),
-            )
-            for proxy, layer in described.items()
-        ),
-    )
+    layers_found = [
+        replace(
+            layer,
+            not_factored=_obstacle(proxy.layer, hooked=proxy.layer in hooked)
+            or (None if proxy.calls else reasons.get(proxy.layer))
+            or usage.obstacle(proxy),
+        )
+        for proxy, layer in described.items()
+    ]
+    feeders = {names[a]: names[b] for a, b in feeding.feeders(outputs).items()}
+    return LayerTable(name, tuple(input_shape), with_feeders(layers_found, feeders))
 
 
 def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | None) -> Layer:

@@ -18,6 +18,7 @@ from lowrank.core.stored import read_header, read_tensors
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
 from lowrank.files import sha256_of
+from lowrank.onnx_networks.selection import Selection
 from lowrank.zoo.creation import build
 from lowrank.zoo.registry import NetworkSpec
 from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
@@ -214,6 +215,8 @@ def _built(sequence: Sequence[PlainLayer], *, replaces_linear: bool) -> nn.Modul
     # Without padding, all kernels together cover the map exactly and output one pixel.
     height, width = (1 + sum(layer.kernel[axis] - 1 for layer in sequence) for axis in (0, 1))
     first, *others = sequence
+    if first.kernel == (height, width) == (1, 1):
+        return nn.Sequential(*map(_linear, sequence))
     if first.kernel == (height, width):
         linear = nn.Linear(first.in_channels * height * width, first.out_channels, first.bias)
         return nn.Sequential(linear, *map(_linear, others))
@@ -221,6 +224,8 @@ def _built(sequence: Sequence[PlainLayer], *, replaces_linear: bool) -> nn.Modul
 
 
 def _conv(layer: PlainLayer) -> nn.Module:
+    if layer.selects:
+        return Selection(layer.in_channels, layer.out_channels, is_linear=False)
     return nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -234,4 +239,6 @@ def _conv(layer: PlainLayer) -> nn.Module:
 
 
 def _linear(layer: PlainLayer) -> nn.Module:
+    if layer.selects:
+        return Selection(layer.in_channels, layer.out_channels, is_linear=True)
     return nn.Linear(layer.in_channels, layer.out_channels, layer.bias)

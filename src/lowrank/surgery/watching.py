@@ -21,7 +21,7 @@ class Proxy(nn.Module):
     layer
         Layer that computes the outputs.
     after_call
-        Called after each call with the proxy and the input of the layer.
+        Called after each call with the proxy, the input and the output of the layer.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Proxy(nn.Module):
         Number of calls.
     """
 
-    def __init__(self, layer: nn.Module, after_call: Callable[["Proxy", Tensor], None]) -> None:
+    def __init__(self, layer: nn.Module, after_call: "AfterCall") -> None:
         super().__init__()
         self.layer = layer
         self.attributes_read: set[str] = set()
@@ -42,7 +42,7 @@ class Proxy(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self.layer(*args, **kwargs)
         self.calls += 1
-        self._after_call(self, args[0] if args else kwargs["input"])
+        self._after_call(self, args[0] if args else kwargs["input"], outputs)
         return outputs
 
     def __getattr__(self, name: str) -> Any:
@@ -53,6 +53,10 @@ class Proxy(nn.Module):
         if not name.startswith("_"):
             self.attributes_read.add(name)
         return value
+
+
+# Function that gets a proxy, and the input and the output of its layer.
+AfterCall = Callable[[Proxy, Tensor, Any], None]
 
 
 @contextmanager

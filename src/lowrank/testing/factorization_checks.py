@@ -194,7 +194,11 @@ def costs(sample: _Sample) -> Iterator[str]:
     for layer, ranks in _layers_with_ranks(sample):
         result = sample.decomposed(layer, ranks)
         plain = grouped_sequence(sample.method, layer, ranks)
-        stored = sum(tensor.size for tensor in result.tensors.values())
+        # A selection of channels costs nothing, because the exported file does not have it.
+        selected = sum(
+            weight.size for one, weight in zip(plain, result.weights, strict=True) if one.selects
+        )
+        stored = sum(tensor.size for tensor in result.tensors.values()) - selected
         where = f"{described(layer)} at ranks {ranks}"
         if stored != sequence_parameters(plain):
             yield (
@@ -204,7 +208,8 @@ def costs(sample: _Sample) -> Iterator[str]:
         maps = outputs_of(result, layer)
         macs = sum(
             weight.size * output.shape[2] * output.shape[3]
-            for weight, output in zip(result.weights, maps, strict=True)
+            for one, weight, output in zip(plain, result.weights, maps, strict=True)
+            if not one.selects
         )
         if macs != sequence_macs(plain, MAP):
             yield f"{where}: {macs} MACs are computed; expected {sequence_macs(plain, MAP)}"

@@ -1,0 +1,42 @@
+"""A target of latency on this machine."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lowrank.compression.latency_target import HERE, latencies_here
+from lowrank.compression.module_network import ModuleNetwork
+from lowrank.core.layers import narrowed
+from lowrank.ranks.any_rule import rank_settings
+from lowrank.tasks import get_task
+
+RULE = rank_settings(
+    {"select": "budget", "target": {"latency_ms": {HERE: 0.8}}, "multiple_of": 8, "negligible": 0}
+)
+
+
+def chain():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16 * 64, 10)
+    ).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("int8", [False, True])
+def test_layers_with_removed_channels_have_latencies(int8):
+    network = ModuleNetwork.of(chain(), (3, 12, 12), get_task("classification"))
+    lines: list[str] = []
+    layers = {"0": "tucker1", "2": "remove_channels"}
+    measured = latencies_here(
+        network, network.table, layers, [], RULE, int8=int8, say=lines.append
+    )[HERE]
+    feeder = network.table["0"]
+    for channels in (8, 16):
+        sequence = narrowed((feeder,), channels)
+        assert 0 < measured.milliseconds(sequence, feeder.input_map) < 100
+    # The networks in one piece have the removed channels removed.
+    assert len(measured.whole) == 3
+    assert np.isfinite(measured.whole).all()
+    assert any("in one piece" in line for line in lines)
