@@ -1,13 +1,15 @@
 """A target of latency on this machine."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from lowrank.compression.latency_target import HERE, latencies_here
+from lowrank.compression.latency_target import HERE, _export_of, latencies_here
 from lowrank.compression.module_network import ModuleNetwork
 from lowrank.core.layers import narrowed
+from lowrank.factorize import get_factorization, grouped_sequence
 from lowrank.ranks.any_rule import rank_settings
 from lowrank.tasks import get_task
 
@@ -40,3 +42,19 @@ def test_layers_with_removed_channels_have_latencies(int8):
     assert len(measured.whole) == 3
     assert np.isfinite(measured.whole).all()
     assert any("in one piece" in line for line in lines)
+
+
+def test_random_factors_of_a_deep_network_stay_finite(tmp_path):
+    """Infinite outputs would have no range in int8."""
+    torch.manual_seed(0)
+    layers = [module for _ in range(40) for module in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+    network = ModuleNetwork.of(nn.Sequential(*layers), (8, 6, 6), get_task("classification"))
+    method = get_factorization("tucker2")
+    sequences = {
+        layer.name: grouped_sequence(method, layer, (6, 6)) for layer in network.table.layers
+    }
+    images = np.random.default_rng(0).standard_normal((1, 8, 6, 6), dtype=np.float32)
+    with _export_of(network)(sequences, tmp_path / "deep.onnx") as file:
+        (outputs,) = onnxruntime.InferenceSession(file).run(None, {"images": images})
+    assert np.isfinite(outputs).all()
+    assert np.abs(outputs).max() < 1e3

@@ -115,14 +115,20 @@ def _export_of(network: WritableNetwork) -> Export:
 
 
 def _random_factors(sequence: Sequence[PlainLayer]) -> Decomposition:
-    """Return factors of the right shapes, of which only the latency is measured."""
+    """Return factors of the right shapes, of which only the latency is measured.
+
+    Outputs have about the scale of the inputs. In a deep network they would overflow otherwise, and
+    int8 has no range for infinity.
+    """
     generator = np.random.default_rng(0)
-    weights = tuple(
-        np.eye(*plain.weight_shape[:2], dtype=np.float32).reshape(plain.weight_shape)
-        if plain.selects
-        else generator.standard_normal(plain.weight_shape, dtype=np.float32)
-        for plain in sequence
-    )
+
+    def kernel(plain: PlainLayer) -> np.ndarray:
+        shape = plain.weight_shape
+        if plain.selects:
+            return np.eye(*shape[:2], dtype=np.float32).reshape(shape)
+        noise = generator.standard_normal(shape, dtype=np.float32)
+        return noise / np.float32(np.sqrt(np.prod(shape[1:])))
+
     last = sequence[-1]
     bias = np.zeros(last.out_channels, np.float32) if last.bias else None
-    return Decomposition(tuple(sequence), weights, bias, 0.0)
+    return Decomposition(tuple(sequence), tuple(map(kernel, sequence)), bias, 0.0)
