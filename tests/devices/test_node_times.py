@@ -1,14 +1,21 @@
 """The times of the nodes of a model."""
 
+from collections import OrderedDict
+
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from lowrank.config.device_kinds import create_device
 from lowrank.core.layers import PlainLayer
 from lowrank.devices import DeviceError
 from lowrank.devices.node_times import without_profiling
+from lowrank.onnx_files.export import export_onnx
+from lowrank.onnx_files.node_layers import layers_of_nodes
 from lowrank.onnx_files.single_layers import side_by_side
+from lowrank.zoo.registry import NetworkSpec
 
 QUICK = {"warmup_seconds": 0, "repeats": 20, "seconds": 0}
 LAYERS = [
@@ -33,6 +40,16 @@ def test_each_convolution_is_listed_under_its_name(tmp_path, device, batch_size)
     layers = {name: node for name, node in times.items() if node.operator.endswith("Conv")}
     assert set(layers) == {f"layer{index}" for index in range(4)}
     assert all(node.milliseconds > 0 for node in times.values())
+
+
+def test_a_linear_layer_that_is_merged_with_its_activation_keeps_its_name(tmp_path, device):
+    torch.manual_seed(0)
+    layers = {"flatten": nn.Flatten(), "fc": nn.Linear(48, 32), "relu": nn.ReLU()}
+    network = nn.Sequential(OrderedDict(layers)).eval()
+    export_onnx(network, NetworkSpec("small", (3, 4, 4), 32), tmp_path / "model.onnx")
+    times = device.node_times(tmp_path / "model.onnx", QUICK)
+    assert times["fc"].operator == "FusedGemm"
+    assert layers_of_nodes(tmp_path / "model.onnx")["fc"] == "fc"
 
 
 def test_the_overhead_of_the_profile_is_subtracted_equally_from_every_node():

@@ -100,8 +100,11 @@ def _run(
 
 
 def _node_name(event: str) -> str:
-    """Return the node's name without the suffixes that ONNX Runtime adds to it."""
-    return re.sub(r"(_nchwc|_token_\d+)?_kernel_time$", "", event)
+    """Return the node's name without what ONNX Runtime adds to it.
+
+    A linear layer that it merged with its activation has "fused " before its name.
+    """
+    return re.sub(r"^fused |(_nchwc|_token_\d+)?_kernel_time$", "", event)
 
 
 def _typical(microseconds: list[float]) -> float:
