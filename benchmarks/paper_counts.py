@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from papers_networks import PAPERS
 
 from lowrank.onnx_files.counts import count
 from lowrank.onnx_files.export import export_onnx
@@ -25,10 +26,8 @@ RESULTS = Path(__file__).parent / "results" / "paper_counts.json"
 
 # Millions of weights and of multiply-accumulates, according to the paper.
 PAPER = {
-    "alexnet": (61, 725),
-    "vgg_s": (103, 2640),
-    "googlenet": (6.9, 1566),
-    "vgg16_imagenet": (138, 15484),
+    name: (figures["weights_millions"][0], figures["macs_millions"][0])
+    for name, figures in PAPERS["kim"]["networks"].items()
 }
 
 

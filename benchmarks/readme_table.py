@@ -1,9 +1,10 @@
-"""Generate the tables of results in README.md and docs/benchmarks.md.
+"""Generate the tables of results in README.md, docs/benchmarks.md and docs/papers-tables.md.
 
     python benchmarks/readme_table.py [--write]
 
-Prints the Markdown of both tables, from `results/*.json`. Run it after building the matrix. With
-`--write`, each table is written between the two comments that mark its place in the page.
+Prints the Markdown of the tables, from `results/*.json` and from the results of
+`papers_tables.py`. Run it after building the matrix, or after that benchmark. With `--write`, each
+table is written between the two comments that mark its place in the page.
 `tests/test_docs.py` fails if a page contains other figures.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import papers_page
 
 from lowrank.config.params import Params
 from lowrank.config.reading import load_params
@@ -58,6 +61,10 @@ def tables(root: Path = Path()) -> dict[str, tuple[str, list[str]]]:
     return {
         "int8": ("README.md", [*_table(_SHORT, short_rows(results, params)), "", caption(results)]),
         "all": ("docs/benchmarks.md", _table(_LONG, long_rows(results, params))),
+        **{
+            name: (papers_page.PAGE, _table(list(rows[0]), [list(row.values()) for row in rows]))
+            for name, rows in papers_page.tables(root).items()
+        },
     }
 
 
