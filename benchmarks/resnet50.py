@@ -75,15 +75,22 @@ def main() -> None:
         }
         for method, target in itertools.product(options.methods, options.targets):
             file = Path(folder, "compressed.onnx")
-            command = [sys.executable, __file__, str(options.images), "--methods", method]
-            command += ["--targets", target, "--threads", str(options.threads)]
-            command += ["--child", str(file)]
-            child = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-            costs = json.loads(child.stdout.splitlines()[-1])
+            costs = in_own_process(options.images, method, target, options.threads, file)
             row = {"method": method, "target": target} | costs | measured.rows(file)
             document["rows"][f"{method}, {target}"] = row
             print(row, flush=True)
             write_json(RESULTS, document)
+
+
+def in_own_process(
+    images: Path, method: str, target: str, threads: int, file: Path
+) -> dict[str, Any]:
+    """Compress the network in a process of its own, write it, and return what that took."""
+    command = [sys.executable, __file__, str(images), "--methods", method, "--targets", target]
+    command += ["--threads", str(threads), "--child", str(file)]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    costs: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return costs
 
 
 def compressed(paths: list[Path], method: str, target: str, file: Path) -> dict[str, Any]:
@@ -142,30 +149,34 @@ class Measured:
         self._calibration = [
             batch.numpy() for batch in keras_resnet50.images(paths[::2]).split(BATCH)
         ]
-        self._in_float, self._in_int8 = folder / "original.onnx", folder / "original_int8.onnx"
+        self.in_float, self._in_int8 = folder / "original.onnx", folder / "original_int8.onnx"
         spec = NetworkSpec("resnet50", SHAPE, 1000)
-        export_onnx(keras_resnet50.trained(), spec, self._in_float)
-        self._quantize(self._in_float, self._in_int8)
-        self._answers = self._logits(self._in_float)
+        export_onnx(keras_resnet50.trained(), spec, self.in_float)
+        self._quantize(self.in_float, self._in_int8)
+        self._answers = self._logits(self.in_float)
 
     def original(self) -> dict[str, Any]:
         """Return the measurements of the original in float and in int8."""
         return {
             "calibration_images": sum(map(len, self._calibration)),
             "test_images": len(self._images),
-            "original": self._row(self._in_float, []),
-            "original_int8": self._row(self._in_int8, [self._in_float]),
+            "original": self._row(self.in_float, []),
+            "original_int8": self._row(self._in_int8, [self.in_float]),
         }
 
     def rows(self, file: Path) -> dict[str, Any]:
         """Return the measurements of a compressed file, in float and in int8."""
+        return {"float": self.row(file), "int8": self.row_in_int8(file)}
+
+    def row(self, file: Path) -> dict[str, Any]:
+        """Return the measurements of a file as it is."""
+        return self._row(file, [self.in_float, self._in_int8])
+
+    def row_in_int8(self, file: Path) -> dict[str, Any]:
+        """Quantize a file, and return the measurements of its int8 network."""
         in_int8 = self._folder / "compressed_int8.onnx"
         kept = self._quantize(file, in_int8)
-        references = [self._in_float, self._in_int8]
-        return {
-            "float": self._row(file, references),
-            "int8": self._row(in_int8, references) | {"nodes_in_float": len(kept)},
-        }
+        return self.row(in_int8) | {"nodes_in_float": len(kept)}
 
     def _quantize(self, file: Path, in_int8: Path) -> tuple[str, ...]:
         network = GraphNetwork.read(file, {"images": (1, *SHAPE)}, self._calibration)
@@ -173,7 +184,7 @@ class Measured:
 
     def _row(self, file: Path, references: list[Path]) -> dict[str, Any]:
         """Return accuracy, size, and the ratios of latency to the references with their bounds."""
-        logits = self._answers if file == self._in_float else self._logits(file)
+        logits = self._answers if file == self.in_float else self._logits(file)
         best = logits.argmax(1)
         return {
             "accuracy_percent": round(100 * float((best == self._labels).mean()), 1),
