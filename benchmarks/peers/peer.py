@@ -31,6 +31,7 @@ SHAPE = (3, 224, 224)
 # up to this number of elements.
 _LARGEST_CONSTANT = 2**26
 _HALVINGS = 8
+_NEARLY = 0.997
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,19 @@ class Work:
         The best is the one that gives most calibration images the class that the original gives
         them: every fourth image, to save time.
         """
+        self._keep_best("as_it_is", trials)
+        again = [statistics_again(trial, self.images) for trial in trials]
+        self._keep_best("statistics", again)
+
+    def _keep_best(self, name: str, trials: list[Trial]) -> None:
         images = self.images[::4]
         wanted = answers(self.network, images)
-
-        def rated(trials: list[Trial]) -> dict[str, float]:
-            shares = {t.settings: (answers(t.network, images) == wanted) for t in trials}
-            return {name: round(100 * float(same.mean()), 1) for name, same in shares.items()}
-
-        with_statistics = [statistics_again(trial, self.images) for trial in trials]
-        for name, group in {"as_it_is": trials, "statistics": with_statistics}.items():
-            tried = rated(group)
-            best = max(group, key=lambda trial: tried[trial.settings])
-            file = self.folder / f"{name}.onnx"
-            export(best.network, file)
-            self.add(file, name, best.settings, best.cost, tried)
+        same = {trial.settings: answers(trial.network, images) == wanted for trial in trials}
+        tried = {settings: round(100 * float(equal.mean()), 1) for settings, equal in same.items()}
+        best = max(trials, key=lambda trial: tried[trial.settings])
+        file = self.folder / f"{name}.onnx"
+        export(best.network, file)
+        self.add(file, name, best.settings, best.cost, tried)
 
     def add(
         self, file: Path, network: str, settings: str, cost: Cost, tried: dict[str, float]
@@ -147,14 +147,17 @@ def timed(settings: str, build: Callable[[], nn.Module]) -> Trial:
 
 
 def largest_within(limit: float, build: Callable[[float], nn.Module]) -> float:
-    """Return the largest setting whose network has at most these MACs, by bisection.
+    """Return a setting whose network has at most these MACs, and nearly so many, by bisection.
 
     `build` returns the network for a setting between 0 and 1. Its MACs grow with the setting.
     """
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if macs(build(middle)) <= limit else (low, middle)
+        counted = macs(build(middle))
+        low, high = (middle, high) if counted <= limit else (low, middle)
+        if _NEARLY * limit <= counted <= limit:
+            break
     return low
 
 
