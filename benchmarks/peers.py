@@ -72,7 +72,8 @@ def main() -> None:
 
 def compress(images: Path, threads: int, folder: Path) -> None:
     """Compress by `lowrank`, and write the network as a program of a tool does."""
-    costs = resnet50.in_own_process(images, TARGET, threads, folder / "as_it_is.onnx")
+    file, target = folder / "as_it_is.onnx", f"macs={TARGET}"
+    costs = resnet50.in_own_process(images, "low rank", target, threads, file)
     settings = "Tucker-2, spatial SVD and SVD, fitted to outputs"
     record: dict[str, Any] = {"file": "as_it_is.onnx", "network": "as_it_is", "tried": {}}
     record["settings"] = settings

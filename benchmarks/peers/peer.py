@@ -192,6 +192,10 @@ def statistics_again(trial: Trial, images: Tensor) -> Trial:
 
 def export(network: nn.Module, file: Path) -> None:
     """Write a network for any batch size."""
+    # Kernels in channels-last order, which decompositions can leave behind, make the exporter write
+    # pooling as a gather of unknown shape. `contiguous` does not change 1 x 1 kernels.
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.data)
     program = torch.onnx.export(
         network,
         (torch.zeros(2, *SHAPE),),

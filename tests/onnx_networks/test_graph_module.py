@@ -306,3 +306,27 @@ def test_changed_and_missing_numbers_are_detected(factor, reason, monkeypatch):
 
     monkeypatch.setattr(graph_module, "converted", wrong)
     assert module_of(model).obstacle.startswith(reason)
+
+
+def test_removed_channels_leave_the_graph_and_are_not_trained():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second"),
+    ]
+    model = network(nodes, {"w": random(10, 6, 3, 3), "v": random(5, 10, 1, 1)})
+    built = module_of(model)
+    layer = next(site.layer for site in built.origin.sites if site.layer.name == "second")
+    factors = decompose(
+        get_factorization("remove_channels"), layer, random(5, 10, 1, 1), None, (4,)
+    )
+    put_factors(built, "second", factors.sequence, factors.tensors, source="second")
+    trained = [name for name, tensor in built.named_parameters() if tensor.requires_grad]
+    assert [name for name in trained if name.startswith("second")] == ["second.1.weight"]
+    written = model_of(built)
+    kernels = sorted(tuple(tensor.dims) for tensor in written.graph.initializer)
+    assert kernels == [(4, 6, 3, 3), (5, 4, 1, 1)]
+    inputs = torch.from_numpy(random(3, 6, 9, 8, seed=5))
+    with torch.no_grad():
+        expected = built(inputs)
+    np.testing.assert_allclose(outputs_in_runtime(written, inputs), expected, rtol=1e-4, atol=1e-4)
