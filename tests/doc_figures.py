@@ -221,7 +221,7 @@ def resnet50() -> Expected:
 
 def resnet50_target(target: str) -> str:
     cost, share = target.split("=")
-    return f"{float(share):.0%} of the {'milliseconds' if cost == 'latency' else 'MACs'}"
+    return f"{100 * float(share):.0f} % of the {'milliseconds' if cost == 'latency' else 'MACs'}"
 
 
 def resnet50_cost() -> Expected:
