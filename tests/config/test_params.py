@@ -6,6 +6,8 @@ from typing import get_args
 import pytest
 import yaml
 
+from lowrank.config.benchmark import section_of
+from lowrank.config.device_kinds import DEVICE_KINDS
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.config.finetune import FinetuneSettings, RoundSettings
 from lowrank.config.reading import load_params, parse_params, schema
@@ -804,3 +806,16 @@ def test_hosts_are_accepted(document, host):
     assert (
         parse_params(changed(document, "benchmark/board", section)).benchmark["board"].host == host
     )
+
+
+def test_the_connection_of_a_device_contains_its_first_runtime_unless_it_is_the_default():
+    section = section_of(DEVICE_KINDS.get("local"))
+    assert section(threads=2).connection_json() == '{"kind":"local"}'
+    options = {"openvino": {"ENABLE_CPU_PINNING": False}}
+    device = section(runtime=["openvino", "onnxruntime"], session=options)
+    assert device.main_runtime == "openvino"
+    assert json.loads(device.connection_json()) == {
+        "kind": "local",
+        "runtime": "openvino",
+        "session": {"ENABLE_CPU_PINNING": False},
+    }

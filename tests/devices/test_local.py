@@ -17,7 +17,7 @@ import lowrank.devices
 from lowrank.config.device_kinds import create_device
 from lowrank.devices import DeviceError, combinations, main_settings
 from lowrank.devices.measure_settings import MeasureSettings
-from lowrank.devices.runtime import fixed_inputs, load_runner, open_session
+from lowrank.devices.runtime import fixed_inputs, load_model, load_runner
 from lowrank.errors import UserError
 from lowrank.testing import check_device
 
@@ -148,7 +148,7 @@ def test_the_input_is_reproducible(model: Path):
 def test_all_inputs_are_fed_and_whole_numbers_are_zeros(tmp_path: Path):
     onnx.save(reader_of_words(), path := tmp_path / "reader.onnx")
     settings = MeasureSettings(batch_size=3)
-    feed = fixed_inputs(path, open_session(path, settings), 3)
+    feed = fixed_inputs(path, load_model(path, settings), 3)
     assert {name: (array.shape, array.dtype.name) for name, array in feed.items()} == {
         "words": ((3, 6), "int64"),
         "features": ((3, 5), "float32"),
@@ -163,7 +163,7 @@ def test_all_inputs_are_fed_and_whole_numbers_are_zeros(tmp_path: Path):
 def test_inputs_that_are_no_batches_of_numbers_are_an_error(tmp_path: Path):
     nodes = [helper.make_node("Identity", ["text"], ["same"])]
     for kind, shape, message in (
-        (TensorProto.STRING, ["batch"], r"'text' has the type tensor\(string\), but one of"),
+        (TensorProto.STRING, ["batch"], r"'text' has the type tensor\(string\), but a type of"),
         (TensorProto.FLOAT, ["batch", "open"], r"'text' has shape \['batch', 'open'\], but a"),
     ):
         values = [helper.make_tensor_value_info(name, kind, shape) for name in ("text", "same")]

@@ -268,6 +268,13 @@ def test_no_onnxruntime_on_the_other_machine(board, tmp_path):
         board(python=python_with(tmp_path, code)).environment({})
 
 
+def test_no_openvino_on_the_other_machine(board, tmp_path):
+    code = "import sys; sys.modules['openvino'] = None"
+    message = r"has no openvino\. Install it: `ssh board .* -m pip install numpy openvino`"
+    with pytest.raises(DeviceError, match=message):
+        board(python=python_with(tmp_path, code), runtime="openvino").environment({})
+
+
 def test_onnxruntime_of_another_architecture(board, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/onnxruntime.py").write_text("raise ImportError('wrong ELF class')")

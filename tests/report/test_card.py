@@ -121,6 +121,24 @@ def test_files_and_cards_contain_the_same_facts(tmp_path, model):
         assert (folder / f"{name}.md").read_text() == markdown(name, facts, METRICS)
 
 
+def test_each_file_has_a_twin_with_a_fixed_batch_if_it_is_requested(tmp_path, model):
+    described = DESCRIBED | {"fixed_batch": 4}
+    open_model = onnx.load(model)
+    for entry in (*open_model.graph.input, *open_model.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(open_model, model)
+    folder = tmp_path / "models/net_tucker"
+    deliver(folder, {"float32": model, "int8": model}, RESULT, described, LAYERS, METRICS)
+    twins = {"net_tucker_batch4.onnx", "net_tucker_int8_batch4.onnx"}
+    assert {name for name in names_in(folder) if "batch" in name} == twins
+    for name in twins:
+        twin = onnx.load(folder / name)
+        sizes = [entry.type.tensor_type.shape.dim[0].dim_value for entry in twin.graph.input]
+        assert set(sizes) == {4}
+        file = onnx.load(folder / name.replace("_batch4", ""))
+        assert twin.metadata_props == file.metadata_props
+
+
 def test_earlier_files_are_replaced(tmp_path, model):
     folder = tmp_path / "models/net_tucker"
     deliver(folder, {"float32": model, "int8": model}, RESULT, DESCRIBED, LAYERS, METRICS)

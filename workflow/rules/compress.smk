@@ -88,6 +88,7 @@ rule profile_draft:
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
         device_settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
+        batch=PARAMS.export_onnx.batch,
     shell:
         command("profile_draft")
 
@@ -116,6 +117,7 @@ rule profile_layers:
         quantize=GRAPH.quantize,
         quantize_settings=PARAMS.quantize.model_dump_json(),
         device_settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
+        batch=PARAMS.export_onnx.batch,
     shell:
         command("profile_layers")
 

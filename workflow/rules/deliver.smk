@@ -144,6 +144,7 @@ rule benchmark:
         network=GRAPH.network_json,
         code=GRAPH.code("benchmark"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].to_json(),
+        batch=PARAMS.export_onnx.batch,
     shell:
         command("benchmark")
 

@@ -1,12 +1,13 @@
 """`benchmark`: devices, and how latency and energy are measured on them."""
 
+import json
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
 from lowrank.config.device_kinds import DEFAULT_KIND, DEVICE_KINDS, fields_of
-from lowrank.devices import DeviceKind
+from lowrank.devices import DeviceKind, MeasureSettings, main_settings
 from lowrank.settings.alternatives import Alternatives
 from lowrank.settings.section import Section
 
@@ -21,8 +22,22 @@ class DeviceSettings(Section):
         return self.model_dump_json()
 
     def connection_json(self) -> str:
-        """Return the settings that identify and reach the machine, without how it measures."""
-        return self.model_dump_json(include={"kind", *DEVICE_KINDS.get(self.kind).own_names})
+        """Return the settings that identify and reach the machine, and its first runtime.
+
+        Other settings of measurements are left out, and a runtime without options that is the
+        default.
+        """
+        own = self.model_dump(mode="json", include={"kind", *DEVICE_KINDS.get(self.kind).own_names})
+        main = main_settings(self.model_dump(mode="json"))
+        if main["runtime"] != MeasureSettings.runtime or main["session"]:
+            own |= {name: main[name] for name in ("runtime", "session")}
+        return json.dumps(own, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def main_runtime(self) -> str:
+        """The runtime of the main measurement."""
+        runtime: str = main_settings(self.model_dump(mode="json"))["runtime"]
+        return runtime
 
 
 @cache

@@ -1,5 +1,7 @@
 """Sections of single steps: ranks, calibration, decomposition, stored outputs and export."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from lowrank.settings.section import Device, Precision, Section, Threads
@@ -53,6 +55,13 @@ class ExportSettings(Section):
     """Export of the ONNX file, and its comparison with PyTorch on real images."""
 
     threads: Threads = 2
+    batch: Literal["open", "fixed"] = Field(
+        "open",
+        description="Batch axis of the files. `open`: any batch size. `fixed`: each delivered file "
+        "has a twin with a batch axis of fixed size, which some kernels for ARM need, and "
+        "latencies are measured with such twins. The size is the first `batch_size` of the first "
+        "device in `matrix.devices`.",
+    )
     images: int = Field(
         2000,
         gt=0,

@@ -1,4 +1,4 @@
-"""Measure ONNX models on this machine or on another one, with ONNX Runtime alone.
+"""Measure ONNX models on this machine or on another one, with a runtime and NumPy alone.
 
 A module whose `ENTRIES` hold a `DeviceKind` adds a kind of device. `lowrank.config.device_kinds`
 finds these modules, and the kinds of installed packages.

@@ -10,7 +10,7 @@ import numpy as np
 
 from lowrank.devices.device import DeviceError
 from lowrank.devices.measure_settings import MeasureSettings
-from lowrank.devices.runtime import open_session
+from lowrank.devices.runtime import load_model
 
 # In float, a different order of summation changes the outputs by about 1e-6 of their norm, and
 # products in bfloat16 by about 1e-3. The exported file must agree with PyTorch to the same bound.
@@ -31,10 +31,10 @@ def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[f
     Several outputs are joined for each image; outputs of whole numbers are left out. The images are
     float32, (N, C, H, W). Other inputs are an array (N, ...), or an .npz file with an array for
     each input, by its name. Samples that do not fill a complete batch are left out.
-    Raises DeviceError like `open_session`, and if the samples do not fit the model.
+    Raises DeviceError like `load_model`, and if the samples do not fit the model.
     """
-    session = open_session(model, settings)
-    shapes = {value.name: value.shape for value in session.get_inputs()}
+    loaded_model = load_model(model, settings)
+    shapes = {value.name: value.shape for value in loaded_model.inputs}
     loaded = np.load(images)
     is_single = isinstance(loaded, np.ndarray)
     data = {next(iter(shapes)): loaded} if is_single else dict(loaded)
@@ -55,7 +55,7 @@ def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[f
     outputs = []
     for start in range(0, count, batch):
         feed = {name: array[start : start + batch] for name, array in data.items()}
-        values = session.run(None, feed)
+        values = loaded_model.run(feed)
         floats = [
             value.reshape(batch, -1)
             for value in values
@@ -67,7 +67,7 @@ def answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[f
 
 
 def expected_answers(model: Path, images: Path, settings: MeasureSettings) -> list[list[float]]:
-    """Return the reference outputs of a model file, computed without graph optimization.
+    """Return the reference outputs of a model file: of ONNX Runtime, without graph optimization.
 
     Every node runs in its own float kernel and nothing is fused. An int8 model is computed in float
     between its conversions. So neither saturation nor a wrong integer kernel of this machine can
@@ -82,6 +82,7 @@ def agreement(
     in_float: list[list[float]] | None = None,
     *,
     are_classes: bool = False,
+    runtime: str = "ONNX Runtime",
 ) -> dict[str, Any]:
     """Compare a device's outputs with the expected outputs.
 
@@ -96,6 +97,8 @@ def agreement(
         For a model in int8: the reference outputs of the same network in float.
     are_classes : bool
         Whether the outputs are the scores of classes, one for each class.
+    runtime : str
+        Name of the runtime of the device, for the warning.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def agreement(
         "images": count,
         "relative_error": error,
         "changed_percent": changed,
-        "warning": _warning(error, limit, changed, count, in_float) if is_wrong else None,
+        "warning": _warning(error, limit, changed, count, in_float, runtime) if is_wrong else None,
     }
 
 
@@ -134,15 +137,19 @@ def _relative_error(actual: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _warning(
-    error: float, limit: float, changed: float | None, count: int, in_float: object
+    error: float,
+    limit: float,
+    changed: float | None,
+    count: int,
+    in_float: object,
+    runtime: str,
 ) -> str:
     classes = (
         "" if changed is None else f", and {changed:.1f} % of {count} images get another class"
     )
     return (
         f"its outputs differ from the reference outputs of the file by {error:.3g} of their "
-        f"norm{classes} (rounding causes at most {limit:g}): ONNX Runtime computes this model "
+        f"norm{classes} (rounding causes at most {limit:g}): {runtime} computes this model "
         "wrongly on this device. Its accuracy there is not the stated accuracy. Try another "
-        "version of onnxruntime"
-        + ("" if in_float is None else ", or `quantize.reduce_range: true`")
+        f"version of {runtime}" + ("" if in_float is None else ", or `quantize.reduce_range: true`")
     )

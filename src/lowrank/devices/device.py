@@ -1,7 +1,7 @@
 """The device interface, and the exception that devices raise.
 
-This folder needs only Python 3.9 or later, NumPy and ONNX Runtime. It imports nothing else from
-the package, so it can be copied to a board unchanged.
+This folder needs only Python 3.9 or later, NumPy and the runtime that is used. It imports nothing
+else from the package, so it can be copied to a board unchanged.
 """
 
 from __future__ import annotations

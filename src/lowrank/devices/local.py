@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from lowrank.devices.answers import answers
 from lowrank.devices.conditions import state_of_machine, warnings_of
@@ -26,7 +25,7 @@ from lowrank.devices.kind import NO_SETTINGS, DeviceKind
 from lowrank.devices.measure_settings import MeasureSettings
 from lowrank.devices.node_times import node_times
 from lowrank.devices.processor import Processor
-from lowrank.devices.runtime import load_runner
+from lowrank.devices.runtime import get_runtime, load_runner
 from lowrank.devices.turns import ratio_and_interval
 
 _NANOSECONDS_PER_MILLISECOND = 1e6
@@ -77,8 +76,10 @@ class LocalDevice:
         # A model whose nodes all stayed in float for accuracy is not supposed to run in int8.
         if not in_float or operators & INTEGER_PRODUCTS or not operators & QUANTIZATION:
             return None
+        runtime = get_runtime(measure_settings)
+        provider = runtime.environment(measure_settings).get("provider")
         return (
-            f"{measure_settings.provider} of ONNX Runtime {onnxruntime.__version__} has no int8 "
+            f"{f'{provider} of ' if provider else ''}{runtime.label} {runtime.version} has no int8 "
             f"kernels for this model: it runs {', '.join(in_float)} in float"
         )
 
@@ -86,9 +87,13 @@ class LocalDevice:
         """See `Device.environment`."""
         measure_settings = MeasureSettings.of({**self._settings, **settings})
         processor = Processor.here()
+        runtime = get_runtime(measure_settings)
+        session = measure_settings.session
         return {
-            "runtime_version": onnxruntime.__version__,
-            "provider": measure_settings.provider,
+            "runtime": measure_settings.runtime,
+            "runtime_version": runtime.version,
+            **runtime.environment(measure_settings),
+            **({"session": session} if session else {}),
             "threads": measure_settings.threads,
             "cpu": processor.cpu,
             "machine": processor.architecture,
@@ -97,7 +102,12 @@ class LocalDevice:
 
     def describe(self, settings: dict[str, Any]) -> dict[str, Any]:
         """See `Device.describe`."""
-        return {**Processor.here().to_json(), "runtime_version": onnxruntime.__version__}
+        measure_settings = MeasureSettings.of({**self._settings, **settings})
+        return {
+            **Processor.here().to_json(),
+            "runtime": measure_settings.runtime,
+            "runtime_version": get_runtime(measure_settings).version,
+        }
 
     def outputs(self, model: Path, settings: dict[str, Any]) -> list[list[float]]:
         """See `Device.outputs`."""

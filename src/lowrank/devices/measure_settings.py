@@ -9,16 +9,32 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
+import pkgutil
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.devices.device import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 # Graph optimization levels.
 OPTIMIZATIONS = ("all", "extended", "basic", "none")
+
+# Each runtime has a module of this name. It is not imported before the runtime is used.
+MODULE_OF_RUNTIME = "lowrank.devices.runtime_{}"
+_MODULE_PREFIX = MODULE_OF_RUNTIME.format("").rpartition(".")[2]
+RUNTIMES = tuple(
+    sorted(
+        module.name[len(_MODULE_PREFIX) :]
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+        if module.name.startswith(_MODULE_PREFIX)
+    )
+)
+
+# Settings that only ONNX Runtime has.
+ONNXRUNTIME_SETTINGS = ("provider", "optimization")
 
 # Words and test of each bound of a number.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -29,7 +45,13 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def setting(description: str, *, default: Any = dataclasses.MISSING, **constraints: Any) -> Any:
+def setting(
+    description: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+    **constraints: Any,
+) -> Any:
     """Declare a setting: a field of a dataclass. Without a default, users must give it.
 
     Parameters
@@ -38,12 +60,17 @@ def setting(description: str, *, default: Any = dataclasses.MISSING, **constrain
         What the setting means, with its unit, for users.
     default : object
         Value of the setting if params.yaml does not give it.
+    default_factory : callable
+        Function that returns the default, for values that can change, such as `dict`.
     constraints
         `ge`, `gt`, `le`, `lt`: bounds of a number. `choices`: the possible values. `pattern`: a
         regular expression for a text. `path=True`: the text is a path. `several=True`: params.yaml
         may list several values, of which each is measured.
     """
-    return dataclasses.field(default=default, metadata={"description": description, **constraints})
+    metadata = {"description": description, **constraints}
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_settings(settings: Any, owner: str) -> None:
@@ -99,6 +126,20 @@ class MeasureSettings:
         ge=1,
         several=True,
     )
+    runtime: str = setting(
+        "Program that runs the ONNX files. If this is a list, each runtime is measured with each "
+        "number of threads and batch size, targets refer to the first, and the result names the "
+        "fastest runtime for each file.",
+        default="onnxruntime",
+        choices=RUNTIMES,
+        several=True,
+    )
+    session: dict[str, Any] = setting(  # noqa: RUF009  (`setting` returns a field.)
+        "Options for the runtime, by name: session configuration entries of ONNX Runtime, or "
+        "properties of OpenVINO for the compilation of a model. For several runtimes, a mapping "
+        "of options for each, by the name of the runtime.",
+        default_factory=dict,
+    )
     optimization: str = setting(
         "Level of ONNX Runtime's graph optimization.", default="all", choices=OPTIMIZATIONS
     )
@@ -141,6 +182,12 @@ class MeasureSettings:
 
     def __post_init__(self) -> None:
         check_settings(self, "benchmark")
+        for name, value in self.session.items():
+            if not isinstance(value, (str, int, float)):
+                raise DeviceError(
+                    f"benchmark setting 'session' has the value {value!r} for '{name}'; it must be "
+                    "a text, a number, true or false. Correct it in params.yaml."
+                )
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> MeasureSettings:
@@ -161,6 +208,12 @@ class MeasureSettings:
 def names_of(settings: Any) -> list[str]:
     """Return the names of the fields of a dataclass of settings."""
     return [field.name for field in dataclasses.fields(settings)]
+
+
+def default_of(name: str) -> Any:
+    """Return the default of a setting of a measurement, one without a `default_factory`."""
+    (field,) = (field for field in dataclasses.fields(MeasureSettings) if field.name == name)
+    return field.default
 
 
 # Settings that accept a list of values.
@@ -184,12 +237,39 @@ def combinations(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for name in _LIST_SETTINGS
         if name in measurement
     }
+    runtimes = values_by_name.get("runtime", [])
     measurements = {}
     for values in itertools.product(*values_by_name.values()):
         chosen = dict(zip(values_by_name, values))  # noqa: B905  (`strict` is Python 3.10's)
-        name = "_".join(f"{key}_{value}" for key, value in chosen.items())
-        measurements[name] = {**measurement, **chosen}
+        # A single runtime is not named, so that keys of results do not depend on it.
+        name = "_".join(
+            f"{key}_{value}" for key, value in chosen.items() if key != "runtime" or runtimes[1:]
+        )
+        measurements[name] = _for_runtime({**measurement, **chosen}, runtimes)
     return measurements
+
+
+def _for_runtime(settings: dict[str, Any], runtimes: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a measurement with one of several runtimes.
+
+    Raises DeviceError if there are several runtimes and `session` does not name them.
+    """
+    session: dict[str, Any] = settings.get("session") or {}
+    runtime = settings.get("runtime", default_of("runtime"))
+    is_by_runtime = bool(session) and all(
+        name in RUNTIMES and isinstance(options, dict) for name, options in session.items()
+    )
+    if is_by_runtime:
+        settings = {**settings, "session": session.get(runtime, {})}
+    elif session and len(runtimes) > 1:
+        raise DeviceError(
+            f"benchmark setting 'session' is {session!r}, but there are several runtimes; it must "
+            f"be a mapping of options for each, such as `session: {{{runtime}: {{...}}}}`. Correct "
+            "it in params.yaml."
+        )
+    if runtime != "onnxruntime" and "onnxruntime" in runtimes:
+        settings = {**settings, **{name: default_of(name) for name in ONNXRUNTIME_SETTINGS}}
+    return settings
 
 
 def main_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,15 @@
-"""Measure how long each node of a model takes, from ONNX Runtime's own profile."""
+"""Measure how long each node of a model takes, from the profile of its runtime."""
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lowrank.devices.device import NodeTime
 from lowrank.devices.measure_settings import MeasureSettings
-from lowrank.devices.runtime import fixed_inputs, open_session, warm_up
-
-if TYPE_CHECKING:
-    import onnxruntime
+from lowrank.devices.runtime import LoadedModel, fixed_inputs, load_model, warm_up
 
 # Lower bound of the corrected time of a node, in µs.
 _MIN_MICROSECONDS = 0.05
@@ -26,8 +18,8 @@ _MIN_MICROSECONDS = 0.05
 def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
     """Return the mean time of each node of a model, without the slowest tenth of the runs.
 
-    Writing the profile adds some microseconds to each node, which is most of the measured time of a
-    small node. So the model is also timed without the profile. The total overhead is divided
+    Recording the profile adds some microseconds to each node, which is most of the measured time of
+    a small node. So the model is also timed without the profile. The total overhead is divided
     equally among the nodes and subtracted, so the times of all nodes add up to the time of the
     model.
 
@@ -47,18 +39,12 @@ def node_times(model: Path, settings: MeasureSettings) -> dict[str, NodeTime]:
     Raises
     ------
     DeviceError
-        In the same cases as `open_session` and `fixed_inputs` of `lowrank.devices.runtime`.
+        In the same cases as `load_model` and `fixed_inputs` of `lowrank.devices.runtime`.
     """
-    model_time = _typical(_run(model, open_session(model, settings), settings))
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(model, settings, profile=Path(folder) / "profile")
-        runs = len(_run(model, session, settings))
-        events = json.loads(Path(session.end_profiling()).read_text())
-    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            operator = event["args"]["op_name"]
-            durations[_node_name(event["name"]), operator].append(event["dur"])
+    model_time = _typical(_run(model, load_model(model, settings), settings))
+    profiled_model = load_model(model, settings, profile=True)
+    runs = len(_run(model, profiled_model, settings))
+    durations = profiled_model.node_microseconds()
     nodes = list(durations)
     profiled = np.array([_typical(durations[node][-runs:]) for node in nodes])
     return {
@@ -84,27 +70,17 @@ def without_profiling(profiled: np.ndarray, model_time: float) -> np.ndarray:
     return times
 
 
-def _run(
-    model: Path, session: onnxruntime.InferenceSession, settings: MeasureSettings
-) -> list[float]:
+def _run(model: Path, loaded: LoadedModel, settings: MeasureSettings) -> list[float]:
     """Run the model on fixed inputs after a warm-up and return each run's time in µs."""
-    feed = fixed_inputs(model, session, settings.batch_size)
-    warm_up(lambda: session.run(None, feed), seconds=settings.warmup_seconds)
+    feed = fixed_inputs(model, loaded, settings.batch_size)
+    warm_up(lambda: loaded.run(feed), seconds=settings.warmup_seconds)
     durations: list[float] = []
     end = time.perf_counter() + settings.seconds
     while len(durations) < settings.repeats or time.perf_counter() < end:
         start = time.perf_counter_ns()
-        session.run(None, feed)
+        loaded.run(feed)
         durations.append((time.perf_counter_ns() - start) / 1e3)
     return durations
-
-
-def _node_name(event: str) -> str:
-    """Return the node's name without what ONNX Runtime adds to it.
-
-    A linear layer that it merged with its activation has "fused " before its name.
-    """
-    return re.sub(r"^fused |(_nchwc|_token_\d+)?_kernel_time$", "", event)
 
 
 def _typical(microseconds: list[float]) -> float:

@@ -39,7 +39,8 @@ def digest_of(room):
 """
 
 # PREPARE stores the code that arrives on its standard input, unless an unaltered copy is already
-# present. It prints a description of the machine, or the problem that it found.
+# present, and imports the packages that its further arguments name. It prints a description of the
+# machine, or the problem that it found.
 PREPARE = """
 digest = sys.argv[2]
 room = os.path.join(folder, "room", digest)
@@ -76,7 +77,7 @@ try:
             put_room()
 except OSError as error:
     report["problem"] = "%s: %s" % (error.filename or room, error.strerror)
-for name in ("numpy", "onnxruntime"):
+for name in sys.argv[3:]:
     try:
         __import__(name)
     except ModuleNotFoundError:

@@ -1,17 +1,24 @@
-"""Load a model in ONNX Runtime, with inputs to run it on, and warm it up."""
+"""The interface of runtimes, which run ONNX files, and what all of them have in common.
+
+A module `runtime_<name>.py` of this folder adds the runtime `<name>`: its `RUNTIME` is a `Runtime`.
+It must not import the runtime's own package before the runtime is used.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 
 from lowrank.devices.device import DeviceError
-from lowrank.devices.measure_settings import MeasureSettings
+from lowrank.devices.measure_settings import MODULE_OF_RUNTIME, MeasureSettings
 
 NANOSECONDS_PER_SECOND = 1e9
 
@@ -21,79 +28,119 @@ _MIN_RUNS = 3
 _STABLE = 0.03
 _MAX_DURATION = 10
 
-_LEVELS = {
-    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
 
-# Types of inputs that models are measured with.
-_FLOATS = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-}
-_INTEGERS = {
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+@dataclasses.dataclass(frozen=True)
+class ModelInput:
+    """An input of a loaded model.
+
+    Attributes
+    ----------
+    name : str
+        Name of the input.
+    type : str
+        Its type, as the runtime names it.
+    dtype : type or None
+        Its NumPy type; None for a type that models are not measured with, such as texts.
+    shape : list of int, str or None
+        Its sizes. A size that is not fixed is no int.
+    """
+
+    name: str
+    type: str
+    dtype: Any
+    shape: list[Any]
+
+
+class LoadedModel(Protocol):
+    """A model that a runtime has loaded. `inputs` are its inputs, in the order of the file."""
+
+    inputs: list[ModelInput]
+
+    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs for inputs by name, in the order of the file."""
+
+    def node_microseconds(self) -> dict[tuple[str, str], list[float]]:
+        """Return the µs of each node in each run so far, by its name and operator.
+
+        Only once, and only for a model that was loaded with `profile`. Names are those of the
+        file's nodes, or of their outputs. Operators have ONNX Runtime's names, those with integer
+        kernels too: `Conv`, `QLinearConv`.
+        """
+
+
+class Runtime(Protocol):
+    """A program that runs ONNX files. `label` is its name, `package` the Python package."""
+
+    label: str
+    package: str
+
+    @property
+    def version(self) -> str:
+        """Its version. Raises DeviceError if it is not installed."""
+
+    def environment(self, settings: MeasureSettings) -> dict[str, Any]:
+        """Return what latencies depend on, besides its version, `threads` and `session`."""
+
+    def load(self, model: Path, settings: MeasureSettings, *, profile: bool = False) -> LoadedModel:
+        """Load a model file, which exists. With `profile`, the times of its nodes are recorded.
+
+        Raises DeviceError if the runtime is not installed or cannot read the file.
+        """
+
+
+def get_runtime(settings: MeasureSettings) -> Runtime:
+    """Return the runtime of a measurement. It need not be installed."""
+    module = importlib.import_module(MODULE_OF_RUNTIME.format(settings.runtime))
+    runtime: Runtime = module.RUNTIME
+    return runtime
+
+
+def imported(runtime: Runtime) -> Any:
+    """Return the Python package of a runtime.
+
+    Raises DeviceError if it is not installed or does not load.
+    """
+    try:
+        return importlib.import_module(runtime.package)
+    except ImportError as error:
+        extra = (
+            ""
+            if runtime.package == "onnxruntime"
+            else f", or `pip install 'lowrank[{runtime.package}]'` on the machine with lowrank"
+        )
+        raise DeviceError(
+            f"{runtime.label} does not load in {sys.executable} ({error}). Install it: "
+            f"`{sys.executable} -m pip install {runtime.package}`{extra}. Or set `runtime` in "
+            "params.yaml to another runtime."
+        ) from error
+
+
+def option_text(value: Any, words: tuple[str, str]) -> str:
+    """Return the text of an entry of `session`. `words` are the texts of False and True."""
+    return words[value] if isinstance(value, bool) else str(value)
 
 
 def load_runner(model: Path, settings: MeasureSettings) -> Callable[[], list[np.ndarray]]:
     """Load an ONNX model and return a function that computes its outputs for fixed inputs.
 
-    The inputs are those of `fixed_inputs`. Raises DeviceError if the execution provider is not
-    available, if the file is missing, if this version of ONNX Runtime cannot read it, or if an
-    input is not a batch of the requested size, with fixed sizes in all other dimensions.
+    The inputs are those of `fixed_inputs`. Raises DeviceError like `load_model`, or if an input is
+    not a batch of the requested size, with fixed sizes in all other dimensions.
     """
-    session = open_session(model, settings)
-    _require_fixed_sizes(model, session, settings.batch_size)
-    feed = fixed_inputs(model, session, settings.batch_size)
-    return lambda: session.run(None, feed)
+    loaded = load_model(model, settings)
+    _require_fixed_sizes(model, loaded, settings.batch_size)
+    feed = fixed_inputs(model, loaded, settings.batch_size)
+    return lambda: loaded.run(feed)
 
 
-def open_session(
-    model: Path, settings: MeasureSettings, *, profile: Path | None = None
-) -> onnxruntime.InferenceSession:
-    """Load an ONNX model with any inputs. Raises DeviceError like `load_runner`.
+def load_model(model: Path, settings: MeasureSettings, *, profile: bool = False) -> LoadedModel:
+    """Load an ONNX model with any inputs in the runtime of the settings.
 
-    With `profile`, ONNX Runtime writes its own profile of each run to a file whose path starts with
-    `profile`.
+    With `profile`, the times of its nodes are recorded. Raises DeviceError if the file is missing,
+    if the runtime is not installed, if it cannot read the file, or if it lacks a setting.
     """
-    _require_provider(settings.provider)
     if not model.is_file():
         raise DeviceError(f"{model}: no such model. Export it, then measure again.")
-    options = onnxruntime.SessionOptions()
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    options.intra_op_num_threads = settings.threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = _LEVELS[settings.optimization]
-    options.log_severity_level = 3  # Errors only: its warnings are about its own choices.
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=[settings.provider])
-    except Exception as error:  # ONNX Runtime's exceptions have no narrower base class.
-        raise DeviceError(
-            f"{model}: ONNX Runtime {onnxruntime.__version__} cannot load this file of "
-            f"{model.stat().st_size} bytes as a model ({error}). If the file was truncated during "
-            "a copy, export or download it again. If its operator set is too new, install a newer "
-            "onnxruntime."
-        ) from error
-    # ONNX Runtime silently falls back to the CPU if a provider fails to start.
-    if settings.provider not in session.get_providers():
-        raise DeviceError(
-            f"execution provider '{settings.provider}' is installed but did not start for {model}. "
-            f"Running: {', '.join(session.get_providers())}. Check its drivers, or set `provider` "
-            "in params.yaml to one of these."
-        )
-    return session
+    return get_runtime(settings).load(model, settings, profile=profile)
 
 
 def warm_up(
@@ -142,19 +189,7 @@ def warm_up(
     return True
 
 
-def _require_provider(provider: str) -> None:
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise DeviceError(
-            f"execution provider '{provider}' is not available here. Available: "
-            f"{', '.join(available)}. Set `provider` in params.yaml to one of these, or install "
-            "the build of onnxruntime that provides it."
-        )
-
-
-def fixed_inputs(
-    model: Path, session: onnxruntime.InferenceSession, batch_size: int
-) -> dict[str, np.ndarray]:
+def fixed_inputs(model: Path, loaded: LoadedModel, batch_size: int) -> dict[str, np.ndarray]:
     """Return the same inputs for a model on every call, by name.
 
     They are normal noise, and zeros for whole numbers and booleans, which are in the range of any
@@ -163,31 +198,29 @@ def fixed_inputs(
     """
     generator = np.random.default_rng(0)
     feed = {}
-    for value in session.get_inputs():
+    for value in loaded.inputs:
         shape = [size if isinstance(size, int) else batch_size for size in value.shape]
-        if value.type in _FLOATS:
-            noise = generator.standard_normal(shape, dtype=np.float32)
-            feed[value.name] = noise.astype(_FLOATS[value.type], copy=False)
-        elif value.type in _INTEGERS:
-            feed[value.name] = np.zeros(shape, _INTEGERS[value.type])
-        else:
+        if value.dtype is None:
             raise DeviceError(
-                f"{model}: the model's input '{value.name}' has the type {value.type}, but one of "
-                f"{', '.join([*_FLOATS, *_INTEGERS])} is expected. Export the network with an "
-                "input of one of these types."
+                f"{model}: the model's input '{value.name}' has the type {value.type}, but a type "
+                "of floating-point or whole numbers or booleans is expected. Export the network "
+                "with an input of such a type."
             )
+        if np.dtype(value.dtype).kind == "f":
+            noise = generator.standard_normal(shape, dtype=np.float32)
+            feed[value.name] = noise.astype(value.dtype, copy=False)
+        else:
+            feed[value.name] = np.zeros(shape, value.dtype)
     return feed
 
 
-def _require_fixed_sizes(
-    model: Path, session: onnxruntime.InferenceSession, batch_size: int
-) -> None:
-    if not session.get_inputs():
+def _require_fixed_sizes(model: Path, loaded: LoadedModel, batch_size: int) -> None:
+    if not loaded.inputs:
         raise DeviceError(
             f"{model}: the model has no inputs, but at least one is expected. Export the network "
             "with the samples as its input."
         )
-    for value in session.get_inputs():
+    for value in loaded.inputs:
         batch, *sizes = value.shape or [None]
         fixed_batch = isinstance(batch, int)
         if not all(isinstance(size, int) for size in sizes) or (

@@ -1,8 +1,8 @@
 """Measure on another machine through the system's OpenSSH client.
 
 Keys, jump hosts and multiplexing come from the user's SSH configuration. This folder and the models
-are sent once each and checked by their hashes. The other machine needs Python, NumPy and ONNX
-Runtime.
+are sent once each and checked by their hashes. The other machine needs Python, NumPy and the
+runtime.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.devices.device import DeviceError, NodeTime
 from lowrank.devices.kind import DeviceKind
-from lowrank.devices.measure_settings import setting
+from lowrank.devices.measure_settings import MeasureSettings, setting
 from lowrank.devices.remote_scripts import CLEAN, FOLDER, PREPARE
+from lowrank.devices.runtime import get_runtime
 from lowrank.devices.ssh_link import LostError, SshLink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # -B: Python writes no compiled files, because a full disk would leave truncated ones.
 _PYTHON_OPTIONS = ("-B", "-c")
@@ -186,9 +187,10 @@ class SshDevice:
         if not self._remote:
             room, digest = _packed_room()
             link = self._link
+            packages = ["numpy", get_runtime(MeasureSettings.of(self._settings)).package]
             command = [link.python, *_PYTHON_OPTIONS, FOLDER + PREPARE, link.folder, digest]
-            report = self._retry_once(lambda: link.json(command, room))
-            _require_usable(report, link)
+            report = self._retry_once(lambda: link.json([*command, *packages], room))
+            _require_usable(report, link, packages)
             self._remote = report
         return self._remote
 
@@ -206,9 +208,12 @@ class SshDevice:
                 ) from error
 
 
-def _require_usable(report: dict[str, Any], link: SshLink) -> None:
-    """Raise DeviceError if the machine lacks something. The message says how to install it."""
-    host, python = link.host, link.python
+def _require_usable(report: dict[str, Any], link: SshLink, packages: Sequence[str] = ()) -> None:
+    """Raise DeviceError if the machine lacks something. The message says how to install it.
+
+    `packages` are the Python packages that it needs.
+    """
+    host, python, names = link.host, link.python, " ".join(packages)
     if "old" in report:
         raise DeviceError(
             f"{host}: '{python}' is Python {report['old']}; 3.9 or later is needed. Install one, "
@@ -224,13 +229,13 @@ def _require_usable(report: dict[str, Any], link: SshLink) -> None:
     if "missing" in report:
         raise DeviceError(
             f"{host}: {report['python']} has no {report['missing']}. Install it: "
-            f"`ssh {host} {python} -m pip install numpy onnxruntime`."
+            f"`ssh {host} {python} -m pip install {names}`."
         )
     if "broken" in report:
         raise DeviceError(
             f"{host}: {report['broken']} does not load on this machine ({report['machine']}). It "
             f"may be built for another architecture. Reinstall it: `ssh {host} {python} -m pip "
-            "install --force-reinstall numpy onnxruntime`."
+            f"install --force-reinstall {names}`."
         )
 
 
@@ -259,7 +264,7 @@ def _packed_room() -> tuple[bytes, str]:
 ENTRIES = (
     DeviceKind(
         "ssh",
-        "another machine, reached over SSH; it needs Python 3.9 or later, NumPy and onnxruntime.",
+        "another machine, reached over SSH; it needs Python 3.9 or later, NumPy and the runtime.",
         create_device=SshDevice,
         settings=SshSettings,
     ),

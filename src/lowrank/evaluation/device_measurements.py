@@ -10,20 +10,22 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import REST
 from lowrank.devices import Device, MeasureSettings, combinations
 from lowrank.devices.answers import agreement, expected_answers
 from lowrank.devices.processor import Processor
+from lowrank.devices.runtime import get_runtime
 from lowrank.errors import UserError
-from lowrank.files import read_json, sha256_of
+from lowrank.evaluation.fastest_runtimes import add_fastest_runtimes
+from lowrank.evaluation.measured_models import Models
+from lowrank.files import read_json
 from lowrank.onnx_files.kernels import integer_kernels, macs_of_nodes
 from lowrank.onnx_files.node_layers import layers_of_nodes
 
@@ -34,56 +36,6 @@ _COMPARED_IMAGES = 64
 _CHECKED = ("agreement", "integer_kernels")
 
 Say = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Models:
-    """The ONNX files to measure.
-
-    `quantized` is None without an int8 network. `control` is the original in int8. `named` are
-    copies of the original and the compressed network with the names of layers, if they differ.
-    `counted` are copies with the shapes of inner tensors, which counting needs, by their file.
-    """
-
-    original: Path
-    compressed: Path
-    quantized: Path | None
-    control: Path
-    named: tuple[Path, Path] | None = None
-    counted: Mapping[Path, Path] = field(default_factory=dict)
-
-    @contextmanager
-    def in_measured_form(self, state: Path, source: NetworkSource) -> Iterator[Models]:
-        """Provide the files as they are measured inside the block; see `measured_form`."""
-        if not source.onnx:
-            yield self
-            return
-        from lowrank.onnx_files.measured_form import measured_form
-        from lowrank.surgery.states import read_spec
-
-        spec = read_spec(state)
-        with ExitStack() as stack:
-
-            def fixed(path: Path, **options: bool) -> Path:
-                return stack.enter_context(measured_form(path, spec, source, **options))
-
-            in_float = (self.original, self.compressed)
-            original, compressed = map(fixed, in_float)
-            named = tuple(fixed(path, named_after_layers=True) for path in in_float)
-            counted = (fixed(path, for_counting=True) for path in in_float)
-            yield Models(
-                original,
-                compressed,
-                fixed(self.quantized) if self.quantized else None,
-                fixed(self.control),
-                (named[0], named[1]),
-                dict(zip((original, compressed), counted, strict=True)),
-            )
-
-    @property
-    def is_control(self) -> bool:
-        """Whether the delivered network is the control, the original in int8."""
-        return self.quantized is not None and sha256_of(self.quantized) == sha256_of(self.control)
 
 
 @dataclass(frozen=True)
@@ -106,6 +58,11 @@ class DeviceMeasurements:
     models: Models
     settings: dict[str, Any]
     say: Say
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime, as in params.yaml."""
+        return MeasureSettings.of(self.settings).runtime
 
     def latencies(self, label: str = "") -> dict[str, Any]:
         """Measure the compressed network, its `int8` network and the `control`.
@@ -182,6 +139,7 @@ class DeviceMeasurements:
             expected_answers(model, images, measure_settings),
             expected_answers(in_float, images, measure_settings) if in_float else None,
             are_classes=_returns_classes(model),
+            runtime=get_runtime(MeasureSettings.of(self.settings)).label,
         )
         if comparison["warning"]:
             self.say(f"warning: {self.device.name}: {model}: {comparison['warning']}")
@@ -253,6 +211,7 @@ def measure_all(
     dataset: Path,
     state: Path,
     say: Say,
+    fixed_batch: bool = False,
 ) -> dict[str, Any]:
     """Measure the networks with each combination of a device's settings.
 
@@ -265,6 +224,8 @@ def measure_all(
     dataset, state
         Folder of the dataset and file of the original network, for the images whose outputs are
         compared.
+    fixed_batch
+        Measure twins of the files with a fixed batch axis.
 
     Returns
     -------
@@ -277,23 +238,45 @@ def measure_all(
     DeviceError
         If the device fails.
     """
-    main, *others = [
-        (name, DeviceMeasurements(device, models, combination, say))
-        for name, combination in combinations(settings).items()
-    ]
-    measurements = main[1]
+    with ExitStack() as stack:
+
+        def measured_models(combination: dict[str, Any]) -> Models:
+            size = MeasureSettings.of(combination).batch_size if fixed_batch else None
+            return stack.enter_context(models.with_batch(size))
+
+        (_, measurements), *others = [
+            (name, DeviceMeasurements(device, measured_models(combination), combination, say))
+            for name, combination in combinations(settings).items()
+        ]
+        return _measure_each(measurements, others, dataset, state)
+
+
+def _measure_each(
+    measurements: DeviceMeasurements,
+    others: list[tuple[str, DeviceMeasurements]],
+    dataset: Path,
+    state: Path,
+) -> dict[str, Any]:
+    """Measure with the main settings and with others by name; see `measure_all`."""
     measured = measurements.latencies()
+    measured_others = {name: other.latencies(f"{name}: ") for name, other in others}
+    # The main measurement of each runtime, whose outputs are compared, too.
+    by_runtime = {measurements.runtime: (measurements, measured)}
+    for name, other in others:
+        by_runtime.setdefault(other.runtime, (other, measured_others[name]))
     with real_images(dataset, state) as images:
-        measurements.check(measured, images)
+        for in_runtime, figures in by_runtime.values():
+            in_runtime.check(figures, images)
+    if len(by_runtime) > 1:
+        add_fastest_runtimes({name: figures for name, (_, figures) in by_runtime.items()})
+    models = measurements.models
     named = models.named or (models.original, models.compressed)
     measured["layers_ms"] = {
         name: measurements.milliseconds_by_layer(model)
         for name, model in zip(("original", "compressed"), named, strict=True)
     }
     if others:
-        measured["others"] = {
-            name: measurements.latencies(f"{name}: ") for name, measurements in others
-        }
+        measured["others"] = measured_others
     return measured
 
 

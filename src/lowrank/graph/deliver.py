@@ -6,6 +6,7 @@ import functools
 import json
 
 from lowrank.config.device_kinds import DEVICE_KINDS
+from lowrank.devices import main_settings
 from lowrank.graph.configuration import configuration_of
 from lowrank.graph.names import (
     Wildcards,
@@ -74,8 +75,9 @@ class DeliverRules(Rules):
 
     def device_signature(self, wildcards: Wildcards) -> str:
         """Return the processor and runtime that a description depends on; '' if not known here."""
-        kind = DEVICE_KINDS.get(self.params.benchmark[wildcards.device].kind)
-        return here_signature() if kind.measures_here else ""
+        device = self.params.benchmark[wildcards.device]
+        is_here = DEVICE_KINDS.get(device.kind).measures_here
+        return here_signature(device.main_runtime) if is_here else ""
 
     def ready_int8(self, wildcards: Wildcards) -> list[str]:
         """Return the original's folder in int8, for a method that does not change the original."""
@@ -100,6 +102,7 @@ class DeliverRules(Rules):
                 "name": name,
                 "data": dataset,
                 **({"takes_arrays": True} if takes_arrays else {}),
+                **self._fixed_batch(),
                 "method": self.graph.report.stated_settings(wildcards),
                 "configuration": configuration_of(
                     self.graph.document, self.params, wildcards.model, method_of(wildcards)
@@ -107,16 +110,26 @@ class DeliverRules(Rules):
             }
         )
 
+    def _fixed_batch(self) -> dict[str, int]:
+        """Return the batch size of the twins with a fixed batch axis; empty without twins."""
+        if self.params.export_onnx.batch == "open":
+            return {}
+        main_device = self.params.benchmark[self.params.matrix.devices[0]]
+        return {"fixed_batch": main_settings(main_device.model_dump(mode="json"))["batch_size"]}
+
 
 @functools.cache
-def here_signature() -> str:
-    """Return the processor and runtime of this machine, on which int8 files and latency depend."""
+def here_signature(runtime: str) -> str:
+    """Return the processor of this machine and the version of a runtime.
+
+    int8 files and latency depend on them.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     from lowrank.devices.processor import Processor
 
     try:
-        runtime = version("onnxruntime")
+        runtime_version = version(runtime)
     except PackageNotFoundError:
-        runtime = "of another package"  # For example onnxruntime-gpu.
-    return f"{Processor.here().signature}; onnxruntime {runtime}"
+        runtime_version = "of another package"  # For example onnxruntime-gpu.
+    return f"{Processor.here().signature}; {runtime} {runtime_version}"

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from lowrank.core.layers import Pair, PlainLayer
-from lowrank.devices import Device
+from lowrank.devices import Device, DeviceError
 from lowrank.files import read_json, write_json
 from lowrank.onnx_files.forms import Form
 from lowrank.onnx_files.single_layers import side_by_side
@@ -50,7 +50,14 @@ class MeasuredLayers:
             onnx.save(side_by_side(layers, self._settings["batch_size"]), model)
             with self._form.of(model) as formed:
                 nodes = self._device.node_times(formed, self._settings)
-        return [nodes[f"layer{index}"].milliseconds for index in range(len(layers))]
+        names = [f"layer{index}" for index in range(len(layers))]
+        if missing := [name for name in names if name not in nodes]:
+            raise DeviceError(
+                f"the profile of the runtime names the nodes {', '.join(nodes)}, but not "
+                f"{', '.join(missing)}, so it does not tell the latencies of single layers. Remove "
+                "the target of latency for this device, or set another `runtime`."
+            )
+        return [nodes[name].milliseconds for name in names]
 
 
 def remember(path: Path, key: str, milliseconds: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lowrank.config.network_source import NetworkSource
+from lowrank.onnx_networks.fixed_batch import write_fixed_batch
 from lowrank.onnx_networks.fixed_sizes import write_fixed
 from lowrank.zoo.registry import NetworkSpec
 
@@ -17,12 +18,14 @@ def measured_form(
     path: Path,
     spec: NetworkSpec,
     source: NetworkSource,
+    *,
+    batch: int | None = None,
     **options: bool,
 ) -> Iterator[Path]:
     """Provide a file for measurements of costs and latency inside the block.
 
-    A file of lowrank is measured as it is. The graph of a user's ONNX file may leave sizes open, so
-    a copy with the sizes of `spec` is measured.
+    A file of lowrank is measured as it is, or its twin with a fixed batch. The graph of a user's
+    ONNX file may leave sizes open, so a copy with the sizes of `spec` is measured.
 
     Parameters
     ----------
@@ -32,13 +35,14 @@ def measured_form(
         Specification of its input.
     source
         How the network is built.
+    batch
+        Number of samples of a fixed batch axis; None leaves the axis open.
     options
         Options of `write_fixed`.
     """
-    if not source.onnx:
-        yield path
-        return
     with tempfile.TemporaryDirectory() as folder:
         # The name is kept, because messages and records contain it.
         copy = Path(folder) / path.name
-        yield write_fixed(path, copy, spec.sizes, **options)
+        if source.onnx:
+            path = write_fixed(path, copy, spec.sizes, **options)
+        yield write_fixed_batch(path, copy, batch) if batch else path

@@ -81,7 +81,7 @@ class WholeNetworks:
         return by_layers, in_one_piece
 
 
-def export_of_state(state: Path, source: NetworkSource) -> Export:
+def export_of_state(state: Path, source: NetworkSource, batch: int | None = None) -> Export:
     """Return a function that writes compressed versions of a stored network, with random weights.
 
     Parameters
@@ -90,6 +90,8 @@ def export_of_state(state: Path, source: NetworkSource) -> Export:
         The network, safetensors.
     source
         How it is built.
+    batch
+        Number of samples of a fixed batch axis; None leaves the axis open.
     """
 
     def export(sequences: Sequences, path: Path) -> AbstractContextManager[Path]:
@@ -97,6 +99,6 @@ def export_of_state(state: Path, source: NetworkSource) -> Export:
         for name, sequence in sequences.items():
             replace_layer(compressed.network, name, sequence)
         export_onnx(compressed.network, compressed.spec, path)
-        return measured_form(path, compressed.spec, source)
+        return measured_form(path, compressed.spec, source, batch=batch)
 
     return export

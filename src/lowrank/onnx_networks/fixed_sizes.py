@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from lowrank.core.tensors import for_inputs
+from lowrank.onnx_networks.fixed_batch import fix_batch
 from lowrank.onnx_networks.graph_layers import layer_names
 from lowrank.onnx_networks.graph_steps import state_shapes, store_constants
 from lowrank.onnx_networks.model_file import inputs_of
@@ -52,9 +53,7 @@ def write_fixed(
         for node in model.graph.node:
             node.name = names.get(node.output[0], node.name)
     if for_counting:
-        for dimensions in axes.values():
-            if dimensions:
-                dimensions[0].dim_value = 1
+        fix_batch(model, 1)
         state_shapes(model, {name: (1, *shape) for name, shape in shapes.items()}, str(path))
     output.write_bytes(model.SerializeToString())
     return output

@@ -15,6 +15,8 @@ import yaml
 
 from lowrank.core.delivery import replace_own_files
 from lowrank.core.metric import Metric
+from lowrank.devices import MeasureSettings
+from lowrank.devices.runtime import get_runtime
 from lowrank.files import write_text, written_whole
 from lowrank.report.card_input import input_facts, input_lines, metadata_of
 from lowrank.temporary import temporary_folder
@@ -52,7 +54,8 @@ def deliver(
         The result that the step `summarize` writes.
     described
         The `name` of the variant, `network`, `input` (the spec of the network), `data`, `method`
-        and `configuration`; `takes_arrays` for a dataset of arrays.
+        and `configuration`; `takes_arrays` for a dataset of arrays; `fixed_batch`, the batch size
+        of a twin of each file, without a card of its own.
     layers
         The records of `layers.json`.
     metrics
@@ -64,6 +67,8 @@ def deliver(
         If the folder holds a file of the user with a name that is needed.
     """
     import onnx
+
+    from lowrank.onnx_networks.fixed_batch import write_fixed_batch
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Tools that quantize a file drop its metadata.
@@ -78,6 +83,9 @@ def deliver(
             onnx.helper.set_model_props(model, kept | metadata_of(model) | metadata(facts))
             with written_whole(new_folder / f"{name}.onnx") as partial:
                 onnx.save_model(model, partial)
+            if size := described.get("fixed_batch"):
+                twin = new_folder / f"{name}_batch{size}.onnx"
+                write_fixed_batch(new_folder / f"{name}.onnx", twin, size)
             write_text(new_folder / f"{name}.md", markdown(name, facts, metrics))
         write_text(new_folder / "params.yaml", _yaml(described["configuration"]) + "\n")
         replace_own_files(folder, new_folder.iterdir())
@@ -366,6 +374,14 @@ def _choices(facts: Mapping[str, Any]) -> list[str]:
     return [f"Choices were made on {validation['images']} {origin}.", "", *warning]
 
 
+def _runtime_of(environment: Mapping[str, Any]) -> str:
+    """Return the name and version of the runtime of a measurement."""
+    # Earlier results and devices of other packages may not name it.
+    name = environment.get("runtime", "onnxruntime")
+    label = get_runtime(MeasureSettings(runtime=name)).label
+    return f"{label} {environment.get('runtime_version')}"
+
+
 def _speedups(latency: Mapping[str, Any]) -> str:
     """Return the speedups over both originals with their intervals, and the environment."""
     environment = latency["measured_with"]
@@ -380,5 +396,5 @@ def _speedups(latency: Mapping[str, Any]) -> str:
         ratio("speedup")
         + (f", {ratio(over)} than the original in int8" if over in latency else "")
         + f": {environment.get('cpu')}, {threads} thread{'s' if threads != 1 else ''}, "
-        f"{environment.get('provider')}, ONNX Runtime {environment.get('runtime_version')}"
+        + ", ".join(filter(None, (environment.get("provider"), _runtime_of(environment))))
     )

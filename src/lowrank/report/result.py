@@ -252,7 +252,10 @@ def _checks(measured: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _latency(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the latencies on one device. `others` holds those with other settings."""
+    """Return the latencies on one device. `others` holds those with other settings.
+
+    Those of another runtime also hold its name and version, and the comparison of the outputs.
+    """
     if "not_measured" in values:
         return values
     latency: dict[str, Any] = {
@@ -260,8 +263,26 @@ def _latency(values: dict[str, Any]) -> dict[str, Any]:
     }
     latency |= {name: value for name, value in values.items() if name.startswith("speedup")}
     if "others" in values:
-        latency["others"] = {name: _latency(other) for name, other in values["others"].items()}
+        latency["others"] = {
+            name: _latency(other) | _of_other_runtime(other, values)
+            for name, other in values["others"].items()
+        }
+    if "fastest_runtime" in values:
+        latency["fastest_runtime"] = values["fastest_runtime"]
     return latency
+
+
+def _of_other_runtime(other: dict[str, Any], main: dict[str, Any]) -> dict[str, Any]:
+    """Return the runtime of a measurement and its checks; empty for the runtime of the main one."""
+    environments = [values.get("environment", {}) for values in (other, main)]
+    runtime, main_runtime = (environment.get("runtime") for environment in environments)
+    if runtime == main_runtime:
+        return {}
+    return {
+        "runtime": runtime,
+        "runtime_version": environments[0]["runtime_version"],
+        **{key: other[key] for key in ("agreement", "integer_kernels") if key in other},
+    }
 
 
 def _percentiles(latency: dict[str, float]) -> dict[str, float]:

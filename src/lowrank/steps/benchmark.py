@@ -30,6 +30,7 @@ from lowrank.steps.options import (
 @input_path("processor", "The description that describe_device wrote for the device.")
 @wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("settings", "benchmark.<device>, JSON.", Json())
+@parameter("batch", "export_onnx.batch: `open`, or `fixed` for twins.", default="open")
 @output_path("output", "The measurements, JSON.")
 def benchmark(
     network: NetworkSource,
@@ -42,6 +43,7 @@ def benchmark(
     processor: Path,
     device: str,
     settings: dict[str, Any],
+    batch: str,
     output: Path,
 ) -> None:
     """Measure the original and the compressed network in alternating turns on one device."""
@@ -49,10 +51,10 @@ def benchmark(
     from lowrank.devices import DeviceError, main_settings
     from lowrank.errors import UserError
     from lowrank.evaluation.device_measurements import (
-        Models,
         measure_all,
         require_same_processor,
     )
+    from lowrank.evaluation.measured_models import Models
     from lowrank.files import write_json
     from lowrank.onnx_files.int8_files import file_for
 
@@ -66,7 +68,15 @@ def benchmark(
             file_for(control, device),
         )
         with files.in_measured_form(state, network) as models:
-            measured = measure_all(machine, models, settings, dataset=dataset, state=state, say=say)
+            measured = measure_all(
+                machine,
+                models,
+                settings,
+                dataset=dataset,
+                state=state,
+                say=say,
+                fixed_batch=batch == "fixed",
+            )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error
     write_json(output, measured)

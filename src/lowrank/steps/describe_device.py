@@ -34,7 +34,7 @@ def describe_device(
     say(
         f"{device}: {description['cpu']} ({description['architecture']}), "
         f"{'with' if has_dot_products else 'without'} 8-bit dot products, "
-        f"ONNX Runtime {description['runtime_version']}; int8 networks for it have "
+        f"{description['runtime']} {description['runtime_version']}; int8 networks for it have "
         f"{types.activations} activations{' and weights of 7 bits' if types.reduce_range else ''}"
     )
     write_json(output, description)

@@ -27,6 +27,7 @@ from lowrank.steps.options import Json, input_path, network_option, output_path,
 @input_path("processor", "The description that describe_device wrote for the device.")
 @wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("device_settings", "benchmark.<device>, JSON.", Json())
+@parameter("batch", "export_onnx.batch: `open`, or `fixed` for twins.", default="open")
 @output_path("output", "The corrected latencies, JSON.")
 def profile_draft(
     original: Path,
@@ -40,11 +41,12 @@ def profile_draft(
     processor: Path,
     device: str,
     device_settings: dict[str, Any],
+    batch: str,
     output: Path,
 ) -> None:
     """Measure the network of a first choice of ranks on a device."""
     from lowrank.config.device_kinds import create_device
-    from lowrank.devices import DeviceError, main_settings
+    from lowrank.devices import DeviceError, MeasureSettings, main_settings
     from lowrank.errors import UserError
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
@@ -65,8 +67,10 @@ def profile_draft(
     try:
         machine = create_device(device, device_settings)
         settings = main_settings(device_settings)
-        with measured_form(original, read_spec(state), network) as fixed:
-            export = export_of_state(state, network)
+        main = MeasureSettings.of(main_settings(device_settings))
+        size = main.batch_size if batch == "fixed" else None
+        with measured_form(original, read_spec(state), network, batch=size) as fixed:
+            export = export_of_state(state, network, size)
             piece = WholeNetworks(
                 fixed, export, layers, known, form, machine, settings, say
             ).milliseconds(sequences)

@@ -35,6 +35,7 @@ from lowrank.steps.options import (
 @input_path("processor", "The description that describe_device wrote for the device.")
 @wildcard("device", "Name of the device under `benchmark` in params.yaml.")
 @parameter("device_settings", "benchmark.<device>, JSON.", Json())
+@parameter("batch", "export_onnx.batch: `open`, or `fixed` for twins.", default="open")
 @kept_path(
     "cache",
     "build/latencies/{wildcards.device}.json",
@@ -54,13 +55,14 @@ def profile_layers(
     processor: Path,
     device: str,
     device_settings: dict[str, Any],
+    batch: str,
     cache: Path,
     output: Path,
 ) -> None:
     """Measure the latency of layers on a device, for all ranks that they may get."""
     from lowrank.config.device_kinds import create_device
     from lowrank.core.layers import LayerTable
-    from lowrank.devices import DeviceError, main_settings
+    from lowrank.devices import DeviceError, MeasureSettings, main_settings
     from lowrank.errors import UserError
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.forms import Form
@@ -72,7 +74,9 @@ def profile_layers(
     layer_table = LayerTable.from_json(read_json(table))
     form = Form.of_settings(quantize, quantize_settings, processor)
     try:
-        with measured_form(original, read_spec(state), network) as fixed:
+        main = MeasureSettings.of(main_settings(device_settings))
+        size = main.batch_size if batch == "fixed" else None
+        with measured_form(original, read_spec(state), network, batch=size) as fixed:
             profile = LatencyProfile(
                 create_device(device, device_settings),
                 main_settings(device_settings),
@@ -82,7 +86,7 @@ def profile_layers(
             )
             latencies = profile.measured(
                 fixed,
-                export_of_state(state, network),
+                export_of_state(state, network, size),
                 layer_table,
                 Candidates(layers, alternatives, settings, settings.costs.latency_ms[device]),
             )

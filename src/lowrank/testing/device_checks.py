@@ -265,7 +265,7 @@ def _int8(sample: _Sample) -> Iterator[str]:
 
 def _description(sample: _Sample) -> Iterator[str]:
     described = sample.device.describe(_QUICK)
-    expected = {*Processor.here().to_json(), "runtime_version"}
+    expected = {*Processor.here().to_json(), "runtime", "runtime_version"}
     yield from _missing(described, expected, "describe(...)")
     Processor.from_json(described)
     if (again := sample.device.describe(_QUICK)) != described:
@@ -274,7 +274,7 @@ def _description(sample: _Sample) -> Iterator[str]:
 
 def _environment(sample: _Sample) -> Iterator[str]:
     environment = sample.device.environment({"threads": 2})
-    keys = {"runtime_version", "provider", "threads", "cpu", "machine"}
+    keys = {"runtime", "runtime_version", "threads", "cpu", "machine"}
     yield from _missing(environment, keys, "environment(...)")
     json.dumps(environment, allow_nan=False)
     if environment["threads"] != 2:
