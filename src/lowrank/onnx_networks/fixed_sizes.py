@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 
 from lowrank.core.tensors import for_inputs
-from lowrank.onnx_networks.fixed_batch import fix_batch
 from lowrank.onnx_networks.graph_layers import layer_names
 from lowrank.onnx_networks.graph_steps import state_shapes, store_constants
 from lowrank.onnx_networks.model_file import inputs_of
@@ -53,7 +52,10 @@ def write_fixed(
         for node in model.graph.node:
             node.name = names.get(node.output[0], node.name)
     if for_counting:
-        fix_batch(model, 1)
+        # Also where the file fixes another number of samples: counts are for one sample.
+        for dimensions in axes.values():
+            if dimensions:
+                dimensions[0].dim_value = 1
         state_shapes(model, {name: (1, *shape) for name, shape in shapes.items()}, str(path))
     output.write_bytes(model.SerializeToString())
     return output
