@@ -37,7 +37,7 @@ def test_distributions(noise):
 
 @pytest.mark.parametrize("only_divergence", [False, True])
 def test_the_mean_divergence_of_several_outputs(only_divergence):
-    """Of a distribution, and of an output that is none."""
+    """One output is a distribution over classes, the other is not."""
     expected = {"p": probabilities(0), "x": np.arange(24, dtype=np.float32).reshape(12, 2) - 9}
     actual = {"p": probabilities(0, 0.1), "x": expected["x"] * 1.5}
     sums = OutputSums(only_divergence=only_divergence)

@@ -54,7 +54,7 @@ class MeasuredLayers:
         if missing := [name for name in names if name not in nodes]:
             raise DeviceError(
                 f"the profile of the runtime names the nodes {', '.join(nodes)}, but not "
-                f"{', '.join(missing)}, so it does not tell the latencies of single layers. Remove "
+                f"{', '.join(missing)}, so the latencies of single layers are not known. Remove "
                 "the target of latency for this device, or set another `runtime`."
             )
         return [nodes[name].milliseconds for name in names]

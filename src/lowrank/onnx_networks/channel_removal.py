@@ -14,7 +14,7 @@ from lowrank.onnx_networks.model_file import nodes_of
 
 
 def remove_unread_channels(model: onnx.ModelProto) -> None:
-    """Remove the output channels of layers that only a selection of other channels follows.
+    """Remove output channels of layers that a selection leaves out and that nothing else reads.
 
     A selection is a 1 x 1 convolution, or a product, that copies some channels: in each row, its
     weight has one 1 and otherwise zeros. The layer before it, and depthwise convolutions and stored

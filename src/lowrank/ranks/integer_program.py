@@ -24,7 +24,8 @@ TOLERANCE = 2e-6
 _MAX_GROUPS = 16
 
 
-@dataclass(frozen=True)
+# Compared by identity, because arrays have no single truth value.
+@dataclass(frozen=True, eq=False)
 class Choice:
     """An entry for one layer.
 
@@ -103,7 +104,7 @@ class IntegerProgram:
                 self.choices.append(Choice(curve.layer, share, sequence, np.array(costs, float)))
 
     def least_loss(self) -> list[Choice] | None:
-        """Return the choice for each layer with the smallest sum of losses; None without any."""
+        """Return a choice for each layer with the smallest total loss; None if no choice fits."""
         limits = (1 - TOLERANCE) * np.array([bound.limit(self._table) for bound in self._bounds])
         if not self.choices and (self.fixed > limits).any():
             return None
