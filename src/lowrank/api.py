@@ -58,8 +58,8 @@ Batch = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]
 class Compressed:
     """Compressed network, with the change of each layer that the method factors.
 
-    `network` is a module, or an `onnx.ModelProto` for an ONNX file. A module from which channels are
-    removed selects the others until it is exported; the file has only these. `expected` is the
+    `network` is a module, or an `onnx.ModelProto` for an ONNX file. A module from which channels
+    are removed selects the others until it is exported; the file has only these. `expected` is the
     agreement of its answers with the original network, or the error of its outputs, on the images
     that were passed to `compress`. It is None without images. `macs` are the multiply-accumulates
     of all layers for one sample, before and after; layers that the method does not factor count
