@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py IMAGES [--peers NAME ...] [--measure-only]
 
-IMAGES, network and measurements are those of `resnet50.py`. Each tool has a program and a list of
+IMAGES, network and measurements are those of `imagenet.py`. Each tool has a program and a list of
 packages in `peers/`. It runs in an environment of its own in `build/peers/`, sees the images for
 calibration and the original, and writes ONNX files. All files are measured here, by the same code.
 `--measure-only` measures the files again that are there. An environment whose list has changed is
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imagenet
 import keras_resnet50
 import numpy as np
-import resnet50
 
 from lowrank.files import write_json
 from lowrank.onnx_files.counts import count
@@ -57,7 +57,7 @@ def main() -> None:
     if options.measure_only and not list(BUILD.glob("*/networks.json")):
         parser.error(f"{BUILD}: no networks to measure. Run once without --measure-only.")
     BUILD.mkdir(parents=True, exist_ok=True)
-    measured = resnet50.Measured(paths, BUILD)
+    measured = imagenet.Measured("resnet50", paths, BUILD)
     if not options.measure_only:
         np.save(BUILD / "calibration.npy", keras_resnet50.images(paths[::2]).numpy())
         for name in options.peers:
@@ -73,7 +73,7 @@ def main() -> None:
 def compress(images: Path, threads: int, folder: Path) -> None:
     """Compress by `lowrank`, and write the network as a program of a tool does."""
     file, target = folder / "as_it_is.onnx", f"macs={TARGET}"
-    costs = resnet50.in_own_process(images, "low rank", target, threads, file)
+    costs = imagenet.in_own_process(images, "resnet50", "low rank", target, threads, file)
     settings = "Tucker-2, spatial SVD and SVD, fitted to outputs"
     record: dict[str, Any] = {"file": "as_it_is.onnx", "network": "as_it_is", "tried": {}}
     record["settings"] = settings
@@ -133,7 +133,7 @@ def site_packages(python: Path) -> Path:
     return Path(output.stdout.decode().strip())
 
 
-def measure(measured: resnet50.Measured, threads: int) -> None:
+def measure(measured: imagenet.Measured, threads: int) -> None:
     """Measure all files that are there, and write the results after each measurement.
 
     All files are measured as they are before those in float are quantized, which takes longer.

@@ -27,7 +27,7 @@ Result = dict[str, Any]
 # Names of networks in their papers.
 _TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20"}
 # Methods outside the matrix that are included if their results exist.
-_BESIDE_THE_MATRIX = ("accuracy_budget",)
+_BESIDE_THE_MATRIX = ("lowrank",)
 
 _SHORT = (
     *("network", "variant", "top-1, %", "MACs", "ONNX file, MB", "latency, ms"),

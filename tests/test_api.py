@@ -92,12 +92,6 @@ def test_sequential_with_no_layer_worth_replacing():
     assert torch.equal(small.network(images[0]), network(images[0]))
 
 
-def test_accuracy_target_needs_the_pipeline():
-    ranks = {"select": "budget", "target": {"accuracy_drop": 1}, "search": {"cost": "macs"}}
-    with pytest.raises(UserError, match=r"accuracy_drop: the search for this target fine-tunes"):
-        lowrank.compress(torch.nn.Conv2d(3, 8, 3), (3, 8, 8), ranks=ranks)
-
-
 def test_cost_target_is_met_with_images():
     network = trained_network()
     images = [torch.randn(16, 3, 16, 16) for _ in range(2)]
@@ -262,6 +256,86 @@ def classifier_of_directions() -> nn.Module:
     return network.eval()
 
 
+def confident_classifier() -> nn.Module:
+    """Return the same classifier, with probabilities near 0 or 1."""
+    network = classifier_of_directions()
+    with torch.no_grad():
+        network[1].weight.mul_(5)
+    return network
+
+
+def probabilities(network, images):
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in images]).double().softmax(1)
+
+
+def test_the_expected_accuracy_drop_needs_no_labels():
+    network, images = confident_classifier(), [torch.randn(64, 3, 8, 8) for _ in range(2)]
+    ranks = {"select": "ratio", "ratio": 2, "negligible": 0, "largest_drop": 1}
+    small = lowrank.compress(network, (3, 8, 8), ranks=ranks, images=images)
+    original, changed = probabilities(network, images), probabilities(small.network, images)
+    own, other = (original.gather(1, p.argmax(1, keepdim=True)) for p in (original, changed))
+    assert small.expected.accuracy_drop == pytest.approx(100 * float((own - other).mean()))
+    assert small.expected.accuracy_drop > 0
+
+
+SEARCH = {
+    "select": "budget",
+    "target": {"accuracy_drop": 5.0},
+    "search": {"cost": "macs", "trials": 4},
+    "negligible": 0,
+}
+
+
+def test_the_cheapest_network_within_an_accuracy_drop(capsys):
+    network, images = confident_classifier(), [torch.randn(256, 3, 8, 8) for _ in range(2)]
+
+    def share(drop):
+        ranks = SEARCH | {"target": {"accuracy_drop": drop}}
+        small = lowrank.compress(
+            network, (3, 8, 8), factorize={"linear": "svd"}, ranks=ranks, images=images
+        )
+        assert small.macs[1] / small.macs[0] <= small.ranks["target"]["macs"]
+        assert "search" not in small.ranks
+        assert small.expected.accuracy_drop <= drop
+        return small.ranks["target"]["macs"]
+
+    assert share(30.0) > share(60.0)
+    lines = capsys.readouterr().err
+    assert "trial 4 of 4: 0." in lines
+    assert " of macs loses " in lines
+
+
+def test_a_search_needs_images_and_a_trial_within_the_target():
+    network, images = confident_classifier(), [torch.randn(256, 3, 8, 8)]
+    with pytest.raises(UserError, match=r"accuracy_drop: the drop is measured on images"):
+        lowrank.compress(network, (3, 8, 8), factorize={"linear": "svd"}, ranks=SEARCH)
+    impossible = SEARCH | {"search": {"cost": "macs", "between": [0.1, 0.2]}}
+    with pytest.raises(UserError, match=r"no trial loses at most 5 points .* pass more images"):
+        lowrank.compress(
+            network, (3, 8, 8), factorize={"linear": "svd"}, ranks=impossible, images=images
+        )
+
+
+@pytest.mark.seconds
+def test_with_images_the_default_is_the_recommended_method(tmp_path):
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+    head = nn.Linear(64, 10)
+    pool = nn.AdaptiveAvgPool2d(1)
+    network = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), pool, nn.Flatten(), head).eval()
+    images = [torch.randn(64, 3, 32, 32) for _ in range(2)]
+    small = lowrank.compress(network, (3, 32, 32), images=images)
+    assert small.ranks["select"] == "budget"
+    assert 0 < small.ranks["target"]["latency_ms"]["local"] < 1
+    small.export(tmp_path / "small.onnx", int8=True)
+    operators = {node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node}
+    assert "QuantizeLinear" in operators
+    assert {layer.factorization for layer in small.layers} <= {
+        *("tucker1", "tucker2", "svd", "spatial_svd", "remove_channels")
+    }
+
+
 def test_excessive_drop_is_an_error_that_names_the_nearest_allowed_setting(capsys):
     network, images = classifier_of_directions(), [torch.randn(128, 3, 8, 8) for _ in range(3)]
     ranks = {"select": "ratio", "ratio": 15.0, "negligible": 0}
@@ -285,6 +359,13 @@ def test_excessive_drop_is_an_error_that_names_the_nearest_allowed_setting(capsy
     assert small.expected.drop > 0.5
     line = f"agreement with the original 100.00 % -> {small.expected.after:.2f} % on 384 images"
     assert line in capsys.readouterr().err
+
+
+def test_int8_needs_samples(tmp_path):
+    small = lowrank.compress(trained_network(), (3, 16, 16))
+    with pytest.raises(UserError, match=r"small\.onnx: int8 needs samples"):
+        small.export(tmp_path / "small.onnx", int8=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_note_without_images_that_the_accuracy_drop_is_not_known(capsys):

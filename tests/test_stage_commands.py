@@ -52,13 +52,13 @@ def test_the_names_come_from_the_name_of_the_stage(run):
 @pytest.mark.parametrize(
     ("stage", "targets"),
     [
-        ("settle@vgg16-accuracy_budget", ["build/vgg16/accuracy_budget/search/chosen.json"]),
+        ("settle@vgg16-lowrank", ["build/vgg16/lowrank/search/chosen.json"]),
         ("settle@vgg16-tucker", ["data/networks/vgg16.json"]),
         # The factors of a search belong to its trials.
-        ("decompose@vgg16-accuracy_budget", ["data/networks/vgg16.json"]),
+        ("decompose@vgg16-lowrank", ["data/networks/vgg16.json"]),
         (
-            "finetune@vgg16-accuracy_budget",
-            ["build/vgg16/accuracy_budget/rounds/1/model.safetensors"],
+            "finetune@vgg16-lowrank",
+            ["build/vgg16/lowrank/rounds/1/model.safetensors"],
         ),
         ("finetune@vgg16-musco", ["build/vgg16/musco/rounds/3/model.safetensors"]),
         ("finetune@vgg16-int8", ["data/networks/vgg16.json"]),

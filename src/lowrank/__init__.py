@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["Compressed", "UserError", "compress"]
+__all__ = ["RECOMMENDED", "TUCKER", "Compressed", "UserError", "compress"]
 
 
 def __getattr__(name: str) -> Any:

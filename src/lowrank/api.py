@@ -12,8 +12,10 @@ small.export("small.onnx")
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,28 +26,20 @@ from torch import Tensor, nn
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
 from lowrank.compression.module_network import ModuleNetwork
+from lowrank.compression.recommended import RECOMMENDED, TUCKER, recommended_ranks
 from lowrank.config.factorize import FactorizeSettings
 from lowrank.core.plans import Expected, Factored, PlannedLayer
 from lowrank.errors import UserError
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_networks.model_file import write_model
 from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.milder import nearest_that_keeps
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.rule import rule_of
 from lowrank.settings.mistakes import described
 from lowrank.tasks import DEFAULT_TASK, get_task
 from lowrank.zoo.registry import NetworkSpec
-
-# Kim et al. 2016: the same as the method `tucker` of params.yaml.
-TUCKER = {
-    "first_conv": "tucker1",
-    "conv": "tucker2",
-    "pointwise_conv": "svd",
-    "flattened_linear": "tucker2",
-    "linear": "svd",
-}
-
 
 # Number of samples on which milder settings are compared, after a drop that is too large.
 _SAMPLES_OF_SEARCH = 64
@@ -63,8 +57,9 @@ class Compressed:
     agreement of its answers with the original network, or the error of its outputs, on the images
     that were passed to `compress`. It is None without images. `macs` are the multiply-accumulates
     of all layers for one sample, before and after; layers that the method does not factor count
-    too.
-    `factored` are the factors by layer name.
+    too. `factored` are the factors by layer name. `ranks` are the settings of the rank rule; after
+    a search, its target is the cost of the chosen network. `samples` are the images that were
+    passed to `compress`.
     """
 
     network: Any
@@ -73,15 +68,31 @@ class Compressed:
     expected: Expected | None = None
     macs: tuple[int, int] = (0, 0)
     factored: Mapping[str, Factored] = field(default_factory=dict)
+    ranks: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Any] = field(default=(), repr=False)
 
-    def export(self, path: str | os.PathLike) -> None:
+    def export(self, path: str | os.PathLike, *, int8: bool = False) -> None:
         """Write the network to an ONNX file.
 
         A module is exported as by `lowrank.onnx_files.export.export_onnx`. Of an ONNX network,
         everything but the replaced layers is as in the original file.
 
-        Raises UserError if the file cannot be written.
+        Parameters
+        ----------
+        path
+            The file.
+        int8
+            Write the network in int8, for the processor of this machine. The ranges of activations
+            are measured on `samples`. Nodes that are slower in int8 here stay in float.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written, or the network cannot be quantized.
         """
+        if int8:
+            self._export_int8(Path(path))
+            return
         if isinstance(self.network, onnx.ModelProto):
             write_model(path, self.network)
             return
@@ -90,16 +101,30 @@ class Compressed:
         spec = NetworkSpec(name, (channels, height, width), num_classes=0)
         export_onnx(self.network, spec, path)
 
+    def _export_int8(self, path: Path) -> None:
+        # Only here, because ONNX Runtime's quantization takes seconds to import.
+        from lowrank.compression.int8_file import write_int8
+
+        if not self.samples:
+            raise UserError(
+                f"{path}: int8 needs samples for the ranges of activations, but `compress` got no "
+                "`images`. Pass some, or write the network in float."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            in_float = Path(folder) / "float.onnx"
+            self.export(in_float)
+            write_int8(GraphNetwork.read(in_float, None, _arrays(self.samples)), path)
+
 
 def compress(
     network: nn.Module | str | os.PathLike[str],
     input_shape: tuple[int, ...] | None = None,
     *,
     inputs: Mapping[str, Sequence[int]] | None = None,
-    factorize: Mapping[str, Any] = TUCKER,
+    factorize: Mapping[str, Any] | None = None,
     ranks: Mapping[str, Any] | None = None,
     images: Iterable[Batch] | None = None,
-    sequential: bool = False,
+    sequential: bool | None = None,
     int8: bool = False,
 ) -> Compressed:
     """Decompose the layers of a copy of a network, without fine-tuning.
@@ -118,13 +143,19 @@ def compress(
     factorize
         Same as `methods.<method>.factorize` in params.yaml: a factorization for each kind of layer,
         `include`, `exclude`, `norm` (default with images: `activation`), `sequential`, and, with a
-        target, `alternatives`.
+        target, `alternatives`. The default is `RECOMMENDED` with a target, otherwise `TUCKER`.
     ranks
-        Rank rule and its settings, same as `methods.<method>.ranks`. The default is EVBMF. The
-        cheapest layers stay dense, up to a share `negligible` (0.005) of the network. With
-        `images`, `{"select": "budget", "target": {"macs": 0.25}}` sets a target for the cost. A
+        Rank rule and its settings, same as `methods.<method>.ranks`. With
+        `{"select": "budget", "target": {"macs": 0.25}}` and images, the costs have a target. A
         target of `{"latency_ms": {"local": 0.5}}` is measured on this machine with one thread,
-        which takes minutes.
+        which takes minutes. With `{"accuracy_drop": 1.0}`, the cheapest network within an accuracy
+        drop of 1 point is searched for, as set in `search`. It is measured on half of the images
+        without labels, see `Expected.accuracy_drop`; if the outputs are not classes, it is the
+        error of the outputs in percent.
+
+        The default, with images and without `factorize`, is the lowest latency on this machine
+        within a drop of 1 point, or within an output error of 10 %. Otherwise it is EVBMF. The
+        cheapest layers stay dense, up to a share `negligible` (0.005) of the network.
     images
         Batches (N, channels, height, width) of a few hundred training images, as the network
         expects them, without labels. With images, the factors approximate the outputs of layers
@@ -133,9 +164,9 @@ def compress(
         original network is printed. For an ONNX file, batches have the shape of its input; with
         several inputs, a batch is a mapping from their names.
     sequential
-        Compensate in each layer for the error of the decomposed layers before it, same as
-        `sequential` in `factorize`. This needs images. A module passes over them once more, an ONNX
-        file once for each layer.
+        Compensate in each layer for the error of the decomposed layers before it. This needs
+        images. A module passes over them once more, an ONNX file once for each layer. The default
+        is `sequential` in `factorize`.
     int8
         Whether you will quantize the result to int8. Targets of latency and of size then count the
         layers in int8; they are still shares of the original in float. The result is in float.
@@ -153,7 +184,11 @@ def compress(
         images, also if the drop of agreement is larger than `largest_drop` of the rule; the message
         then names the nearest setting that keeps enough.
     """
-    rule = _rank_rule(ranks or {})
+    is_recommended = ranks is None and factorize is None and images is not None
+    rule = _rank_rule(recommended_ranks() if is_recommended else ranks or {})
+    if factorize is None:
+        has_target = rule_of(rule).compares_factorizations and images is not None
+        factorize = RECOMMENDED if has_target else TUCKER
     settings = _factorize_settings(
         factorize, rule, images=images is not None, sequential=sequential
     )
@@ -166,6 +201,10 @@ def compress(
     compression = Compression.of(original, settings)
     compression.int8 = int8
     compression.say = lambda line: print(f"lowrank: {line}", file=sys.stderr)
+    if is_recommended:
+        rule = _rank_rule(recommended_ranks(original))
+    if isinstance(rule, BudgetSettings) and rule.searches:
+        rule = compression.cheapest(rule)
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)
     result = compressed.module if isinstance(compressed, ModuleNetwork) else compressed.model
@@ -176,6 +215,8 @@ def compress(
         expected,
         compression.macs(planned),
         compression.factored,
+        rule.model_dump(exclude_unset=True, exclude={"search"}),
+        batches or (),
     )
 
 
@@ -211,7 +252,7 @@ def _shapes(
     return inputs or (None if input_shape is None else (1, *input_shape))
 
 
-def _arrays(batches: list[Any]) -> list[Any]:
+def _arrays(batches: Sequence[Any]) -> list[Any]:
     """Return batches of tensors as batches of arrays."""
 
     def array(batch: Any) -> Any:
@@ -273,17 +314,11 @@ def _rank_rule(ranks: Mapping[str, Any]) -> RankSettings:
             f"ranks: found {ranks!r}; expected a mapping of settings, such as "
             '{"select": "energy", "energy": 0.9}.'
         )
-    rule = rank_settings(ranks)
-    if rule.searches:
-        raise UserError(
-            "ranks.target.accuracy_drop: the search for this target fine-tunes several networks, "
-            "which `compress` does not do. Use the target `macs` or `parameters`, or the pipeline."
-        )
-    return rule
+    return rank_settings(ranks)
 
 
 def _factorize_settings(
-    factorize: Mapping[str, Any], rule: RankSettings, *, images: bool, sequential: bool
+    factorize: Mapping[str, Any], rule: RankSettings, *, images: bool, sequential: bool | None
 ) -> FactorizeSettings:
     """Check the settings. Raises UserError if one is wrong or has no effect."""
     if not isinstance(factorize, Mapping):
@@ -296,8 +331,8 @@ def _factorize_settings(
         raise UserError(
             "factorize.images: not supported here. Pass the images to `compress` as `images`."
         )
-    if sequential:
-        entries["sequential"] = True
+    if sequential is not None:
+        entries["sequential"] = sequential
     if not images and entries.get("sequential"):
         raise UserError(
             "sequential: layers are compared on images, but `images` is None. Pass `images`."

@@ -424,10 +424,7 @@ def test_the_trials_of_a_search_are_methods(document):
     assert params.trial_of("tucker_trial3") is None
     assert "tucker_trial3" not in params.methods
     assert params.methods["tucker_trial1"] == params.methods["tucker"]
-    # Layers are profiled around the middle of the searched range.
-    assert params.ranks_of("vgg16", "tucker").costs.latency_ms["local"] == pytest.approx(
-        0.0949, 1e-3
-    )
+    assert params.ranks_of("vgg16", "tucker").devices == ("local",)
 
 
 def test_alternatives_need_the_budget_rule(document):
@@ -594,9 +591,7 @@ def test_a_network_may_have_another_rank_rule(document):
     assert (large.select, large.weakening, large.target.macs) == ("budget", 0.0, 0.5)
 
 
-@pytest.mark.parametrize(
-    "method", ["tucker", "cpsvd", "macs_budget", "accuracy_budget", "records_record"]
-)
+@pytest.mark.parametrize("method", ["tucker", "cpsvd", "macs_budget", "lowrank", "records_record"])
 @pytest.mark.parametrize("model", ["vgg16", "resnet20"])
 def test_written_settings_can_be_read_again(document, model, method):
     params = parse_params(document)
@@ -754,13 +749,10 @@ def test_a_method_cannot_shadow_a_variant_or_a_trial(document):
     text = message(shadowing)
     assert "`studies.shapes.variants.cp4` is a method with the name 'shapes_cp4'" in text
     assert "and so is `methods.shapes_cp4`" in text
-    shadowing = changed(document, "methods/accuracy_budget_trial2", document["methods"]["tucker"])
+    shadowing = changed(document, "methods/lowrank_trial2", document["methods"]["tucker"])
     text = message(shadowing)
-    assert (
-        "trial 2 of `methods.accuracy_budget` is a method with the name 'accuracy_budget_trial2'"
-        in text
-    )
-    assert "and so is `methods.accuracy_budget_trial2`" in text
+    assert "trial 2 of `methods.lowrank` is a method with the name 'lowrank_trial2'" in text
+    assert "and so is `methods.lowrank_trial2`" in text
 
 
 def test_two_results_with_one_name_are_rejected_with_both_places(document):

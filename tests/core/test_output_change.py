@@ -31,6 +31,11 @@ def test_distributions(noise):
     answers = p.argmax(-1)
     assert change.same_percent == pytest.approx(100 * (answers == q.argmax(-1)).mean())
     assert change.chance_percent == pytest.approx(100 * np.bincount(answers.ravel()).max() / 84)
+    own, other = (np.take_along_axis(p, of.argmax(-1)[..., None], -1) for of in (p, q))
+    lost = (own - other).ravel()
+    assert change.lost_percent == pytest.approx(100 * lost.mean(), rel=1e-5, abs=1e-7)
+    error = 100 * lost.std() / np.sqrt(lost.size)
+    assert change.lost_error == pytest.approx(error, rel=1e-5, abs=1e-7)
     spread = np.linalg.norm(p - p.mean(0))
     assert change.relative_error == pytest.approx(np.linalg.norm(p - q) / spread, rel=1e-4)
 

@@ -1,8 +1,11 @@
 """Plans and the losses that they record."""
 
+from dataclasses import replace
+
 import pytest
 
-from lowrank.core.plans import Plan, PlannedLayer, known_losses, recorded
+from lowrank.core.metric import AGREEMENT, OUTPUT_ERROR
+from lowrank.core.plans import Expected, Plan, PlannedLayer, known_losses, recorded
 
 
 def test_plans_record_losses_for_later_trials():
@@ -32,3 +35,16 @@ def test_a_planned_layer_is_described_in_a_sentence(dense_because, notes, expect
         "conv", "tucker2", (8, 4), (9, 4), (100, 50), (1000, 400), dense_because, notes
     )
     assert layer.sentence() == expected
+
+
+def test_the_points_that_a_network_loses():
+    known = Expected(100, 100.0, 96.0, 10.0, of_labels=False, metric=AGREEMENT)
+    # The standard error of a share of 4 % on 100 images.
+    assert known.points == pytest.approx((4.0, 1.9596), abs=1e-4)
+    estimated = replace(known, accuracy_drop=1.5, drop_error=0.5)
+    assert estimated.points == (1.5, 0.5)
+    assert estimated.sentence().endswith(", accuracy drop of about 1.50 +- 0.50 points")
+    assert Expected.from_json(estimated.to_json()) == estimated
+    assert known.to_json().keys() == Expected(1, 1.0, 1.0, 0.0).to_json().keys() | {"metric"}
+    error = Expected(100, 0.0, 7.0, 100.0, metric=OUTPUT_ERROR, standard_error=0.0)
+    assert error.points == (7.0, 0.0)

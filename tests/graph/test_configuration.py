@@ -28,8 +28,8 @@ def test_the_configuration_of_a_variant_of_a_study_contains_the_study():
 
 
 def test_the_configuration_of_a_trial_contains_the_searching_method():
-    configuration = configuration_of(DOCUMENT, PARAMS, "vgg16", "accuracy_budget_trial2")
-    assert list(configuration["methods"]) == ["accuracy_budget"]
+    configuration = configuration_of(DOCUMENT, PARAMS, "vgg16", "lowrank_trial2")
+    assert list(configuration["methods"]) == ["lowrank"]
 
 
 def test_the_configuration_contains_the_recipe_of_weights_that_are_trained_here():

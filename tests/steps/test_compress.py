@@ -108,10 +108,20 @@ def test_arrays_are_samples_too(path, tmp_path):
     np.savez(tmp_path / "samples.npz", image=random(40, 3, 32, 32))
     for name in ("samples.npy", "samples.npz"):
         samples = ("--samples", tmp_path / name, "--count", 35)
-        done = run(path, "--output", tmp_path / "small.onnx", *samples)
+        target = ("--target", "macs=0.8", "--no-int8")
+        done = run(path, "--output", tmp_path / "small.onnx", *samples, *target)
         assert done.exit_code == 0, done.output
         assert "compressing with 35 samples" in done.output
         assert " on 35 images" in done.stderr
+
+
+@pytest.mark.seconds
+def test_the_default_is_the_fastest_network_within_one_point(path, tmp_path):
+    np.save(tmp_path / "samples.npy", random(64, 3, 32, 32))
+    done = run(path, "--output", tmp_path / "small.onnx", "--samples", tmp_path / "samples.npy")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"trial 4 of 4: 0\.\d+ of latency_ms.local loses -?\d", done.stderr)
+    assert (tmp_path / "small_int8.onnx").exists()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,11 @@ def test_arrays_are_samples_too(path, tmp_path):
         (["--images", "{photos}", "--samples", "x.npy"], "both are given. Give one of them."),
         (["--images", "{photos}", "--target", "mac=0.5"], "--target mac=0.5: expected macs, param"),
         (["--images", "{photos}", "--target", "macs=2"], "between 0 and 1, such as macs=0.5"),
+        (["--images", "{photos}", "--target", "accuracy_drop=0"], "or accuracy_drop and points"),
+        (
+            ["--images", "{photos}", "--target", "accuracy_drop=1", "--target", "macs=0.5"],
+            "--target: accuracy_drop cannot be combined with a target of costs.",
+        ),
         (["--images", "{photos}", "--target", "macs=x"], "--target macs=x: expected macs, param"),
         (["--images", "{photos}", "--std", "0,1,1"], "--std 0,1,1: expected 3 positive numbers"),
         (["--images", "{photos}", "--mean", "1"], "--mean 1: expected 3 numbers, such as"),

@@ -1,12 +1,14 @@
-"""The steps that choose the best trial of a search and copy its files."""
+"""The steps of a search: its trials, the best one, and the copy of its files."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from lowrank.files import read_json, write_json
 from lowrank.ranks.bisection import Found
+from lowrank.steps.next_trial import next_trial
 from lowrank.steps.settle import settle
 from lowrank.steps.take_trial import take_trial
 
@@ -85,3 +87,31 @@ def test_the_files_of_the_chosen_trial_are_copied(tmp_path):
     done = CliRunner().invoke(take_trial, [f"--{key}={value}" for key, value in arguments.items()])
     assert done.exit_code == 0, done.output
     assert [path.read_text() for path in outputs] == [str(tmp_path / f"2/{name}") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [({}, "the search is between 0."), ({"between": [0.25, 0.81]}, "trial 1 of 3: 0.4500 of macs")],
+)
+def test_the_range_of_a_search_is_that_of_the_network_or_of_the_settings(
+    tmp_path, search, expected
+):
+    table = Path(__file__).parents[2] / "data/networks/resnet20.json"
+    layers = {layer["name"]: "tucker2" for layer in read_json(table)["layers"][1:-1]}
+    settings = {
+        "select": "budget",
+        "target": {"accuracy_drop": 1},
+        "search": {"cost": "macs", **search},
+    }
+    arguments = {
+        "settings": json.dumps(settings),
+        "table": table,
+        "layers": json.dumps(layers),
+        "trials": "",
+        "latencies": "",
+        "output": tmp_path / "share.json",
+    }
+    done = CliRunner().invoke(next_trial, [f"--{key}={value}" for key, value in arguments.items()])
+    assert done.exit_code == 0, done.output
+    assert expected in done.stderr
+    assert 0 < read_json(tmp_path / "share.json")["share"] < 1

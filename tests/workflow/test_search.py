@@ -59,23 +59,23 @@ def test_dvc_builds_a_matrix_with_a_search(project: Project, tmp_path):
     plain = {"factorize": {"first_conv": "tucker1"}, "ranks": MILD, "finetune": {"steps": 1}}
     searching = SEARCHING | {"quantize": "int8"}
     project.change_params(
-        methods={"tucker": plain, "accuracy_budget": searching},
-        matrix__methods=["tucker", "accuracy_budget"],
+        methods={"tucker": plain, "lowrank": searching},
+        matrix__methods=["tucker", "lowrank"],
         studies={},
     )
     project.run("dvc", "repro", "code")
     project.run("dvc", "commit", "--force", "dataset")
     project.run("dvc", "repro")
     assert "up to date" in project.run("dvc", "status").stdout
-    result = read(project, "results/resnet20_accuracy_budget.json")
+    result = read(project, "results/resnet20_lowrank.json")
     assert result["search"]["taken"] == 2
     assert read(project, "results/resnet20_tucker.json").get("search") is None
-    folder = project.folder / BUILD / "accuracy_budget"
+    folder = project.folder / BUILD / "lowrank"
     content = (folder / "search/2/rounds/1/model.safetensors").read_bytes()
     assert (folder / "rounds/1/model.safetensors").read_bytes() == content
     # Everything that the trials made belongs to the stage of the search.
     assert {path.name for path in (project.folder / BUILD).iterdir()} == {
-        *("original", "tucker", "accuracy_budget")
+        *("original", "tucker", "lowrank")
     }
     project.run("lowrank", "adopt")
     assert "Nothing to be done" in project.snakemake("--dry-run", "results/summary.csv")
@@ -93,11 +93,11 @@ def test_dvc_builds_a_matrix_with_a_search(project: Project, tmp_path):
 
     # Of fewer trials, nothing remains of the others, and only the search runs again.
     searching["ranks"] = RANKS | {"search": RANKS["search"] | {"trials": 1}}
-    project.change_params(methods__accuracy_budget=searching)
+    project.change_params(methods__lowrank=searching)
     output = project.run("dvc", "repro").stdout
-    assert "Running stage 'settle@resnet20-accuracy_budget'" in output
+    assert "Running stage 'settle@resnet20-lowrank'" in output
     assert "Running stage 'finetune@resnet20-tucker'" not in output
-    assert read(project, "results/resnet20_accuracy_budget.json")["search"]["trials"] == 1
+    assert read(project, "results/resnet20_lowrank.json")["search"]["trials"] == 1
     assert not (folder / "search/2").exists()
 
 

@@ -5,7 +5,9 @@
 
 rule next_trial:
     input:
+        table="data/networks/{model}.json",
         trials=GRAPH.search.earlier_trials,
+        latencies=GRAPH.search.latencies,
     output:
         output="build/{model}/{method}/search/{number}/share.json",
     log:
@@ -15,6 +17,9 @@ rule next_trial:
     params:
         code=GRAPH.code("next_trial"),
         settings=GRAPH.ranks_json,
+        layers=GRAPH.compress.all_layers_json,
+        alternatives=GRAPH.compress.alternatives_json,
+        quantize=GRAPH.quantize,
     shell:
         command("next_trial")
 

@@ -202,13 +202,24 @@ class GraphNetwork:
         samples = self._part(enough([site.layer for site in self.sites]))
         return GraphDivergence(self.model, self._by_name, samples, self.shapes, self.label)
 
-    def divided(self) -> tuple[GraphNetwork, GraphNetwork]:
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(map(length, self.batches))
+
+    def with_samples_of(self, other: GraphNetwork) -> GraphNetwork:
+        """Return this network with the samples of another one."""
+        return dataclasses.replace(self, batches=other.batches)
+
+    def divided(self, count: int | None = None) -> tuple[GraphNetwork, GraphNetwork]:
         """Return the network with samples for factors, and with other samples for their losses.
 
-        With few samples, or batches of a fixed size, both have all samples.
+        `count` is the number of the other samples; by default, losses are measured on enough. With
+        few samples, or batches of a fixed size, both have all samples.
         """
         lengths = [length(batch) for batch in self.batches]
-        count = held_out([site.layer for site in self.sites], sum(lengths))
+        if count is None:
+            count = held_out([site.layer for site in self.sites], sum(lengths))
         if not count or not leaves_batch_open(self.model, self.shapes):
             return self, self
         others = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -25,11 +25,14 @@ from lowrank.factorize import (
     get_factorization,
     kernel_of,
 )
+from lowrank.ranks.bisection import Found, cheapest, next_share
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.removed_channels import network_macs
 from lowrank.ranks.rule import rule_of
+from lowrank.ranks.search_range import search_range
 
 Divergence = Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
 Self = TypeVar("Self", bound="NetworkInMemory")
@@ -50,8 +53,15 @@ class NetworkInMemory(Protocol):
     def divergence_unit(self) -> str:
         """Unit of the divergence of outputs, such as nats."""
 
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+
     def copy(self: Self) -> Self:
         """Return a network that `replace` can change, with the same samples."""
+
+    def with_samples_of(self: Self, other: Self) -> Self:
+        """Return this network with the samples of another one."""
 
     def weight_and_bias(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the weight and the bias of a layer in float32."""
@@ -65,8 +75,11 @@ class NetworkInMemory(Protocol):
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without samples."""
 
-    def divided(self: Self) -> tuple[Self, Self]:
-        """Return the network with samples for factors, and with other samples for their losses."""
+    def divided(self: Self, count: int | None = None) -> tuple[Self, Self]:
+        """Return the network with samples for factors, and with other samples for their losses.
+
+        `count` is the number of the other samples; by default, losses are measured on enough.
+        """
 
     def drifts(
         self: Self, original: Self, names: Iterable[str]
@@ -202,6 +215,57 @@ class Compression(Generic[Network]):
         self.factored = {name: factored[name] for name in chosen}
         compressed.remove_unread_channels()
         return compressed, planned
+
+    def cheapest(self, rule: BudgetSettings) -> BudgetSettings:
+        """Return the settings with the lowest cost that meet a target of `accuracy_drop`.
+
+        Nothing is trained. In each trial, the factors are fitted to one half of the samples, and
+        the drop is measured on the other half.
+
+        Raises UserError if no trial meets the target, or there are no samples.
+        """
+        if not self.network.samples:
+            raise UserError(
+                "ranks.target.accuracy_drop: the drop is measured on images, but `images` is None. "
+                'Pass some hundred images, or a target of costs, such as {"macs": 0.5}.'
+            )
+        fitted, judge = self.network.divided(self.network.samples // 2)
+        trial = replace(self, network=fitted, moments={}, factored={})
+        table = self.network.table.with_obstacles(self.network.obstacles)
+        self.latencies = trial.latencies = self._latencies(table, rule)
+        between = search_range(
+            table,
+            self.assigned,
+            self.factorize.alternatives,
+            rule,
+            self.latencies,
+            quantized=self.int8,
+        )
+        search, target = rule.search, rule.allowed_drop
+        trials: list[Found] = []
+        for number in range(1, search.trials + 1):
+            share = next_share(between, trials, accuracy_drop=target, confidence=search.confidence)
+            compressed, _ = trial.at(rule.at_share(share))
+            expected = compressed.with_samples_of(judge).expected_from(judge)
+            if expected is None:
+                raise UserError(
+                    "ranks.target.accuracy_drop: the outputs of this network cannot be compared. "
+                    'Use a target of costs, such as {"macs": 0.5}.'
+                )
+            trials.append(Found(share, *expected.points))
+            unit = expected.metric.difference_unit
+            self.say(
+                f"trial {number} of {search.trials}: {share:.3f} of {search.cost} loses "
+                f"{trials[-1].drop:.2f} +- {trials[-1].standard_error:.2f} {unit}"
+            )
+        best = cheapest(
+            trials,
+            accuracy_drop=target,
+            confidence=search.confidence,
+            unit=unit,
+            advice="pass more images",
+        )
+        return rule.at_share(trials[best].share)
 
     def macs(self, planned: Sequence[PlannedLayer]) -> tuple[int, int]:
         """Return the MACs of all layers of the network for one sample, before and after."""

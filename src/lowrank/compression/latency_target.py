@@ -89,18 +89,18 @@ def latencies_here(
     with tempfile.TemporaryDirectory() as name:
         original = Path(name) / "original.onnx"
         network.write_fixed(original)
-        candidates = Candidates(layers, list(alternatives), rule, rule.target.latency_ms[HERE])
+        candidates = Candidates(layers, list(alternatives), rule, HERE)
         try:
             device, cache = create_device(HERE, settings), Path(name) / "latencies.json"
             profile = LatencyProfile(device, settings, Form.here(int8=int8), cache, say)
-            measured = profile.measured(original, _export_of(network), table, candidates)
+            measured = profile.measured(original, export_of_network(network), table, candidates)
         except DeviceError as error:
             raise UserError(f"ranks.target.latency_ms: {error}") from error
     return {HERE: measured}
 
 
-def _export_of(network: WritableNetwork) -> Export:
-    """Return a function that writes versions of a network with random factors."""
+def export_of_network(network: WritableNetwork) -> Export:
+    """Return a function that writes versions of a network in memory with random factors."""
 
     @contextmanager
     def export(sequences: Sequences, path: Path) -> Iterator[Path]:

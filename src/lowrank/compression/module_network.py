@@ -88,6 +88,15 @@ class ModuleNetwork:
         return replace(self, module=copied(self.module))
 
     @property
+    def samples(self) -> int:
+        """Number of images."""
+        return sum(map(len, self.batches))
+
+    def with_samples_of(self, other: ModuleNetwork) -> ModuleNetwork:
+        """Return this network with the images of another one."""
+        return replace(self, batches=other.batches)
+
+    @property
     def divergence_unit(self) -> str:
         """Unit of the divergence."""
         return self.task.divergence_unit
@@ -140,13 +149,15 @@ class ModuleNetwork:
         channels, height, width = self.table.input_shape
         export_onnx(self.module, NetworkSpec("network", (channels, height, width), 0), path)
 
-    def divided(self) -> tuple[ModuleNetwork, ModuleNetwork]:
+    def divided(self, count: int | None = None) -> tuple[ModuleNetwork, ModuleNetwork]:
         """Return the network with images for factors, and with other images for their losses.
 
-        With few images, both have all images.
+        `count` is the number of the other images; by default, losses are measured on enough. With
+        few images, both have all images.
         """
         lengths = [len(batch) for batch in self.batches]
-        count = held_out(self.table.layers, sum(lengths))
+        if count is None:
+            count = held_out(self.table.layers, sum(lengths))
         if not count:
             return self, self
         rows = divided(lengths, count)

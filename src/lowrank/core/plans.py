@@ -114,6 +114,11 @@ class Expected:
     standard_error
         Standard error of the difference of `before` and `after`. None: the largest possible one of
         two percentages.
+    accuracy_drop, drop_error
+        For outputs that are probabilities: accuracy drop in points that follows if the
+        probabilities of the original network are right, and its standard error. It needs no labels.
+        An image counts as the probability that the original gives to its own answer, minus the one
+        that it gives to the answer of the compressed network. None: not known.
     """
 
     images: int
@@ -123,6 +128,23 @@ class Expected:
     of_labels: bool = True
     metric: Metric = _ACCURACY
     standard_error: float | None = None
+    accuracy_drop: float | None = None
+    drop_error: float | None = None
+
+    @property
+    def points(self) -> tuple[float, float]:
+        """Loss of the metric in its unit, and its standard error.
+
+        It is the accuracy drop if that is known, otherwise the difference of the metric. Without
+        labels, that is an upper limit of the accuracy drop.
+        """
+        if self.accuracy_drop is not None and self.drop_error is not None:
+            return self.accuracy_drop, self.drop_error
+        lost = self.metric.loss(self.before, self.after)
+        if self.standard_error is not None:
+            return lost, self.standard_error
+        share = min(max(lost / 100, 0.0), 1.0)
+        return lost, 100 * math.sqrt(share * (1 - share) / self.images)
 
     @property
     def drop(self) -> float:
@@ -156,16 +178,22 @@ class Expected:
         chance = f" (chance {self.chance_text})" if self.chance is not None else ""
         return (
             f"expected before any fine-tuning: {self.metric.noun} {text(self.before)} -> "
-            f"{text(self.after)} on {self.images} images{chance}"
+            f"{text(self.after)} on {self.images} images{chance}{self._accuracy_sentence()}"
         )
+
+    def _accuracy_sentence(self) -> str:
+        if self.accuracy_drop is None:
+            return ""
+        return f", accuracy drop of about {self.accuracy_drop:.2f} +- {self.drop_error:.2f} points"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document; a metric that is an accuracy in percent is left out."""
         document = asdict(self)
         if replace(self.metric, key=_ACCURACY.key, name=_ACCURACY.name) == _ACCURACY:
             del document["metric"]
-        if self.standard_error is None:
-            del document["standard_error"]
+        for name in ("standard_error", "accuracy_drop", "drop_error"):
+            if document[name] is None:
+                del document[name]
         return document
 
     @classmethod

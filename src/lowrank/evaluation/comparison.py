@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.core.metric import AGREEMENT, OUTPUT_ERROR
-from lowrank.core.output_change import OutputChange, OutputSums, ReferenceOutputs
+from lowrank.core.output_change import (
+    LostAccuracy,
+    OutputChange,
+    OutputSums,
+    ReferenceOutputs,
+)
 from lowrank.core.plans import Expected
 from lowrank.tasks.outputs import by_name, outputs_from
 from lowrank.tasks.task import Task
@@ -31,7 +36,7 @@ def agreement(
     images
         Batches as the networks expect them, (N, C, H, W).
     """
-    answers, same = [], []
+    answers, same, lost = [], [], LostAccuracy()
     sums, count = OutputSums(), 0
     with evaluation_mode(network), evaluation_mode(compressed):
         for batch in images:
@@ -40,6 +45,7 @@ def agreement(
             if task.needs_labels and task.accepts(before) and task.accepts(after):
                 answers.append(task.predictions(before))
                 same.append(task.same(after, before))
+                lost.add(*_confidences(task, before, after))
             else:
                 sums.add(_arrays(after), ReferenceOutputs(_arrays(before)))
     if not answers:
@@ -48,7 +54,24 @@ def agreement(
     # A network that always gives the most frequent answer agrees that often.
     counts = torch.unique(torch.cat(answers), dim=0, return_counts=True)[1]
     chance = float(counts.max() / counts.sum())
-    return Expected(count, 100.0, 100.0 * share, 100.0 * chance, of_labels=False, metric=AGREEMENT)
+    return Expected(
+        count,
+        100.0,
+        100.0 * share,
+        100.0 * chance,
+        of_labels=False,
+        metric=AGREEMENT,
+        accuracy_drop=lost.points,
+        drop_error=lost.error,
+    )
+
+
+def _confidences(task: Task, before: Any, after: Any) -> list[Any]:
+    """Return the original's probabilities of its own answers and of the other's; else nothing."""
+    probabilities = [
+        task.probabilities(before, task.predictions(outputs)) for outputs in (before, after)
+    ]
+    return [tensor.cpu().numpy() for tensor in probabilities if tensor is not None]
 
 
 def change_of_outputs(changes: Mapping[str, OutputChange], count: int) -> Expected:
@@ -58,13 +81,22 @@ def change_of_outputs(changes: Mapping[str, OutputChange], count: int) -> Expect
     outputs. Of several outputs, the one that changes most counts.
     """
     shares = [
-        (change.same_percent, change.chance_percent)
+        (change.same_percent, change.chance_percent, change.lost_percent, change.lost_error)
         for change in changes.values()
         if change.same_percent is not None and change.chance_percent is not None
     ]
     if shares and len(shares) == len(changes):
-        same, chance = min(shares)
-        return Expected(count, 100.0, same, chance, of_labels=False, metric=AGREEMENT)
+        same, chance, lost, error = min(shares)
+        return Expected(
+            count,
+            100.0,
+            same,
+            chance,
+            of_labels=False,
+            metric=AGREEMENT,
+            accuracy_drop=lost,
+            drop_error=error,
+        )
     error = 100.0 * max((change.relative_error for change in changes.values()), default=0.0)
     return Expected(
         count, 0.0, error, 100.0, of_labels=False, metric=OUTPUT_ERROR, standard_error=0.0

@@ -11,6 +11,7 @@ from lowrank.graph.names import (
     method_of,
 )
 from lowrank.graph.rules import Rules
+from lowrank.ranks.budget_settings import BudgetSettings
 
 
 class SearchRules(Rules):
@@ -19,6 +20,18 @@ class SearchRules(Rules):
     def earlier_trials(self, wildcards: Wildcards) -> list[str]:
         """Return the measured losses of the trials of a search before `{number}`."""
         return self._of_trials(wildcards, range(1, int(wildcards.number)), "loss.json")
+
+    def latencies(self, wildcards: Wildcards) -> list[str]:
+        """Return the latencies of layers that give the range of costs of a search.
+
+        Empty if the cost is no latency, or the range is a setting.
+        """
+        method = method_of(wildcards)
+        settings = self.params.ranks_of(wildcards.model, method)
+        if not isinstance(settings, BudgetSettings) or settings.search.between:
+            return []
+        folder = f"build/{wildcards.model}/{folder_of_trial(method, 1)}/latencies"
+        return [f"{folder}/{device}.json" for device in settings.devices]
 
     def all_trials(self, wildcards: Wildcards) -> list[str]:
         """Return the measured losses of all trials of a search."""

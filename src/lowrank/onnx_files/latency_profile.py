@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from lowrank.errors import UserError
 from lowrank.onnx_files.forms import Form
 from lowrank.onnx_files.layer_latencies import MeasuredLayers
 from lowrank.onnx_files.whole_networks import Export, WholeNetworks
+from lowrank.ranks.bounds import LatencyBound
 from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.latency_model import Latencies, grids_for
 from lowrank.ranks.profiled_sequences import networks_near_target, possible_sequences
+from lowrank.ranks.search_range import search_range
 
 # Measurement settings for the nodes of one model, with the profile and without.
 _PROFILE_SETTINGS = {"warmup_seconds": 0.05, "repeats": 20, "seconds": 0.15}
@@ -33,14 +36,33 @@ class Candidates:
         Alternative factorizations.
     settings
         Settings of the rank rule.
-    share
-        Share of the original's latency that is the target.
+    device
+        Name of the device in the target.
     """
 
     layers: dict[str, str]
     alternatives: list[str]
     settings: BudgetSettings
-    share: float
+    device: str
+
+    def share_of_layers(self, table: LayerTable, latencies: Latencies) -> float:
+        """Return the target as a share of the latency of the unchanged layers, in their precision.
+
+        For a search, this is the share in the middle of its range.
+        """
+        bound = LatencyBound(f"latency_ms.{self.device}", 1.0, latencies)
+        if self.settings.searches:
+            between = search_range(
+                table,
+                self.layers,
+                self.alternatives,
+                self.settings,
+                {self.device: latencies},
+            )
+            share = prod(between) ** 0.5
+        else:
+            share = self.settings.target.latency_ms[self.device]
+        return min(replace(bound, share=share).share_of_layers(table), 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,9 @@ class LatencyProfile:
         )
         pieces = [
             whole.milliseconds(sequences)
-            for sequences in networks_near_target(table, layers, rule, candidates.share)
+            for sequences in networks_near_target(
+                table, layers, rule, candidates.share_of_layers(table, latencies)
+            )
         ]
         return latencies.with_whole(pieces)
 

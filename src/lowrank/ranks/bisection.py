@@ -71,12 +71,14 @@ def cheapest(
     confidence: float,
     control: Found | None = None,
     unit: str = "points",
+    advice: str = "give `finetune` more steps",
 ) -> int:
     """Return the number, from 0, of the cheapest trial within the target.
 
     If no trial is within the target, but `control` (the original in int8) is, the trial with the
     smallest drop is returned, for comparison with the control. Otherwise UserError is raised with
-    the nearest trial. `unit` is the unit of drops in that message.
+    the nearest trial. `unit` is the unit of drops in that message, `advice` what may help besides
+    another target or range.
     """
     within = [
         number for number, trial in enumerate(trials) if trial.within(accuracy_drop, confidence)
@@ -98,5 +100,5 @@ def cheapest(
         f"{confidence:g} standard errors added{of_control}. The nearest, at a share of "
         f"{nearest.share:.3f} of the original's cost, loses {nearest.drop:.2f} +- "
         f"{nearest.standard_error:.2f}. Raise the target or the upper end of `search.between`, or "
-        "give `finetune` more steps."
+        f"{advice}."
     )

@@ -163,13 +163,13 @@ def bounds_of(
     Parameters
     ----------
     settings
-        Settings with the target.
+        Settings with a target for costs: those of one trial, for a target of accuracy.
     latencies
         Latencies for each device in the target. Raises UserError if one is missing.
     quantized
         Whether the compressed network and the latencies are in int8.
     """
-    target = settings.costs
+    target = settings.target
     for device in target.latency_ms:
         if device not in latencies:
             raise UserError(

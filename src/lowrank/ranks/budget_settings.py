@@ -65,6 +65,9 @@ class Target(Section):
         return self
 
 
+_Range = tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]]
+
+
 class SearchSettings(Section):
     """Search by bisection for the cheapest network that meets a target of `accuracy_drop`."""
 
@@ -74,8 +77,11 @@ class SearchSettings(Section):
         description="Cost to minimize: `macs`, `parameters`, `size_bytes` or "
         "`latency_ms.<device>`.",
     )
-    between: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (
-        Field((0.03, 0.3), description="Range of the search, as shares of the original's cost.")
+    between: _Range | None = Field(
+        None,
+        description="Range of the search, as shares of the original's cost. null: from the "
+        "cheapest network that the ranks allow to the original network, in int8 for methods with "
+        "`quantize`.",
     )
     trials: int = Field(
         3,
@@ -95,14 +101,14 @@ class SearchSettings(Section):
 
     @model_validator(mode="after")
     def _check_order(self) -> "SearchSettings":
-        if not self.between[0] < self.between[1]:
+        if self.between and not self.between[0] < self.between[1]:
             raise ValueError(f"`between` is {list(self.between)}; expected the smaller share first")
         return self
 
     @property
-    def middle(self) -> float:
-        """Geometric mean of the range."""
-        return float((self.between[0] * self.between[1]) ** 0.5)
+    def device(self) -> str | None:
+        """The device whose latency is minimized; None for another cost."""
+        return self.cost.partition(".")[2] or None
 
 
 class BudgetSettings(NegligibleSettings):
@@ -150,15 +156,12 @@ class BudgetSettings(NegligibleSettings):
     def trials(self) -> int:
         return self.search.trials if self.searches else 0
 
-    @property
-    def costs(self) -> Target:
-        """The target; if ranks are found by trials, a target in the middle of the search range."""
-        return Target.of(self.search.cost, self.search.middle) if self.searches else self.target
-
     def at_share(self, share: float) -> "BudgetSettings":
         """Return the settings of one trial: its target is a share of the cost to minimize."""
         return self.model_copy(update={"target": Target.of(self.search.cost, share)})
 
     @property
     def devices(self) -> tuple[str, ...]:
-        return tuple(self.costs.latency_ms)
+        if self.searches:
+            return (self.search.device,) if self.search.device else ()
+        return tuple(self.target.latency_ms)

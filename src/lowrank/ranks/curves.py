@@ -175,7 +175,7 @@ def rank_choices(
     These are all combinations over the modes, or with `in_proportion` only ranks in proportion to
     the full ranks.
     """
-    multiple = lcm(settings.multiple_of, factorization.rank_multiple)
+    multiple = lcm(settings.multiple_for(layer), factorization.rank_multiple)
 
     def admissible(full: int) -> list[int]:
         lowest = -(-min(settings.minimum, full) // multiple) * multiple

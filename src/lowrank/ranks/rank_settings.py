@@ -1,19 +1,26 @@
 """Settings that rank rules share, and the adjustments of the ranks that a rule chooses."""
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lowrank.core.layers import PlainLayer
 from lowrank.settings.section import Section
+
+# `multiple_of: auto`: multiples for wide and for narrow layers, and the channels of a wide layer.
+_WIDE, _NARROW, _WIDE_CHANNELS = 16, 8, 64
 
 
 class RankSettings(Section):
     """Settings of every rank rule. A subclass has `select`, the name of its rule, as a literal."""
 
     select: str = Field(description="Rank rule.")
-    multiple_of: int = Field(
-        1, ge=1, le=256, description="Round each rank to a multiple of this number."
+    multiple_of: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1,
+        description="Round each rank to a multiple of this number. `auto`: of 16, the width of "
+        "vector units in int8, or of 8 in a layer with fewer than 64 channels, where multiples of "
+        "16 leave few choices.",
     )
     rounding: Literal["nearest", "down", "up"] = Field(
         "nearest",
@@ -31,6 +38,13 @@ class RankSettings(Section):
         "cost before fine-tuning, as measured on validation images. A larger drop is an error. "
         "1: no limit.",
     )
+
+    def multiple_for(self, layer: PlainLayer) -> int:
+        """Return the number of which the ranks of a layer are multiples."""
+        if self.multiple_of != "auto":
+            return self.multiple_of
+        is_wide = max(layer.in_channels, layer.out_channels) >= _WIDE_CHANNELS
+        return _WIDE if is_wide else _NARROW
 
     @property
     def weakening(self) -> float:

@@ -200,7 +200,7 @@ def _admissible(
     """
     ranks, notes = [], []
     factorization = candidate.factorization
-    multiple = math.lcm(settings.multiple_of, factorization.rank_multiple)
+    multiple = math.lcm(settings.multiple_for(candidate.layer), factorization.rank_multiple)
     names = [_label(name) for name in factorization.rank_names]
     for name, rank, full in zip(names, chosen, candidate.full_ranks, strict=True):
         minimum = min(settings.minimum, full)

@@ -38,9 +38,9 @@ def analyze(model: str, inputs: tuple[str, ...], threads: int, seconds: float) -
     The ranks are those of EVBMF, an estimate from the weights alone (Nakajima et al. 2013).
     """
     share_processor()
-    from lowrank.api import TUCKER
     from lowrank.compression.analysis import analyze_model
     from lowrank.compression.named_network import open_network
+    from lowrank.compression.recommended import TUCKER
     from lowrank.devices import DeviceError
     from lowrank.errors import UserError
 

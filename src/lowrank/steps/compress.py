@@ -14,6 +14,7 @@ import click
 
 from lowrank.steps.common import Step, say, share_processor
 from lowrank.steps.input_options import input_option, shapes_of
+from lowrank.steps.target_options import ranks_of
 
 if TYPE_CHECKING:
     from lowrank.api import Compressed
@@ -30,8 +31,8 @@ class _Wanted:
     ----------
     output
         File to write.
-    factorize, ranks
-        Sections of the method, as in params.yaml.
+    ranks
+        Settings of the rank rule, as in params.yaml; None for the recommended target.
     int8
         Whether the network is also written in int8.
     threads
@@ -39,10 +40,17 @@ class _Wanted:
     """
 
     output: Path
-    factorize: dict[str, Any]
-    ranks: dict[str, Any]
+    ranks: dict[str, Any] | None
     int8: bool
     threads: int
+
+    @property
+    def factorize(self) -> dict[str, Any]:
+        """Factorizations, as in params.yaml: the recommended ones if there is a target."""
+        from lowrank.compression.recommended import RECOMMENDED, TUCKER
+
+        has_target = self.ranks is None or self.ranks["select"] == "budget"
+        return dict(RECOMMENDED if has_target else TUCKER)
 
 
 @click.command(cls=Step)
@@ -80,15 +88,23 @@ class _Wanted:
     multiple=True,
     metavar="COST=SHARE",
     help="Share of the original's cost to reach: macs=0.5, parameters=0.5, size_bytes=0.5 or "
-    "latency=0.5 (on this machine, one thread). Without a target, the ranks are those of EVBMF.",
+    "latency=0.5 (on this machine, one thread). Or accuracy_drop=0.5: the largest accuracy drop in "
+    "points, estimated without labels. The default with samples is accuracy_drop=1, or 10 for the "
+    "error of outputs that are not classes, in percent. Without samples, the ranks are those of "
+    "EVBMF.",
 )
-@click.option("--int8", is_flag=True, help="Also write the network in int8.")
+@click.option(
+    "--int8/--no-int8",
+    default=None,
+    help="Also write the network in int8. The default is --int8 if there are samples.",
+)
 @click.option(
     "--largest-drop",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of the agreement with the original, above chance, that may be lost.",
+    help="With a target of costs: share of the agreement with the original, above chance, that may "
+    "be lost.",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency.")
 @click.option(
@@ -108,7 +124,7 @@ def compress(
     bgr: bool,
     resize: int | None,
     target: tuple[str, ...],
-    int8: bool,
+    int8: bool | None,
     largest_drop: float,
     threads: int,
     write_params: bool,
@@ -119,15 +135,18 @@ def compress(
     MODEL is an ONNX file, or a function package.module:function in the current folder that returns
     a trained PyTorch network.
 
-    Layers are replaced by factors that keep their outputs on the images; nothing is trained.
+    Layers are replaced by factors that keep their outputs on the images, or lose input channels;
+    nothing is trained. By default, the result is the fastest network on this machine that loses at
+    most one point of accuracy.
     """
     share_processor()
     from lowrank.compression.file_samples import Preprocessing, image_batches, sample_batches
     from lowrank.compression.named_network import open_network
 
-    _require_consistent(images, samples, target, int8=int8, write_params=write_params)
-    ranks = _ranks(target) | {"largest_drop": largest_drop}
-    wanted = _Wanted(output, _factorize(bool(target)), ranks, int8, threads)
+    has_samples = bool(images or samples)
+    _require_consistent(images, samples, target, int8=bool(int8), write_params=write_params)
+    ranks = ranks_of(target, largest_drop) if target or not has_samples else None
+    wanted = _Wanted(output, ranks, has_samples if int8 is None else int8, threads)
     batches = sample_batches(samples, count) if samples else []
     with tempfile.TemporaryDirectory() as name:
         network = open_network(model, shapes_of(inputs), batches, Path(name))
@@ -142,18 +161,14 @@ def compress(
         small = _compressed(network, batches, wanted)
         _measure(network, small, batches, wanted, Path(name))
         if images and spec:
-            _say_entries(network, images, spec, count, wanted, write=write_params)
+            _say_entries(network, small, images, spec, count, wanted, write=write_params)
 
 
 def _compressed(network: NamedNetwork, batches: list[Any], wanted: _Wanted) -> Compressed:
     """Return the compressed network, which is also written to a file."""
     import lowrank
 
-    settings: dict[str, Any] = {
-        "factorize": wanted.factorize,
-        "ranks": wanted.ranks,
-        "int8": wanted.int8,
-    }
+    settings: dict[str, Any] = {"ranks": wanted.ranks, "int8": wanted.int8}
     if network.built is None:
         inputs = network.shapes or None
         small = lowrank.compress(network.file, inputs=inputs, images=batches or None, **settings)
@@ -248,6 +263,7 @@ def _sentence_of_macs(small: Compressed) -> str:
 
 def _say_entries(
     network: NamedNetwork,
+    small: Compressed,
     images: Path,
     spec: NetworkSpec,
     count: int,
@@ -287,7 +303,7 @@ def _say_entries(
         images,
         network=entry,
         factorize=factorize,
-        ranks=wanted.ranks,
+        ranks=small.ranks,
         int8=wanted.int8,
     )
     if write:
@@ -338,37 +354,6 @@ def _require_output(output: Path, network: NamedNetwork) -> None:
         raise UserError(f"--output {output}: {output.parent} is no folder. Create it first.")
     if output.exists() and output.samefile(network.file):
         raise UserError(f"--output {output}: is the original. Give another file name.")
-
-
-def _factorize(with_target: bool) -> dict[str, Any]:
-    from lowrank.api import TUCKER
-
-    return {**TUCKER, "alternatives": ["spatial_svd"]} if with_target else dict(TUCKER)
-
-
-def _ranks(targets: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of the rank rule. Raises UserError for a target of another form."""
-    from lowrank.errors import UserError
-
-    costs: dict[str, float] = {}
-    for target in targets:
-        name, _, share = target.partition("=")
-        try:
-            costs[name] = float(share)
-        except ValueError:
-            costs[name] = 0.0
-        known = ("macs", "parameters", "size_bytes", "latency")
-        if name not in known or not 0 < costs[name] < 1:
-            raise UserError(
-                f"--target {target}: expected macs, parameters, size_bytes or latency and a share "
-                "of the original's cost between 0 and 1, such as macs=0.5."
-            )
-    if not costs:
-        return {"select": "vbmf"}
-    settings: dict[str, Any] = {name: costs[name] for name in costs if name != "latency"}
-    if "latency" in costs:
-        settings["latency_ms"] = {"local": costs["latency"]}
-    return {"select": "budget", "target": settings}
 
 
 def _length(batch: Any) -> int:

@@ -88,7 +88,7 @@ def profile_layers(
                 fixed,
                 export_of_state(state, network, size),
                 layer_table,
-                Candidates(layers, alternatives, settings, settings.costs.latency_ms[device]),
+                Candidates(layers, alternatives, settings, device),
             )
     except DeviceError as error:
         raise UserError(f"benchmark.{device}: {error}") from error

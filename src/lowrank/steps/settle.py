@@ -40,10 +40,16 @@ def settle(
     from lowrank.tasks import get_task
 
     losses = [Found.from_json(read_json(path)) for path in trials]
-    limits = {"accuracy_drop": settings.allowed_drop, "confidence": settings.search.confidence}
     control_loss = Found.from_json(read_json(control)) if control else None
     metric = get_task(task).metric
-    best = cheapest(losses, **limits, control=control_loss, unit=metric.difference_unit)
+    limits = settings.allowed_drop, settings.search.confidence
+    best = cheapest(
+        losses,
+        accuracy_drop=settings.allowed_drop,
+        confidence=settings.search.confidence,
+        control=control_loss,
+        unit=metric.difference_unit,
+    )
     chosen = losses[best]
     say(
         f"trial {best + 1} of {len(losses)}: {chosen.share:.4f} of {settings.search.cost}, loses "
@@ -55,13 +61,13 @@ def settle(
         "trials": len(losses),
         "taken": best + 1,
         **chosen.to_json(),
-        "within": chosen.within(**limits),
+        "within": chosen.within(*limits),
     }
     if control_loss:
         document["control"] = {
             "drop": control_loss.drop,
             "standard_error": control_loss.standard_error,
-            "within": control_loss.within(**limits),
+            "within": control_loss.within(*limits),
         }
         say(
             f"int8 of the original loses {_described(control_loss, metric)}; the step summarize "

@@ -51,6 +51,10 @@ class Classification(Task):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(1)
 
+    def probabilities(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        probabilities = outputs.double().softmax(1)
+        return probabilities.gather(1, answers[:, None])[:, 0]
+
     def scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return outputs.argmax(1) == labels
 

@@ -141,6 +141,20 @@ class Task(ABC):
         equal = self.predictions(outputs) == self.predictions(expected)
         return equal.reshape(len(equal), -1).all(1)
 
+    def probabilities(self, outputs: Any, answers: Any) -> Tensor | None:
+        """Return the probability that a network gives to each of some answers, (N,).
+
+        None if the outputs give no probabilities.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the network.
+        answers
+            Answers in the form of `predictions`.
+        """
+        return None
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """All metrics, the main one first."""
