@@ -228,8 +228,9 @@ def test_python_in_the_pages_runs(tmp_path, monkeypatch):
     from lowrank.zoo.registry import NetworkSpec
 
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
+    # Wide enough that factors are faster.
+    layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     trained: list[nn.Module] = []
     names = {
         "network": network.eval(),

@@ -155,7 +155,8 @@ def test_closed_forms_accept_linear_layers(name):
     weight = weight_for(layer)
     factorization = get_factorization(name)
     assert factorization.applies_to(layer) is None
-    assert decompose(factorization, layer, weight[:, :, 0, 0], None, (5,)).relative_error < 1e-6
+    full = full_ranks(factorization, layer)
+    assert decompose(factorization, layer, weight[:, :, 0, 0], None, full).relative_error < 1e-6
 
 
 COSTS = {
@@ -173,6 +174,7 @@ COSTS = {
         72 * 40 + 27 * 60 + 9 * 60 + 9 * 72,
     ),
     "remove_channels": ((4,), 6 * 4 * 12, 9 * 288),
+    "remove_branch": ((1,), 0, 0),
     "cp_tpm": ((4,), 10 * 4 + 6 * 4 + 12 * 4, 72 * 40 + 9 * 24 + 9 * 48),
     "cp_als": ((4,), 10 * 4 + 6 * 4 + 12 * 4, 72 * 40 + 9 * 24 + 9 * 48),
     "cp4": ((4,), (10 + 3 + 2 + 12) * 4, 72 * 40 + 27 * 12 + 9 * 8 + 9 * 48),

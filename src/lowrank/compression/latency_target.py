@@ -126,6 +126,8 @@ def _random_factors(sequence: Sequence[PlainLayer]) -> Decomposition:
         shape = plain.weight_shape
         if plain.selects:
             return np.eye(*shape[:2], dtype=np.float32).reshape(shape)
+        if plain.constant:
+            return np.zeros(shape, np.float32)
         noise = generator.standard_normal(shape, dtype=np.float32)
         return noise / np.float32(np.sqrt(np.prod(shape[1:])))
 

@@ -21,7 +21,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "conv": "tucker2",
     "pointwise_conv": "svd",
     "linear": "svd",
-    "alternatives": ["spatial_svd", "remove_channels"],
+    "alternatives": ["spatial_svd", "remove_channels", "remove_branch"],
     "sequential": True,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from lowrank.errors import UserError
 Pair = tuple[int, int]
 
 # Fields that documents leave out at their defaults.
-_RARELY_SET = ("selects", "fed_by")
+_RARELY_SET = ("selects", "constant", "fed_by", "is_added")
 
 # Name for everything that belongs to no layer, such as pooling and changes of memory layout.
 REST = "rest"
@@ -26,6 +26,9 @@ class PlainLayer:
 
     `selects` is True for a 1 x 1 convolution that copies some of its input channels. It costs
     nothing: exported files leave the other channels out of the layer that computes them.
+
+    `constant` is True for a convolution whose kernel is zero, so that its output is its bias. It
+    costs nothing: exported files add the bias to what the output was added to.
     """
 
     in_channels: int
@@ -37,6 +40,12 @@ class PlainLayer:
     groups: int = 1
     bias: bool = False
     selects: bool = False
+    constant: bool = False
+
+    @property
+    def is_exported(self) -> bool:
+        """False for a layer that exported files do not have."""
+        return not (self.selects or self.constant)
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -48,7 +57,8 @@ class PlainLayer:
         """Number of weights and biases."""
         if self.selects:
             return 0
-        return math.prod(self.weight_shape) + self.bias * self.out_channels
+        weights = 0 if self.constant else math.prod(self.weight_shape)
+        return weights + self.bias * self.out_channels
 
     def output_map(self, input_map: Pair) -> Pair:
         """Return the (height, width) of the output for an input of (height, width) `input_map`."""
@@ -61,7 +71,7 @@ class PlainLayer:
 
     def macs(self, input_map: Pair) -> int:
         """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
-        if self.selects:
+        if not self.is_exported:
             return 0
         return math.prod(self.weight_shape) * math.prod(self.output_map(input_map))
 
@@ -82,6 +92,9 @@ class Layer(PlainLayer):
     `fed_by` is the layer whose output channels are the input channels of this layer and are read by
     no other layer, or None. Between the two, each channel is computed on its own, as by activations
     and pooling. Channels can be removed from both layers together.
+
+    `is_added` is True for a convolution whose output is only added to another map, as at the end of
+    the branch of a residual block.
     """
 
     name: str = ""
@@ -89,6 +102,7 @@ class Layer(PlainLayer):
     input_map: Pair = (1, 1)
     not_factored: str | None = None
     fed_by: str | None = None
+    is_added: bool = False
 
     def macs(self, input_map: Pair) -> int:
         """Return the multiply-accumulates for one image; `input_map` is (height, width)."""
@@ -130,20 +144,25 @@ def sequence_macs(sequence: Iterable[PlainLayer], input_map: Pair) -> int:
 def narrowed(sequence: Sequence[PlainLayer], channels: int) -> tuple[PlainLayer, ...]:
     """Return a sequence of plain layers whose last layer has fewer output channels.
 
-    A depthwise layer loses its input channels, too.
+    A depthwise layer loses its input channels, too. Nothing is left of an empty sequence.
     """
+    if not sequence:
+        return ()
     *first, last = sequence
     if last.groups == last.in_channels == last.out_channels > 1:
         return *first, replace(last, in_channels=channels, out_channels=channels, groups=channels)
     return *first, replace(last, out_channels=channels)
 
 
-def with_feeders(layers: Iterable[Layer], feeders: Mapping[str, str]) -> tuple[Layer, ...]:
-    """Return layers that know by which layer they are fed.
+def with_feeders(
+    layers: Iterable[Layer], feeders: Mapping[str, str], added: Collection[str] = ()
+) -> tuple[Layer, ...]:
+    """Return layers that know by which layer they are fed, and whether their output is added.
 
     The layers are in forward order. `feeders` names for a layer the one whose channels it alone
-    reads. It is left out if one of the two layers must stay as it is, if their numbers of channels
-    differ, as behind a flattened map, or if it is depthwise and nothing feeds it.
+    reads, `added` are the layers whose output is only added to another map. A feeder is left out if
+    one of the two layers must stay as it is, if their numbers of channels differ, as behind a
+    flattened map, or if it is depthwise and nothing feeds it.
     """
     known: dict[str, Layer] = {}
 
@@ -165,7 +184,11 @@ def with_feeders(layers: Iterable[Layer], feeders: Mapping[str, str]) -> tuple[L
             and can_change(feeder)
             and is_fed_by(layer, feeder)
         )
-        known[layer.name] = replace(layer, fed_by=feeder.name if feeder and fits else None)
+        known[layer.name] = replace(
+            layer,
+            fed_by=feeder.name if feeder and fits else None,
+            is_added=layer.name in added and layer.kind == "conv",
+        )
     return tuple(known.values())
 
 
@@ -197,13 +220,25 @@ class LayerTable:
                 return feeders
         return []
 
+    def branch(self, layer: Layer) -> list[Layer]:
+        """Return the layers whose outputs are read by this layer alone, through one another.
+
+        Nothing reads them any more if the layer is replaced by its mean output. They are in the
+        order from the layer to the network's inputs.
+        """
+        branch: list[Layer] = []
+        while layer.fed_by is not None:
+            layer = self[layer.fed_by]
+            branch.append(layer)
+        return branch
+
     def sequences_with(
         self, replaced: Mapping[str, Sequence[PlainLayer]]
     ) -> dict[str, tuple[PlainLayer, ...]]:
         """Return the plain layers of each layer, by its name, after some layers are replaced.
 
         A layer that is not replaced has itself. Output channels that no layer reads any more are
-        left out.
+        left out. A layer of which nothing is left has an empty sequence.
         """
         sequences: dict[str, tuple[PlainLayer, ...]] = {
             layer.name: tuple(replaced.get(layer.name, (layer,))) for layer in self.layers
@@ -213,6 +248,9 @@ class LayerTable:
             if first.selects:
                 for feeder in self.feeders(layer):
                     sequences[feeder.name] = narrowed(sequences[feeder.name], first.out_channels)
+        for layer in self.layers:
+            if any(plain.constant for plain in sequences[layer.name]):
+                sequences |= {unread.name: () for unread in self.branch(layer)}
         return sequences
 
     def with_obstacles(self, reasons: Mapping[str, str]) -> LayerTable:

@@ -36,6 +36,8 @@ class Factorization(ABC):
         Ranks are multiples of this number.
     removes_channels
         True if the first plain layer only selects some of the input channels.
+    ranks_are_widths
+        True if ranks are numbers of channels, so that `multiple_of` and `minimum` apply to them.
     is_closed_form
         True if the factors follow from a few eigenproblems, which take seconds at most. False if
         terms are computed one after another, which may take minutes for a large kernel.
@@ -47,6 +49,7 @@ class Factorization(ABC):
     rank_multiple: int = 1
     is_closed_form: ClassVar[bool] = True
     removes_channels: ClassVar[bool] = False
+    ranks_are_widths: ClassVar[bool] = True
 
     def applies_to(self, layer: PlainLayer) -> str | None:
         """Return None if layers of this shape can be factored, or the reason why they cannot.

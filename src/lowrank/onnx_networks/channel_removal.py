@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from lowrank.onnx_networks.branch_removal import remove_constant_branches
 from lowrank.onnx_networks.channels import Channels, channel_axis, follow_channels
 from lowrank.onnx_networks.constants import Constants, attributes_of
 from lowrank.onnx_networks.model_file import nodes_of
@@ -19,8 +20,10 @@ def remove_unread_channels(model: onnx.ModelProto) -> None:
     A selection is a 1 x 1 convolution, or a product, that copies some channels: in each row, its
     weight has one 1 and otherwise zeros. The layer before it, and depthwise convolutions and stored
     values for each channel between the two, keep only the copied channels. The selection is
-    removed. One whose channels are also read elsewhere stays. The model is changed.
+    removed. One whose channels are also read elsewhere stays. Branches that compute a constant are
+    removed, too (`remove_constant_branches`). The model is changed.
     """
+    remove_constant_branches(model)
     graph = model.graph
     constants = Constants(graph)
     if not any(_selected(node, constants) is not None for node in graph.node):

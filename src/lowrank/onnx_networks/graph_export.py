@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowrank.core.layers import PlainLayer
 from lowrank.onnx_networks.channel_removal import remove_unread_channels
+from lowrank.onnx_networks.constant_map import ConstantMap
 from lowrank.onnx_networks.constants import Constants
 from lowrank.onnx_networks.graph_factors import put_factors
 from lowrank.onnx_networks.graph_layers import Site, weight_and_bias
@@ -65,6 +66,8 @@ def _factors(module: nn.Sequential, site: Site) -> tuple[list[PlainLayer], dict[
         elif isinstance(part, Selection):
             outputs, inputs = part.weight.shape[:2]
             plain = PlainLayer(inputs, outputs, selects=True)
+        elif isinstance(part, ConstantMap):
+            plain = part.layer
         else:
             raise TypeError(f"{site.layer.name}: expected plain layers, found {part}")
         sequence.append(plain)

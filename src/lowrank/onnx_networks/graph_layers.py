@@ -14,6 +14,7 @@ import onnx
 from torch import nn
 
 from lowrank.core.layers import Layer, LayerTable, Pair, with_feeders
+from lowrank.onnx_networks.branch_removal import added_outputs
 from lowrank.onnx_networks.channels import follow_channels
 from lowrank.onnx_networks.constants import Constants, attributes_of
 from lowrank.onnx_networks.model_file import nodes_of
@@ -140,7 +141,9 @@ class _Search:
             site = self._convolution(node) if "Conv" in node.op_type else self._product(node)
             reason = self._obstacle(site, node)
             sites.append(replace(site, layer=replace(site.layer, not_factored=reason)))
-        layers = with_feeders([site.layer for site in sites], self._feeders())
+        outputs = added_outputs(self._graph)
+        added = {self._names[name] for name in outputs if name in self._names}
+        layers = with_feeders([site.layer for site in sites], self._feeders(), added)
         return tuple(replace(site, layer=layer) for site, layer in zip(sites, layers, strict=True))
 
     def _feeders(self) -> dict[str, str]:

@@ -107,7 +107,7 @@ class SizeBound(Bound):
 
 
 def _bytes_in_float(sequence: Iterable[PlainLayer]) -> int:
-    stored = (layer for layer in sequence if not layer.selects)
+    stored = (layer for layer in sequence if layer.is_exported)
     return sum(4 * layer.parameters + _NODE_IN_FLOAT for layer in stored)
 
 
@@ -115,7 +115,7 @@ def _bytes_in_int8(sequence: Iterable[PlainLayer]) -> int:
     return sum(
         layer.parameters + _CHANNEL_IN_INT8 * layer.out_channels + _NODE_IN_INT8
         for layer in sequence
-        if not layer.selects
+        if layer.is_exported
     )
 
 

@@ -30,6 +30,9 @@ _TRIAL_POWERS = (0.5, 1.0, 1.5)
 # cost is then not measured at the other.
 _SAME_COST = 0.2
 
+# Lower limit of a cost, for its logarithm.
+_NO_COST = 1e-12
+
 # Losses below this value, in the unit of the divergence, are treated as equal.
 _NO_LOSS = 1e-7
 
@@ -75,7 +78,8 @@ class Curve:
         `bound` is the first bound of the target, `share` the share of the layers for it. Ranks are
         left out if a loss at about the same cost is known.
         """
-        dense, costs = bound.of_dense(self.layer), np.log(self.costs[:, 0])
+        # A layer without cost is as good as any small one.
+        dense, costs = bound.of_dense(self.layer), np.log(np.maximum(self.costs[:, 0], _NO_COST))
         wanted = [np.log(dense * share**power) for power in _TRIAL_POWERS]
         nearest = {int(np.abs(costs - cost).argmin()) for cost in wanted}
         known_costs = costs[[index for index, ranks in enumerate(self.ranks) if ranks in known]]
@@ -175,10 +179,12 @@ def rank_choices(
     These are all combinations over the modes, or with `in_proportion` only ranks in proportion to
     the full ranks.
     """
-    multiple = lcm(settings.multiple_for(layer), factorization.rank_multiple)
+    multiple, minimum = factorization.rank_multiple, 1
+    if factorization.ranks_are_widths:
+        multiple, minimum = lcm(settings.multiple_for(layer), multiple), settings.minimum
 
     def admissible(full: int) -> list[int]:
-        lowest = -(-min(settings.minimum, full) // multiple) * multiple
+        lowest = -(-min(minimum, full) // multiple) * multiple
         ranks = list(range(max(lowest, multiple), full + 1, multiple)) or [full]
         most = _MAX_CHANNEL_COUNTS if factorization.removes_channels else _MAX_RANKS
         if len(ranks) <= most:

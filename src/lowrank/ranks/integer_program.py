@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -51,6 +51,11 @@ class Choice:
         """True if the layer reads only some of its input channels."""
         return bool(self.share.ranks) and self.sequence[0].selects
 
+    @property
+    def removes_branch(self) -> bool:
+        """True if the layer reads nothing, so that the layers before it are not needed."""
+        return bool(self.share.ranks) and self.sequence[0].constant
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -70,7 +75,8 @@ class IntegerProgram:
 
     If a layer reads only some of its input channels, the layer that feeds it computes only these.
     Both choices together then cost less than one by one. Such products of two choices are made
-    linear by a variable for each pair.
+    linear by a variable for each pair. If a layer reads nothing, the layers of its branch are not
+    needed. They stay unchanged in that case, which loses nothing, and their costs are subtracted.
 
     Parameters
     ----------
@@ -101,7 +107,8 @@ class IntegerProgram:
             for ranks, costs, loss in zip(curve.ranks, curve.costs, losses, strict=True):
                 share = Share(curve.factorization.name, ranks, float(loss))
                 sequence = grouped_sequence(curve.factorization, curve.layer, ranks)
-                self.choices.append(Choice(curve.layer, share, sequence, np.array(costs, float)))
+                choice = Choice(curve.layer, share, sequence, np.array(costs, float))
+                self.choices.append(self._without_branch(choice))
 
     def least_loss(self) -> list[Choice] | None:
         """Return a choice for each layer with the smallest total loss; None if no choice fits."""
@@ -128,6 +135,13 @@ class IntegerProgram:
         return np.array(
             [bound.rest + sum(map(bound.of_dense, others)) for bound in self._bounds], float
         )
+
+    def _without_branch(self, choice: Choice) -> Choice:
+        """Return a choice whose costs are less by those of the layers that it makes needless."""
+        if not choice.removes_branch:
+            return choice
+        saved = sum(map(self._dense_costs, self._table.branch(choice.layer)), 0.0)
+        return replace(choice, costs=choice.costs - saved)
 
     def _dense_costs(self, layer: Layer) -> np.ndarray:
         return np.array([bound.of_dense(layer) for bound in self._bounds], float)
@@ -235,9 +249,14 @@ class IntegerProgram:
         return [self.choices[index] for index in np.flatnonzero(solution.x[:count] > 0.5)]
 
     def _consistent(self, variables: int) -> list[LinearConstraint]:
-        """Return the constraints that make a pair 1 exactly if both of its choices are taken."""
+        """Return the constraints between the choices for different layers.
+
+        A pair is 1 exactly if both of its choices are taken. The layers of a removed branch stay
+        unchanged.
+        """
+        constraints = self._unchanged_branches(variables)
         if not self._pairs:
-            return []
+            return constraints
         count = len(self.choices)
         by_reader: dict[int, list[int]] = {}
         by_feeder: dict[tuple[str, tuple[int, ...]], list[int]] = {}
@@ -254,9 +273,31 @@ class IntegerProgram:
             columns = [*indices, *numbers]
             feeders[row, columns] = [-1.0] * len(indices) + [1.0] * len(numbers)
         return [
+            *constraints,
             LinearConstraint(readers.tocsr(), 0, 0),
             LinearConstraint(feeders.tocsr(), -np.inf, 0),
         ]
+
+    def _unchanged_branches(self, variables: int) -> list[LinearConstraint]:
+        """Return the constraint that the layers of a removed branch stay unchanged."""
+        unchanged = {
+            choice.layer.name: index
+            for index, choice in enumerate(self.choices)
+            if not choice.share.ranks
+        }
+        pairs = [
+            (index, unchanged[layer.name])
+            for index, choice in enumerate(self.choices)
+            if choice.removes_branch
+            for layer in self._table.branch(choice.layer)
+            if layer.name in unchanged
+        ]
+        if not pairs:
+            return []
+        rows = sparse.lil_array((len(pairs), variables))
+        for row, (removed, other) in enumerate(pairs):
+            rows[row, [removed, other]] = [1.0, -1.0]
+        return [LinearConstraint(rows.tocsr(), -np.inf, 0)]
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def grids_for(
     channels: dict[Geometry, tuple[set[int], set[int]]] = {}
     for sequence, input_map in sequences:
         for layer in sequence:
-            if layer.selects:
+            if not layer.is_exported:
                 continue  # Not in the exported file.
             inputs, outputs = channels.setdefault(Geometry.of(layer, input_map), (set(), set()))
             inputs.add(layer.in_channels)
@@ -126,7 +126,7 @@ class Latencies:
         """Return the interpolated latency of a sequence on an input map (height, width), in ms."""
         total = 0.0
         for layer in sequence:
-            if layer.selects:
+            if not layer.is_exported:
                 continue  # Not in the exported file.
             grid, measured = self.grids[Geometry.of(layer, input_map)]
             if measured.ndim == 2:

@@ -41,16 +41,19 @@ def without_removed_channels(
     shortened = {
         feeder.name
         for layer in table.layers
-        if sequences[layer.name][0].selects
+        if sequences[layer.name] and sequences[layer.name][0].selects
         for feeder in table.feeders(layer)
     }
 
     def counted(entry: PlannedLayer) -> PlannedLayer:
-        if entry.name not in shortened:
-            return entry
         layer, sequence = table[entry.name], sequences[entry.name]
-        channels = sequence[-1].out_channels
-        note = f"{channels} of {layer.out_channels} output channels are left"
+        if not sequence:
+            note = "removed with the branch that it belongs to"
+        elif entry.name in shortened:
+            channels = sequence[-1].out_channels
+            note = f"{channels} of {layer.out_channels} output channels are left"
+        else:
+            return entry
         return replace(
             entry,
             parameters=(entry.parameters[0], sequence_parameters(sequence)),

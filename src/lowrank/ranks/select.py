@@ -200,10 +200,15 @@ def _admissible(
     """
     ranks, notes = [], []
     factorization = candidate.factorization
-    multiple = math.lcm(settings.multiple_for(candidate.layer), factorization.rank_multiple)
+    multiple, lowest = factorization.rank_multiple, 1
+    if factorization.ranks_are_widths:
+        multiple, lowest = (
+            math.lcm(settings.multiple_for(candidate.layer), multiple),
+            settings.minimum,
+        )
     names = [_label(name) for name in factorization.rank_names]
     for name, rank, full in zip(names, chosen, candidate.full_ranks, strict=True):
-        minimum = min(settings.minimum, full)
+        minimum = min(lowest, full)
         clamped = min(max(rank, minimum), full)
         if clamped != rank:
             bound = "minimum" if clamped > rank else "full rank"

@@ -26,17 +26,25 @@ _FOR_MAPS = frozenset(name for name in _BY_CHANNEL if "pool" in name)
 # The same for functions of two tensors, if both come from the same layer, or one is a number.
 _ELEMENTWISE = frozenset({"mul", "mul_", "__mul__", "__rmul__", "add", "add_", "__add__", "sub"})
 
+# Additions of two maps.
+_ADDITIONS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+
 
 @dataclass(eq=False)
 class _Channels:
     """The output channels of a layer, and who reads them.
 
-    `other_reads` is the number of functions that mix them or return them with other channels.
+    `other_reads` is the number of functions that mix them or return them with other channels. Of
+    these, `additions` add them to another map, as they leave the layer. `output` is the tensor that
+    the layer returned, after a batch normalization that follows it; None after a function has
+    changed it in place.
     """
 
     layer: nn.Module
+    output: Tensor | None
     readers: list[nn.Module] = field(default_factory=list)
     other_reads: int = 0
+    additions: int = 0
 
 
 class Feeding(TorchFunctionMode):
@@ -56,7 +64,7 @@ class Feeding(TorchFunctionMode):
             channels.readers.append(layer)
             channels.other_reads -= 1  # The function that computes the layer.
         if isinstance(outputs, Tensor):
-            self._channels[id(outputs)] = (outputs, _Channels(layer))
+            self._channels[id(outputs)] = (outputs, _Channels(layer, outputs))
 
     def feeders(self, outputs: Any) -> dict[nn.Module, nn.Module]:
         """Return for each layer the layer whose channels it alone reads, if there is one.
@@ -72,6 +80,16 @@ class Feeding(TorchFunctionMode):
             if len(channels.readers) == 1 and not channels.other_reads
         }
 
+    def added(self) -> list[nn.Module]:
+        """Return the layers whose output is only added to another map. Call `feeders` before."""
+        return [
+            channels.layer
+            for tensor, channels in self._channels.values()
+            if tensor is channels.output
+            and not channels.readers
+            and channels.other_reads == channels.additions == 1
+        ]
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -85,11 +103,31 @@ class Feeding(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         read = {entry for tensor in inputs if (entry := self._of(tensor)) is not None}
         if len(read) == 1 and isinstance(outputs, Tensor) and self._is_by_channel(func, inputs):
-            self._channels[id(outputs)] = (outputs, next(iter(read)))
+            (channels,) = read
+            if getattr(func, "__name__", "") == "batch_norm" and inputs[0] is channels.output:
+                channels.output = outputs  # It becomes a part of the layer.
+            elif outputs is channels.output:
+                channels.output = None
+            self._channels[id(outputs)] = (outputs, channels)
             return outputs
         for channels in read:
             channels.other_reads += 1
+        if getattr(func, "__name__", "") in _ADDITIONS:
+            self._added(args, outputs)
         return outputs
+
+    def _added(self, terms: Sequence[Any], outputs: Any) -> None:
+        """Record an addition for the first term that is the output of a layer.
+
+        One term must stay, because it gives the sum its shape.
+        """
+        for term in terms:
+            if not isinstance(term, Tensor) or term.shape != outputs.shape:
+                continue
+            channels = self._of(term)
+            if channels and channels.output is term:
+                channels.additions += 1
+                return
 
     def _is_by_channel(self, func: Callable[..., Any], inputs: Sequence[Tensor]) -> bool:
         """Return whether each output channel depends on the same channel of the inputs only."""

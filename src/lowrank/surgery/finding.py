@@ -99,7 +99,8 @@ def find_layers(
         for proxy, layer in described.items()
     ]
     feeders = {names[a]: names[b] for a, b in feeding.feeders(outputs).items()}
-    return LayerTable(name, tuple(input_shape), with_feeders(layers_found, feeders))
+    added = {names[layer] for layer in feeding.added()}
+    return LayerTable(name, tuple(input_shape), with_feeders(layers_found, feeders, added))
 
 
 def _described(name: str, module: nn.Module, inputs: Tensor, flattened: Map | None) -> Layer:

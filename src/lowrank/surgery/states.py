@@ -18,6 +18,7 @@ from lowrank.core.stored import read_header, read_tensors
 from lowrank.errors import UserError
 from lowrank.factorize import Decomposition
 from lowrank.files import sha256_of
+from lowrank.onnx_networks.constant_map import ConstantMap
 from lowrank.onnx_networks.selection import Selection
 from lowrank.zoo.creation import build
 from lowrank.zoo.registry import NetworkSpec
@@ -226,6 +227,8 @@ def _built(sequence: Sequence[PlainLayer], *, replaces_linear: bool) -> nn.Modul
 def _conv(layer: PlainLayer) -> nn.Module:
     if layer.selects:
         return Selection(layer.in_channels, layer.out_channels, is_linear=False)
+    if layer.constant:
+        return ConstantMap(layer)
     return nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
