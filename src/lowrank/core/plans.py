@@ -39,14 +39,15 @@ class PlannedLayer:
 
     def sentence(self) -> str:
         """Return a sentence for the user: the factorization and ranks, or why there are none."""
-        outcome = (
-            f"not replaced: {self.dense_because}"
-            if self.is_dense
-            else (
+        if self.is_dense:
+            outcome = f"not replaced: {self.dense_because}"
+        elif not self.macs[1]:
+            outcome = f"{self.factorization}, no MACs are left"
+        else:
+            outcome = (
                 f"{self.factorization} at ranks {', '.join(map(str, self.ranks))}, "
                 f"{self.macs[0] / self.macs[1]:.1f}x fewer MACs"
             )
-        )
         return "; ".join([f"{self.name}: {outcome}", *self.notes])
 
 
