@@ -42,6 +42,9 @@ def _layer_record(
     if factored:
         parameters = sequence_parameters(factored.sequence)
         macs = sequence_macs(factored.sequence, layer.input_map)
+    if planned and (planned.is_dense or factored):
+        # The plan also knows which output channels nothing reads any more.
+        parameters, macs = planned.parameters[1], planned.macs[1]
     return {
         "layer": layer.name,
         "form": factored.factorization if factored else "dense",
@@ -50,7 +53,7 @@ def _layer_record(
         "parameters_compressed": parameters,
         "macs_original": layer.dense_macs,
         "macs_compressed": macs,
-        "macs_ratio": round(layer.dense_macs / macs, 4),
+        "macs_ratio": round(layer.dense_macs / macs, 4) if macs else None,
         "relative_error": round(factored.relative_error, 6) if factored else 0.0,
         "notes": "; ".join(
             [*([dense_reason] if dense_reason else []), *(planned.notes if planned else ())]

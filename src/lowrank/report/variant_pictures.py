@@ -108,7 +108,7 @@ def times_picture(
     milliseconds.legend(**_ABOVE)
     macs_ratio = {layer["layer"]: layer["macs_ratio"] for layer in layers}
     for position, time in enumerate(times):
-        if time["layer"] in macs_ratio:
+        if macs_ratio.get(time["layer"]):
             ratios.plot(macs_ratio[time["layer"]], position, "|", color="black", markersize=11)
         if time["speedup"]:
             ratios.plot(time["speedup"], position, "o", color=BLUE, markersize=5)
