@@ -284,6 +284,7 @@ SEARCH = {
     "target": {"accuracy_drop": 5.0},
     "search": {"cost": "macs", "trials": 4},
     "negligible": 0,
+    "largest_drop": 1,
 }
 
 

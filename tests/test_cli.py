@@ -22,6 +22,7 @@ def test_every_step_is_a_command():
         "ending",
         "input_options",
         "options",
+        "target_options",
     }
     for name in names:
         result = CliRunner().invoke(main, [name, "--help"])

@@ -99,7 +99,9 @@ def trained(training_images):
 def compressed(trained, training_images):
     """Compress the trained network to three tenths of its MACs, without fine-tuning."""
     images = training_images.batches()[:4]
-    return lowrank.compress(trained, (3, SIDE, SIDE), ranks=RANKS, images=images)
+    return lowrank.compress(
+        trained, (3, SIDE, SIDE), factorize=lowrank.TUCKER, ranks=RANKS, images=images
+    )
 
 
 def test_the_network_to_compress_is_accurate(trained, test_images):

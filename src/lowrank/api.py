@@ -331,8 +331,10 @@ def _factorize_settings(
         raise UserError(
             "factorize.images: not supported here. Pass the images to `compress` as `images`."
         )
-    if sequential is not None:
-        entries["sequential"] = sequential
+    if sequential:
+        entries["sequential"] = True
+    elif sequential is not None:
+        entries.pop("sequential", None)
     if not images and entries.get("sequential"):
         raise UserError(
             "sequential: layers are compared on images, but `images` is None. Pass `images`."

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.compression.latency_target import HERE, _export_of, latencies_here
+from lowrank.compression.latency_target import HERE, export_of_network, latencies_here
 from lowrank.compression.module_network import ModuleNetwork
 from lowrank.core.layers import narrowed
 from lowrank.factorize import get_factorization, grouped_sequence
@@ -54,7 +54,7 @@ def test_random_factors_of_a_deep_network_stay_finite(tmp_path):
         layer.name: grouped_sequence(method, layer, (6, 6)) for layer in network.table.layers
     }
     images = np.random.default_rng(0).standard_normal((1, 8, 6, 6), dtype=np.float32)
-    with _export_of(network)(sequences, tmp_path / "deep.onnx") as file:
+    with export_of_network(network)(sequences, tmp_path / "deep.onnx") as file:
         (outputs,) = onnxruntime.InferenceSession(file).run(None, {"images": images})
     assert np.isfinite(outputs).all()
     assert np.abs(outputs).max() < 1e3

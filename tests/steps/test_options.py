@@ -96,7 +96,9 @@ def test_documents_are_checked():
 def test_the_command_of_a_rule_follows_from_the_options():
     assert command("next_trial") == (
         "lowrank next_trial --log={log:q} --label='next_trial {wildcards}'"
-        " --settings={params.settings:q} --trials='{input.trials}' --output={output.output:q}"
+        " --settings={params.settings:q} --table={input.table:q} --layers={params.layers:q}"
+        " --alternatives={params.alternatives:q} --quantize={params.quantize:q}"
+        " --latencies='{input.latencies}' --trials='{input.trials}' --output={output.output:q}"
     )
     assert " --resume=build/resume/{wildcards.model}/" in command("finetune")
     assert kept_path("cache", "build/{wildcards.device}.json", "Times.")

@@ -143,8 +143,13 @@ def _write_two_files(program: torch.onnx.ONNXProgram, path: Path) -> None:
     with temporary_folder(path.parent) as folder:
         partial = folder / path.name
         program.save(partial, external_data=True)
-        model = _cleaned(onnx.load(partial, load_external_data=False))
-        partial.write_bytes(model.SerializeToString(deterministic=True))
+        # With the weights, because they say which channels and branches can be removed.
+        model = _cleaned(onnx.load(partial))
+        (folder / data.name).unlink()
+        # Shapes must stay in the graph, and are small.
+        onnx.save_model(
+            model, partial, save_as_external_data=True, location=data.name, size_threshold=256
+        )
         onnx.checker.check_model(partial, full_check=True)
         # Move the graph last, so that there is never a graph without its weights.
         (folder / data.name).replace(data)

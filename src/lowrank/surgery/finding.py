@@ -60,8 +60,7 @@ def find_layers(
     Raises UserError if the network does not accept such an input.
     """
     if isinstance(network, GraphModule):
-        layers_of_file = tuple(site.layer for site in network.origin.sites)
-        return LayerTable(name, input_shape, layers_of_file)
+        return LayerTable(name, input_shape, tuple(site.layer for site in network.origin.sites))
     names = {module: path for path, module in network.named_modules() if path}
     maps, feeding = FlattenedMaps(), Feeding()
     described: dict[Proxy, Layer] = {}
