@@ -72,3 +72,16 @@ def test_the_first_term_that_nothing_else_reads_can_become_a_constant():
     assert added_outputs(residual(kernel=ZEROS).graph) == {"c2"}
     assert added_outputs(residual(kernel=ZEROS, second=ZEROS).graph) == {"c2"}
     assert added_outputs(residual(kernel=ZEROS, outputs=("y", "c2")).graph) == set()
+
+
+def test_a_term_that_is_broadcast_cannot_stay_alone():
+    make = helper.make_node
+    nodes = [
+        make("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        make("GlobalAveragePool", ["x"], ["p"], "pool"),
+        make("Add", ["c", "p"], ["y"], "sum"),
+    ]
+    stored = {"w": ZEROS, "b": random(4)}
+    model = network(nodes, stored, inputs={"x": ("batch", 4, 6, 6)})
+    remove_constant_branches(model)
+    assert operators(model) == ["Conv", "GlobalAveragePool", "Add"]

@@ -52,16 +52,7 @@ class RemoveBranch(Factorization):
 
     def sequence(self, layer: PlainLayer, ranks: tuple[int, ...]) -> tuple[PlainLayer, ...]:
         """Return one layer: constant, or the layer itself."""
-        one = PlainLayer(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            bias=layer.bias,
-        )
-        return (replace(one, constant=ranks == (_REMOVED,)),)
+        return (replace(layer, constant=ranks == (_REMOVED,)),)
 
     def factors(self, kernel: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return the kernel, or zeros."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 from onnx import numpy_helper
 
 from lowrank.onnx_networks.constants import Constants
@@ -13,7 +14,8 @@ from lowrank.onnx_networks.model_file import nodes_of
 def remove_constant_branches(model: onnx.ModelProto) -> None:
     """Remove convolutions whose kernel is zero, if their output is only added to another map.
 
-    The bias is added instead. Nodes and stored tensors that nothing reads any more are removed. The
+    The bias is added instead. An addition that broadcasts the other map stays, because the output
+    gives the sum its shape. Nodes and stored tensors that nothing reads any more are removed. The
     model is changed.
     """
     graph = model.graph
@@ -22,7 +24,7 @@ def remove_constant_branches(model: onnx.ModelProto) -> None:
     removed = False
     for node in list(graph.node):
         addition = _addition_of(graph, node, constants)
-        if addition is None:
+        if addition is None or not _terms_have_one_shape(model, addition):
             continue
         bias = _bias_of(node, constants)
         name = f"{node.output[0]}_constant"
@@ -76,6 +78,20 @@ def _addition_of(
         return None
     stored = Constants(graph)
     return None if any(name in stored for name in reader.input) else reader
+
+
+def _terms_have_one_shape(model: onnx.ModelProto, addition: onnx.NodeProto) -> bool:
+    """Return whether the terms of an addition are known to have the same shape."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except ValueError:  # Larger than protocol buffers can be.
+        return False
+    shapes = {
+        entry.name: [(axis.dim_value, axis.dim_param) for axis in entry.type.tensor_type.shape.dim]
+        for entry in (*graph.value_info, *graph.input)
+    }
+    first, second = (shapes.get(name) for name in addition.input)
+    return first is not None and first == second and (0, "") not in first
 
 
 def _bias_of(node: onnx.NodeProto, constants: Constants) -> np.ndarray:

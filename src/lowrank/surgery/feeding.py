@@ -121,9 +121,10 @@ class Feeding(TorchFunctionMode):
 
         One term must stay, because it gives the sum its shape.
         """
-        for term in terms:
-            if not isinstance(term, Tensor) or term.shape != outputs.shape:
-                continue
+        tensors = [term for term in terms if isinstance(term, Tensor)]
+        if any(term.shape != outputs.shape for term in tensors):
+            return
+        for term in tensors:
             channels = self._of(term)
             if channels and channels.output is term:
                 channels.additions += 1
