@@ -26,6 +26,7 @@ from lowrank.core.tensors import length
 from lowrank.devices.processor import IntegerTypes, Processor, integer_types
 from lowrank.errors import UserError
 from lowrank.files import written_whole
+from lowrank.onnx_files.bias_correction import BiasCorrection
 from lowrank.onnx_files.float_nodes import float_nodes
 from lowrank.onnx_files.mixed_channels import mix_channels
 from lowrank.onnx_networks.int8_preparation import name_nodes
@@ -90,6 +91,7 @@ class Quantizer:
         self._unbounded: tuple[str, ...] | None = None
         self._batches = Pieces(batches, fixed_batch(inputs))
         mix_channels(prepared, self._batches, str(model))
+        self._correction = BiasCorrection.prepared(prepared, self._batches, str(model))
         onnx.save(prepared, self._model)
         #: Names of the nodes with weights, in the order of the graph.
         self.nodes = tuple(
@@ -157,6 +159,9 @@ class Quantizer:
                 },
                 calibration_cache_path=self._ranges,
             )
+        quantized = onnx.load(path)
+        if self._correction.apply(quantized):
+            onnx.save(quantized, path)
 
     def _without_bounds(self) -> tuple[str, ...]:
         """Return the nodes at tensors without a usable range, which must stay in float.
