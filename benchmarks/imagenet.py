@@ -1,7 +1,7 @@
 """Compress a network for ImageNet at 224 pixels: cost of the compressor and its result.
 
     python benchmarks/imagenet.py IMAGES [--network resnet50] [--methods both]
-        [--targets macs=0.7] [--threads 2]
+        [--targets macs=0.7 latency=0.2 ...] [--threads 2]
 
 The methods are factorizations (`low rank`), channel removal (`prune`), and the best of them for
 each layer (`both`, the recommended method). A target is a share of the original's MACs, or
@@ -11,20 +11,22 @@ without labels.
 
 The weights are those of `keras_resnet50.py` and `torchvision_mobilenet.py`. IMAGES is a folder of
 ImageNet images with the names `<class index>_<anything>.jpg`. Every second image is for
-calibration, the others are for the accuracy. Nothing is trained. Each target is compressed in a
-process of its own, so that its memory is known. Its time is compared with a floor: one pass of the
-network over the calibration images, and one eigenproblem for each layer, of the size of its smaller
-number of channels. Latencies are measured with one thread, in float and in int8, against the
-original in float and in int8.
+calibration, the others are for the accuracy. Nothing is trained. Each method runs in a process of
+its own, so that its memory is known. Its targets share the measurements of layers, so the first
+target takes longest. The time is compared with a floor: one pass of the network over the
+calibration images, and one eigenproblem for each layer, of the size of its smaller number of
+channels. Latencies are measured with one thread, in float and in int8, against the original in
+float and in int8.
 """
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,18 @@ import torchvision_mobilenet
 import lowrank
 from lowrank.api import TUCKER
 from lowrank.compression.graph_network import GraphNetwork
+from lowrank.compression.in_memory import Compression
 from lowrank.compression.int8_file import write_int8
+from lowrank.compression.module_network import ModuleNetwork
 from lowrank.compression.one_file import FileMeasurements
+from lowrank.config.factorize import FactorizeSettings
 from lowrank.devices.peak_memory import peak_bytes
 from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
+from lowrank.ranks.any_rule import rank_settings
+from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.surgery.finding import find_layers
+from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,70 +78,91 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     paths = sorted(options.images.glob("*.jpg"))
     if options.child:
-        (method,), (target,) = options.methods, options.targets
-        print(json.dumps(compressed(options.network, paths[::2], method, target, options.child)))
+        (method,) = options.methods
+        for costs in compressed(
+            options.network, paths[::2], method, options.targets, options.child
+        ):
+            print(json.dumps(costs), flush=True)
         return
     results = RESULTS / f"{options.network}.json"
     document = read_json(results) if results.exists() else {"rows": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        measured = Measured(options.network, paths, Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measured = Measured(options.network, paths, folder)
         document |= measured.original() | {
             "processor_threads": options.threads,
             "floor_seconds": floor(options.network, paths[::2]),
         }
-        for method, target in itertools.product(options.methods, options.targets):
-            file = Path(folder, "compressed.onnx")
-            costs = in_own_process(
-                options.images, options.network, method, target, options.threads, file
-            )
-            row = {"method": method, "target": target} | costs | measured.rows(file)
-            document["rows"][f"{method}, {target}"] = row
-            print(row, flush=True)
-            write_json(results, document)
+        for method in options.methods:
+            for target, costs in in_own_process(
+                options.images, options.network, method, options.targets, options.threads, folder
+            ):
+                row = {"method": method, "target": target} | costs
+                row |= measured.rows(folder / f"{target}.onnx")
+                document["rows"][f"{method}, {target}"] = row
+                print(row, flush=True)
+                write_json(results, document)
 
 
 def in_own_process(
-    images: Path, network: str, method: str, target: str, threads: int, file: Path
-) -> dict[str, Any]:
-    """Compress the network in a process of its own, write it, and return what that took."""
+    images: Path, network: str, method: str, targets: list[str], threads: int, folder: Path
+) -> list[tuple[str, dict[str, Any]]]:
+    """Compress the network in a process of its own to `<target>.onnx`; return what that took."""
     command = [sys.executable, __file__, str(images), "--network", network, "--methods", method]
-    command += ["--targets", target, "--threads", str(threads), "--child", str(file)]
+    command += ["--targets", *targets, "--threads", str(threads), "--child", str(folder)]
     child = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    costs: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return costs
+    costs = map(json.loads, child.stdout.splitlines()[-len(targets) :])
+    return list(zip(targets, costs, strict=True))
 
 
 def compressed(
-    name: str, paths: list[Path], method: str, target: str, file: Path
-) -> dict[str, Any]:
-    """Compress the network, write it, and return what that took."""
-    network, images = NETWORKS[name].trained(), NETWORKS[name].images(paths)
+    name: str, paths: list[Path], method: str, targets: list[str], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Compress the network to each target, write it, and return what that took."""
+    images = NETWORKS[name].images(paths)
     started, processor = time.perf_counter(), time.process_time()
+    original = ModuleNetwork.of(
+        NETWORKS[name].trained(), SHAPE, get_task("classification"), images.split(BATCH)
+    )
+    factorize = {**METHODS[method], "norm": "activation", "sequential": True}
+    compression = Compression.of(original, FactorizeSettings.model_validate(factorize))
+    compression.int8 = True
+    compression.say = lambda line: print(line, file=sys.stderr, flush=True)
+    for number, target in enumerate(targets):
+        rule = rule_for(target)
+        if rule.searches:
+            rule = compression.cheapest(rule)
+        small, planned = compression.at(rule)
+        macs = compression.macs(planned)
+        yield {
+            "measures_layers": number == 0,
+            "seconds": round(time.perf_counter() - started, 1),
+            "processor_seconds": round(time.process_time() - processor, 1),
+            "peak_gib": round(peak_bytes() / 2**30, 2),
+            "macs_share": round(macs[1] / macs[0], 4),
+            "layers_replaced": len(compression.factored),
+            "factorizations": Counter(
+                factored.factorization for factored in compression.factored.values()
+            ),
+        }
+        small.write_fixed(folder / f"{target}.onnx")
+        started, processor = time.perf_counter(), time.process_time()
+
+
+def rule_for(target: str) -> BudgetSettings:
+    """Return the settings of the rank rule for `macs=0.7`, `latency=0.2` or `accuracy_drop=1`."""
     cost, _, text = target.partition("=")
     value = float(text)
-    small = lowrank.compress(
-        network,
-        SHAPE,
-        factorize=METHODS[method],
-        ranks={
+    rule = rank_settings(
+        {
             "select": "budget",
             "target": {"latency_ms": {"local": value}} if cost == "latency" else {cost: value},
-            "multiple_of": 16,
+            "multiple_of": "auto",
             "largest_drop": 1,
-        },
-        images=images.split(BATCH),
-        sequential=True,
-        int8=cost in ("latency", "accuracy_drop"),
+        }
     )
-    costs = {
-        "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(time.process_time() - processor, 1),
-        "peak_gib": round(peak_bytes() / 2**30, 2),
-        "macs_share": round(small.macs[1] / small.macs[0], 4),
-        "layers_replaced": len(small.factored),
-    }
-    small.export(file)
-    return costs
+    assert isinstance(rule, BudgetSettings)
+    return rule
 
 
 def floor(name: str, paths: list[Path]) -> float:

@@ -72,8 +72,11 @@ def main() -> None:
 
 def compress(images: Path, threads: int, folder: Path) -> None:
     """Compress by `lowrank`, and write the network as a program of a tool does."""
-    file, target = folder / "as_it_is.onnx", f"macs={TARGET}"
-    costs = imagenet.in_own_process(images, "resnet50", "low rank", target, threads, file)
+    targets = [f"macs={TARGET}"]
+    ((target, costs),) = imagenet.in_own_process(
+        images, "resnet50", "low rank", targets, threads, folder
+    )
+    (folder / f"{target}.onnx").rename(folder / "as_it_is.onnx")
     settings = "Tucker-2, spatial SVD and SVD, fitted to outputs"
     record: dict[str, Any] = {"file": "as_it_is.onnx", "network": "as_it_is", "tried": {}}
     record["settings"] = settings
