@@ -15,6 +15,7 @@ import papers_networks
 import yaml
 from papers_networks import PAPERS
 
+import lowrank
 from lowrank.api import TUCKER
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
@@ -31,8 +32,8 @@ from lowrank.tasks import get_task
 
 ROOT = Path(__file__).parent.parent
 
-# What `lowrank compress --target` does.
-RECOMMENDED = {**TUCKER, "alternatives": ["spatial_svd"], "norm": "activation"}
+# What `lowrank.compress` does with images.
+RECOMMENDED = {**lowrank.RECOMMENDED, "norm": "activation"}
 CP = {"first_conv": "channel_svd", "conv": "cp_tpm", "pointwise_conv": "svd", "linear": "svd"}
 
 TITLES = {
@@ -166,7 +167,7 @@ class Files:
             if share >= 1:
                 raise UserError(f"the row '{paper}' is no faster than the original")
             target = {"latency_ms": {"local": share}}
-        rule = {"select": "budget", "target": target}
+        rule = {"select": "budget", "target": target, "multiple_of": "auto"}
         return {"target": target} | self._write(row, self._recommending, rule)
 
     def _by_kim(self) -> dict[str, Any]:
