@@ -64,3 +64,9 @@ class ResNet(nn.Module):
 def resnet20() -> nn.Module:
     """Build ResNet-20 for CIFAR-10: 0.27 M parameters."""
     return ResNet(blocks=3)
+
+
+@register(NetworkSpec(name="resnet56", input_shape=(3, 32, 32), num_classes=10))
+def resnet56() -> nn.Module:
+    """Build ResNet-56 for CIFAR-10: 0.85 M parameters."""
+    return ResNet(blocks=9)
