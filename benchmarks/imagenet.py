@@ -16,14 +16,13 @@ its own, so that its memory is known. Its targets share the measurements of laye
 target takes longest. The time is compared with a floor: one pass of the network over the
 calibration images, and one eigenproblem for each layer, of the size of its smaller number of
 channels. Latencies are measured with one thread, in float and in int8, against the original in
-float and in int8.
+float and in int8. The files stay in `build/imagenet/<network>/`.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
 
 RESULTS = Path(__file__).parent / "results"
+BUILD = Path(__file__).parent.parent / "build/imagenet"
 NETWORKS = {"resnet50": keras_resnet50, "mobilenet_v2": torchvision_mobilenet}
 SHAPE = (3, 224, 224)
 BATCH = 25
@@ -86,22 +86,24 @@ def main() -> None:
         return
     results = RESULTS / f"{options.network}.json"
     document = read_json(results) if results.exists() else {"rows": {}}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        measured = Measured(options.network, paths, folder)
-        document |= measured.original() | {
-            "processor_threads": options.threads,
-            "floor_seconds": floor(options.network, paths[::2]),
-        }
-        for method in options.methods:
-            for target, costs in in_own_process(
-                options.images, options.network, method, options.targets, options.threads, folder
-            ):
-                row = {"method": method, "target": target} | costs
-                row |= measured.rows(folder / f"{target}.onnx")
-                document["rows"][f"{method}, {target}"] = row
-                print(row, flush=True)
-                write_json(results, document)
+    folder = BUILD / options.network
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = Measured(options.network, paths, folder)
+    document |= measured.original() | {
+        "processor_threads": options.threads,
+        "floor_seconds": floor(options.network, paths[::2]),
+    }
+    for method in options.methods:
+        files = folder / method.replace(" ", "_")
+        files.mkdir(exist_ok=True)
+        for target, costs in in_own_process(
+            options.images, options.network, method, options.targets, options.threads, files
+        ):
+            row = {"method": method, "target": target} | costs
+            row |= measured.rows(files / f"{target}.onnx")
+            document["rows"][f"{method}, {target}"] = row
+            print(row, flush=True)
+            write_json(results, document)
 
 
 def in_own_process(
@@ -214,7 +216,7 @@ class Measured:
 
     def row_in_int8(self, file: Path) -> dict[str, Any]:
         """Quantize a file, and return the measurements of its int8 network."""
-        in_int8 = self._folder / "compressed_int8.onnx"
+        in_int8 = file.with_name(f"{file.stem}_int8.onnx")
         kept = self._quantize(file, in_int8)
         return self.row(in_int8) | {"nodes_in_float": len(kept)}
 
