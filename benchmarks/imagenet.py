@@ -11,12 +11,14 @@ without labels.
 
 The weights are those of `keras_resnet50.py` and `torchvision_mobilenet.py`. IMAGES is a folder of
 ImageNet images with the names `<class index>_<anything>.jpg`. Every second image is for
-calibration, the others are for the accuracy. Nothing is trained. Each method runs in a process of
-its own, so that its memory is known. Its targets share the measurements of layers, so the first
-target takes longest. The time is compared with a floor: one pass of the network over the
-calibration images, and one eigenproblem for each layer, of the size of its smaller number of
-channels. Latencies are measured with one thread, in float and in int8, against the original in
-float and in int8. The files stay in `build/imagenet/<network>/`.
+calibration, the others are for the accuracy. The expected drop is that of these images if the
+probabilities of the original are right; it varies less than the accuracy. Nothing is trained.
+
+Each method runs in a process of its own, so that its memory is known. Its targets share the
+measurements of layers, so the first target takes longest. The time is compared with a floor: one
+pass of the network over the calibration images, and one eigenproblem for each layer, of the size of
+its smaller number of channels. Latencies are measured with one thread, in float and in int8,
+against the original in float and in int8. The files stay in `build/imagenet/<network>/`.
 """
 
 import argparse
@@ -35,6 +37,7 @@ import onnx
 import onnxruntime
 import torch
 import torchvision_mobilenet
+from scipy.special import softmax
 
 import lowrank
 from lowrank.api import TUCKER
@@ -44,6 +47,7 @@ from lowrank.compression.int8_file import write_int8
 from lowrank.compression.module_network import ModuleNetwork
 from lowrank.compression.one_file import FileMeasurements
 from lowrank.config.factorize import FactorizeSettings
+from lowrank.core.output_change import LostAccuracy
 from lowrank.devices.peak_memory import peak_bytes
 from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
@@ -231,9 +235,18 @@ class Measured:
         return {
             "accuracy_percent": round(100 * float((best == self._labels).mean()), 1),
             "agreement_percent": round(100 * float((best == self._answers.argmax(1)).mean()), 1),
+            "expected_drop": self._expected_drop(best),
             "megabytes": round(file.stat().st_size / 1e6, 2),
             "faster": [self._speedup(file, reference) for reference in references],
         }
+
+    def _expected_drop(self, answers: np.ndarray) -> list[float]:
+        """Return the drop in points if the original's probabilities are right, and its error."""
+        probabilities, lost = softmax(self._answers.astype(np.float64), axis=1), LostAccuracy()
+        images = np.arange(len(answers))
+        own, other = self._answers.argmax(1), answers
+        lost.add(probabilities[images, own], probabilities[images, other])
+        return [round(value or 0.0, 2) for value in (lost.points, lost.error)]
 
     def _logits(self, file: Path) -> np.ndarray:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
