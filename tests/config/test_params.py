@@ -150,7 +150,8 @@ def test_a_wrong_value_is_reported_with_its_bounds(document, place, value, parts
         (
             "methods/tucker/factorize/linear",
             "cp4",
-            "is 'cp4', expected one of 'remove_branch', 'remove_channels' or 'svd'.",
+            "is 'cp4', expected one of 'remove_branch', 'remove_channels', 'remove_channels_svd' "
+            "or 'svd'.",
         ),
         ("methods/tucker/finetune", [1], "is [1], expected a mapping, `name: value`."),
         ("finetune/augment/flip", "maybe", "is 'maybe', expected true or false."),

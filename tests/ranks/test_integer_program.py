@@ -80,6 +80,7 @@ CASES = {
         CHAIN,
         {"a": ["channel_svd"], "b": ["spatial_svd", "remove_channels"], "c": ["remove_channels"]},
     ),
+    "removal and factors": (CHAIN, {"b": ["remove_channels_spatial_svd"], "c": ["svd"]}),
     "dense feeder": (CHAIN, {"c": ["svd", "remove_channels"]}),
     "depthwise": (DEPTHWISE, {"a": ["svd"], "c": ["svd", "remove_channels"]}),
 }

@@ -35,7 +35,8 @@ class Factorization(ABC):
     rank_multiple
         Ranks are multiples of this number.
     removes_channels
-        True if the first plain layer only selects some of the input channels.
+        True if the first plain layer only selects some of the input channels. Their number is the
+        first rank.
     ranks_are_widths
         True if ranks are numbers of channels, so that `multiple_of` and `minimum` apply to them.
     is_closed_form

@@ -84,15 +84,11 @@ class RemoveChannels(Factorization):
     ) -> tuple[np.ndarray, ...]:
         """Return the factors in the shapes of `factors`, for the smallest error of the outputs."""
         (rank,) = ranks
-        channels, taps = kernel.shape[1], prod(kernel.shape[2:])
+        channels = kernel.shape[1]
         stay = _eliminated(kernel, covariance).stay(rank)
-        if len(covariance) == channels:
-            flat = np.moveaxis(kernel, 1, -1)
-            rows = stay
-        else:
-            flat = kernel
-            rows = (stay[:, None] * taps + np.arange(taps)).ravel()
+        flat = np.moveaxis(kernel, 1, -1) if len(covariance) == channels else kernel
         flat = flat.reshape(-1, len(covariance)).astype(np.float64)
+        rows = _rows(stay, channels, covariance)
         solved = linalg.solve(
             covariance[np.ix_(rows, rows)], covariance[rows] @ flat.T, assume_a="pos"
         ).T
@@ -100,6 +96,28 @@ class RemoveChannels(Factorization):
             by_tap = solved.reshape(len(kernel), *kernel.shape[2:], rank)
             return _selection(stay, channels), np.ascontiguousarray(np.moveaxis(by_tap, -1, 1))
         return _selection(stay, channels), solved.reshape(len(kernel), rank, *kernel.shape[2:])
+
+
+def covariance_of_channels_that_stay(selection: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the part of a covariance for the channels that a selection copies.
+
+    Parameters
+    ----------
+    selection
+        Kernel of the selection, (R, S, 1, 1).
+    covariance
+        Covariance of the patches, (S D_h D_w, S D_h D_w), or of the channels, (S, S).
+    """
+    rows = _rows(selection[:, :, 0, 0].argmax(1), selection.shape[1], covariance)
+    part: np.ndarray = covariance[np.ix_(rows, rows)]
+    return part
+
+
+def _rows(stay: np.ndarray, channels: int, covariance: np.ndarray) -> np.ndarray:
+    """Return the rows of a covariance, of patches or of channels, for some channels."""
+    taps = len(covariance) // channels
+    rows: np.ndarray = (stay[:, None] * taps + np.arange(taps)).ravel()
+    return rows
 
 
 @dataclass(frozen=True)

@@ -183,21 +183,23 @@ def rank_choices(
     if factorization.ranks_are_widths:
         multiple, minimum = lcm(settings.multiple_for(layer), multiple), settings.minimum
 
-    def admissible(full: int) -> list[int]:
+    def admissible(full: int, *, counts_inputs: bool) -> list[int]:
         lowest = -(-min(minimum, full) // multiple) * multiple
         ranks = list(range(max(lowest, multiple), full + 1, multiple)) or [full]
-        most = _MAX_CHANNEL_COUNTS if factorization.removes_channels else _MAX_RANKS
-        if len(ranks) <= most:
-            return ranks
-        if factorization.removes_channels:
+        if counts_inputs:
             # Each one is considered together with each choice for the layer before, so there are
             # fewer. The difference to all channels counts.
             return ranks[:: -(-len(ranks) // _MAX_CHANNEL_COUNTS)]
+        if len(ranks) <= _MAX_RANKS:
+            return ranks
         # Relative differences are larger between small ranks, so these are spaced more densely.
         thinned = np.unique(np.geomspace(1, len(ranks), _MAX_RANKS).round().astype(int) - 1)
         return [ranks[index] for index in thinned]
 
-    ranks_of_modes = [np.array(admissible(full)) for full in full_ranks]
+    ranks_of_modes = [
+        np.array(admissible(full, counts_inputs=factorization.removes_channels and not mode))
+        for mode, full in enumerate(full_ranks)
+    ]
     if in_proportion:
         shares = max(ranks_of_modes, key=lambda ranks: ranks[-1]) / max(full_ranks)
         modes = list(zip(ranks_of_modes, full_ranks, strict=True))

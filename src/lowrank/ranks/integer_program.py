@@ -61,11 +61,12 @@ class Choice:
 class _Pair:
     """A choice that removes input channels, and a choice for the layer that feeds them.
 
-    `feeder` are the indices of choices whose last plain layers are similar. `saved` has the shape
-    (bounds,): what both choices together cost less than one by one.
+    `reader` are the indices of choices that leave the same number of channels, `feeder` those of
+    choices whose last plain layers are similar. `saved` has the shape (bounds,): what both choices
+    together cost less than one by one.
     """
 
-    reader: int
+    reader: tuple[int, ...]
     feeder: tuple[int, ...]
     saved: np.ndarray
 
@@ -156,12 +157,15 @@ class IntegerProgram:
 
     @cached_property
     def _pairs(self) -> list[_Pair]:
+        readers: dict[tuple[str, int], list[int]] = {}
+        for index, choice in enumerate(self.choices):
+            if choice.removes_channels:
+                key = (choice.layer.name, choice.sequence[0].out_channels)
+                readers.setdefault(key, []).append(index)
         pairs = []
-        for reader, choice in enumerate(self.choices):
-            if not choice.removes_channels:
-                continue
-            *depthwise, feeder = self._table.feeders(choice.layer)
-            channels = choice.sequence[0].out_channels
+        for (name, channels), indices in readers.items():
+            reader = tuple(indices)
+            *depthwise, feeder = self._table.feeders(self._table[name])
             saved = sum((self._saved(layer, (layer,), channels) for layer in depthwise), 0.0)
             groups = self._by_last_layer(feeder)
             if not groups:
@@ -169,8 +173,8 @@ class IntegerProgram:
                 pairs.append(_Pair(reader, (), saved))
             for group in groups:
                 both = [self._saved(feeder, sequence, channels) for sequence in group]
-                indices = tuple(index for of_sequence in group.values() for index in of_sequence)
-                pairs.append(_Pair(reader, indices, saved + np.min(both, axis=0)))
+                feeding = tuple(index for of_sequence in group.values() for index in of_sequence)
+                pairs.append(_Pair(reader, feeding, saved + np.min(both, axis=0)))
         return pairs
 
     def _by_last_layer(self, layer: Layer) -> list[dict[tuple[PlainLayer, ...], list[int]]]:
@@ -214,7 +218,7 @@ class IntegerProgram:
         indices = {self.choices.index(choice) for choice in taken}
         total = sum((choice.costs for choice in taken), np.zeros(len(self._bounds)))
         for pair in self._pairs:
-            if pair.reader in indices and (not pair.feeder or indices & {*pair.feeder}):
+            if indices & {*pair.reader} and (not pair.feeder or indices & {*pair.feeder}):
                 total = total - pair.saved
         return total
 
@@ -258,16 +262,16 @@ class IntegerProgram:
         if not self._pairs:
             return constraints
         count = len(self.choices)
-        by_reader: dict[int, list[int]] = {}
+        by_reader: dict[tuple[int, ...], list[int]] = {}
         by_feeder: dict[tuple[str, tuple[int, ...]], list[int]] = {}
         for number, pair in enumerate(self._pairs, count):
             by_reader.setdefault(pair.reader, []).append(number)
             if pair.feeder:
-                reader = self.choices[pair.reader].layer.name
+                reader = self.choices[pair.reader[0]].layer.name
                 by_feeder.setdefault((reader, pair.feeder), []).append(number)
         readers = sparse.lil_array((len(by_reader), variables))
-        for row, (index, numbers) in enumerate(by_reader.items()):
-            readers[row, [index, *numbers]] = [-1.0] + [1.0] * len(numbers)
+        for row, (indices, numbers) in enumerate(by_reader.items()):
+            readers[row, [*indices, *numbers]] = [-1.0] * len(indices) + [1.0] * len(numbers)
         feeders = sparse.lil_array((max(len(by_feeder), 1), variables))
         for row, ((_, indices), numbers) in enumerate(by_feeder.items()):
             columns = [*indices, *numbers]
