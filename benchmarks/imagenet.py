@@ -41,6 +41,7 @@ from scipy.special import softmax
 
 import lowrank
 from lowrank.api import TUCKER
+from lowrank.compression.accuracy_search import AccuracySearch
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
 from lowrank.compression.int8_file import write_int8
@@ -53,6 +54,7 @@ from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
 from lowrank.ranks.any_rule import rank_settings
 from lowrank.ranks.budget_settings import BudgetSettings
+from lowrank.ranks.rank_settings import RankSettings
 from lowrank.surgery.finding import find_layers
 from lowrank.tasks import get_task
 from lowrank.zoo.registry import NetworkSpec
@@ -136,8 +138,8 @@ def compressed(
     compression.say = lambda line: print(line, file=sys.stderr, flush=True)
     for number, target in enumerate(targets):
         rule = rule_for(target)
-        if rule.searches:
-            rule = compression.cheapest(rule)
+        if isinstance(rule, BudgetSettings) and rule.searches:
+            rule = AccuracySearch(compression, rule).settings()
         small, planned = compression.at(rule)
         macs = compression.macs(planned)
         yield {
@@ -155,11 +157,11 @@ def compressed(
         started, processor = time.perf_counter(), time.process_time()
 
 
-def rule_for(target: str) -> BudgetSettings:
+def rule_for(target: str) -> RankSettings:
     """Return the settings of the rank rule for `macs=0.7`, `latency=0.2` or `accuracy_drop=1`."""
     cost, _, text = target.partition("=")
     value = float(text)
-    rule = rank_settings(
+    return rank_settings(
         {
             "select": "budget",
             "target": {"latency_ms": {"local": value}} if cost == "latency" else {cost: value},
@@ -167,8 +169,6 @@ def rule_for(target: str) -> BudgetSettings:
             "largest_drop": 1,
         }
     )
-    assert isinstance(rule, BudgetSettings)
-    return rule
 
 
 def floor(name: str, paths: list[Path]) -> float:

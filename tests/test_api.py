@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import lowrank
+from lowrank.compression.graph_network import GraphNetwork
 from lowrank.errors import UserError
 
 
@@ -450,6 +451,36 @@ def trained_chain():
 
 
 REMOVAL = {"conv": "remove_channels", "pointwise_conv": "remove_channels"}
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_layer_with_removed_channels_and_factors(tmp_path, as_file):
+    """At half of the channels and the full rank for them, nothing is lost."""
+    network, shape = trained_chain(), (3, 12, 12)
+    lowrank.compress(network, shape, ranks={"weaken": 1.0}).export(tmp_path / "whole.onnx")
+    images = torch.randn(64, *shape).split(16)
+    in_file = GraphNetwork.read(tmp_path / "whole.onnx", None, []).table.layers
+    small = lowrank.compress(
+        tmp_path / "whole.onnx" if as_file else network,
+        None if as_file else shape,
+        factorize={"conv": "remove_channels_spatial_svd"},
+        ranks={"select": "fixed", "table": {in_file[1].name if as_file else "2": [4, 12]}},
+        images=[batch.numpy() for batch in images] if as_file else images,
+    )
+    small.export(tmp_path / "small.onnx")
+    written = onnx.load(tmp_path / "small.onnx").graph
+    kernels = {tuple(tensor.dims) for tensor in written.initializer if len(tensor.dims) == 4}
+    assert kernels == {(4, 3, 3, 3), (12, 4, 3, 1), (16, 12, 1, 3), (6, 16, 1, 1)}
+    positions = 144
+    macs = 9 * 3 * 4 + 3 * 4 * 12 + 3 * 12 * 16 + 16 * 6
+    assert small.macs[1] == positions * macs
+    before, after = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(
+            None, {"images": images[0].numpy()}
+        )[0]
+        for name in ("whole", "small")
+    )
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
 
 
 @pytest.mark.parametrize("sequential", [False, True])

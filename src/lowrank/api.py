@@ -23,6 +23,7 @@ import onnx
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lowrank.compression.accuracy_search import AccuracySearch
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.in_memory import Compression
 from lowrank.compression.module_network import ModuleNetwork
@@ -169,7 +170,8 @@ def compress(
         is `sequential` in `factorize`.
     int8
         Whether you will quantize the result to int8. Targets of latency and of size then count the
-        layers in int8; they are still shares of the original in float. The result is in float.
+        layers in int8; they are still shares of the original in float. A target of `accuracy_drop`
+        holds for int8, unless int8 of the original already loses more. The result is in float.
 
     Returns
     -------
@@ -204,7 +206,7 @@ def compress(
     if is_recommended:
         rule = _rank_rule(recommended_ranks(original))
     if isinstance(rule, BudgetSettings) and rule.searches:
-        rule = compression.cheapest(rule)
+        rule = AccuracySearch(compression, rule).settings()
     compressed, planned = compression.at(rule)
     expected = _checked_agreement(compression, rule, compressed, planned)
     result = compressed.module if isinstance(compressed, ModuleNetwork) else compressed.model

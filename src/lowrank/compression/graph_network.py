@@ -270,6 +270,13 @@ class GraphNetwork:
         count = sum(map(length, self.batches))
         return change_of_outputs(self.changes_from(original, most), min(count, most or count))
 
+    def in_int8(self) -> GraphNetwork:
+        """Return the network with all nodes in int8, to measure its outputs."""
+        # Only here, because ONNX Runtime's quantization takes seconds to import.
+        from lowrank.compression.int8_file import in_int8
+
+        return dataclasses.replace(self, model=in_int8(self))
+
     def _part(self, count: int) -> list[Feed]:
         """Return a subset of the samples, taken at even distances.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -25,14 +25,11 @@ from lowrank.factorize import (
     get_factorization,
     kernel_of,
 )
-from lowrank.ranks.bisection import Found, cheapest, next_share
-from lowrank.ranks.budget_settings import BudgetSettings
 from lowrank.ranks.choice import RankChoice, Replacements
 from lowrank.ranks.latency_model import Latencies
 from lowrank.ranks.rank_settings import RankSettings
 from lowrank.ranks.removed_channels import network_macs
 from lowrank.ranks.rule import rule_of
-from lowrank.ranks.search_range import search_range
 
 Divergence = Callable[[Iterable[tuple[str, Decomposition]]], Iterable[float]]
 Self = TypeVar("Self", bound="NetworkInMemory")
@@ -74,6 +71,12 @@ class NetworkInMemory(Protocol):
 
     def moments(self, names: Iterable[str]) -> dict[str, Moments]:
         """Return the moments of the inputs of some layers. Raises UserError without samples."""
+
+    def in_int8(self: Self) -> Self:
+        """Return the network with all nodes in int8, to measure its outputs.
+
+        Raises UserError if ONNX Runtime cannot quantize it.
+        """
 
     def divided(self: Self, count: int | None = None) -> tuple[Self, Self]:
         """Return the network with samples for factors, and with other samples for their losses.
@@ -180,14 +183,17 @@ class Compression(Generic[Network]):
             layers=self.assigned,
             all_layers=self.assigned,
             alternatives=self.factorize.alternatives,
-            latencies=self._latencies(table, rule),
+            latencies=self.measured_latencies(table, rule),
             losses=self.losses,
             quantized=self.int8,
         )
         return choice.at(rule, say=lambda _: None).layers
 
-    def _latencies(self, table: LayerTable, rule: RankSettings) -> dict[str, Latencies]:
-        """Return the latencies for a target of latency, which are measured only once."""
+    def measured_latencies(self, table: LayerTable, rule: RankSettings) -> dict[str, Latencies]:
+        """Return the latencies for a target of latency, which are measured only once.
+
+        They are empty for other targets. Raises UserError if the network cannot be measured.
+        """
         if not self.latencies:
             alternatives = self.factorize.alternatives
             self.latencies = latencies_here(
@@ -215,57 +221,6 @@ class Compression(Generic[Network]):
         self.factored = {name: factored[name] for name in chosen}
         compressed.remove_unread_channels()
         return compressed, planned
-
-    def cheapest(self, rule: BudgetSettings) -> BudgetSettings:
-        """Return the settings with the lowest cost that meet a target of `accuracy_drop`.
-
-        Nothing is trained. In each trial, the factors are fitted to one half of the samples, and
-        the drop is measured on the other half.
-
-        Raises UserError if no trial meets the target, or there are no samples.
-        """
-        if not self.network.samples:
-            raise UserError(
-                "ranks.target.accuracy_drop: the drop is measured on images, but `images` is None. "
-                'Pass some hundred images, or a target of costs, such as {"macs": 0.5}.'
-            )
-        fitted, judge = self.network.divided(self.network.samples // 2)
-        trial = replace(self, network=fitted, moments={}, factored={})
-        table = self.network.table.with_obstacles(self.network.obstacles)
-        self.latencies = trial.latencies = self._latencies(table, rule)
-        between = search_range(
-            table,
-            self.assigned,
-            self.factorize.alternatives,
-            rule,
-            self.latencies,
-            quantized=self.int8,
-        )
-        search, target = rule.search, rule.allowed_drop
-        trials: list[Found] = []
-        for number in range(1, search.trials + 1):
-            share = next_share(between, trials, accuracy_drop=target, confidence=search.confidence)
-            compressed, _ = trial.at(rule.at_share(share))
-            expected = compressed.with_samples_of(judge).expected_from(judge)
-            if expected is None:
-                raise UserError(
-                    "ranks.target.accuracy_drop: the outputs of this network cannot be compared. "
-                    'Use a target of costs, such as {"macs": 0.5}.'
-                )
-            trials.append(Found(share, *expected.points))
-            unit = expected.metric.difference_unit
-            self.say(
-                f"trial {number} of {search.trials}: {share:.3f} of {search.cost} loses "
-                f"{trials[-1].drop:.2f} +- {trials[-1].standard_error:.2f} {unit}"
-            )
-        best = cheapest(
-            trials,
-            accuracy_drop=target,
-            confidence=search.confidence,
-            unit=unit,
-            advice="pass more images",
-        )
-        return rule.at_share(trials[best].share)
 
     def macs(self, planned: Sequence[PlannedLayer]) -> tuple[int, int]:
         """Return the MACs of all layers of the network for one sample, before and after."""

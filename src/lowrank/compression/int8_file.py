@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import onnx
 
 from lowrank.compression.graph_network import GraphNetwork
 from lowrank.config.device_kinds import create_device
@@ -24,18 +27,38 @@ def write_int8(network: GraphNetwork, path: Path) -> tuple[str, ...]:
 
     Raises UserError if ONNX Runtime cannot quantize the network.
     """
-    settings = QuantizeSettings()
+    with _quantizer(network) as (quantizer, prepared):
+        quantizer.write(path)
+        slow = _slow_nodes(network, quantizer, prepared, path)
+        if slow:
+            quantizer.write(path, but=slow)
+    return slow
+
+
+def in_int8(network: GraphNetwork) -> onnx.ModelProto:
+    """Return a network with all nodes in int8. Ranges of activations come from its samples.
+
+    Raises UserError if ONNX Runtime cannot quantize the network.
+    """
+    with _quantizer(network) as (quantizer, prepared):
+        path = prepared.with_name("int8.onnx")
+        quantizer.write(path)
+        return onnx.load(path)
+
+
+@contextmanager
+def _quantizer(network: GraphNetwork) -> Iterator[tuple[Quantizer, Path]]:
+    """Provide the quantizer of a network, and the file in float that it quantizes.
+
+    Any error in the context that is no UserError becomes one.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         intermediate = folder / "intermediate"
         intermediate.mkdir()
         try:
             prepared = write_prepared(network.model, folder / "prepared.onnx", network.label)
-            quantizer = Quantizer(prepared, network.batches, settings, intermediate)
-            quantizer.write(path)
-            slow = _slow_nodes(network, quantizer, prepared, path)
-            if slow:
-                quantizer.write(path, but=slow)
+            yield Quantizer(prepared, network.batches, QuantizeSettings(), intermediate), prepared
         except UserError:
             raise
         except Exception as error:  # ONNX Runtime's tools raise nearly any type.
@@ -43,7 +66,6 @@ def write_int8(network: GraphNetwork, path: Path) -> tuple[str, ...]:
                 f"{network.label}: ONNX Runtime cannot quantize this network to int8 "
                 f"({type(error).__name__}: {error}). Compress it without int8."
             ) from error
-    return slow
 
 
 def _slow_nodes(

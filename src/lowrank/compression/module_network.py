@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank.compression.graph_network import GraphNetwork
 from lowrank.compression.loss_samples import divided, held_out
+from lowrank.compression.runtime_module import RuntimeModule
 from lowrank.core.layers import LayerTable
 from lowrank.core.plans import Expected
 from lowrank.errors import UserError
@@ -148,6 +151,19 @@ class ModuleNetwork:
         """Write the network as ONNX."""
         channels, height, width = self.table.input_shape
         export_onnx(self.module, NetworkSpec("network", (channels, height, width), 0), path)
+
+    def in_int8(self) -> ModuleNetwork:
+        """Return the network with all nodes in int8, to measure its outputs."""
+        label = self.table.network
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            self.write_fixed(path)
+            arrays = [batch.detach().cpu().numpy() for batch in self.batches]
+            model = GraphNetwork.read(path, None, arrays).in_int8().model
+        with torch.no_grad(), evaluation_mode(self.module):
+            outputs = outputs_from(self.module(self.batches[0][:1]))
+        names = () if isinstance(outputs, Tensor) else tuple(outputs)
+        return replace(self, module=RuntimeModule(model, label, names))
 
     def divided(self, count: int | None = None) -> tuple[ModuleNetwork, ModuleNetwork]:
         """Return the network with images for factors, and with other images for their losses.
