@@ -197,13 +197,13 @@ def onnx_fine_tuning() -> Expected:
     return ("target", "network"), rows
 
 
-def resnet50() -> Expected:
-    record = benchmark("resnet50")
+def imagenet(network: str) -> Expected:
+    record = benchmark(network)
     files = {("original", "", "float"): record["original"]}
     files["original", "", "int8"] = record["original_int8"]
     rows: Rows = {}
     for row in record["rows"].values():
-        key = (row["method"], resnet50_target(row["target"]))
+        key = (row["method"], target_title(row["target"]))
         files[*key, "float"] = row["float"] | {"macs": row["macs_share"]}
         files[*key, "int8"] = row["int8"]
     for key, row in files.items():
@@ -211,23 +211,26 @@ def resnet50() -> Expected:
             "MB": [row["megabytes"]],
             "top-1, %": [row["accuracy_percent"]],
             "same class, %": [row["agreement_percent"]],
+            "expected drop, points": row["expected_drop"],
         }
         if "macs" in row:
             rows[key]["MACs, %"] = [100 * row["macs"]]
         for column, speedup in zip(("float", "int8"), row["faster"], strict=False):
-            rows[key][f"faster than {column}"] = speedup[:1]
+            rows[key][f"faster than {column}"] = speedup
     return ("method", "target", "precision"), rows
 
 
-def resnet50_target(target: str) -> str:
-    cost, share = target.split("=")
-    return f"{100 * float(share):.0f} % of the {'milliseconds' if cost == 'latency' else 'MACs'}"
+def target_title(target: str) -> str:
+    cost, value = target.split("=")
+    if cost == "accuracy_drop":
+        return f"{value} point"
+    return f"{100 * float(value):.0f} % of the {'milliseconds' if cost == 'latency' else 'MACs'}"
 
 
-def resnet50_cost() -> Expected:
-    record = benchmark("resnet50")
+def imagenet_cost(network: str) -> Expected:
+    record = benchmark(network)
     return ("method", "target"), {
-        (row["method"], resnet50_target(row["target"])): {
+        (row["method"], target_title(row["target"])): {
             "seconds": [row["seconds"]],
             "processor seconds": [row["processor_seconds"]],
             "floor, seconds": [record["floor_seconds"]],
@@ -235,7 +238,71 @@ def resnet50_cost() -> Expected:
             "peak memory, GiB": [row["peak_gib"]],
         }
         for row in record["rows"].values()
+        if row["measures_layers"]
     }
+
+
+def latency_model() -> Expected:
+    return ("network, precision",), {
+        (name,): {
+            "original, ms": [row["original_ms"]],
+            "compressed, ms": [
+                bound(measured for _, measured in row["milliseconds"]) for bound in (min, max)
+            ],
+            "median error, %": [row["median_error_percent"]],
+            "largest error, %": [row["largest_error_percent"]],
+        }
+        for name, row in benchmark("latency_model").items()
+    }
+
+
+def bias_correction() -> Expected:
+    titles = TITLES | {"resnet50": "ResNet-50", "mobilenet_v2": "MobileNetV2"}
+    return ("network",), {
+        (titles[row["network"]],): {
+            **{
+                f"{bits} bits{title}": [row[f"{key}_{bits}"]]
+                for bits in (8, 7)
+                for key, title in (("rounded", ""), ("corrected", ", corrected"))
+            },
+        }
+        for row in benchmark("bias_correction")["rows"]
+    }
+
+
+PEERS = {
+    "lowrank": "lowrank",
+    "torch_pruning_channels": "Torch-Pruning",
+    "tensorly_tucker": "TensorLy-Torch",
+    "fasterai_decomposition": "FasterAI",
+    "nncf_int8": "NNCF",
+}
+
+
+def peers(precision: str) -> Expected:
+    """Return the figures of all networks in float or in int8, and of the original."""
+    record, rows = benchmark("peers"), {}
+    networks = {"as_it_is": "as it is", "statistics": "statistics taken again"}
+    networks |= {"performance": "original, performance", "mixed": "original, mixed"}
+    original = record["original"] if precision == "float" else record["original_int8"]
+    files = {("lowrank", "original"): {precision: original}}
+    files |= {(PEERS[row["tool"]], networks[row["network"]]): row for row in record["rows"]}
+    for key, row in files.items():
+        if precision not in row:
+            continue
+        measured = row[precision]
+        figures = rows[key] = {
+            "MB": [measured["megabytes"]],
+            "top-1, %": [measured["accuracy_percent"]],
+            "same class, %": [measured["agreement_percent"]],
+        }
+        if "macs_share" in row:
+            figures["MACs, %"] = [100 * row["macs_share"]]
+        if "processor_seconds" in row:
+            figures["processor seconds"] = [row["processor_seconds"]]
+        for column, speedup in zip(("float", "int8"), measured["faster"], strict=False):
+            figures[f"faster than {column}"] = speedup
+    return ("tool", "network"), rows
 
 
 def training_speed() -> Expected:
@@ -335,8 +402,30 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
         *("benchmarks/results/onnx_fine_tuning.json", onnx_fine_tuning),
     ),
     *(
-        (BENCHMARKS, "resnet-50-at-224-pixels", number, "benchmarks/results/resnet50.json", read)
-        for number, read in enumerate((resnet50, resnet50_cost))
+        (
+            *(BENCHMARKS, heading, number, f"benchmarks/results/{network}.json"),
+            lambda read=read, network=network: read(network),
+        )
+        for heading, network in {
+            "resnet-50-at-224-pixels": "resnet50",
+            "mobilenetv2-at-224-pixels": "mobilenet_v2",
+        }.items()
+        for number, read in enumerate((imagenet, imagenet_cost))
+    ),
+    *(
+        (
+            *(BENCHMARKS, "against-other-tools", number, "benchmarks/results/peers.json"),
+            lambda precision=precision: peers(precision),
+        )
+        for number, precision in enumerate(("float", "int8"))
+    ),
+    (
+        *(BENCHMARKS, "the-latency-model", 0),
+        *("benchmarks/results/latency_model.json", latency_model),
+    ),
+    (
+        *(BENCHMARKS, "biases-in-int8", 0),
+        *("benchmarks/results/bias_correction.json", bias_correction),
     ),
     (BENCHMARKS, "training-speed", 0, "benchmarks/results/training_speed.json", training_speed),
     (BENCHMARKS, "loading-speed", 0, "benchmarks/results/loading_speed.json", loading_speed),
