@@ -60,7 +60,7 @@ def test_the_drop_is_that_in_int8(capsys):
 def test_if_int8_alone_loses_too_much_the_drop_is_that_in_float(capsys):
     between = {"search": {"cost": "macs", "trials": 3, "between": [0.6, 0.95]}}
     _, lines = searched(capsys, classifier(3000.0), between)
-    assert "this is more than the target, so the drop of the trials is that in float" in lines
+    assert "loses more than the target allows, so the trials are judged in float" in lines
     _, in_float = searched(capsys, classifier(3000.0), between, int8=False)
     trials = [
         [line for line in text.splitlines() if "trial" in line and " of 3" in line]

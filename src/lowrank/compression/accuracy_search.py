@@ -60,7 +60,10 @@ class AccuracySearch:
             control = self._found("int8 of the original", self._fitted, 1.0, in_int8=True)
             in_int8 = self._is_within(control)
             if not in_int8:
-                say("this is more than the target, so the drop of the trials is that in float")
+                say(
+                    "int8 of the original loses more than the target allows, so the trials are "
+                    "judged in float"
+                )
         trials = self._trials(in_int8=in_int8)
         if in_int8 and not any(map(self._is_within, trials)):
             say("only int8 of the original is within the target, so no layer is replaced")

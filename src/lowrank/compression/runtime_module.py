@@ -35,8 +35,10 @@ class RuntimeModule(nn.Module):
         self._run, self._names = ModelRun(model, label), tuple(names)
 
     def forward(self, images: Tensor) -> Any:
-        """Return the outputs for images (N, C, H, W): a tensor, or tensors by name."""
+        """Return the outputs for images (N, C, H, W), on their device: a tensor, or by name."""
         (name,) = self._run.inputs
         values = self._run({name: images.detach().cpu().numpy()})
-        outputs = [torch.from_numpy(values[output]) for output in self._run.outputs]
+        outputs = [
+            torch.from_numpy(values[output]).to(images.device) for output in self._run.outputs
+        ]
         return dict(zip(self._names, outputs, strict=True)) if self._names else outputs[0]
