@@ -2,9 +2,9 @@
 
     python benchmarks/runtimes.py "ResNet-50=build/imagenet/resnet50/original.onnx" ...
 
-An argument is a label and a file. Each file is measured with one thread and one sample, in both
-runtimes in turns. Latencies are medians in ms. Measurements of other labels stay in the results.
-Needs the extra `openvino`.
+An argument is a label and a file whose sizes are fixed, except for the batch. Each file is measured
+with one thread and one sample, in both runtimes in turns. Latencies are medians in ms. Measurements
+of other labels stay in the results. Needs the extra `openvino`.
 """
 
 import argparse
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
-from lowrank.compression.graph_network import GraphNetwork
 from lowrank.config.device_kinds import create_device
 from lowrank.files import read_json, write_json
+from lowrank.onnx_networks.fixed_sizes import write_fixed
+from lowrank.onnx_networks.model_file import inputs_of
 
 RESULTS = Path(__file__).parent / "results" / "runtimes.json"
 RUNTIMES = ("onnxruntime", "openvino")
@@ -36,7 +38,12 @@ def main() -> None:
         label, _, path = entry.partition("=")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "fixed.onnx"
-            GraphNetwork.read(path, None, []).write_fixed(file)
+            entries = inputs_of(onnx.load(path, load_external_data=False))
+            sizes = {
+                entry.name: [size.dim_value for size in entry.type.tensor_type.shape.dim][1:]
+                for entry in entries
+            }
+            file = write_fixed(Path(path), file, sizes)
             document["files"][label] = milliseconds(device, file)
         print(label, document["files"][label], flush=True)
         write_json(RESULTS, document)

@@ -256,6 +256,17 @@ def latency_model() -> Expected:
     }
 
 
+def runtimes() -> Expected:
+    return ("file",), {
+        (label,): {
+            "ONNX Runtime, ms": [latencies["onnxruntime"]],
+            "OpenVINO, ms": [latencies["openvino"]],
+            "OpenVINO, faster": [latencies["onnxruntime"] / latencies["openvino"]],
+        }
+        for label, latencies in benchmark("runtimes")["files"].items()
+    }
+
+
 def bias_correction() -> Expected:
     titles = TITLES | {"resnet50": "ResNet-50", "mobilenet_v2": "MobileNetV2"}
     return ("network",), {
@@ -423,6 +434,7 @@ TABLES: list[tuple[str, str, int, str, Callable[[], Expected]]] = [
         *(BENCHMARKS, "the-latency-model", 0),
         *("benchmarks/results/latency_model.json", latency_model),
     ),
+    (BENCHMARKS, "openvino", 0, "benchmarks/results/runtimes.json", runtimes),
     (
         *(BENCHMARKS, "biases-in-int8", 0),
         *("benchmarks/results/bias_correction.json", bias_correction),
