@@ -450,6 +450,17 @@ def trained_chain():
     return network
 
 
+def assert_same_outputs(folder, images):
+    """Check that the network before and after the compression computes nearly the same."""
+    before, after = (
+        onnxruntime.InferenceSession(folder / f"{name}.onnx").run(None, {"images": images.numpy()})[
+            0
+        ]
+        for name in ("whole", "small")
+    )
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
+
+
 REMOVAL = {"conv": "remove_channels", "pointwise_conv": "remove_channels"}
 
 
@@ -474,13 +485,7 @@ def test_a_layer_with_removed_channels_and_factors(tmp_path, as_file):
     positions = 144
     macs = 9 * 3 * 4 + 3 * 4 * 12 + 3 * 12 * 16 + 16 * 6
     assert small.macs[1] == positions * macs
-    before, after = (
-        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(
-            None, {"images": images[0].numpy()}
-        )[0]
-        for name in ("whole", "small")
-    )
-    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
+    assert_same_outputs(tmp_path, images[0])
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -506,10 +511,4 @@ def test_removed_channels_leave_the_exported_file(tmp_path, sequential, as_file)
     written = onnx.load(tmp_path / "small.onnx").graph
     kernels = {tuple(tensor.dims) for tensor in written.initializer if len(tensor.dims) == 4}
     assert kernels == {(4, 3, 3, 3), (8, 4, 3, 3), (6, 8, 1, 1)}
-    before, after = (
-        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(
-            None, {"images": images[0].numpy()}
-        )[0]
-        for name in ("whole", "small")
-    )
-    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
+    assert_same_outputs(tmp_path, images[0])

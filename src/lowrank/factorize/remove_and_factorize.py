@@ -1,6 +1,6 @@
 """Channel removal together with factors: the channels that stay are read by factors."""
 
-from dataclasses import replace
+from dataclasses import fields
 from typing import ClassVar
 
 import numpy as np
@@ -98,8 +98,8 @@ class RemoveChannelsSvd(RemoveAndFactorize):
 
 def _with_channels(layer: PlainLayer, channels: int) -> PlainLayer:
     """Return a plain layer with other input channels."""
-    fields = {name: getattr(layer, name) for name in PlainLayer.__dataclass_fields__}
-    return replace(PlainLayer(**fields), in_channels=channels)
+    values = {field.name: getattr(layer, field.name) for field in fields(PlainLayer)}
+    return PlainLayer(**values | {"in_channels": channels})
 
 
 def _both_kept(of_removal: np.ndarray, of_factors: np.ndarray) -> np.ndarray:

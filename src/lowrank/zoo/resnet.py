@@ -1,4 +1,4 @@
-"""ResNet-20 for 32 x 32 images (He et al. 2016, section 4.2, parameter-free shortcuts)."""
+"""Residual networks for 32 x 32 images (He et al. 2016, section 4.2, parameter-free shortcuts)."""
 
 from torch import Tensor, nn
 from torch.nn import functional
