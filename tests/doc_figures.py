@@ -6,7 +6,7 @@ from typing import Any
 
 from markdown_pages import ROOT, Figures
 
-TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20"}
+TITLES = {"vgg16": "VGG-16", "resnet20": "ResNet-20", "resnet56": "ResNet-56"}
 
 # The columns that identify a row, and the expected figures of each row.
 Expected = tuple[tuple[str, ...], Figures]

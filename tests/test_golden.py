@@ -29,6 +29,7 @@ from lowrank.zoo.weight_files import load_weights, read_weights
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden/shipped_checkpoints.json"
+MODELS = ("vgg16", "resnet20", "resnet56")
 # Kim et al. 2016: EVBMF on the weights alone.
 TUCKER = {"first_conv": "tucker1", "conv": "tucker2", "pointwise_conv": "svd", "linear": "svd"}
 SPATIAL = {"conv": "spatial_svd"}
@@ -108,13 +109,13 @@ def spatial_errors(model):
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+@pytest.mark.parametrize("model", MODELS)
 def test_evbmf_finds_the_known_ranks(model):
     assert evbmf_ranks(model) == read_json(GOLDEN)[model]["evbmf_ranks"]
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+@pytest.mark.parametrize("model", MODELS)
 def test_spatial_svd_leaves_the_known_errors(model):
     known = read_json(GOLDEN)[model]["spatial_svd_errors"]
     assert spatial_errors(model) == pytest.approx(known, abs=2e-5)
@@ -137,7 +138,7 @@ def all_cores(restored_torch):
 
 # Two images of 1,000: sums in another order may move an image that lies on a border.
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_originals_have_the_known_accuracy(model, images, all_cores):
     known = read_json(GOLDEN)[model]["accuracy"]
     assert accuracy(shipped(model), images, model) == pytest.approx(known, abs=0.21)
@@ -158,7 +159,7 @@ if __name__ == "__main__":
                 "spatial_svd_errors": spatial_errors(model),
                 "accuracy": accuracy(shipped(model), images, model),
             }
-            for model in ("vgg16", "resnet20")
+            for model in MODELS
         }
         document["vgg16"]["decomposed_accuracy"] = decomposed_accuracy(images)
     GOLDEN.write_text(json.dumps(document, indent=1) + "\n")

@@ -17,7 +17,8 @@ from lowrank.zoo import create_network
 from lowrank.zoo.weight_files import load_weights, read_weights
 
 FOLDER = ROOT / "data/checkpoints"
-SHIPPED = {"vgg16": 93.0, "resnet20": 91.0}  # minimum top-1 accuracy on test images, in percent
+# Minimum top-1 accuracy on test images, in percent.
+SHIPPED = {"vgg16": 93.0, "resnet20": 91.0, "resnet56": 92.0}
 MEBIBYTE = 2**20
 
 
@@ -45,7 +46,7 @@ def test_provenance_contains_the_recipe_of_params_yaml(name: str):
 
 
 def test_checkpoints_are_small_enough_for_git():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 30 * MEBIBYTE
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 31 * MEBIBYTE
 
 
 def test_the_readme_has_a_command_for_each_variant_of_the_matrix():

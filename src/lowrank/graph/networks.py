@@ -27,7 +27,9 @@ WEIGHTS_ELSEWHERE = {
 }
 
 # Weights that come with the workflow. tests/graph/test_networks.py compares them with the folder.
-SHIPPED_WEIGHTS = ("data/checkpoints/resnet20.safetensors", "data/checkpoints/vgg16.safetensors")
+SHIPPED_WEIGHTS = tuple(
+    f"data/checkpoints/{name}.safetensors" for name in ("resnet20", "resnet56", "vgg16")
+)
 
 
 class NetworkRules(Rules):
