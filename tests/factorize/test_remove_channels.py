@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lowrank.core.layers import Layer, PlainLayer
-from lowrank.factorize import Moments, decompose, get_factorization
+from lowrank.factorize import Moments, decompose, get_factorization, remove_channels
 from lowrank.factorize.moments import output_error_squared, regularized
 from lowrank.factorize.reconstruction import reconstruct
 
@@ -82,6 +82,29 @@ def test_a_copied_channel_is_removed_at_no_loss():
     rebuilt = reconstruct(result.sequence, result.weights)[:, :, 0, 0]
     outputs = inputs @ rebuilt.T + result.bias
     np.testing.assert_allclose(outputs, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_all_ranks_of_a_layer_share_an_elimination(monkeypatch):
+    eliminated = []
+
+    def counted(*arguments):
+        eliminated.append(arguments)
+        return eliminate(*arguments)
+
+    eliminate = remove_channels._eliminate
+    monkeypatch.setattr(remove_channels, "_eliminate", counted)
+    monkeypatch.setattr(remove_channels, "_eliminations", {})
+    monkeypatch.setattr(remove_channels, "_KEPT_ELIMINATIONS", 1)
+    random = np.random.default_rng(3)
+    covariance, other = (array @ array.T + np.eye(6) for array in random.normal(size=(2, 6, 6)))
+    kernel, method = random.normal(size=(4, 6, 1, 1)), get_factorization("remove_channels")
+    for rank in (2, 3, 4):
+        method.factors_for_outputs(kernel, (rank,), covariance.copy())
+    assert len(eliminated) == 1
+    method.factors_for_outputs(kernel, (2,), other)
+    # Only the last elimination is kept here.
+    method.factors_for_outputs(kernel, (2,), covariance)
+    assert len(eliminated) == 3
 
 
 def test_without_moments_the_largest_weights_stay():
