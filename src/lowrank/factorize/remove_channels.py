@@ -142,8 +142,8 @@ class _Elimination:
         return stay
 
 
-# The last eliminations, by the digest of their inputs. An elimination serves all ranks of a layer, and
-# takes most of a minute for 4,096 channels.
+# The last eliminations, by the digest of their inputs. An elimination serves all ranks of a layer,
+# and takes most of a minute for 4,096 channels.
 _eliminations: dict[bytes, _Elimination] = {}
 _KEPT_ELIMINATIONS = 32
 
