@@ -1,5 +1,6 @@
 import math
 import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -21,8 +22,8 @@ from lowrank.evaluation.network import value_of
 from lowrank.tasks import get_task
 from lowrank.training import loop
 from lowrank.training.distillation import AugmentedTeacher
-from lowrank.training.loop import fingerprint_of
 from lowrank.training.optimization import learning_rate_factor
+from lowrank.training.state_file import fingerprint_of
 from lowrank.zoo import NetworkSpec
 
 TASK = get_task("classification")
@@ -88,6 +89,43 @@ def test_training_improves_the_accuracy(tiny_data):
     assert report.curve[-1].loss < report.curve[0].loss - 0.5
     assert report.curve[-1].train_percent > report.curve[0].train_percent + 30
     assert not network.training
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_the_state_before_it_ends_the_run(tiny_data, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", -1.0)
+    settings, path, lines = settings_of(), tmp_path / "state.pt", []
+    uninterrupted, resumed = toy(), toy(seed=9)
+    train(uninterrupted, SPEC, tiny_data, settings, say=quiet)
+
+    def receive_signal_in_step_7(line):
+        lines.append(line)
+        if line.startswith("step 7/"):
+            signal.raise_signal(number)
+
+    def end(*_):
+        raise KilledError
+
+    previous_handler = signal.signal(number, end)
+    try:
+        with pytest.raises(KilledError):
+            train(
+                toy(),
+                SPEC,
+                tiny_data,
+                settings,
+                state_path=path,
+                fingerprint="same",
+                say=receive_signal_in_step_7,
+            )
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, previous_handler)
+    assert lines[-1] == f"{number.name}: saved the state after step 7"
+    lines.clear()
+    train(resumed, SPEC, tiny_data, settings, state_path=path, fingerprint="same", say=lines.append)
+    assert lines[0] == "resumed from the state saved at step 7 of 12"
+    assert_same_weights(resumed, uninterrupted)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

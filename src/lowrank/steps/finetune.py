@@ -86,7 +86,7 @@ def finetune(
         settings_of_round,
         use_deterministic_torch,
     )
-    from lowrank.training.loop import fingerprint_of
+    from lowrank.training.state_file import fingerprint_of
 
     require_teacher_for(settings, teacher)
     use_deterministic_torch(settings.threads)

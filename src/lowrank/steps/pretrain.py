@@ -52,15 +52,15 @@ def pretrain(
     from lowrank.evaluation.network import measure_splits, text_by_split, values_by_split
     from lowrank.files import sha256_of, write_json
     from lowrank.tasks import get_task
-    from lowrank.training.loop import fingerprint_of, train
+    from lowrank.training.loop import train
+    from lowrank.training.state_file import fingerprint_of
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
     data, measured_task, commit = open_dataset(dataset), get_task(task), current_commit()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    description = network.to_json()
-    inputs = (description, task, settings, sha256_of(dataset / "dataset.json"))
+    inputs = (network.to_json(), task, settings, sha256_of(dataset / "dataset.json"))
     spec, model = create(network)
     earlier = {"weights_sha256": sha256_of(start), **_provenance_of(start)} if start else {}
     if start:
@@ -84,7 +84,7 @@ def pretrain(
     write_json(
         provenance,
         {
-            **_recipe_of(description, data.name, settings),
+            **_recipe_of(network.to_json(), data.name, settings),
             "steps": report.steps,
             "seconds": round(report.seconds, 1),
             "accuracy": accuracy,

@@ -1,8 +1,5 @@
 """Training loop for pre-training and fine-tuning."""
 
-import contextlib
-import hashlib
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,15 +19,16 @@ from lowrank.data.datasets import Dataset
 from lowrank.errors import UserError
 from lowrank.evaluation.memory_format import memory_format_of, moved
 from lowrank.evaluation.network import require_match, value_of
-from lowrank.files import written_whole
 from lowrank.tasks.outputs import mapped, outputs_from
 from lowrank.tasks.task import Task
 from lowrank.training.curve import CurvePoint, Window
 from lowrank.training.distillation import Teacher
 from lowrank.training.freezing import freeze_first
 from lowrank.training.hardware import autocast, pick_device, pick_precision
+from lowrank.training.interruption import Interruption
 from lowrank.training.maps import WatchedMaps
 from lowrank.training.optimization import create_optimizer, learning_rate_factor
+from lowrank.training.state_file import StateFile
 from lowrank.zoo.registry import NetworkSpec
 
 _SAVE_EVERY_SECONDS = 30.0
@@ -79,11 +77,11 @@ def train(
     teacher
         Network whose outputs are used in addition to labels, or instead of them.
     state_path
-        File in which the state of the run is saved every 30 s. A run that finds a state with the
-        same `fingerprint` there resumes from it, and reaches the same final weights. The file is
-        removed at the end.
+        File in which the state of the run is saved every 30 s, and when SIGINT or SIGTERM arrives.
+        A run that finds a state with the same `fingerprint` there resumes from it, and reaches the
+        same final weights. The file is removed at the end.
     fingerprint
-        Hash of everything that determines the result of the run: see `fingerprint_of`.
+        Hash of everything that determines the result of the run: see `state_file.fingerprint_of`.
     say
         Called with a line of progress about every 5 s.
 
@@ -105,42 +103,10 @@ def train(
             settings,
             teacher=teacher,
             watched=watched,
-            state=_StateFile(state_path, fingerprint),
+            state=StateFile(state_path, fingerprint),
             say=say,
         )
         return training.run()
-
-
-class _StateFile:
-    """File with the state of an unfinished run; without a path, nothing is stored."""
-
-    def __init__(self, path: Path | None, fingerprint: str) -> None:
-        self.path, self._fingerprint = path, fingerprint
-
-    def read(self) -> dict[str, Any] | None:
-        """Return the state of a run with the same inputs, or None if there is none."""
-        if self.path is None or not self.path.exists():
-            return None
-        with contextlib.suppress(Exception):  # Ignore a damaged state and start from step 0.
-            state = torch.load(self.path, weights_only=True)
-            if state["fingerprint"] == self._fingerprint:
-                return state
-        return None
-
-    def write(self, state: dict[str, Any]) -> None:
-        """Replace the file. Raises UserError if it cannot be written."""
-        if self.path is None:
-            return
-        # Save to memory first, because torch.save reports a full disk as a RuntimeError.
-        buffer = io.BytesIO()
-        torch.save({"fingerprint": self._fingerprint} | state, buffer)
-        with written_whole(self.path) as partial:
-            partial.write_bytes(buffer.getbuffer())
-
-    def remove(self) -> None:
-        """Remove the file at the end of the run."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
 
 
 class _Training:
@@ -156,7 +122,7 @@ class _Training:
         *,
         teacher: Teacher | None,
         watched: WatchedMaps,
-        state: _StateFile,
+        state: StateFile,
         say: Callable[[str], None],
     ) -> None:
         self.task, self.network, self.spec = task, network, spec
@@ -202,10 +168,11 @@ class _Training:
         self.started = self.last_line = self.last_save = time.monotonic()
         remaining = range(self.first, self.steps)
         loaded = in_background(self.batches.__getitem__, remaining, torch.get_num_threads())
-        for step, batch in zip(remaining, loaded, strict=True):
-            learning_rate = self._step(step, batch)
-            self._report(step + 1, learning_rate)
-            self._save(step + 1)
+        with Interruption() as interruption:
+            for step, batch in zip(remaining, loaded, strict=True):
+                learning_rate = self._step(step, batch)
+                self._report(step + 1, learning_rate)
+                self._save(step + 1, interruption)
         self._finish()
         return TrainingReport(self.steps, self._seconds(time.monotonic()), self.curve)
 
@@ -308,12 +275,18 @@ class _Training:
             )
             self.last_line = now
 
-    def _save(self, done: int) -> None:
-        """Save the state of the run every 30 s."""
+    def _save(self, done: int, interruption: Interruption) -> None:
+        """Save the state of the run every 30 s, and before a signal ends it."""
         now = time.monotonic()
         due = now - self.last_save > _SAVE_EVERY_SECONDS
-        if not self.state.path or not due or done >= self.steps:
-            return
+        if self.state.path and done < self.steps and (due or interruption.arrived):
+            self._write_state(done, now)
+            if interruption.arrived:
+                self.say(f"{interruption.arrived.name}: saved the state after step {done}")
+        if interruption.arrived:
+            interruption.deliver()
+
+    def _write_state(self, done: int, now: float) -> None:
         self.state.write(
             {
                 "step": done,
@@ -372,18 +345,6 @@ def _outputs(task: Task, network: nn.Module, images: Any) -> Any:
             "(for example `arguments: {aux_logits: false}`)."
         )
     return outputs
-
-
-def fingerprint_of(*inputs: object) -> str:
-    """Return a hash of everything that determines the result of a run.
-
-    A saved state is only used by a run with the same hash.
-    """
-    text = "\n".join(
-        item.model_dump_json() if isinstance(item, TrainingSettings) else str(item)
-        for item in inputs
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _require_finite(loss: float, step: int, learning_rate: float) -> None:
