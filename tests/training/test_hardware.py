@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lowrank.errors import UserError
+from lowrank.training import hardware
 from lowrank.training.hardware import autocast, pick_device, pick_precision
 
 
@@ -16,7 +17,8 @@ def test_unavailable_device_raises_user_error(monkeypatch):
 def test_device_of_another_kind_raises_user_error(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    monkeypatch.setattr(hardware, "claimed_gpu", lambda: 1)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 1)
     with pytest.raises(UserError, match="PyTorch finds no 'mps'"):
         pick_device("mps")
 

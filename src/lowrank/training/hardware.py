@@ -3,12 +3,14 @@
 import torch
 
 from lowrank.errors import UserError
+from lowrank.training.gpu_claim import claimed_gpu
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device with this name; `auto` is the GPU if PyTorch finds one, else the CPU.
+    """Return the device with this name; `auto` is a GPU if PyTorch finds one, else the CPU.
 
-    Raises UserError if the device is not available.
+    A CUDA device is one that no other job uses: see `claimed_gpu`. Raises UserError if the device
+    is not available.
     """
     available = torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if available else None
@@ -17,7 +19,7 @@ def pick_device(name: str) -> torch.device:
         name = found
     elif name not in ("cpu", found):
         raise UserError(f"device: PyTorch finds no '{name}' on this machine. Use 'auto' or 'cpu'.")
-    return torch.device(name)
+    return torch.device(name, claimed_gpu()) if name == "cuda" else torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
