@@ -127,12 +127,17 @@ def run(folder: Path, job: str) -> dict[str, Any]:
 
 
 def work(folder: Path, job: str) -> dict[str, Any]:
-    """Carry out the request of a job while no other job runs, and write the answer for `run`."""
+    """Carry out the request of a job while no other job runs, and write the answer for `run`.
+
+    If another job runs, the answer is `busy` with a message.
+    """
     job_folder = folder / "jobs" / job
     request = json.loads((job_folder / "request.json").read_text())
     try:
         with _locked(folder / "lock", request["owner"]):
             answer = {"answer": _call_device(folder / "models", request)}
+    except _BusyError as error:
+        answer = {"busy": str(error)}
     except DeviceError as error:
         answer = {"problem": str(error)}
     partial = job_folder / "answer.part"
@@ -149,11 +154,15 @@ def _call_device(models: Path, request: dict[str, Any]) -> Any:
     return getattr(device, request["method"])(*arguments, settings)
 
 
+class _BusyError(Exception):
+    """Raised when another run uses the device. The message names it."""
+
+
 @contextlib.contextmanager
 def _locked(path: Path, owner: str) -> Iterator[None]:
     """Lock the device until the block or the process ends.
 
-    Raises DeviceError if another process holds the lock.
+    Raises _BusyError if another process holds the lock.
     """
     with path.open("a+") as file:
         try:
@@ -162,10 +171,8 @@ def _locked(path: Path, owner: str) -> Iterator[None]:
             file.seek(0)
             holder = json.loads(file.read() or '{"owner": "another run", "since": 0}')
             age = max(time.time() - holder["since"], 0)
-            raise DeviceError(
-                f"it is busy with a measurement that {holder['owner']} started {age:.0f} s ago. "
-                "Two measurements at the same time would slow each other. Wait until that one "
-                "ends, or stop it."
+            raise _BusyError(
+                f"it is busy with a measurement that {holder['owner']} started {age:.0f} s ago"
             ) from None
         file.truncate(0)
         file.write(json.dumps({"owner": owner, "since": time.time()}))

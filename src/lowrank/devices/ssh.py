@@ -12,9 +12,11 @@ import getpass
 import hashlib
 import io
 import json
+import logging
 import re
 import socket
 import tarfile
+import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 
 # -B: Python writes no compiled files, because a full disk would leave truncated ones.
 _PYTHON_OPTIONS = ("-B", "-c")
+
+# Longest time to wait while another run measures on the other machine.
+_LONGEST_WAIT_SECONDS = 3600.0
+_SECONDS_BETWEEN_TRIES = 2.0
+
+_logger = logging.getLogger(__name__)
 
 # A `host` is a name, an address, `user@host` or `ssh://user@host:port`. The pattern excludes text
 # that the client could read as an option, or that a configuration could pass to a shell.
@@ -134,16 +142,33 @@ class SshDevice:
             "settings": {**self._settings, **settings},
             "owner": f"{getpass.getuser()} at {socket.gethostname()}",
         }
-        job = uuid.uuid4().hex
-        data = json.dumps(request).encode()
         try:
-            return self._retry_once(lambda: self._call("run", job, data=data))["answer"]
+            return self._run_when_free(json.dumps(request).encode())
         except DeviceError as error:
             # Replace the paths on the other machine by the paths on this one.
             message = str(error)
             for digest, model in digests.items():
                 message = re.sub(rf"\S*{digest}\.onnx", str(model), message)
             raise DeviceError(message) from error
+
+    def _run_when_free(self, request: bytes) -> Any:
+        """Run a request on the other machine, after waiting for the run that uses it, if any."""
+        end, has_said = time.monotonic() + _LONGEST_WAIT_SECONDS, False
+        while True:
+            call = partial(self._call, "run", uuid.uuid4().hex, data=request)
+            answer = self._retry_once(call)
+            if "busy" not in answer:
+                return answer["answer"]
+            if time.monotonic() >= end:
+                raise DeviceError(
+                    f"{self._link.host}: {answer['busy']}. Two measurements at the same time would "
+                    "slow each other. Stop that one, or run the same command again when it has "
+                    "ended."
+                )
+            if not has_said:
+                _logger.info("%s: %s; waiting for it to end", self._link.host, answer["busy"])
+                has_said = True
+            time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _send(self, digest: str, model: Path) -> None:
         """Send a model, or the rest of it if a part has already arrived.
