@@ -152,7 +152,7 @@ def _eliminated(kernel: np.ndarray, covariance: np.ndarray) -> _Elimination:
     """Return the order in which channels are removed, from an earlier call if there was one."""
     digest = hashlib.blake2b(repr((kernel.shape, kernel.dtype.str)).encode())
     for array in (kernel, covariance):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     key = digest.digest()
     if (known := _eliminations.get(key)) is None:
         known = _eliminations[key] = _eliminate(kernel, covariance)
