@@ -214,10 +214,10 @@ def test_a_device_may_have_several_threads_and_batch_sizes(document):
         ),
         (
             {"kind": "shh"},
-            "`benchmark.board.kind` is 'shh', expected one of 'local' or 'ssh' (did you mean "
-            "'ssh'?).",
+            "`benchmark.board.kind` is 'shh', expected one of 'local', 'slurm' or 'ssh' (did you "
+            "mean 'ssh'?).",
         ),
-        ({"kind": 5}, "`benchmark.board.kind` is 5, expected one of 'local' or 'ssh'."),
+        ({"kind": 5}, "`benchmark.board.kind` is 5, expected one of 'local', 'slurm' or 'ssh'."),
         (
             {"kind": "ssh", "host": "board", "thread": 1},
             "unknown parameter `benchmark.board.thread` (did you mean 'threads'?), expected one of "

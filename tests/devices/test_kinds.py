@@ -19,10 +19,10 @@ def kind_of(settings):
 
 
 def test_the_kinds_of_this_package():
-    assert DEVICE_KINDS.names() == ["local", "ssh"]
-    local, ssh = DEVICE_KINDS.get("local"), DEVICE_KINDS.get("ssh")
-    assert (local.measures_here, ssh.measures_here) == (True, False)
-    assert (local.sends_files, ssh.sends_files) == (False, True)
+    assert DEVICE_KINDS.names() == ["local", "slurm", "ssh"]
+    local, slurm, ssh = map(DEVICE_KINDS.get, ("local", "slurm", "ssh"))
+    assert (local.measures_here, slurm.measures_here, ssh.measures_here) == (True, False, False)
+    assert (local.sends_files, slurm.sends_files, ssh.sends_files) == (False, False, True)
     assert local.own_names == []
     assert ssh.own_names == ["host", "python", "folder", "command"]
 
@@ -38,12 +38,17 @@ def documented(page: str, heading: str) -> dict[str, str]:
     }
 
 
-def test_the_pages_list_the_settings_of_each_kind_with_their_defaults():
-    own = documented("devices.md", "## A machine behind SSH")
-    assert own == {
+@pytest.mark.parametrize(
+    ("kind", "heading"), [("ssh", "## A machine behind SSH"), ("slurm", "## A node of a cluster")]
+)
+def test_the_pages_list_the_settings_of_a_kind_with_their_defaults(kind, heading):
+    assert documented("devices.md", heading) == {
         field.name: "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
-        for field in dataclasses.fields(DEVICE_KINDS.get("ssh").settings)
+        for field in dataclasses.fields(DEVICE_KINDS.get(kind).settings)
     }
+
+
+def test_the_pages_list_the_settings_of_each_kind():
     page = (DOCS / "devices.md").read_text()
     assert [name for name in DEVICE_KINDS if f"`kind: {name}`" not in page] == []
     assert documented("measurement.md", "### Settings") == {

@@ -71,8 +71,8 @@ def test_params_yaml_accepts_the_device_and_its_settings(python):
         ),
         (
             {"kind": "one_cor", "core": 0},
-            "`benchmark.bench.kind` is 'one_cor', expected one of 'local', 'one_core', 'ssh' or "
-            "'unfinished' (did you mean 'one_core'?).",
+            "`benchmark.bench.kind` is 'one_cor', expected one of 'local', 'one_core', 'slurm', "
+            "'ssh' or 'unfinished' (did you mean 'one_core'?).",
         ),
         (
             {"kind": "unfinished"},

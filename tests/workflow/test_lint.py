@@ -38,7 +38,7 @@ def test_each_rule_is_local_or_states_its_memory_and_time():
             base, rule = re.match(r"(?:use rule (\w+) as |rule )(\w+)", block).groups()
             if base:
                 inherited[rule] = base
-            elif re.search(r"resources:\n +mem_mb=\d+,\n +runtime=\d+,", block):
+            elif re.search(r"resources:\n +mem_mb=.+,\n(?: .+\n)*? +runtime=", block):
                 stated.add(rule)
             else:
                 assert rule in local | {"unknown_result"}, f"{path.name}: {rule}"

@@ -43,6 +43,7 @@ try:
         prefix=PREFIX,
         # Weights of the shipped networks, if this is a module or runs with `--directory`.
         shipped=lambda path: workflow.source_path(f"../../{path}"),
+        on_cluster=workflow.non_local_exec or workflow.remote_exec,
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None

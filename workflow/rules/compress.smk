@@ -24,8 +24,8 @@ rule select_ranks:
         method=GRAPH.not_searching,
     threads: PARAMS.select_ranks.threads
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=GRAPH.resources.memory("analyzing"),
+        runtime=GRAPH.resources.minutes("analyzing", PARAMS.select_ranks.threads),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -78,10 +78,13 @@ rule profile_draft:
         output="build/{model}/{method}/{at}/latencies/{device}.json",
     log:
         "logs/profile_draft/{model}/{method}/{at}/{device}.log",
-    threads: workflow.cores
+    threads: GRAPH.resources.measuring_threads(workflow.cores)
     resources:
-        mem_mb=4000,
+        mem_mb=GRAPH.resources.memory("measuring"),
         runtime=60,
+        constraint=GRAPH.resources.of_device("constraint"),
+        slurm_partition=GRAPH.resources.of_device("slurm_partition"),
+        slurm_extra=GRAPH.resources.of_device("slurm_extra"),
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("profile_draft"),
@@ -104,10 +107,13 @@ rule profile_layers:
     log:
         "logs/profile_layers/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the measurement.
-    threads: workflow.cores
+    threads: GRAPH.resources.measuring_threads(workflow.cores)
     resources:
-        mem_mb=4000,
+        mem_mb=GRAPH.resources.memory("measuring"),
         runtime=120,
+        constraint=GRAPH.resources.of_device("constraint"),
+        slurm_partition=GRAPH.resources.of_device("slurm_partition"),
+        slurm_extra=GRAPH.resources.of_device("slurm_extra"),
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("profile_layers"),
@@ -135,8 +141,8 @@ rule calibrate:
         "logs/calibrate/{model}/{method}/{at}.log",
     threads: PARAMS.calibrate.threads
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=GRAPH.resources.memory("analyzing"),
+        runtime=GRAPH.resources.minutes("analyzing", PARAMS.calibrate.threads),
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("calibrate"),
@@ -164,7 +170,9 @@ rule decompose:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: GRAPH.compress.threads_of_decompose
     resources:
-        mem_mb=2000,
+        mem_mb=GRAPH.resources.memory("decomposing"),
+        # Lets a profile limit the layers that are decomposed at the same time.
+        parallel_layers=1,
         runtime=60,
     params:
         network=GRAPH.network_json,
@@ -188,8 +196,8 @@ rule teacher_outputs:
         "logs/teacher_outputs/{model}.log",
     threads: PARAMS.teacher_outputs.threads
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=GRAPH.resources.memory("evaluating"),
+        runtime=GRAPH.resources.minutes("analyzing", PARAMS.teacher_outputs.threads),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -216,10 +224,13 @@ rule finetune:
         "logs/finetune/{model}/{method}/{round}.log",
     wildcard_constraints:
         method=GRAPH.not_searching,
+    # Training continues from its saved state.
+    retries: GRAPH.resources.training_retries
     threads: lambda wildcards: GRAPH.compress.finetune(wildcards).threads
     resources:
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=GRAPH.resources.training_memory(GRAPH.compress.finetune),
+        runtime=GRAPH.resources.training_minutes(GRAPH.compress.finetune),
+        gpu=GRAPH.resources.training_gpu(GRAPH.compress.finetune),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,

@@ -14,8 +14,8 @@ rule export_onnx:
         "logs/export_onnx/{model}/{method}.log",
     threads: PARAMS.export_onnx.threads
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=GRAPH.resources.memory("evaluating"),
+        runtime=GRAPH.resources.minutes("evaluating", PARAMS.export_onnx.threads),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -58,6 +58,9 @@ rule describe_device:
     resources:
         mem_mb=1000,
         runtime=10,
+        constraint=GRAPH.resources.of_device("constraint"),
+        slurm_partition=GRAPH.resources.of_device("slurm_partition"),
+        slurm_extra=GRAPH.resources.of_device("slurm_extra"),
     params:
         code=GRAPH.code("describe_device"),
         settings=lambda wildcards: PARAMS.benchmark[wildcards.device].connection_json(),
@@ -83,10 +86,13 @@ rule quantize:
     log:
         "logs/quantize/{model}/{method}.log",
     # All cores if nodes are timed, so that no other job of this run disturbs the measurement.
-    threads: workflow.cores if PARAMS.quantize.by_time else PARAMS.quantize.threads
+    threads: GRAPH.resources.quantizing_threads(workflow.cores)
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=GRAPH.resources.memory("evaluating"),
+        runtime=GRAPH.resources.minutes("analyzing", PARAMS.quantize.threads),
+        constraint=GRAPH.resources.of_timed_devices("constraint"),
+        slurm_partition=GRAPH.resources.of_timed_devices("slurm_partition"),
+        slurm_extra=GRAPH.resources.of_timed_devices("slurm_extra"),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -136,10 +142,13 @@ rule benchmark:
     log:
         "logs/benchmark/{model}/{method}/{device}.log",
     # All cores, so that no other job of this run disturbs the measurement.
-    threads: workflow.cores
+    threads: GRAPH.resources.measuring_threads(workflow.cores)
     resources:
-        mem_mb=4000,
+        mem_mb=GRAPH.resources.memory("measuring"),
         runtime=120,
+        constraint=GRAPH.resources.of_device("constraint"),
+        slurm_partition=GRAPH.resources.of_device("slurm_partition"),
+        slurm_extra=GRAPH.resources.of_device("slurm_extra"),
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("benchmark"),

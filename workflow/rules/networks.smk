@@ -94,8 +94,10 @@ rule checkpoint:
         "logs/checkpoint/{model}.log",
     threads: lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=GRAPH.resources.memory("evaluating"),
+        runtime=GRAPH.resources.minutes(
+            "evaluating", lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
+        ),
     params:
         task=GRAPH.task,
         code=GRAPH.code("checkpoint"),
@@ -116,10 +118,12 @@ rule pretrain:
         provenance="build/pretrain/{model}.json",
     log:
         "logs/pretrain/{model}.log",
+    retries: GRAPH.resources.training_retries
     threads: lambda wildcards: GRAPH.networks.pretrain(wildcards).threads
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        mem_mb=GRAPH.resources.training_memory(GRAPH.networks.pretrain),
+        runtime=GRAPH.resources.training_minutes(GRAPH.networks.pretrain),
+        gpu=GRAPH.resources.training_gpu(GRAPH.networks.pretrain),
     params:
         task=GRAPH.task,
         code=GRAPH.code("pretrain"),

@@ -40,8 +40,8 @@ rule judge_trial:
         method=GRAPH.searching,
     threads: PARAMS.export_onnx.threads
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=GRAPH.resources.memory("evaluating"),
+        runtime=GRAPH.resources.minutes("evaluating", PARAMS.export_onnx.threads),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,

@@ -43,7 +43,9 @@ class DeviceKind:
         DeviceError if a setting is wrong.
     settings : type
         Dataclass of the settings that only this kind has, declared with `setting`. They identify
-        the machine and say how it is reached. A change of them describes the machine again.
+        the machine and say how it is reached. A change of them describes the machine again. If the
+        device is a node of a cluster, a method `job_resources` returns the resources, as
+        Snakemake's executor for the cluster names them, of the jobs that use the device.
     measures_here : bool
         Whether the device is the machine that runs the pipeline. It is then described again if its
         processor or ONNX Runtime changes.
@@ -88,6 +90,15 @@ class DeviceKind:
         own_settings = self.settings(**own)
         check_settings(own_settings, f"device '{name}' of kind '{self.name}':")
         return self.create_device(name, main_settings(settings), own_settings)
+
+    def job_resources(self, settings: dict[str, Any]) -> dict[str, str]:
+        """Return the resources of a cluster's job that uses a device of this kind.
+
+        `settings` is the device's section of params.yaml.
+        """
+        own = self.settings(**{key: settings[key] for key in self.own_names if key in settings})
+        resources: dict[str, str] = own.job_resources() if hasattr(own, "job_resources") else {}
+        return resources
 
     def identity(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings that identify and reach the machine, without how it measures."""

@@ -39,6 +39,7 @@ from lowrank.graph.names import (
 )
 from lowrank.graph.networks import NetworkRules
 from lowrank.graph.report import ReportRules
+from lowrank.graph.resources import ResourceRules
 from lowrank.graph.search import SearchRules
 from lowrank.graph.step_names import STEPS
 from lowrank.graph.studies import StudyRules
@@ -70,6 +71,8 @@ class Graph:
     shipped
         Returns the path of a file that comes with the workflow, such as the weights of a shipped
         network. By default these files are in this folder.
+    on_cluster
+        Whether other machines than this one run the jobs.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class Graph:
         *,
         prefix: str = "",
         shipped: Callable[[str], str] | None = None,
+        on_cluster: bool = False,
     ) -> None:
-        self.params = params
+        self.params, self.on_cluster = params, on_cluster
         self.prefix, self.shipped = prefix, shipped
         self.document = document or {}
         self.tables = LayerTables(self, Path(prefix, tables))
@@ -91,6 +95,7 @@ class Graph:
         self.deliver = DeliverRules(self)
         self.report = ReportRules(self)
         self.studies = StudyRules(self)
+        self.resources = ResourceRules(self)
 
     @classmethod
     def from_document(

@@ -1,0 +1,153 @@
+"""Answers for all files in workflow/rules: memory, time, threads and nodes of jobs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+
+from lowrank.config.device_kinds import DEVICE_KINDS
+from lowrank.config.training import TrainingSettings
+from lowrank.devices import MeasureSettings
+from lowrank.errors import UserError
+from lowrank.graph.job_costs import JobCosts
+from lowrank.graph.names import Wildcards
+from lowrank.graph.rules import Rules
+
+# Snakemake passes the number of the attempt, from 1.
+Amount = Callable[[Wildcards, int], int]
+
+# Option of `sbatch` for a job that shares its node with no other job.
+_WHOLE_NODE = "--exclusive"
+
+# Attempts after the first, for jobs that continue from a saved state.
+_RETRIES = 2
+
+
+class ResourceRules(Rules):
+    """Resources of the rules."""
+
+    def memory(self, work: str) -> Amount:
+        """Return the memory of jobs in MB, for a kind of work: `JobCosts.<work>_mb`.
+
+        A repeated job gets that much more for each attempt.
+        """
+
+        def megabytes(wildcards: Wildcards, attempt: int) -> int:
+            amount: int = getattr(self._costs(wildcards.model), f"{work}_mb")
+            return attempt * amount
+
+        return megabytes
+
+    def minutes(self, work: str, threads: int | Callable[[Wildcards], int]) -> Amount:
+        """Return the time of jobs in minutes, for a kind of work: `JobCosts.<work>_minutes`."""
+
+        def minutes(wildcards: Wildcards, attempt: int) -> int:
+            count = threads(wildcards) if callable(threads) else threads
+            amount: int = getattr(self._costs(wildcards.model), f"{work}_minutes")(count)
+            return attempt * amount
+
+        return minutes
+
+    def training_memory(self, settings: Callable[[Wildcards], TrainingSettings]) -> Amount:
+        """Return the memory of jobs that train with `settings`, in MB."""
+
+        def megabytes(wildcards: Wildcards, attempt: int) -> int:
+            return attempt * self._costs(wildcards.model).training_mb(settings(wildcards))
+
+        return megabytes
+
+    def training_minutes(self, settings: Callable[[Wildcards], TrainingSettings]) -> Amount:
+        """Return the time of jobs that train with `settings`, in minutes."""
+
+        def minutes(wildcards: Wildcards, attempt: int) -> int:
+            return attempt * self._costs(wildcards.model).training_minutes(settings(wildcards))
+
+        return minutes
+
+    def training_gpu(
+        self, settings: Callable[[Wildcards], TrainingSettings]
+    ) -> Callable[[Wildcards], int | None]:
+        """Return the number of GPUs of jobs that train with `settings`; None for `auto` and `cpu`.
+
+        With `auto`, a job uses a GPU if the cluster gives it one.
+        """
+
+        def gpus(wildcards: Wildcards) -> int | None:
+            return None if settings(wildcards).device in ("auto", "cpu") else 1
+
+        return gpus
+
+    @functools.cache  # noqa: B019  (There is one graph per process.)
+    def _costs(self, model: str) -> JobCosts:
+        return JobCosts.of(self.graph.tables.read(model))
+
+    @property
+    def training_retries(self) -> int:
+        """How often a training job is repeated: on a cluster, a job may be ended at any time.
+
+        On this machine it is not repeated, because the same error would return.
+        """
+        return _RETRIES if self.graph.on_cluster else 0
+
+    def measuring_threads(self, cores: int) -> Callable[[Wildcards], int]:
+        """Return the threads of a job that measures on `{device}`.
+
+        On this machine these are all `cores`, so that no other job of the run disturbs the
+        measurement. On a cluster the job has a node for itself, whatever its number of threads.
+        """
+
+        def threads(wildcards: Wildcards) -> int:
+            return self._threads_of_device(wildcards.device) if self.graph.on_cluster else cores
+
+        return threads
+
+    def quantizing_threads(self, cores: int) -> int:
+        """Return the threads of a job that quantizes; it measures if nodes are timed."""
+        settings = self.params.quantize
+        return cores if settings.by_time and not self.graph.on_cluster else settings.threads
+
+    def of_device(self, name: str) -> Callable[[Wildcards], str | None]:
+        """Return a resource of the jobs that measure on `{device}`; None where it has none."""
+
+        def resource(wildcards: Wildcards) -> str | None:
+            return self._of_nodes(wildcards.device).get(name)
+
+        return resource
+
+    def of_timed_devices(self, name: str) -> Callable[[Wildcards], str | None]:
+        """Return a resource of the jobs that time nodes of int8 files on the devices of the matrix.
+
+        None where they have none. Raises UserError for two devices on different nodes.
+        """
+
+        def resource(wildcards: Wildcards) -> str | None:
+            if not self.params.quantize.by_time:
+                return None
+            nodes = {device: self._of_nodes(device) for device in self.params.matrix.devices}
+            # Devices behind SSH are reached from any node.
+            nodes = {device: resources for device, resources in nodes.items() if resources}
+            different = {json.dumps(resources, sort_keys=True) for resources in nodes.values()}
+            if self.graph.on_cluster and len(different) > 1:
+                raise UserError(
+                    f"params.yaml: the devices {', '.join(nodes)} are different nodes of a "
+                    "cluster, and one job cannot time an int8 file on all of them. Set "
+                    "`quantize.by_time: false`."
+                )
+            return next(iter(nodes.values()), {}).get(name)
+
+        return resource
+
+    def _of_nodes(self, device: str) -> dict[str, str]:
+        """Return the resources of jobs on a device: its nodes, and that each has a whole node."""
+        settings = self.params.benchmark[device]
+        entries = settings.model_dump(mode="json")
+        resources = DEVICE_KINDS.get(settings.kind).job_resources(entries)
+        # A job that measures over SSH needs no node for itself.
+        measures_on_node = not DEVICE_KINDS.get(settings.kind).sends_files
+        return resources | ({"slurm_extra": _WHOLE_NODE} if measures_on_node else {})
+
+    def _threads_of_device(self, device: str) -> int:
+        threads = self.params.benchmark[device].model_dump(mode="json").get("threads")
+        several = threads if isinstance(threads, list) else [threads or MeasureSettings.threads]
+        return max(several)
