@@ -31,6 +31,10 @@ def missing() -> str | None:
     return None
 
 
+class NotReadyError(Exception):
+    """Raised when Slurm's daemons do not start on this machine."""
+
+
 class Node:
     """A Slurm cluster of one node, with files in one folder and no accounting database."""
 
@@ -45,7 +49,7 @@ class Node:
         return done.stdout
 
     def start(self) -> None:
-        """Start the daemons and wait until the node is idle."""
+        """Start the daemons and wait until the node is idle. Raises NotReadyError if it is not."""
         self.folder.chmod(0o755)
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
@@ -93,14 +97,14 @@ class Node:
             for process in self._processes:
                 if process.poll() is not None:
                     logs = [path.read_text() for path in self.folder.glob("*.out")]
-                    raise RuntimeError("a daemon of Slurm ended: " + "\n".join(logs))
+                    raise NotReadyError("a daemon of Slurm ended: " + "\n".join(logs))
             try:
                 if condition():
                     return
             except subprocess.CalledProcessError:
                 pass  # The controller does not answer yet.
             time.sleep(0.1)
-        raise RuntimeError(f"Slurm was not ready after {_START_SECONDS} s; logs: {self.folder}")
+        raise NotReadyError(f"Slurm was not ready after {_START_SECONDS} s; logs: {self.folder}")
 
     def _write_configuration(self, connection: Path) -> None:
         host = socket.gethostname().partition(".")[0]

@@ -1,5 +1,6 @@
 """A Slurm cluster of one node, and the project in which nothing has been run."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ def node(tmp_path_factory: pytest.TempPathFactory):
         pytest.skip(reason)
     # The path of a socket may have at most 107 characters.
     folder = tmp_path_factory.mktemp("slurm")
-    with slurm_node.running_node(folder) as running:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(slurm_node.running_node(folder))
+        except slurm_node.NotReadyError as error:
+            pytest.skip(str(error))
         yield running
 
 
