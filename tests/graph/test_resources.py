@@ -89,6 +89,14 @@ def test_repeated_jobs_get_more(graph_of):
         assert amount(WILDCARDS, 2) == 2 * amount(WILDCARDS, 1) > 0
 
 
+def test_sequential_decomposition_gets_the_memory_of_a_pass_over_images(graph_of, monkeypatch):
+    graph = graph_of()
+    alone = graph.resources.decomposing_memory(WILDCARDS, 1)
+    monkeypatch.setattr(graph, "is_sequential", lambda _: True)
+    in_order = graph.resources.decomposing_memory(WILDCARDS, 1)
+    assert in_order == graph.resources.memory("analyzing")(WILDCARDS, 1) > alone
+
+
 def test_only_training_that_needs_a_gpu_asks_for_one(graph_of):
     graph = graph_of()
     settings = graph.compress.finetune(WILDCARDS)

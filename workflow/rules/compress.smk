@@ -106,7 +106,6 @@ rule profile_layers:
         output="build/{model}/{method}/latencies/{device}.json",
     log:
         "logs/profile_layers/{model}/{method}/{device}.log",
-    # All cores, so that no other job of this run disturbs the measurement.
     threads: GRAPH.resources.measuring_threads(workflow.cores)
     resources:
         mem_mb=GRAPH.resources.memory("measuring"),
@@ -170,7 +169,7 @@ rule decompose:
         "logs/decompose/{model}/{method}/{at}/{layer}.log",
     threads: GRAPH.compress.threads_of_decompose
     resources:
-        mem_mb=GRAPH.resources.memory("decomposing"),
+        mem_mb=GRAPH.resources.decomposing_memory,
         # Lets a profile limit the layers that are decomposed at the same time.
         parallel_layers=1,
         runtime=60,

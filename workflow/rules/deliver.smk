@@ -85,7 +85,6 @@ rule quantize:
         folder=directory("build/{model}/{method}/int8"),
     log:
         "logs/quantize/{model}/{method}.log",
-    # All cores if nodes are timed, so that no other job of this run disturbs the measurement.
     threads: GRAPH.resources.quantizing_threads(workflow.cores)
     resources:
         mem_mb=GRAPH.resources.memory("evaluating"),
@@ -141,7 +140,6 @@ rule benchmark:
         output="build/{model}/{method}/benchmark/{device}.json",
     log:
         "logs/benchmark/{model}/{method}/{device}.log",
-    # All cores, so that no other job of this run disturbs the measurement.
     threads: GRAPH.resources.measuring_threads(workflow.cores)
     resources:
         mem_mb=GRAPH.resources.memory("measuring"),

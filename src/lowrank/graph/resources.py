@@ -39,6 +39,14 @@ class ResourceRules(Rules):
 
         return megabytes
 
+    def decomposing_memory(self, wildcards: Wildcards, attempt: int) -> int:
+        """Return the memory of a job that decomposes a layer, in MB.
+
+        With `sequential`, it also runs both networks on images.
+        """
+        work = "analyzing" if self.graph.is_sequential(wildcards) else "decomposing"
+        return self.memory(work)(wildcards, attempt)
+
     def minutes(self, work: str, threads: int | Callable[[Wildcards], int]) -> Amount:
         """Return the time of jobs in minutes, for a kind of work: `JobCosts.<work>_minutes`."""
 
@@ -103,7 +111,10 @@ class ResourceRules(Rules):
         return threads
 
     def quantizing_threads(self, cores: int) -> int:
-        """Return the threads of a job that quantizes; it measures if nodes are timed."""
+        """Return the threads of a job that quantizes.
+
+        These are all `cores` of this machine if nodes are timed, as in `measuring_threads`.
+        """
         settings = self.params.quantize
         return cores if settings.by_time and not self.graph.on_cluster else settings.threads
 

@@ -17,6 +17,7 @@ from typing import IO
 
 import torch
 
+# Not the folder of `tempfile`, which differs between jobs: each step has its own.
 _FOLDER = Path("/tmp")
 _SECONDS_BETWEEN_TRIES = 1.0
 
