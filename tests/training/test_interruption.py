@@ -38,11 +38,24 @@ def test_second_signal_has_its_effect_at_once(ending_signal):
             signal.raise_signal(ending_signal)
 
 
+def test_one_of_several_processes_ignores_a_second_signal(ending_signal):
+    with Interruption(ignores_second=True) as interruption:
+        for _ in range(2):
+            signal.raise_signal(ending_signal)
+        with pytest.raises(EndedError):
+            interruption.deliver()
+
+
+def test_signal_of_another_process_is_delivered(ending_signal):
+    with Interruption(ignores_second=True) as interruption, pytest.raises(EndedError):
+        interruption.deliver()
+
+
 def test_handlers_are_restored_after_the_block(ending_signal):
     handler = signal.getsignal(ending_signal)
     with Interruption() as interruption:
         assert signal.getsignal(ending_signal) is not handler
-        interruption.deliver()  # Nothing arrived, so nothing happens.
+        assert interruption.arrived is None
     assert signal.getsignal(ending_signal) is handler
 
 

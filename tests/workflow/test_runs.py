@@ -210,3 +210,14 @@ def remove_outputs_from(folder: Path, rule: str) -> None:
     for later_rule in rules[rules.index(rule) :]:
         for name in outputs[later_rule]:
             (folder / name).unlink()
+
+
+def test_training_in_two_processes(built: Project):
+    built.change_params(finetune__processes=2, finetune__threads=2)
+    output = built.snakemake(f"{BUILD}/tucker/rounds/1/model.safetensors")
+    assert "starting 2 processes" in output
+    log = (built.folder / "logs/finetune/resnet20/tucker/1.log").read_text()
+    assert "1 threads, each of 2 processes" in log
+    # The process that started the others, and the first of them, write to the same log.
+    assert "starting 2 processes" in log
+    assert log.count("fine-tuned: ") == 1

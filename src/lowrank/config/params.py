@@ -1,9 +1,10 @@
 """The complete params.yaml: its sections, and the settings that apply to one network."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from lowrank.config.benchmark import AnyDeviceSettings
 from lowrank.config.checkpoint import CheckpointSettings
@@ -47,10 +48,17 @@ class Params(Section):
     pretrain: dict[Name, PretrainSettings] = Field(default_factory=dict)
     studies: dict[Name, StudySettings] = Field(default_factory=dict)
 
+    # Merged settings, by network and method. The graph of a large study asks for them many times.
+    _ranks: dict[tuple[str, str], RankSettings] = PrivateAttr(default_factory=dict)
+    _finetune: dict[tuple[str, str], FinetuneSettings] = PrivateAttr(default_factory=dict)
+
     def ranks_of(self, model: str, method: str) -> RankSettings:
         """Return the settings by which a method chooses the ranks of one network."""
-        entries = self.ranks_entries(model, method)
-        return cast(RankSettings, AnyRankSettings.model_validate(entries))
+        if (model, method) not in self._ranks:
+            entries = self.ranks_entries(model, method)
+            settings = cast(RankSettings, AnyRankSettings.model_validate(entries))
+            self._ranks[model, method] = settings
+        return self._ranks[model, method]
 
     def ranks_entries(self, model: str, method: str) -> dict[str, Any]:
         """Return the unchecked entries for `ranks_of`."""
@@ -61,11 +69,15 @@ class Params(Section):
 
         None if the method is not a trial.
         """
-        for name, settings in self.methods.items():
-            for number in range(1, settings.ranks.trials + 1):
-                if method == trial_name(name, number):
-                    return name, number
-        return None
+        return self._trials.get(method)
+
+    @functools.cached_property
+    def _trials(self) -> dict[str, tuple[str, int]]:
+        return {
+            trial_name(name, number): (name, number)
+            for name, settings in self.methods.items()
+            for number in range(1, settings.ranks.trials + 1)
+        }
 
     def is_int8_alone(self, method: str) -> bool:
         """Return whether a method only quantizes: it factors nothing and sets no training budget.
@@ -90,7 +102,10 @@ class Params(Section):
 
     def finetune_of(self, model: str, method: str) -> FinetuneSettings:
         """Return `finetune` with a method's entries for all networks and for one network."""
-        return FinetuneSettings.model_validate(self.finetune_entries(model, method))
+        if (model, method) not in self._finetune:
+            entries = self.finetune_entries(model, method)
+            self._finetune[model, method] = FinetuneSettings.model_validate(entries)
+        return self._finetune[model, method]
 
     def finetune_entries(self, model: str, method: str) -> dict[str, Any]:
         """Return the unchecked entries for `finetune_of`."""

@@ -131,6 +131,11 @@ class TrainingSettings(Section):
     precision: Precision = "auto"
     device: Device = "auto"
     threads: Threads = 2
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1,
+        description="Number of processes of a training run; each has a GPU, or its share of the "
+        "`threads`, and its share of each batch. `auto`: one for each GPU that the job sees.",
+    )
     seed: int = Field(
         0,
         ge=0,
@@ -169,6 +174,11 @@ class TrainingSettings(Section):
             raise ValueError(
                 f"`validate_every_steps` ({self.validate_every_steps}) must be a multiple of "
                 f"`curve_every_steps` ({self.curve_every_steps})"
+            )
+        if self.processes != "auto" and self.batch_size % self.processes:
+            raise ValueError(
+                f"`batch_size` ({self.batch_size}) must be a multiple of `processes` "
+                f"({self.processes}), because each process gets the same share of a batch"
             )
         return self
 

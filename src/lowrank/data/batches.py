@@ -84,6 +84,10 @@ class AugmentedBatches:
 
     The incomplete last batch of an epoch is dropped. Batch `step` (from 0) depends only on `seed`
     and `step`. Several threads can read batches at the same time.
+
+    With `part` (index, count), only a part of each batch is read, such as the second quarter for
+    (1, 4). An image is the same whatever the number of parts. `batch_size` is that of the whole
+    batch, a multiple of the number.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class AugmentedBatches:
         batch_size: int,
         augment: Augmentation,
         seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.batches_per_epoch = len(split) // batch_size
         if self.batches_per_epoch == 0:
@@ -103,6 +108,7 @@ class AugmentedBatches:
             )
         self._split, self._spec = split, spec
         self._batch_size, self._augment, self._seed = batch_size, augment, seed
+        self._part = part
         # Inputs that are no images have no height and width.
         as_they_are = isinstance(split.images, InputArray)
         self._height, self._width = (1, 1) if as_they_are else spec.input_shape[1:]
@@ -154,7 +160,10 @@ class AugmentedBatches:
     def _epoch_and_slice(self, step: int) -> tuple[int, slice]:
         """Return the epoch of a step and the slice of its images in the order of the epoch."""
         epoch, position = divmod(step, self.batches_per_epoch)
-        return epoch, slice(position * self._batch_size, (position + 1) * self._batch_size)
+        index, count = self._part
+        size = self._batch_size // count
+        start = position * self._batch_size + index * size
+        return epoch, slice(start, start + size)
 
     def _translated(
         self,

@@ -96,9 +96,15 @@ class JobCosts:
         return _with_margin(8 * self.weights_mb)
 
     def training_mb(self, settings: TrainingSettings) -> int:
-        """Return the memory of training: weights, gradients, momentum, a state, and maps."""
+        """Return the memory of training: weights, gradients, momentum, a state, and maps.
+
+        Each of several processes has its own copy of all but the maps. With `auto`, they are as
+        many as the GPUs, and use mostly their memory.
+        """
+        processes = 1 if settings.processes == "auto" else settings.processes
         maps = 4 * settings.batch_size * self.maps_mb
-        return _with_margin(10 * self.weights_mb + maps)
+        own = processes * 10 * self.weights_mb + (processes - 1) * _PROCESS_MB
+        return _with_margin(own + maps)
 
     def evaluating_minutes(self, threads: int) -> int:
         """Return the time of a job that runs the network on all splits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class LayerTables(Rules):
             codes[model] = " ".join(map(_code_of, own.values())) or "lowrank"
         return codes
 
+    @functools.cache  # noqa: B019  (There is one graph per process.)
     def read(self, model: str) -> LayerTable:
         """Return the layer table of a network.
 

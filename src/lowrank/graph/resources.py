@@ -82,7 +82,10 @@ class ResourceRules(Rules):
         """
 
         def gpus(wildcards: Wildcards) -> int | None:
-            return None if settings(wildcards).device in ("auto", "cpu") else 1
+            training = settings(wildcards)
+            if training.device in ("auto", "cpu"):
+                return None
+            return 1 if training.processes == "auto" else training.processes
 
         return gpus
 

@@ -13,12 +13,16 @@ from typing import Any
 
 import click
 
+from lowrank.config.training import TrainingSettings
+from lowrank.core.copies import copy_count, copy_number
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
 from lowrank.graph.run_lock import current_run
 from lowrank.steps.ending import ends_cleanly
 
 _logger = logging.getLogger("lowrank")
+
+_ARGUMENTS = "lowrank.arguments"
 
 
 # The extra of pyproject.toml that brings a module.
@@ -47,6 +51,11 @@ class Step(click.Command):
             click.Option(["--log"], type=Path, help="Also write the progress lines to this file."),
             click.Option(["--label"], default="", help="Text before each progress line."),
         ]
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Remember the arguments, so that a step can run copies of itself."""
+        context.meta[_ARGUMENTS] = list(arguments)
+        return super().parse_args(context, arguments)
 
     def invoke(self, context: click.Context) -> Any:
         log, label = context.params.pop("log"), context.params.pop("label")
@@ -89,6 +98,24 @@ def readable_label(label: str) -> str:
     return " ".join([rule, *first, *values.values()])
 
 
+def ran_in_copies(settings: TrainingSettings, lock: Path) -> bool:
+    """Run the current step in as many copies as `settings` ask for, while holding `lock`.
+
+    Return False, without running anything, if this process is a copy, or if one process is enough.
+    """
+    from lowrank.training.several_processes import process_count, run_copies
+
+    count = 1 if copy_number() is not None else process_count(settings)
+    if count == 1:
+        return False
+    context = click.get_current_context()
+    module, arguments = f"lowrank.steps.{context.command.name}", context.meta[_ARGUMENTS]
+    say(f"starting {count} processes")
+    with sole_builder_of(lock):
+        run_copies([sys.executable, "-m", module, *arguments], count, settings.device)
+    return True
+
+
 def say(line: str) -> None:
     """Report one line of progress to the user."""
     _logger.info(line)
@@ -118,14 +145,18 @@ def _not_installed(what: str, extra: str) -> str:
     )
 
 
-def use_threads(count: int) -> None:
+def use_threads(count: int) -> int:
     """Set the number of threads for linear algebra. Call this before importing NumPy or PyTorch.
 
     The number of threads determines how sums are split, and so the last bits of a result.
     Therefore it is a parameter of the step and does not depend on the cores of the workflow.
+
+    Return the number of this process: copies share the threads of their step.
     """
+    count = max(1, count // copy_count())
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(count)
+    return count
 
 
 def share_processor() -> None:
@@ -158,8 +189,12 @@ def sole_builder_of(path: Path) -> Iterator[None]:
     """Hold a lock for `path`, so that two runs never use the same unfinished state.
 
     If another run holds the lock, report that and wait. The operating system releases the lock when
-    its process ends, even if the process is killed.
+    its process ends, even if the process is killed. For copies, the process that started them holds
+    the lock.
     """
+    if copy_number() is not None:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -184,8 +219,14 @@ def _set_up_logging(log: Path | None, label: str) -> None:
     _logger.handlers = [terminal]
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
-    if log:
+    if copy_number():
+        # The first copy reports progress.
+        _logger.setLevel(logging.ERROR)
+    elif log:
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = _Log(log, mode="w")
+        # A copy and the process that started it write to the same log.
+        if copy_number() is None:
+            log.unlink(missing_ok=True)
+        file = _Log(log, mode="a")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         _logger.addHandler(file)

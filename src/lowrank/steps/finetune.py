@@ -6,7 +6,14 @@ import click
 
 from lowrank.config.finetune import RoundSettings
 from lowrank.config.network_source import NetworkSource
-from lowrank.steps.common import Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.steps.common import (
+    Step,
+    ran_in_copies,
+    reuse_memory,
+    say,
+    sole_builder_of,
+    use_threads,
+)
 from lowrank.steps.options import (
     Json,
     input_path,
@@ -70,7 +77,7 @@ def finetune(
     test: bool,
 ) -> None:
     """Insert the factors of a round into the network and train it."""
-    use_threads(settings.threads)
+    threads = use_threads(settings.threads)
     reuse_memory()
     from dataclasses import asdict
 
@@ -86,25 +93,31 @@ def finetune(
         settings_of_round,
         use_deterministic_torch,
     )
+    from lowrank.training.several_processes import joined
     from lowrank.training.state_file import fingerprint_of
 
     require_teacher_for(settings, teacher)
-    use_deterministic_torch(settings.threads)
+    lock = resume.with_suffix(".lock")
+    if ran_in_copies(settings, lock):
+        return
+    use_deterministic_torch(threads)
     trained_task, compressed = get_task(task), read_state(previous, network)
     data = with_reference(open_dataset(dataset, splits), trained_task, reference, network)
-    settings = settings_of_round(settings, round_number, compressed, say)
-    training = Round(trained_task, compressed, data, settings, say)
-    where = f"methods.{method}.ranks" if method else "ranks"
-    training.insert(factors, largest_drop=largest_drop, where=where)
     inputs = [previous, *factors, dataset / "dataset.json", *filter(None, [teacher])]
     inputs += [splits / "splits.json"] if splits else []
-    with sole_builder_of(resume.with_suffix(".lock")):
+    with joined(settings.device) as processes, sole_builder_of(lock):
+        settings = settings_of_round(settings, round_number, compressed, say)
+        training = Round(trained_task, compressed, data, settings, say, processes)
+        where = f"methods.{method}.ranks" if method else "ranks"
+        training.insert(factors, largest_drop=largest_drop, where=where)
         accuracy, report = training.train(
             read_teacher(teacher, network, settings, data) if settings.trains else None,
             state_path=resume,
-            fingerprint=fingerprint_of(settings, task, *map(sha256_of, inputs)),
+            fingerprint=fingerprint_of(settings, processes.count, task, *map(sha256_of, inputs)),
             test=test,
         )
+        if not processes.is_first:
+            return
         write_state(state, compressed)
         write_json(metrics, {"accuracy": accuracy})
         write_json(curve, [{"round": round_number, **asdict(point)} for point in report.curve])

@@ -10,7 +10,14 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.config.training import PretrainSettings
 from lowrank.files import read_json
 from lowrank.report.provenance import commit as current_commit
-from lowrank.steps.common import Step, reuse_memory, say, sole_builder_of, use_threads
+from lowrank.steps.common import (
+    Step,
+    ran_in_copies,
+    reuse_memory,
+    say,
+    sole_builder_of,
+    use_threads,
+)
 from lowrank.steps.options import (
     Json,
     input_path,
@@ -44,7 +51,7 @@ def pretrain(
     provenance: Path,
 ) -> None:
     """Train a network from scratch or from earlier weights."""
-    use_threads(settings.threads)
+    threads = use_threads(settings.threads)
     reuse_memory()
     import torch
 
@@ -53,19 +60,23 @@ def pretrain(
     from lowrank.files import sha256_of, write_json
     from lowrank.tasks import get_task
     from lowrank.training.loop import train
+    from lowrank.training.several_processes import joined
     from lowrank.training.state_file import fingerprint_of
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_weights, read_weights, write_weights
 
+    lock = state.with_suffix(".lock")
+    if ran_in_copies(settings, lock):
+        return
     data, measured_task, commit = open_dataset(dataset), get_task(task), current_commit()
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(threads)
     torch.manual_seed(settings.seed)
     inputs = (network.to_json(), task, settings, sha256_of(dataset / "dataset.json"))
     spec, model = create(network)
     earlier = {"weights_sha256": sha256_of(start), **_provenance_of(start)} if start else {}
     if start:
         load_weights(model, read_weights(start, model, say=say), source=str(start), say=say)
-    with sole_builder_of(state.with_suffix(".lock")):
+    with joined(settings.device) as processes, sole_builder_of(lock):
         report = train(
             measured_task,
             model,
@@ -73,9 +84,12 @@ def pretrain(
             data,
             settings,
             state_path=state,
-            fingerprint=fingerprint_of(*inputs, earlier),
+            fingerprint=fingerprint_of(*inputs, processes.count, earlier),
+            processes=processes,
             say=say,
         )
+        if not processes.is_first:
+            return
         write_weights(weights, model, dtype=torch.float16)
     # Measure the rounded weights, because these are shipped.
     load_weights(model.cpu(), read_weights(weights), source=str(weights))

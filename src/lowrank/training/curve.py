@@ -1,5 +1,6 @@
 """Training curve: mean loss and accuracy over groups of steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,10 @@ class Window:
         """Return the sums of losses and scores, and the numbers of images and steps."""
         return float(self._loss), float(self._score), self._images, self._steps
 
-    def means(self) -> tuple[float, float | None]:
-        """Return the mean loss and the value of the metric; None without scores."""
-        loss, score, images, steps = self.sums()
-        return loss / steps, self._metric.value(score, images) if images else None
+    def means(self, rows: Sequence[Sequence[float]] | None = None) -> tuple[float, float | None]:
+        """Return the mean loss and the value of the metric; None without scores.
+
+        `rows` are the `sums` of all processes; by default, only these.
+        """
+        loss, score, images, steps = map(sum, zip(*(rows or [self.sums()]), strict=True))
+        return loss / steps, self._metric.value(score, round(images)) if images else None

@@ -22,6 +22,7 @@ from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, Teache
 from lowrank.training.hardware import pick_device
 from lowrank.training.loop import TrainingReport, train
 from lowrank.training.maps import layers_to_watch
+from lowrank.training.several_processes import ONE_PROCESS, Processes
 
 Say = Callable[[str], None]
 
@@ -42,6 +43,8 @@ class Round:
         Training settings of the round.
     say
         Called with lines of progress.
+    processes
+        The processes that share the training. Only the first one measures the network.
     """
 
     task: Task
@@ -49,6 +52,7 @@ class Round:
     data: Dataset
     settings: RoundSettings
     say: Say
+    processes: Processes = ONE_PROCESS
 
     def insert(self, factors: Sequence[Path], *, largest_drop: float, where: str) -> None:
         """Insert the factors of the round's layers.
@@ -67,7 +71,7 @@ class Round:
         UserError
             If the factors cost more.
         """
-        if largest_drop >= 1:
+        if largest_drop >= 1 or not self.processes.is_first:
             put_stored_factors(self.compressed, factors)
             return
         network = self.compressed.network
@@ -83,6 +87,8 @@ class Round:
         self, teacher: Teacher | None, *, state_path: Path, fingerprint: str, test: bool
     ) -> tuple[dict[str, dict[str, float]], TrainingReport]:
         """Train the network and measure it before (`decomposed`) and after (`finetuned`).
+
+        Nothing is measured in other processes than the first.
 
         Parameters
         ----------
@@ -104,8 +110,11 @@ class Round:
             teacher=teacher,
             state_path=state_path,
             fingerprint=fingerprint,
+            processes=self.processes,
             say=self.say,
         )
+        if not self.processes.is_first:
+            return {}, report
         finetuned = self._measured("fine-tuned", test=test)
         lost = self.task.metric.loss(decomposed["validation"], finetuned["validation"])
         if report.steps and lost > 0:
@@ -117,6 +126,8 @@ class Round:
         return {"decomposed": decomposed, "finetuned": finetuned}, report
 
     def _measured(self, label: str, *, test: bool) -> dict[str, float]:
+        if not self.processes.is_first:
+            return {}
         splits = ("validation", "test") if test else ("validation",)
         network, spec = self.compressed.network, self.compressed.spec
         measured = measure_splits(self.task, network, self.data, spec, splits)

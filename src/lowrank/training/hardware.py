@@ -12,14 +12,23 @@ def pick_device(name: str) -> torch.device:
     A CUDA device is one that no other job uses: see `claimed_gpu`. Raises UserError if the device
     is not available.
     """
+    kind = device_type(name)
+    return torch.device(kind, claimed_gpu()) if kind == "cuda" else torch.device(kind)
+
+
+def device_type(name: str) -> str:
+    """Return the type of the device with this name: `cpu`, `cuda` or `mps`.
+
+    Raises UserError if the device is not available.
+    """
     available = torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if available else None
-    found = accelerator.type if accelerator else "cpu"
+    accelerator_type = accelerator.type if accelerator else "cpu"
     if name == "auto":
-        name = found
-    elif name not in ("cpu", found):
+        return accelerator_type
+    if name not in ("cpu", accelerator_type):
         raise UserError(f"device: PyTorch finds no '{name}' on this machine. Use 'auto' or 'cpu'.")
-    return torch.device(name, claimed_gpu()) if name == "cuda" else torch.device(name)
+    return name
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

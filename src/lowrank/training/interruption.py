@@ -19,10 +19,14 @@ class Interruption:
     So the loop asks after each step whether a signal has `arrived`, saves its state and calls
     `deliver`. A second signal has its usual effect at once. Outside the main thread, where Python
     runs no handlers, signals keep their usual effect.
+
+    One of several processes, which must end after the same step, ignores a second signal: a cluster
+    signals all processes of a job, and so does the one that started them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignores_second: bool = False) -> None:
         self.arrived: signal.Signals | None = None
+        self._ignores_second = ignores_second
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -41,14 +45,17 @@ class Interruption:
         self._restore()
 
     def deliver(self) -> None:
-        """Let the signal that arrived have its usual effect: by default, KeyboardInterrupt."""
+        """Let the signal have its usual effect: by default, KeyboardInterrupt.
+
+        The signal is SIGTERM if only another process has received one.
+        """
         self._restore()
-        if self.arrived:
-            signal.raise_signal(self.arrived)
+        signal.raise_signal(self.arrived or signal.SIGTERM)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.arrived = signal.Signals(number)
-        self._restore()
+        if not self._ignores_second:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous_handlers.items():

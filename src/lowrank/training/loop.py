@@ -1,6 +1,7 @@
 """Training loop for pre-training and fine-tuning."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from lowrank.training.hardware import autocast, pick_device, pick_precision
 from lowrank.training.interruption import Interruption
 from lowrank.training.maps import WatchedMaps
 from lowrank.training.optimization import create_optimizer, learning_rate_factor
+from lowrank.training.several_processes import ONE_PROCESS, Processes
 from lowrank.training.state_file import StateFile
 from lowrank.zoo.registry import NetworkSpec
 
@@ -37,6 +39,8 @@ _SAVE_EVERY_SECONDS = 30.0
 _BATCHES_OF_STATISTICS = 64
 # For more epochs than this, training without augmentation prints a note.
 _EPOCHS_WITHOUT_AUGMENTATION = 10
+# What a process proposes after a step. All processes do the highest of their proposals.
+_CONTINUE, _SAVE, _END = range(3)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def train(
     teacher: Teacher | None = None,
     state_path: Path | None = None,
     fingerprint: str = "",
+    processes: Processes = ONE_PROCESS,
     say: Callable[[str], None] = print,
 ) -> TrainingReport:
     """Train `network` in place with `settings`.
@@ -82,6 +87,10 @@ def train(
         same final weights. The file is removed at the end.
     fingerprint
         Hash of everything that determines the result of the run: see `state_file.fingerprint_of`.
+    processes
+        The processes that share the run. All of them call this function with the same arguments and
+        the same network. Each has its part of each batch, and statistics of batch normalization
+        over this part. Those of the first process are kept.
     say
         Called with a line of progress about every 5 s.
 
@@ -104,7 +113,8 @@ def train(
             teacher=teacher,
             watched=watched,
             state=StateFile(state_path, fingerprint),
-            say=say,
+            processes=processes,
+            say=say if processes.is_first else _say_nothing,
         )
         return training.run()
 
@@ -123,24 +133,20 @@ class _Training:
         teacher: Teacher | None,
         watched: WatchedMaps,
         state: StateFile,
+        processes: Processes,
         say: Callable[[str], None],
     ) -> None:
         self.task, self.network, self.spec = task, network, spec
         self.data, self.settings = data, settings
         self.teacher, self.watched, self.state, self.say = teacher, watched, state, say
+        self.processes = processes
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
         self.memory_format = memory_format_of(network.to(self.device), spec)
         network.to(memory_format=self.memory_format).train()
         if teacher:
             teacher.to(self.device, self.memory_format)
-        self.batches = AugmentedBatches(
-            data.train,
-            spec,
-            batch_size=settings.batch_size,
-            augment=settings.augment,
-            seed=settings.seed,
-        )
+        self.batches = self._batches((processes.index, processes.count))
         if settings.steps is None:
             self.steps = max(1, round((settings.epochs or 0) * self.batches.batches_per_epoch))
         else:
@@ -161,14 +167,26 @@ class _Training:
         self.window = Window(self.device, task.metric)
         self.first, self.seconds_before = 0, 0.0
 
+    def _batches(self, part: tuple[int, int]) -> AugmentedBatches:
+        settings = self.settings
+        return AugmentedBatches(
+            self.data.train,
+            self.spec,
+            batch_size=settings.batch_size,
+            augment=settings.augment,
+            seed=settings.seed,
+            part=part,
+        )
+
     def run(self) -> TrainingReport:
         """Train up to the last step, starting from a saved state if there is one."""
         self._resume()
+        self.averaging = self.processes.averaging(self.network, self.device)
         self._announce()
         self.started = self.last_line = self.last_save = time.monotonic()
         remaining = range(self.first, self.steps)
         loaded = in_background(self.batches.__getitem__, remaining, torch.get_num_threads())
-        with Interruption() as interruption:
+        with Interruption(ignores_second=self.processes.count > 1) as interruption:
             for step, batch in zip(remaining, loaded, strict=True):
                 learning_rate = self._step(step, batch)
                 self._report(step + 1, learning_rate)
@@ -187,7 +205,10 @@ class _Training:
             self.averaged.load_state_dict(saved["averaged"])
         self.first, self.seconds_before = saved["step"], saved["seconds"]
         self.curve = [CurvePoint(**point) for point in saved["curve"]]
-        self.window = Window(self.device, self.task.metric, *saved["window"])
+        loss, score, images, steps = saved["windows"][self.processes.index]
+        self.window = Window(
+            self.device, self.task.metric, loss, score, round(images), round(steps)
+        )
         self.say(f"resumed from the state saved at step {self.first} of {self.steps}")
 
     def _announce(self) -> None:
@@ -196,6 +217,7 @@ class _Training:
             f"{self.steps} steps of {self.settings.batch_size} images ({epochs:.1f} epochs) on "
             f"{self.device.type}, {str(self.precision).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} threads"
+            + (f", each of {self.processes.count} processes" if self.processes.count > 1 else "")
         )
         if epochs > _EPOCHS_WITHOUT_AUGMENTATION and not self.settings.augment.changes:
             self.say(
@@ -209,8 +231,10 @@ class _Training:
         settings = self.settings
         if step == max(self.first, self.freeze_at):
             self.frozen = freeze_first(self.network, self.spec, settings.freeze.layers)
+            self.averaging = self.processes.averaging(self.network, self.device)
         # Dropout and other random layers depend only on seed and step, so resumed runs are equal.
-        torch.manual_seed(settings.seed + step)
+        # Seeds have at most 32 bits, so those of the other processes do not overlap.
+        torch.manual_seed(settings.seed + step + (self.processes.index << 33))
         images = moved(batch[0], self.device, self.memory_format)
         labels = batch[1].to(self.device, non_blocking=True)
         with autocast(self.device, self.precision):
@@ -233,7 +257,7 @@ class _Training:
     def _loss(self, step: int, images: Any, labels: Any) -> tuple[Tensor, Any, Any]:
         """Return the loss of a batch, its outputs (N, ...), and the labels for the metric."""
         of_classes = self.data.train.of_classes
-        outputs = of_classes(_outputs(self.task, self.network, images))
+        outputs = of_classes(self._outputs(images))
         answers = None
         if self.teacher:
             rows, flipped = self.batches.rows(step), self.batches.flipped(step)
@@ -249,19 +273,31 @@ class _Training:
             loss = self.teacher.combined_loss(self.task, loss, in_float32, maps, answers)
         return loss, outputs, labels
 
+    def _outputs(self, images: Any) -> Any:
+        outputs = outputs_from(self.averaging(images))
+        if not self.task.accepts(outputs):
+            raise UserError(
+                f"{type(self.network).__name__} does not return logits (images, classes) in "
+                f"training mode, which the task '{self.task.name}' needs. Build the network "
+                "without its auxiliary heads (for example `arguments: {aux_logits: false}`)."
+            )
+        return outputs
+
     def _report(self, done: int, learning_rate: float) -> None:
         """Add a point to the curve and print a line of progress, if they are due."""
-        settings, steps, now = self.settings, self.steps, time.monotonic()
-        metric = self.task.metric
+        settings, steps, now, metric = self.settings, self.steps, time.monotonic(), self.task.metric
         on_curve = done % settings.curve_every_steps == 0 or done == steps
         line_due = now - self.last_line > SECONDS_BETWEEN_LINES
         if not (on_curve or line_due):
             return
-        loss, value = self.window.means()
+        # Lines are due at different times in each process, so they have its own means.
+        rows = self.processes.gathered(self.window.sums()) if on_curve else None
+        loss, value = self.window.means(rows)
         _require_finite(loss, done, learning_rate)
         if on_curve:
             validation, interval = None, settings.validate_every_steps
-            if interval and done % interval == 0 and done < steps:
+            is_due = interval and done % interval == 0 and done < steps
+            if is_due and self.processes.is_first:
                 validation = value_of(self.task, self.network, self.data.validation, self.spec)
                 self.say(f"step {done}/{steps}  validation {metric.text(validation)}")
             self.curve.append(CurvePoint(done, learning_rate, loss, value, validation))
@@ -279,14 +315,21 @@ class _Training:
         """Save the state of the run every 30 s, and before a signal ends it."""
         now = time.monotonic()
         due = now - self.last_save > _SAVE_EVERY_SECONDS
-        if self.state.path and done < self.steps and (due or interruption.arrived):
+        proposed = _END if interruption.arrived else _SAVE if due else _CONTINUE
+        agreed = self.processes.highest(proposed)
+        if agreed != _CONTINUE and self.state.path and done < self.steps:
             self._write_state(done, now)
-            if interruption.arrived:
-                self.say(f"{interruption.arrived.name}: saved the state after step {done}")
-        if interruption.arrived:
+            if agreed == _END:
+                name = (interruption.arrived or signal.SIGTERM).name
+                self.say(f"{name}: saved the state after step {done}")
+        if agreed == _END:
             interruption.deliver()
 
     def _write_state(self, done: int, now: float) -> None:
+        self.last_save = time.monotonic()
+        windows = self.processes.gathered(self.window.sums())
+        if not self.processes.is_first:
+            return
         self.state.write(
             {
                 "step": done,
@@ -295,23 +338,27 @@ class _Training:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "averaged": self.averaged.state_dict() if self.averaged else None,
-                "window": self.window.sums(),
+                "windows": windows,
                 "curve": [asdict(point) for point in self.curve],
             }
         )
-        self.last_save = time.monotonic()
 
     def _finish(self) -> None:
-        """Load the final weights into the network and put it into evaluation mode."""
+        """Load the final weights into the network and put it into evaluation mode.
+
+        Only the network of the first process is complete.
+        """
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         if self.averaged and self.steps:
             self.network.load_state_dict(self.averaged.module.state_dict())
-            self._update_statistics()
+            if self.processes.is_first:
+                self._update_statistics()
         self.network.eval()
         if not all(torch.isfinite(parameter).all() for parameter in self.network.parameters()):
             raise _diverged("a weight", self.steps, self.settings.learning_rate)
-        self.state.remove()
+        if self.processes.is_first:
+            self.state.remove()
 
     def _update_statistics(self) -> None:
         """Measure batch normalization statistics again (Izmailov et al. 2018, section 3.2).
@@ -320,7 +367,8 @@ class _Training:
         """
         numbers = range(self.steps, self.steps + min(self.steps, _BATCHES_OF_STATISTICS))
         progress = Progress(len(numbers), "batches for the statistics of batch normalization")
-        loaded = in_background(self.batches.__getitem__, numbers, torch.get_num_threads())
+        whole = self.batches if self.processes.count == 1 else self._batches((0, 1))
+        loaded = in_background(whole.__getitem__, numbers, torch.get_num_threads())
 
         def images_only() -> Iterator[Any]:
             for images, _ in loaded:
@@ -336,15 +384,8 @@ class _Training:
         return self.seconds_before + now - self.started
 
 
-def _outputs(task: Task, network: nn.Module, images: Any) -> Any:
-    outputs = outputs_from(network(images))
-    if not task.accepts(outputs):
-        raise UserError(
-            f"{type(network).__name__} does not return logits (images, classes) in training mode, "
-            f"which the task '{task.name}' needs. Build the network without its auxiliary heads "
-            "(for example `arguments: {aux_logits: false}`)."
-        )
-    return outputs
+def _say_nothing(_: str) -> None:
+    pass
 
 
 def _require_finite(loss: float, step: int, learning_rate: float) -> None:
