@@ -1,5 +1,6 @@
 """The step that quantizes networks, and the measurement of int8 networks."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from photos import write_flat_photos
 
 from lowrank.config.checkpoint import ValidationSettings
 from lowrank.config.dataset import DatasetSettings
+from lowrank.core.plans import Plan
 from lowrank.data.batches import EvaluationBatches
 from lowrank.data.datasets import open_dataset
 from lowrank.data.splits import write_splits
@@ -21,8 +23,12 @@ from lowrank.files import read_json, write_json
 from lowrank.onnx_files.export import export_onnx
 from lowrank.onnx_files.int8_files import all_files, copy_folder, file_for
 from lowrank.onnx_files.int8_times import NodeCost, decision, slower_in_int8
+from lowrank.ranks.latency_model import Latencies
 from lowrank.steps.benchmark import benchmark
+from lowrank.steps.profile_draft import profile_draft
+from lowrank.steps.profile_layers import profile_layers
 from lowrank.steps.quantize import quantize
+from lowrank.surgery.finding import layer_table
 from lowrank.surgery.states import State, write_state
 from lowrank.zoo import create_network
 from lowrank.zoo.registry import network_spec
@@ -342,6 +348,31 @@ def test_a_processor_other_than_the_described_one_is_an_error(exported, tmp_path
         ],
     )
     assert done.exit_code == 1
+    assert "the device 'local' is described as another (x86_64), but it is" in done.output
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("profile", ["layers", "draft"])
+def test_latencies_of_another_processor_are_refused(exported, tmp_path, profile):
+    (processor,) = described(tmp_path, local=Processor("x86_64", "another", ("avx2",)))
+    write_json(tmp_path / "table.json", layer_table("resnet20").to_json())
+    write_json(tmp_path / "latencies.json", Latencies(1.0, 0.0, {}).to_json())
+    write_json(tmp_path / "draft.json", Plan(()).to_json())
+    settings = {"select": "budget", "target": {"latency_ms": {"local": 0.5}}}
+    options = {
+        "layers": ["--layers", "{}", "--settings", json.dumps(settings), "--cache", "cache.json"],
+        "draft": ["--draft", tmp_path / "draft.json", "--latencies", tmp_path / "latencies.json"],
+    }
+    done = CliRunner().invoke(
+        {"layers": profile_layers, "draft": profile_draft}[profile],
+        [
+            *("--original", exported / "model.onnx", "--state", exported / "model.safetensors"),
+            *("--network", "resnet20", "--table", tmp_path / "table.json"),
+            *("--device", "local", "--device-settings", "{}", "--quantize-settings", "{}"),
+            *("--processor", processor, "--output", tmp_path / "out.json", *options[profile]),
+        ],
+    )
+    assert done.exit_code == 1, done.output
     assert "the device 'local' is described as another (x86_64), but it is" in done.output
     assert not (tmp_path / "out.json").exists()
 

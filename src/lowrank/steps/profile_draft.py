@@ -48,6 +48,7 @@ def profile_draft(
     from lowrank.config.device_kinds import create_device
     from lowrank.devices import DeviceError, MeasureSettings, main_settings
     from lowrank.errors import UserError
+    from lowrank.evaluation.device_measurements import require_same_processor
     from lowrank.factorize import get_factorization, grouped_sequence
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.forms import Form
@@ -67,7 +68,8 @@ def profile_draft(
     try:
         machine = create_device(device, device_settings)
         settings = main_settings(device_settings)
-        main = MeasureSettings.of(main_settings(device_settings))
+        require_same_processor(machine, processor, settings)
+        main = MeasureSettings.of(settings)
         size = main.batch_size if batch == "fixed" else None
         with measured_form(original, read_spec(state), network, batch=size) as fixed:
             export = export_of_state(state, network, size)

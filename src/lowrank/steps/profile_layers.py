@@ -64,6 +64,7 @@ def profile_layers(
     from lowrank.core.layers import LayerTable
     from lowrank.devices import DeviceError, MeasureSettings, main_settings
     from lowrank.errors import UserError
+    from lowrank.evaluation.device_measurements import require_same_processor
     from lowrank.files import read_json, write_json
     from lowrank.onnx_files.forms import Form
     from lowrank.onnx_files.latency_profile import Candidates, LatencyProfile
@@ -74,12 +75,17 @@ def profile_layers(
     layer_table = LayerTable.from_json(read_json(table))
     form = Form.of_settings(quantize, quantize_settings, processor)
     try:
-        main = MeasureSettings.of(main_settings(device_settings))
+        machine, measured_settings = (
+            create_device(device, device_settings),
+            main_settings(device_settings),
+        )
+        require_same_processor(machine, processor, measured_settings)
+        main = MeasureSettings.of(measured_settings)
         size = main.batch_size if batch == "fixed" else None
         with measured_form(original, read_spec(state), network, batch=size) as fixed:
             profile = LatencyProfile(
-                create_device(device, device_settings),
-                main_settings(device_settings),
+                machine,
+                measured_settings,
                 form,
                 cache,
                 say,
