@@ -158,6 +158,7 @@ UNUSED = {
     "draft_ranks": {"calibration"},
     "profile_draft": {"settings"},
     "decompose": {"calibration"},
+    "decompose_round": {"calibration"},
     "dataset": {"files"},
     "splits": {"files"},
     "checkpoint": {"table"},

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,6 +242,47 @@ def test_sequential_decomposition_for_the_users_calibration_images(folder, tiny_
         decompose(folder, plan_with({"conv2": (5, 6)}), dataset=tiny_folder, splits=own)
         factors.append((folder / "factors/conv2.safetensors").read_bytes())
     assert factors[0] != factors[1]
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("kind", ["weights", "moments", "sequential"])
+def test_one_job_for_all_layers_writes_the_same_factors(folder, tiny_folder, kind):
+    moments = folder / "moments.safetensors" if kind == "moments" else ""
+    if moments:
+        calibrate(folder, tiny_folder)
+    sequential = kind == "sequential"
+    plan = plan_with({"conv1": (4,), "conv2": (5, 6), "classifier": None})
+    dense = replace(plan["classifier"], dense_because="nothing would be saved")
+    plan = replace(plan, layers=(*plan.layers[:2], dense))
+    decompose(folder, plan, moments, dataset=tiny_folder if sequential else None)
+    original = {"original": folder / "original.safetensors", "dataset": tiny_folder, "images": 200}
+    output = lowrank(
+        "decompose_round",
+        *("--network", "toy"),
+        *("--moments", moments),
+        *("--state", folder / "original.safetensors"),
+        *("--table", folder / "table.json"),
+        *("--plan", folder / "ranks.json"),
+        *("--threads", 1, "--layers-at-once", 2, "--factors", folder / "together"),
+        *(f"--{name}={value}" for name, value in original.items() if sequential),
+    ).output
+    assert "conv2: ranks 5, 6: relative error" in output
+    assert "classifier: not replaced: nothing would be saved" in output
+    apart, together = (
+        {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        for name in ("factors", "together")
+    )
+    assert together == apart
+    assert len(together) == 3
+
+
+def test_fine_tuning_takes_a_folder_of_factors(folder, tiny_folder):
+    decompose(folder, plan_with(RANKS))
+    states = []
+    for options in ((), ("--factors", folder / "factors")):
+        finetune(folder, tiny_folder, options=options)
+        states.append((folder / "after/model.safetensors").read_bytes())
+    assert states[0] == states[1]
 
 
 def test_moments_of_another_round_are_an_error(folder, tiny_folder):

@@ -183,6 +183,36 @@ rule decompose:
         command("decompose")
 
 
+# For `decompose.jobs: round`.
+rule decompose_round:
+    input:
+        state=GRAPH.compress.state_before,
+        table="data/networks/{model}.json",
+        plan="build/{model}/{method}/{at}/ranks.json",
+        moments=GRAPH.compress.layer_moments,
+        # Only for `sequential`.
+        original=GRAPH.compress.sequential_original,
+        dataset=GRAPH.compress.sequential_dataset,
+        splits=GRAPH.compress.sequential_splits,
+    output:
+        factors=directory("build/{model}/{method}/{at}/factors"),
+    log:
+        "logs/decompose_round/{model}/{method}/{at}.log",
+    threads: GRAPH.compress.threads_of_round
+    resources:
+        mem_mb=GRAPH.resources.round_memory,
+        runtime=GRAPH.resources.round_minutes,
+    params:
+        network=GRAPH.network_json,
+        code=GRAPH.code("decompose_round", "calibrate"),
+        threads=GRAPH.compress.threads_of_decompose,
+        layers_at_once=PARAMS.decompose.layers_at_once,
+        images=GRAPH.compress.sequential_images,
+        calibration=GRAPH.compress.calibration_json,
+    shell:
+        command("decompose_round")
+
+
 # Runs once for each model, if one of its methods has `distill` with plain images.
 rule teacher_outputs:
     input:

@@ -20,9 +20,21 @@ class CalibrateSettings(Section):
 
 
 class DecomposeSettings(Section):
-    """Settings of the decomposition of one layer; the jobs of several layers run in parallel."""
+    """Settings of the decomposition of layers."""
 
     threads: Threads = 1
+    jobs: Literal["layer", "round"] = Field(
+        "layer",
+        description="`layer`: each layer is a job. `round`: all layers of a round are one job, "
+        "which starts faster and keeps large studies small.",
+    )
+    layers_at_once: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="For `jobs: round`: layers that are decomposed at the same time, each with "
+        "`threads`. A run on one machine uses no more than its cores.",
+    )
 
 
 class TeacherOutputsSettings(Section):

@@ -218,8 +218,10 @@ class CompressRules(Rules):
         return f"{self.graph.folder(wildcards)}/{at}/factors"
 
     def factors(self, wildcards: Wildcards) -> list[str]:
-        """Return the factors of a round, a file for each layer."""
+        """Return the factors of a round: a file for each layer, or their folder."""
         folder = self.factors_folder(wildcards)
+        if self.params.decompose.jobs == "round":
+            return [folder]
         return [f"{folder}/{layer}.safetensors" for layer in self.graph.layers(wildcards)]
 
     def factors_before(self, wildcards: Wildcards) -> list[str]:
@@ -253,6 +255,17 @@ class CompressRules(Rules):
     def layer_moments(self, wildcards: Wildcards) -> list[str]:
         """Return the moments for decomposing a layer; none for `sequential`, which makes them."""
         return [] if self.graph.is_sequential(wildcards) else self.moments(wildcards)
+
+    def layers_at_once(self, wildcards: Wildcards) -> int:
+        """Return the number of layers of a round that are decomposed at the same time."""
+        if self.graph.is_sequential(wildcards):
+            return 1
+        layers = len(self.graph.layers(wildcards))
+        return max(1, min(layers, self.params.decompose.layers_at_once))
+
+    def threads_of_round(self, wildcards: Wildcards) -> int:
+        """Return the CPU threads of a job that decomposes all layers of a round."""
+        return self.layers_at_once(wildcards) * self.threads_of_decompose(wildcards)
 
     def threads_of_decompose(self, wildcards: Wildcards) -> int:
         """Return the CPU threads of a layer's job. For `sequential` it runs alone, on images."""

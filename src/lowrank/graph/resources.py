@@ -20,6 +20,9 @@ Amount = Callable[[Wildcards, int], int]
 # Option of `sbatch` for a job that shares its node with no other job.
 _WHOLE_NODE = "--exclusive"
 
+# Time of a job that decomposes one layer. CP of large layers takes minutes.
+_MINUTES_OF_DECOMPOSE = 60
+
 # Attempts after the first, for jobs that continue from a saved state.
 _RETRIES = 2
 
@@ -46,6 +49,15 @@ class ResourceRules(Rules):
         """
         work = "analyzing" if self.graph.is_sequential(wildcards) else "decomposing"
         return self.memory(work)(wildcards, attempt)
+
+    def round_memory(self, wildcards: Wildcards, attempt: int) -> int:
+        """Return the memory of a job that decomposes all layers of a round, in MB."""
+        layers = self.graph.compress.layers_at_once(wildcards)
+        return layers * self.decomposing_memory(wildcards, attempt)
+
+    def round_minutes(self, wildcards: Wildcards, attempt: int) -> int:
+        """Return the time of a job that decomposes all layers of a round, in minutes."""
+        return attempt * (_MINUTES_OF_DECOMPOSE + 5 * len(self.graph.layers(wildcards)))
 
     def minutes(self, work: str, threads: int | Callable[[Wildcards], int]) -> Amount:
         """Return the time of jobs in minutes, for a kind of work: `JobCosts.<work>_minutes`."""

@@ -17,6 +17,7 @@ STEPS = (
     "settle",
     "take_trial",
     "decompose",
+    "decompose_round",
     "teacher_outputs",
     "finetune",
     "export_onnx",

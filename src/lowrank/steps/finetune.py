@@ -84,7 +84,7 @@ def finetune(
     from lowrank.data.datasets import open_dataset
     from lowrank.evaluation.reference import with_reference
     from lowrank.files import sha256_of, write_json
-    from lowrank.surgery.states import read_state, write_state
+    from lowrank.surgery.states import files_of_factors, read_state, write_state
     from lowrank.tasks import get_task
     from lowrank.training.finetuning import (
         Round,
@@ -97,6 +97,7 @@ def finetune(
     from lowrank.training.state_file import fingerprint_of
 
     require_teacher_for(settings, teacher)
+    factors = files_of_factors(factors)
     lock = resume.with_suffix(".lock")
     if ran_in_copies(settings, lock):
         return

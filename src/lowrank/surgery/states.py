@@ -176,6 +176,15 @@ def put_factors(
     load_weights(module, weights, source=source)
 
 
+def files_of_factors(paths: Iterable[Path]) -> list[Path]:
+    """Return files of factors: those of the paths that are files, and all in the others."""
+    return [
+        file
+        for path in paths
+        for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])
+    ]
+
+
 def put_stored_factors(state: State, files: Iterable[str | os.PathLike]) -> None:
     """Insert the factors of some layers, which `decompose` wrote to files named after the layers.
 
