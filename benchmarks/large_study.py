@@ -67,6 +67,7 @@ def write_study(folder: Path, networks: int, methods: int) -> None:
     params["methods"] = {f"method{number}": method_of(number) for number in range(methods)}
     params["matrix"] |= {"models": names, "methods": list(params["methods"])}
     params["pretrain"], params["studies"] = {}, {}
+    params["decompose"]["jobs"] = "round"
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
