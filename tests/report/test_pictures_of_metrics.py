@@ -1,6 +1,7 @@
 """Pictures have the name, the unit and the direction of the task's metric."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from lowrank.core.metric import Metric
 from lowrank.report.pareto import accuracy_picture
@@ -48,6 +49,39 @@ def test_each_network_has_the_axis_of_its_metric(tmp_path, monkeypatch):
     assert limits["top-1"][0] < limits["top-1"][1]
     # Better networks are further up.
     assert limits["mean error"][0] > limits["mean error"][1]
+
+
+def test_only_the_best_of_many_networks_have_names(tmp_path):
+    path = tmp_path / "picture.svg"
+    records = [record("net", "original", 92.0, 1.0, True)]
+    records += [record("net", f"method{n}", 80.0 + n / 10, n / 100, n == 7) for n in range(5, 105)]
+    accuracy_picture(path, records, METRICS, cost="relative_latency", label="cost", front="front")
+    text = path.read_text()
+    assert ">method7<" in text
+    assert ">method8<" not in text
+    accuracy_picture(
+        path, records[:20], METRICS, cost="relative_latency", label="cost", front="front"
+    )
+    assert ">method8<" in path.read_text()
+
+
+@pytest.mark.parametrize(("networks", "shape"), [(4, (4, 1)), (5, (2, 3)), (20, (7, 3))])
+def test_panels_of_many_networks_share_rows(tmp_path, monkeypatch, networks, shape):
+    shapes = []
+
+    def record_shape(figure, rows, columns, **options):
+        shapes.append((rows, columns))
+        return original(figure, rows, columns, **options)
+
+    original = Figure.subplots
+    monkeypatch.setattr(Figure, "subplots", record_shape)
+    names = [f"net{number}" for number in range(networks)]
+    records = [record(name, "original", 92.0, 1.0, True) for name in names]
+    metrics = dict.fromkeys(names, METRICS["net"])
+    path = tmp_path / "picture.svg"
+    accuracy_picture(path, records, metrics, cost="relative_latency", label="cost", front="front")
+    assert shapes == [shape]
+    assert all(f">{name}<" in path.read_text() for name in names)
 
 
 def test_the_training_curve_names_the_metric(tmp_path):

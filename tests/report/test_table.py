@@ -288,3 +288,13 @@ def test_an_own_metric_is_not_said_to_be_measured_on_the_test_images():
 
 def test_a_higher_error_at_the_same_cost_is_not_on_the_front():
     assert table.pareto_front([(1.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 1.5)], ERROR) == {1, 2}
+
+
+def test_a_page_of_many_rows_lists_the_best():
+    variants = [("net", f"method{number}", result()) for number in range(300)]
+    records = overview(variants)
+    page, web_page = markdown(records), html(records)
+    assert "rows: the originals, and the networks that are best at their latency." in page
+    assert len(table_of(page)) < 300
+    assert web_page.count("<tr>") == 1 + len(records)
+    assert "of 300 rows" not in markdown(records[:100])

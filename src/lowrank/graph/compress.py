@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 from lowrank.config.finetune import RoundSettings
@@ -182,13 +183,17 @@ class CompressRules(Rules):
 
         Raises UserError if arrays are to be augmented.
         """
-        settings = self.params.finetune_of(wildcards.model, method_of(wildcards))
-        dataset = self.params.checkpoint[wildcards.model].dataset
+        number = self.graph.round_number(wildcards)
+        return self._finetune(wildcards.model, method_of(wildcards), number)
+
+    @functools.cache  # noqa: B019  (There is one graph per process.)
+    def _finetune(self, model: str, method: str, number: int) -> RoundSettings:
+        settings = self.params.finetune_of(model, method)
+        dataset = self.params.checkpoint[model].dataset
         if settings.trains and self.params.dataset[dataset].has_arrays:
             # Training refuses it, too, but only after hours of other steps.
             settings.augment.require_none()
-        rounds = self.graph.rounds(wildcards.model, method_of(wildcards))
-        return settings.of_round(self.graph.round_number(wildcards), len(rounds))
+        return settings.of_round(number, len(self.graph.rounds(model, method)))
 
     def teacher(self, wildcards: Wildcards) -> list[str]:
         """Return the original network or its outputs, if a round learns from them; else none."""

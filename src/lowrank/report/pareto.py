@@ -15,6 +15,13 @@ from lowrank.report.style import BLUE, GREEN, GREY, ORANGE, save
 from lowrank.report.table import ORIGINAL, place_of
 
 CONTROL = "original, int8"
+# With more networks in a panel, only the most important ones have names, and the other points are
+# small. Names of hundreds of points would hide them, and take minutes to place.
+_NAMED = 24
+# With more bars for a device, only the most important networks have one.
+_BARS = 60
+# With more networks than this and one device, several panels share a row.
+_ROWS, _COLUMNS = 4, 3
 # Plot style by kind of network: the originals, and the compressed networks by precision.
 _STYLES: dict[str, dict[str, Any]] = {
     ORIGINAL: {"marker": "*", "color": GREY, "markersize": 13},
@@ -31,6 +38,11 @@ def _kind(record: dict[str, Any]) -> str:
     return CONTROL if record["precision"] == "int8" else ORIGINAL
 
 
+def is_important(record: dict[str, Any], front: str = "on_front_by_latency") -> bool:
+    """Return whether a network is an original, the control, or on a Pareto front."""
+    return record["method"] == ORIGINAL or bool(record[front])
+
+
 def accuracy_picture(
     path: str | os.PathLike,
     records: Sequence[dict[str, Any]],
@@ -42,6 +54,8 @@ def accuracy_picture(
     unit: float = 1,
 ) -> None:
     """Draw the metric against a cost with its Pareto front, a panel for each network and device.
+
+    In a panel with many networks, only those on the front, the original and the control have names.
 
     Parameters
     ----------
@@ -66,30 +80,39 @@ def accuracy_picture(
     models = list(dict.fromkeys(record["network"] for record in records))
     places = list(dict.fromkeys((record["device"], record["cpu"]) for record in records))
     names = [_device_name(*place, places) for place in places]
-    figure = Figure(
-        figsize=(0.6 + 7.4 * max(len(places), 1), 0.7 + 4.0 * max(len(models), 1)),
-        layout="constrained",
-    )
+    columns = _COLUMNS if len(places) == 1 and len(models) > _ROWS else max(len(places), 1)
+    rows = -(-max(len(models) * len(places), 1) // columns)
+    figure = Figure(figsize=(0.6 + 7.4 * columns, 0.7 + 4.0 * rows), layout="constrained")
     if not records:
         _write_message(figure, "No variant has been measured.")
         save(figure, path)
         return
-    axes = figure.subplots(len(models), len(places), squeeze=False)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    titles = [
+        (model, place, f"{model} on {name}" if len(places) > 1 else model)
+        for model in models
+        for place, name in zip(places, names, strict=True)
+    ]
     panels = []
-    for model, row in zip(models, axes, strict=True):
-        for place, name, panel in zip(places, names, row, strict=True):
-            panel_records = [record for record in records if place_of(record) == (model, *place)]
-            if not panel_records:
-                panel.set_axis_off()
-                continue
-            panels.append((panel, panel_records))
-            _draw_panel(panel, panel_records, metrics[model], cost, front)
-            panel.set_title(f"{model} on {name}" if len(places) > 1 else model, fontsize=11)
-            panel.set_xlabel(label)
+    for panel, (model, place, title) in zip(axes, titles, strict=False):
+        panel_records = [record for record in records if place_of(record) == (model, *place)]
+        if not panel_records:
+            panel.set_axis_off()
+            continue
+        panels.append((panel, panel_records))
+        _draw_panel(panel, panel_records, metrics[model], cost, front)
+        panel.set_title(title, fontsize=11)
+        panel.set_xlabel(label)
+    for panel in axes[len(titles) :]:
+        panel.set_axis_off()
     _draw_legend(figure)
     _keep_layout(figure)
     for panel, panel_records in panels:
-        _write_names(panel, panel_records, cost)
+        is_crowded = len(panel_records) > _NAMED
+        named = [
+            record for record in panel_records if not is_crowded or is_important(record, front)
+        ]
+        _write_names(panel, named, cost)
     save(figure, path)
 
 
@@ -134,7 +157,9 @@ def _draw_panel(
         zorder=1,
     )
     for record in records:
-        style = _STYLES[_kind(record)]
+        style = dict(_STYLES[_kind(record)])
+        if len(records) > _NAMED and not is_important(record, front):
+            style |= {"markersize": 4, "alpha": 0.6, "markeredgecolor": "none"}
         axes.plot(record[cost], record["accuracy"], linestyle="none", zorder=3, **style)
         if _kind(record) == CONTROL and cost == "relative_latency":
             # Networks to the right of this line cost more than the control.
@@ -189,7 +214,8 @@ def energy_picture(
     """Draw the energy of one run of each network, a panel for each device.
 
     If no device measured energy, write the `reasons` that the devices gave instead. `path` and
-    `records` are those of `accuracy_picture`.
+    `records` are those of `accuracy_picture`. With many networks, only the originals and those that
+    are best at their latency are drawn.
     """
     measured = [record for record in records if record["energy_mj"] is not None]
     devices = list(dict.fromkeys(record["device"] for record in measured))
@@ -200,6 +226,9 @@ def energy_picture(
         save(figure, path)
         return
     most = max(sum(record["device"] == device for record in measured) for device in devices)
+    if most > _BARS:
+        measured = [record for record in measured if is_important(record)]
+        most = max(sum(record["device"] == device for record in measured) for device in devices)
     figure = Figure(figsize=(8, len(devices) * (1.2 + 0.3 * most)), layout="constrained")
     for device, row in zip(devices, figure.subplots(len(devices), 1, squeeze=False), strict=True):
         axes = row[0]

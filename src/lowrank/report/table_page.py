@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from lowrank.core.metric import Metric
-from lowrank.report.table import Record
+from lowrank.report.table import ORIGINAL, Record
 
 _HEADINGS = {
     "network": ("network", "{}"),
@@ -33,6 +33,9 @@ _HEADINGS = {
 }
 
 TITLE = "All variants"
+
+# A Markdown page with more rows lists only a part of them.
+_MARKDOWN_ROWS = 200
 
 # Explanation of the table's columns, one paragraph per entry.
 _LEGEND = (
@@ -128,29 +131,45 @@ def _column(metric: Metric) -> str:
 
 
 def markdown(records: Sequence[Record], metrics: Mapping[str, Metric]) -> str:
-    """Return the records as a Markdown page, without empty columns."""
-    headings, *rows = _cells(records, metrics)
+    """Return the records as a Markdown page, without empty columns.
+
+    Of many records, list only the originals and the networks that are best at their latency.
+    """
+    listed, note = records, []
+    if len(records) > _MARKDOWN_ROWS:
+        listed = [
+            record
+            for record in records
+            if record["method"] == ORIGINAL or record["on_front_by_latency"]
+        ]
+        note = [
+            f"These are {len(listed):,} of {len(records):,} rows: the originals, and the networks "
+            "that are best at their latency. All rows are in `summary.csv`, and in "
+            "`pictures/summary.html`, where they can be sorted and filtered."
+        ]
+    headings, *rows = _cells(listed, metrics)
     lines = [headings, ["---"] * len(headings), *rows]
     table = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
-    return "\n\n".join([f"# {TITLE}", *legend(records, metrics), table])
+    return "\n\n".join([f"# {TITLE}", *legend(records, metrics), *note, table])
 
 
 def html(records: Sequence[Record], metrics: Mapping[str, Metric]) -> str:
-    """Return the records as an HTML page, without empty columns."""
+    """Return the records as an HTML page whose rows can be sorted and filtered."""
     headings, *rows = _cells(records, metrics)
-    lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in headings)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows]
+    heading = f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in headings)}</tr>"
+    lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows]
     paragraphs = [
         re.sub(r"\*(.+?)\*", r"<em>\1</em>", escape(line)) for line in legend(records, metrics)
     ]
     return _PAGE.format(
         title=TITLE,
         legend="\n".join(f"<p>{paragraph}</p>" for paragraph in paragraphs),
+        heading=heading,
         rows="\n".join(lines),
     )
 
 
-_PAGE = """<!doctype html>
+_PAGE = r"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -161,14 +180,47 @@ _PAGE = """<!doctype html>
   table {{ border-collapse: collapse; margin-top: 1em; }}
   th, td {{ padding: 3px 9px; border-bottom: 1px solid #ccc; text-align: right; }}
   th:nth-child(-n+4), td:nth-child(-n+4) {{ text-align: left; }}
+  th {{ position: sticky; top: 0; background: white; cursor: pointer; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
 {legend}
+<p><label>Only rows with <input id="words" placeholder="resnet20 int8"></label>
+Click on a heading to sort.</p>
 <table>
+<thead>
+{heading}
+</thead>
+<tbody>
 {rows}
+</tbody>
 </table>
+<script>
+  const body = document.querySelector("tbody"), rows = [...body.rows];
+  document.getElementById("words").addEventListener("input", event => {{
+    const words = event.target.value.toLowerCase().split(/\s+/);
+    for (const row of rows) {{
+      const text = [...row.cells].map(cell => cell.textContent.toLowerCase()).join(" ");
+      row.hidden = !words.every(word => text.includes(word));
+    }}
+  }});
+  document.querySelectorAll("th").forEach((heading, column) => {{
+    let direction = -1;
+    const value = row => row.cells[column].textContent.replaceAll(",", "");
+    const compare = (a, b) => value(a).localeCompare(value(b), "en", {{numeric: false}});
+    // Empty cells are last, whatever the direction.
+    const order = (a, b) => {{
+      const [x, y] = [parseFloat(value(a)), parseFloat(value(b))];
+      if (!value(a) || !value(b)) return !value(a) - !value(b);
+      return direction * (isNaN(x) || isNaN(y) ? compare(a, b) : x - y);
+    }};
+    heading.addEventListener("click", () => {{
+      direction = -direction;
+      body.append(...rows.sort(order));
+    }});
+  }});
+</script>
 </body>
 </html>
 """
