@@ -15,6 +15,7 @@ import click
 
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
+from lowrank.graph.container import check_code_of_image
 from lowrank.graph.run_lock import current_run
 from lowrank.steps.ending import ends_cleanly
 
@@ -52,6 +53,7 @@ class Step(click.Command):
         log, label = context.params.pop("log"), context.params.pop("label")
         try:
             _set_up_logging(log, readable_label(label) or (self.name or ""))
+            check_code_of_image()
             with ends_cleanly(_logger.warning):
                 return super().invoke(context)
         except UserError as error:
