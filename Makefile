@@ -28,9 +28,10 @@ fast: $(INSTALLED)
 test: $(INSTALLED)
 	$(TESTS) -m "not slow"
 
-# Tests that take minutes, such as runs that are killed at random moments.
+# Tests that take minutes, such as runs that are killed at random moments. Those of tests/container,
+# which download the whole environment, run on demand: docs/container.md.
 slow: $(INSTALLED)
-	$(TESTS) -m slow
+	$(TESTS) -m slow --ignore tests/container
 
 # The lines of the package that no test of `make test` runs.
 line-coverage: $(INSTALLED)
@@ -66,6 +67,15 @@ compare: $(INSTALLED)
 coverage: $(INSTALLED)
 	python benchmarks/all_classifiers.py
 	python benchmarks/onnx_coverage.py
+
+# The container image `lowrank:cpu` or `lowrank:cuda`: docs/container.md. ENGINE names
+# another program, SOURCE the address of the project, EXTRAS other extras.
+ENGINE ?= podman
+LABEL := --label org.opencontainers.image
+image-%: FORCE
+	$(ENGINE) build --target $* $(if $(EXTRAS),--build-arg EXTRAS=$(EXTRAS)) --file Containerfile --tag lowrank:$* \
+	  $(LABEL).version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  $(LABEL).revision=$(shell git rev-parse HEAD) $(if $(SOURCE),$(LABEL).source=$(SOURCE)) .
 
 # Record in dvc.lock what Snakemake has built.
 record: $(INSTALLED)

@@ -8,6 +8,7 @@ from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 from lowrank.errors import UserError
+from lowrank.graph.container import image_of_steps
 from lowrank.report.provenance import remember_profile
 from lowrank.graph.recording import record_run
 from lowrank.graph.snakemake_run import (
@@ -48,6 +49,19 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 PARAMS = GRAPH.params
+
+# With `--sdm apptainer`, the steps run in this image: docs/container.md.
+try:
+    IMAGE = image_of_steps(workflow)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+if IMAGE:
+
+    envvars:
+        "LOWRANK_CONTAINER",
+
+    container: IMAGE
+
 
 # The shell command of a step.
 command = functools.partial(options.command, prefix=PREFIX)

@@ -17,6 +17,7 @@ from lowrank.config.training import TrainingSettings
 from lowrank.core.copies import copy_count, copy_number
 from lowrank.errors import UserError
 from lowrank.files import cannot_write
+from lowrank.graph.container import check_code_of_image
 from lowrank.graph.run_lock import current_run
 from lowrank.steps.ending import ends_cleanly
 
@@ -61,6 +62,7 @@ class Step(click.Command):
         log, label = context.params.pop("log"), context.params.pop("label")
         try:
             _set_up_logging(log, readable_label(label) or (self.name or ""))
+            check_code_of_image()
             with ends_cleanly(_logger.warning):
                 return super().invoke(context)
         except UserError as error:
