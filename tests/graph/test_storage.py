@@ -29,7 +29,7 @@ def workflow(provider: str | None, prefix: str = "s3://study/tiny") -> SimpleNam
 @pytest.fixture
 def stored(monkeypatch) -> Graph:
     monkeypatch.chdir(ROOT)
-    return Graph(load_params(), storage="s3://study/tiny")
+    return Graph(load_params(), stored_at="s3://study/tiny")
 
 
 def test_the_address_and_the_local_copies():
@@ -72,9 +72,9 @@ def test_the_table_on_storage_is_made_again_by_new_code(stored):
 def test_outputs_on_storage_are_made_anew():
     from snakemake.io import is_flagged
 
-    assert is_flagged(updated("models/a", storage=""), "update")
-    assert updated("models/a", storage="s3://study") == "models/a"
-    assert not is_flagged(updated("models/a", storage="s3://study"), "update")
+    assert is_flagged(updated("models/a", stored_at=""), "update")
+    assert updated("models/a", stored_at="s3://study") == "models/a"
+    assert not is_flagged(updated("models/a", stored_at="s3://study"), "update")
 
 
 def test_a_job_with_another_lowrank_in_its_image_is_refused(tmp_path):

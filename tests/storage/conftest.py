@@ -42,7 +42,8 @@ def stored(project: Project, server: Server) -> Project:
 def options(server: Server) -> tuple[str, ...]:
     """Return the options with which Snakemake keeps files on the server."""
     return (
+        # First, because it takes all words up to the next option.
+        *("--storage-s3-endpoint-url", server.address),
         *("--default-storage-provider", "s3"),
         *("--default-storage-prefix", f"s3://{BUCKET}/{PREFIX}"),
-        *("--storage-s3-endpoint-url", server.address),
     )

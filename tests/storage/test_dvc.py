@@ -1,5 +1,6 @@
 """DVC with a remote on S3: push from one clone, pull in another."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,24 @@ pytestmark = pytest.mark.seconds
 def test_files_reach_a_clone_over_s3(project: Project, server: Server, tmp_path: Path):
     if reason := s3_server.missing("dvc_s3"):
         pytest.skip(reason)
-    folder = project.folder
-    (folder / "models/net").mkdir(parents=True)
-    (folder / "models/net/net.onnx").write_bytes(b"network" * 1000)
-    project.run("dvc", "add", "--quiet", "models/net", "data/datasets/cifar10")
+    stored = Path("data/datasets/cifar10")
+    files = {path.name: path.read_bytes() for path in (project.folder / stored).iterdir()}
+    project.run("dvc", "repro", "--quiet", "code")  # a dependency of the dataset
+    project.run("dvc", "commit", "--force", "dataset")
     project.run("dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
     project.run("dvc", "remote", "modify", "store", "endpointurl", server.address)
-    project.run("git", "add", "--all", "--force", "models/net.dvc", "data/datasets/cifar10.dvc")
-    project.run("git", "commit", "--quiet", "--all", "--message", "files")
-    project.run("dvc", "push", "models/net", "data/datasets/cifar10")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "dataset")
+    project.run("dvc", "push", "dataset")
     assert server.keys("dvc/files/md5/")
 
     clone = Project(tmp_path / "clone")
-    project.run("git", "clone", "--quiet", str(folder), str(clone.folder))
-    clone.run("dvc", "pull", "models/net", "data/datasets/cifar10")
-    pulled = clone.folder / "models/net/net.onnx"
-    assert pulled.read_bytes() == b"network" * 1000
-    # And again, after the cache of the first folder is gone.
-    project.run("rm", "-r", ".dvc/cache", "models/net")
-    project.run("dvc", "pull", "models/net")
-    assert (folder / "models/net/net.onnx").read_bytes() == pulled.read_bytes()
+    project.run("git", "clone", "--quiet", str(project.folder), str(clone.folder))
+    assert not (clone.folder / stored).exists()
+    clone.run("dvc", "pull", "dataset")
+    # The first folder takes its files from the server, too, once its cache is gone.
+    shutil.rmtree(project.folder / ".dvc/cache")
+    shutil.rmtree(project.folder / stored)
+    project.run("dvc", "pull", "dataset")
+    for folder in (clone.folder, project.folder):
+        assert {path.name: path.read_bytes() for path in (folder / stored).iterdir()} == files

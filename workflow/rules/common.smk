@@ -49,7 +49,7 @@ try:
         # Weights of the shipped networks, if this is a module or runs with `--directory`.
         shipped=lambda path: workflow.source_path(f"../../{path}"),
         on_cluster=workflow.non_local_exec or workflow.remote_exec,
-        storage=STORAGE,
+        stored_at=STORAGE,
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -59,7 +59,7 @@ PARAMS = GRAPH.params
 command = functools.partial(options.command, prefix=PREFIX, copies=COPIES)
 
 # An output that its job changes in place.
-updated = functools.partial(updated, storage=STORAGE)
+updated = functools.partial(updated, stored_at=STORAGE)
 
 # Allow one run at a time in this folder. Take the lock before any file is read, because files that
 # are missing or stale now may be made by the other run.
@@ -74,12 +74,9 @@ onstart:
     end_steps_on_signal(logger.warning)
 
 
-# Record the outputs, so that a later `dvc repro` keeps them and builds nothing again. DVC records
-# only files of this folder.
+# Record the outputs, so that a later `dvc repro` keeps them and builds nothing again.
 onsuccess:
-    if builds_outputs(workflow) and STORAGE:
-        logger.info(f"The outputs are in {STORAGE}, and not recorded in dvc.lock.")
-    elif builds_outputs(workflow) and not PREFIX:
+    if builds_outputs(workflow) and not PREFIX:
         record_run(workflow.dag.jobs, config, GRAPH, logger.warning)
 
 

@@ -93,7 +93,7 @@ class LayerTables(Rules):
 
         A table in this folder is made again when the graph is read: see `read`.
         """
-        return digest_of_step("inspect") if self.graph.storage else ""
+        return digest_of_step("inspect") if self.graph.stored_at else ""
 
     def table(self, wildcards: Wildcards) -> str:
         """Return the path of a network's layer table, after making it if it is stale."""

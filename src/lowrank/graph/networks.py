@@ -51,7 +51,7 @@ class NetworkRules(Rules):
         files = settings.own_files
         is_ready = Path(self.graph.prefix, "data/datasets", name).exists()
         # With storage, the dataset may be there. If it is not, the step reports the missing file.
-        if not is_ready and not self.graph.storage:
+        if not is_ready and not self.graph.stored_at:
             for key, file in files.items():
                 _require_exists(file, f"dataset.{name}.{key}", settings.kind)
         return " ".join(map(digest_of_folder, files.values()))
@@ -117,7 +117,7 @@ class NetworkRules(Rules):
 
     def _here(self, path: str) -> str:
         """Return the path of a file that is on this machine, whether there is storage or not."""
-        return in_this_folder(path) if self.graph.storage else path
+        return in_this_folder(path) if self.graph.stored_at else path
 
     @staticmethod
     def downloaded(model: str) -> str:

@@ -73,7 +73,7 @@ class Graph:
         network. By default these files are in this folder.
     on_cluster
         Whether other machines than this one run the jobs.
-    storage
+    stored_at
         Address of the storage that keeps the files, such as `s3://bucket/study`. Empty if they are
         in this folder.
     """
@@ -87,9 +87,9 @@ class Graph:
         prefix: str = "",
         shipped: Callable[[str], str] | None = None,
         on_cluster: bool = False,
-        storage: str = "",
+        stored_at: str = "",
     ) -> None:
-        self.params, self.on_cluster, self.storage = params, on_cluster, storage
+        self.params, self.on_cluster, self.stored_at = params, on_cluster, stored_at
         self.prefix, self.shipped = prefix, shipped
         self.document = document or {}
         self.tables = LayerTables(self, Path(prefix, tables))
@@ -143,7 +143,7 @@ class Graph:
         do. This file is newer than the results, so they are made again. Storage has both or none,
         so nothing is returned with one.
         """
-        if self.storage:
+        if self.stored_at:
             return []
         path = Path(self.prefix, FIRST_RUN)
         if not path.exists():

@@ -74,7 +74,7 @@ class ReportRules(Rules):
         These are all existing results of known variants, except those of studies, which have their
         own pictures. None with storage: results that lie in this folder are those of other runs.
         """
-        if self.graph.storage:
+        if self.graph.stored_at:
             return {}
         studied = {
             f"{model}_{method}"

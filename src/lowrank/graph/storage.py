@@ -76,14 +76,14 @@ def in_this_folder(path: str) -> str:
     return flagged
 
 
-def updated(output: Any, *, storage: str) -> Any:
+def updated(output: Any, *, stored_at: str) -> Any:
     """Flag an output that its job changes in place. On storage, it is made anew.
 
     There, Snakemake would make a backup of a local copy that does not exist.
     """
     from snakemake.ioflags import update
 
-    return output if storage else update(output)
+    return output if stored_at else update(output)
 
 
 def _ask_for_folders_again() -> None:
