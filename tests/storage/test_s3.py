@@ -1,6 +1,7 @@
 """The workflow with its files on S3: `--default-storage-provider s3`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from s3_server import Server
 pytestmark = pytest.mark.slow
 
 PREFIX = "tiny"
-COPIES = ".snakemake/storage/s3/study/tiny"
 
 
 def local_files(project: Project) -> set[str]:
@@ -20,54 +20,51 @@ def local_files(project: Project) -> set[str]:
     return {str(path.relative_to(project.folder)) for path in paths if path.is_file()}
 
 
-def test_all_files_of_a_run_are_on_s3(stored: Project, server: Server, options, tmp_path: Path):
+def test_a_study_on_s3(stored: Project, server: Server, options, tmp_path: Path):
+    # Results of this folder are those of other runs.
+    other = [stored.folder / RESULT, stored.folder / "results/resnet20_lowrank.json"]
+    for path in other:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     before = local_files(stored)
-    output = stored.snakemake(*options, RESULT)
+    output = stored.snakemake(*options)
     assert "The outputs are in s3://study/tiny, and not recorded in dvc.lock." in output
-    result = json.loads(server.read(f"{PREFIX}/{RESULT}"))
-    assert result["int8"]["latency_ms"]["local"]["compressed"]["p50"] > 0
-    delivered = {key.rpartition("/")[2] for key in server.keys(f"{PREFIX}/models/{VARIANT}/")}
-    assert {f"{VARIANT}.onnx", f"{VARIANT}_int8.onnx"} <= delivered
-    keys = server.keys(f"{PREFIX}/")
-    for place in ("build/resnet20/original/int8/", "build/resnet20/original/splits/", "logs/"):
-        assert any(key.startswith(f"{PREFIX}/{place}") for key in keys), place
-    # Temporary files are removed there, too, and nothing but caches of this machine is here.
-    assert not [key for key in keys if "/moments/" in key]
-    written = local_files(stored) - before
+    check_files(server)
+    table = server.read(f"{PREFIX}/results/summary.csv").decode()
+    assert "tucker" in table
+    assert "lowrank" not in table
+    assert {path.read_text() for path in other} == {"{}"}
+    # Nothing but caches of this machine is in the folder.
     caches = ("build/resume/", "build/latencies/", "build/table_code/")
-    assert not [path for path in written if not path.startswith(caches)]
+    assert not [path for path in local_files(stored) - before if not path.startswith(caches)]
     assert not (stored.folder / "dvc.lock").exists()
 
-    assert job_counts(stored.snakemake(*options, "--dry-run", RESULT)) == {}
+    assert job_counts(stored.snakemake(*options, "--dry-run")) == {}
     # Another clone has nothing to do either.
     clone = stored.copy_to(tmp_path / "clone")
     for place in (".snakemake", "build"):
-        stored.run("rm", "-rf", str(clone.folder / place))
-    assert job_counts(clone.snakemake(*options, "--dry-run", RESULT)) == {}
+        shutil.rmtree(clone.folder / place)
+    assert job_counts(clone.snakemake(*options, "--dry-run")) == {}
 
-
-def test_the_overview_reads_the_results_of_s3(stored: Project, server: Server, options):
-    # A result of this folder is that of another run.
-    wrong = stored.folder / RESULT
-    wrong.parent.mkdir(parents=True, exist_ok=True)
-    wrong.write_text("{}")
-    (stored.folder / "results/resnet20_lowrank.json").write_text("{}")
-    stored.snakemake(*options)
-    table = server.read(f"{PREFIX}/results/summary.csv").decode()
-    assert "resnet20,tucker" in table.replace(" ", "")
-    assert "lowrank" not in table
-    assert wrong.read_text() == "{}"
-
-
-def test_a_changed_parameter_replaces_the_folders_of_s3(stored: Project, server: Server, options):
-    stored.snakemake(*options, RESULT)
-    assert server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}_int8.onnx")
+    # A folder of S3 keeps no file of an earlier result.
     stored.change_params(methods__tucker__quantize=None)
     output = stored.snakemake(*options, RESULT)
-    assert "finetune" not in output
-    assert not server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}_int8.onnx")
+    assert "rule finetune:" not in output
     assert server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}.onnx")
+    assert not server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}_int8.onnx")
     assert "int8" not in json.loads(server.read(f"{PREFIX}/{RESULT}"))
+
+
+def check_files(server: Server) -> None:
+    """Check that the files of a result are on the server, and no temporary files."""
+    result = json.loads(server.read(f"{PREFIX}/{RESULT}"))
+    assert result["int8"]["latency_ms"]["local"]
+    keys = server.keys(f"{PREFIX}/")
+    places = ("build/resnet20/original/int8/", "build/resnet20/original/splits/", "logs/")
+    networks = (f"models/{VARIANT}/{VARIANT}.onnx", f"models/{VARIANT}/{VARIANT}_int8.onnx")
+    for place in (*places, *networks, "results/pictures/summary.html"):
+        assert any(key.startswith(f"{PREFIX}/{place}") for key in keys), place
+    assert not [key for key in keys if "/moments/" in key]
 
 
 def test_a_stage_of_dvc_refuses_storage(stored: Project, options):
