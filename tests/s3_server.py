@@ -17,6 +17,9 @@ _PACKAGES = {
     "snakemake_storage_plugin_s3": "snakemake-storage-plugin-s3",
 }
 BUCKET = "study"
+# Where a test project keeps its files in the bucket.
+PREFIX = "tiny"
+ADDRESS = f"s3://{BUCKET}/{PREFIX}"
 _REGION = "us-east-1"
 # Any values: the server does not check them.
 ACCESS_KEY, SECRET_KEY = "tester", "secret"

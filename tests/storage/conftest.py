@@ -5,10 +5,7 @@ from pathlib import Path
 import pytest
 import s3_server
 from projects import Project, make_project
-from s3_server import BUCKET, Server
-
-# Where the project keeps its files in the bucket.
-PREFIX = "tiny"
+from s3_server import ADDRESS, PREFIX, Server
 
 
 @pytest.fixture
@@ -45,5 +42,5 @@ def options(server: Server) -> tuple[str, ...]:
         # First, because it takes all words up to the next option.
         *("--storage-s3-endpoint-url", server.address),
         *("--default-storage-provider", "s3"),
-        *("--default-storage-prefix", f"s3://{BUCKET}/{PREFIX}"),
+        *("--default-storage-prefix", ADDRESS),
     )

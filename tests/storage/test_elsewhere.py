@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import s3_server
 from projects import RESULT, VARIANT, Project
-from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Server
+from s3_server import ACCESS_KEY, ADDRESS, PREFIX, SECRET_KEY, Server
 
 pytestmark = pytest.mark.slow
 
-# Snakemake ignores the profile's executor, which needs a cluster, and gives the same jobs to this.
 SUBMIT = """\
 #!/bin/sh
 # Run a job to its end, and print its number and how it ended.
@@ -67,14 +66,14 @@ def test_jobs_without_a_shared_folder_build_a_result(
     monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_SECRET_KEY", SECRET_KEY)
     monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_ENDPOINT_URL", server.address)
     storage = ("--default-storage-provider", "s3")
-    prefix = ("--default-storage-prefix", f"s3://{BUCKET}/tiny")
+    prefix = ("--default-storage-prefix", ADDRESS)
     run = stored.run("snakemake", *submit, *storage, *prefix, "--", RESULT, check=False)
     logs = sorted((tmp_path / "elsewhere").glob("*.log"))
     assert run.returncode == 0, "\n".join([run.stdout, *(path.read_text() for path in logs)])
-    result = json.loads(server.read(f"tiny/{RESULT}"))
+    result = json.loads(server.read(f"{PREFIX}/{RESULT}"))
     assert result["int8"]["accuracy"]
-    assert server.keys(f"tiny/models/{VARIANT}/{VARIANT}_int8.onnx")
-    assert server.keys("tiny/build/resnet20/tucker/int8/")
+    assert server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}_int8.onnx")
+    assert server.keys(f"{PREFIX}/build/resnet20/tucker/int8/")
     # Rules that read files of this folder ran here, the others elsewhere.
     elsewhere = "\n".join(path.read_text() for path in logs)
     for rule in ("select_ranks", "decompose", "finetune", "export_onnx", "quantize", "benchmark"):

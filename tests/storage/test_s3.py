@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 from projects import RESULT, VARIANT, Project, job_counts
-from s3_server import Server
+from s3_server import ADDRESS, PREFIX, Server
 
 pytestmark = pytest.mark.slow
-
-PREFIX = "tiny"
 
 
 def local_files(project: Project) -> set[str]:
@@ -28,7 +26,7 @@ def test_a_study_on_s3(stored: Project, server: Server, options, tmp_path: Path)
         path.write_text("{}")
     before = local_files(stored)
     output = stored.snakemake(*options)
-    assert "The outputs are in s3://study/tiny, and not recorded in dvc.lock." in output
+    assert f"The outputs are in {ADDRESS}, and not recorded in dvc.lock." in output
     check_files(server)
     table = server.read(f"{PREFIX}/results/summary.csv").decode()
     assert "tucker" in table
