@@ -104,6 +104,8 @@ def test_a_changed_result_gives_a_message():
 # Options of Snakemake that take a value, and commands of DVC.
 WITH_VALUE = {"--cores", "--report", "--config", "--configfile", "--directory"}
 WITH_VALUE |= {"--profile", "--set-resources", "--sdm", "--apptainer-args"}
+WITH_VALUE |= {"--default-storage-provider"}
+WITH_VALUE |= {"--default-storage-prefix", "--storage-s3-endpoint-url"}
 WITH_RULE = {"--until", "--forcerun", "--omit-from"}
 DVC = {"repro", "metrics", "params", "plots", "exp", "status", "pull", "push", "checkout"}
 DVC |= {"get", "artifacts"}

@@ -101,6 +101,11 @@ def test_the_command_of_a_rule_follows_from_the_options():
         " --latencies='{input.latencies}' --trials='{input.trials}' --output={output.output:q}"
     )
     assert " --resume=build/resume/{wildcards.model}/" in command("finetune")
+    # Caches stay on the machine. A folder of other rules' outputs is where their copies are.
+    assert " --resume=sub/build/resume/" in command("finetune", "sub/", "copies/sub/")
+    assert " --results=results " in command("overview")
+    assert " --results=sub/results " in command("overview", "sub/")
+    assert " --results=copies/sub/results " in command("overview", "sub/", "copies/sub/")
     assert kept_path("cache", "build/{wildcards.device}.json", "Times.")
 
 

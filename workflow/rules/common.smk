@@ -19,6 +19,7 @@ from lowrank.graph.snakemake_run import (
 )
 from lowrank.graph.names import FILES_OF_ROUND, LAYER_NAME
 from lowrank.graph.pipeline import Graph, prefer_this_environment
+from lowrank.graph.storage import copies_of, require_same_code, storage_of, updated
 from lowrank.steps import options
 
 prefer_this_environment()
@@ -37,7 +38,11 @@ if workflow.nodes is None and (workflow.resource_settings.cores or 0) > availabl
 # this one as a module has its own configuration file.
 files = sorted(workflow.configfiles, key=lambda path: path != "params.yaml")
 try:
+    require_same_code(workflow)
     PREFIX = prefix_of(workflow)
+    # With `--default-storage-provider`: where the files are, and their local copies.
+    STORAGE = storage_of(workflow)
+    COPIES = copies_of(workflow)
     GRAPH = Graph.from_document(
         config,
         files,
@@ -45,6 +50,7 @@ try:
         # Weights of the shipped networks, if this is a module or runs with `--directory`.
         shipped=lambda path: workflow.source_path(f"../../{path}"),
         on_cluster=workflow.non_local_exec or workflow.remote_exec,
+        stored_at=STORAGE,
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -64,12 +70,15 @@ if IMAGE:
 
 
 # The shell command of a step.
-command = functools.partial(options.command, prefix=PREFIX)
+command = functools.partial(options.command, prefix=PREFIX, copies=COPIES)
+
+# An output that its job changes in place.
+updated = functools.partial(updated, stored_at=STORAGE)
 
 # Allow one run at a time in this folder. Take the lock before any file is read, because files that
 # are missing or stale now may be made by the other run.
 try:
-    if begin_run(workflow, logger.warning, PREFIX):
+    if begin_run(workflow, logger.warning, PREFIX, COPIES):
         GRAPH.begin_stage()
 except UserError as error:
     raise WorkflowError(str(error)) from None

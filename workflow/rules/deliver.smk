@@ -181,8 +181,8 @@ rule summarize:
         layers="results/plots/{model}_{method}/layers.json",
         times="results/plots/{model}_{method}/times.json",
         curve="results/plots/{model}_{method}/curve.json",
-        # `update` does not delete the folder before the job. The job replaces only lowrank's files.
-        delivered=update(directory("models/{model}_{method}")),
+        # `updated` does not delete the folder before the job. The job replaces only lowrank's files.
+        delivered=updated(directory("models/{model}_{method}")),
     log:
         "logs/summarize/{model}/{method}.log",
     wildcard_constraints:

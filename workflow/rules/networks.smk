@@ -1,11 +1,11 @@
 # Datasets and trained networks, each converted to one format.
 
 
-# `update` does not delete the old dataset before the job. The job replaces it when the new one is
+# `updated` does not delete the old dataset before the job. The job replaces it when the new one is
 # complete, so data that cannot be downloaded again is not lost.
 rule dataset:
     output:
-        output=update(directory("data/datasets/{dataset}")),
+        output=updated(directory("data/datasets/{dataset}")),
     log:
         "logs/dataset/{dataset}.log",
     threads: lambda wildcards: PARAMS.dataset[wildcards.dataset].threads
@@ -41,7 +41,7 @@ rule splits:
 
 # The layer table, which describes a network to the graph. Missing and stale tables are already made
 # when the Snakefile is read, because the graph depends on them. This rule makes a table on demand,
-# with `--forcerun inspect`.
+# with `--forcerun inspect`, or on storage.
 rule inspect:
     output:
         "data/networks/{model}.json",
@@ -49,6 +49,7 @@ rule inspect:
         "logs/inspect/{model}.log",
     params:
         network=GRAPH.network_json,
+        code=GRAPH.tables.code_of_stored,
     shell:
         "lowrank inspect --log {log} --label 'inspect {wildcards.model}'"
         " --name {wildcards.model} --output {output} -- {params.network:q}"
@@ -70,7 +71,7 @@ rule code:
 # Without the parameter `code`, because the downloaded file does not depend on lowrank's code.
 rule fetch_weights:
     output:
-        output=update(GRAPH.networks.downloaded("{model}")),
+        output=updated(GRAPH.networks.downloaded("{model}")),
     log:
         "logs/fetch_weights/{model}.log",
     params:

@@ -90,6 +90,13 @@ class LayerTables(Rules):
             self._write_code_note(model)
         return LayerTable.from_json(read_json(path))
 
+    def code_of_stored(self, _: Wildcards) -> str:
+        """Return the digest of the code that makes a table on storage; empty without storage.
+
+        A table in this folder is made again when the graph is read: see `read`.
+        """
+        return digest_of_step("inspect") if self.graph.stored_at else ""
+
     def table(self, wildcards: Wildcards) -> str:
         """Return the path of a network's layer table, after making it if it is stale."""
         self.read(wildcards.model)

@@ -16,6 +16,7 @@ from lowrank.graph.names import (
     Wildcards,
 )
 from lowrank.graph.rules import Rules
+from lowrank.graph.storage import in_this_folder
 
 # Sources of published weights, for networks that lowrank defines and no registry offers.
 WEIGHTS_ELSEWHERE = {
@@ -48,7 +49,9 @@ class NetworkRules(Rules):
         if settings.function is not None:
             return digest_of_module(settings.function.partition(":")[0])
         files = settings.own_files
-        if not Path(self.graph.prefix, "data/datasets", name).exists():
+        is_ready = Path(self.graph.prefix, "data/datasets", name).exists()
+        # With storage, the dataset may be there. If it is not, the step reports the missing file.
+        if not is_ready and not self.graph.stored_at:
             for key, file in files.items():
                 _require_exists(file, f"dataset.{name}.{key}", settings.kind)
         return " ".join(map(digest_of_folder, files.values()))
@@ -101,7 +104,7 @@ class NetworkRules(Rules):
             if self.graph.shipped and path in SHIPPED_WEIGHTS:
                 # They may have been removed from the folder of the workflow, too.
                 with contextlib.suppress(FileNotFoundError):
-                    return self.graph.shipped(path)
+                    return self._here(self.graph.shipped(path))
             raise UserError(
                 f"{path}: no such checkpoint (`checkpoint.{model}.weights` in params.yaml). "
                 f"{self._advice(model)}"
@@ -110,7 +113,11 @@ class NetworkRules(Rules):
 
     def _of_user(self, path: str) -> str:
         """Return the path of a user's file, which is never below the prefix of a module."""
-        return str(Path(path).absolute()) if self.graph.prefix else path
+        return self._here(str(Path(path).absolute()) if self.graph.prefix else path)
+
+    def _here(self, path: str) -> str:
+        """Return the path of a file that is on this machine, whether there is storage or not."""
+        return in_this_folder(path) if self.graph.stored_at else path
 
     @staticmethod
     def downloaded(model: str) -> str:

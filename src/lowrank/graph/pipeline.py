@@ -73,6 +73,9 @@ class Graph:
         network. By default these files are in this folder.
     on_cluster
         Whether other machines than this one run the jobs.
+    stored_at
+        Address of the storage that keeps the files, such as `s3://bucket/study`. Empty if they are
+        in this folder.
     """
 
     def __init__(
@@ -84,8 +87,9 @@ class Graph:
         prefix: str = "",
         shipped: Callable[[str], str] | None = None,
         on_cluster: bool = False,
+        stored_at: str = "",
     ) -> None:
-        self.params, self.on_cluster = params, on_cluster
+        self.params, self.on_cluster, self.stored_at = params, on_cluster, stored_at
         self.prefix, self.shipped = prefix, shipped
         self.document = document or {}
         self.tables = LayerTables(self, Path(prefix, tables))
@@ -132,12 +136,15 @@ class Graph:
         """Model and method of every possible result, by its name."""
         return {f"{m}_{k}": (m, k) for m in self.params.checkpoint for k in self.params.methods}
 
-    def first_run(self) -> str:
+    def first_run(self) -> str | list[str]:
         """Create a file in the first run in a clone, and return its path, an input of all results.
 
         A fresh clone contains the results but not their models, so Snakemake would have nothing to
-        do. This file is newer than the results, so they are made again.
+        do. This file is newer than the results, so they are made again. Storage has both or none,
+        so nothing is returned with one.
         """
+        if self.stored_at:
+            return []
         path = Path(self.prefix, FIRST_RUN)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

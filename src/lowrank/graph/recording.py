@@ -30,8 +30,12 @@ def record_run(jobs: Iterable[Any], config: Any, graph: Graph, say: Say) -> None
     `jobs` are all jobs of the run's graph, including those that had nothing to do. So the files of
     each variant whose `summarize` is among them belong to these parameters. Nothing is recorded
     inside `dvc repro`, without DVC, or if options have overridden params.yaml. If DVC refuses, the
-    reason is reported. The run has still succeeded, because its outputs exist.
+    reason is reported. The run has still succeeded, because its outputs exist. Outputs on storage
+    are not recorded, because DVC records only files of this folder. This is reported, too.
     """
+    if graph.stored_at:
+        say(f"The outputs are in {graph.stored_at}, and not recorded in dvc.lock.")
+        return
     if running_stage() or not Path(".dvc").is_dir() or not shutil.which("dvc"):
         return
     if not (Path("dvc.yaml").is_file() and Path("params.yaml").is_file()):

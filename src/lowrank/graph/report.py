@@ -72,8 +72,10 @@ class ReportRules(Rules):
         """Results outside the matrix that the overview includes: digest by `model:method`.
 
         These are all existing results of known variants, except those of studies, which have their
-        own pictures.
+        own pictures. None with storage: results that lie in this folder are those of other runs.
         """
+        if self.graph.stored_at:
+            return {}
         studied = {
             f"{model}_{method}"
             for name, study in self.params.studies.items()

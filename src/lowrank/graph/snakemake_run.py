@@ -34,33 +34,26 @@ _BACKUPS = Path(".snakemake/backups")
 _FOLDERS = ("build", "data", "logs", "models", "results")
 
 
-def begin_run(workflow: Any, say: Say, prefix: str = "") -> Run | None:
+def begin_run(workflow: Any, say: Say, *prefixes: str) -> Run | None:
     """Take the folder's lock for a run that may change outputs, and tidy up after dead runs.
 
     Return None if Snakemake changes no output, as in a dry run, or if it runs a single job of a
-    run that holds the lock elsewhere.
+    run that holds the lock elsewhere. `prefixes` are those of the folders that are tidied up.
     """
     if not workflow.is_main_process or _is_read_only():
         return None
     run = take_lock(say)
     _pass_to_jobs(run)
     if run.pid == os.getpid():
-        tidy_up(say, prefix)
+        tidy_up(say, *prefixes)
     return run
 
 
 def prefix_of(workflow: Any) -> str:
     """Return the prefix of the paths of a module's rules, such as `sub/`; empty without a module.
 
-    Raises UserError for options that would move only some of the files, or move them elsewhere.
+    Raises UserError for a module that would move only some of the files.
     """
-    provider = getattr(workflow.storage_settings, "default_storage_provider", None)
-    if provider:
-        raise UserError(
-            f"--default-storage-provider {provider}: this workflow keeps its files in its own "
-            "folder, which must be on a disk that all machines share. Run it without this option. "
-            "Use `dvc push` to copy the files to S3 and other storage."
-        )
     modifier = workflow.modifier.path_modifier
     moved: dict[str, str] = {folder: modifier.replace_prefix(f"{folder}/") for folder in _FOLDERS}
     prefixes = {path.removesuffix(f"{folder}/") for folder, path in moved.items()}
@@ -78,12 +71,13 @@ def builds_outputs(workflow: Any) -> bool:
     return workflow.is_main_process and not workflow.touch and not workflow.dryrun
 
 
-def tidy_up(say: Say, prefix: str = "") -> None:
+def tidy_up(say: Say, prefix: str = "", *copies: str) -> None:
     """Remove the temporary files of dead processes, and Snakemake's backups of their outputs.
 
     If an output is missing, its backup is restored first, because its run died while it was
-    replacing the output.
+    replacing the output. `copies` are prefixes of the local copies of files on storage.
     """
+    prefixes = dict.fromkeys((prefix, *copies))
     for backup in _outermost(_BACKUPS, prefix):
         output = backup.relative_to(_BACKUPS)
         if not output.exists():
@@ -91,8 +85,8 @@ def tidy_up(say: Say, prefix: str = "") -> None:
             backup.rename(output)
             say(f"{output}: restored from a backup, because the run that was replacing it died")
     shutil.rmtree(_BACKUPS, ignore_errors=True)
-    removed = remove_leftovers(Path(prefix, folder) for folder in _SEARCHED)
-    for folder in (f"{prefix}data/datasets", tempfile.gettempdir()):
+    removed = remove_leftovers(Path(place, folder) for place in prefixes for folder in _SEARCHED)
+    for folder in (*(f"{place}data/datasets" for place in prefixes), tempfile.gettempdir()):
         removed += remove_leftovers_in(Path(folder))
     if removed:
         say(f"removed {len(removed)} temporary folders that earlier runs left behind")

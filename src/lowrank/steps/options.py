@@ -25,14 +25,20 @@ Decorator = Callable[[Any], Any]
 class StepOption(click.Option):
     """An option whose value comes from a part of the rule. `template` is its placeholder.
 
-    The template of a path that a step keeps (`is_kept`) is a path instead.
+    The template of a path that a step keeps (`is_kept`) is a path instead. `is_stored` says that
+    other rules make the files in it.
     """
 
     def __init__(
-        self, *arguments: Any, template: str, is_kept: bool = False, **options: Any
+        self,
+        *arguments: Any,
+        template: str,
+        is_kept: bool = False,
+        is_stored: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self.template, self.is_kept = template, is_kept
+        self.template, self.is_kept, self.is_stored = template, is_kept, is_stored
 
 
 class _Path(click.ParamType):
@@ -123,12 +129,13 @@ def wildcard(
     return _option(name, f"{{wildcards.{name}}}", description, kind, default, variable)
 
 
-def kept_path(name: str, template: str, description: str) -> Decorator:
+def kept_path(name: str, template: str, description: str, *, is_stored: bool = False) -> Decorator:
     """Declare a file or folder that a step uses at a fixed path, without being an input or output.
 
-    `template` is the path, with Snakemake's placeholders.
+    `template` is the path, with Snakemake's placeholders. It is a cache of the machine that runs
+    the step. With `is_stored`, it is a folder of other rules' outputs, which are the rule's inputs.
     """
-    return _option(name, template, description, _Path(), None, is_kept=True)
+    return _option(name, template, description, _Path(), None, is_kept=True, is_stored=is_stored)
 
 
 def network_option(step: Any) -> Any:
@@ -161,15 +168,14 @@ def _option(
     kind: Any,
     default: Any,
     variable: str | None = None,
-    *,
-    is_kept: bool = False,
+    **place: bool,
 ) -> Decorator:
     return click.option(
         f"--{name.replace('_', '-')}",
         variable or name,
         cls=StepOption,
         template=template,
-        is_kept=is_kept,
+        **place,
         type=kind,
         # Click would treat an explicit default of None as a default.
         **({"required": True} if default is None else {"default": default}),
@@ -177,17 +183,25 @@ def _option(
     )
 
 
-def command(step: str, prefix: str = "") -> str:
+def command(step: str, prefix: str = "", copies: str | None = None) -> str:
     """Return the shell command of a rule that runs a step, with Snakemake's placeholders.
 
     `prefix` is that of the paths of a module's rules, which Snakemake does not add to a command.
+    `copies` is that of files on storage, by default the same.
 
     Raises AttributeError for a name that is not a step.
     """
     options = getattr(importlib.import_module(f"lowrank.steps.{step}"), step).params
+    stored = prefix if copies is None else copies
     words = [
-        f"{option.opts[0]}={prefix if option.is_kept else ''}{option.template}"
+        f"{option.opts[0]}={_prefix(option, prefix, stored)}{option.template}"
         for option in options
         if isinstance(option, StepOption)
     ]
     return " ".join([f"lowrank {step}", "--log={log:q}", f"--label='{step} {{wildcards}}'", *words])
+
+
+def _prefix(option: StepOption, prefix: str, stored: str) -> str:
+    if not option.is_kept:
+        return ""
+    return stored if option.is_stored else prefix

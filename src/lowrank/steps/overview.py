@@ -19,7 +19,7 @@ from lowrank.tasks import metrics_of
 
 
 @click.command(cls=Step)
-@kept_path("results", "results", "Folder of the variants' results.")
+@kept_path("results", "results", "Folder of the variants' results.", is_stored=True)
 @parameter("variants", "`model:method` of each variant, separated by spaces.")
 @tasks_option
 @output_path("table", "A line for each network and device, CSV.")

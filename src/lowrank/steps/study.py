@@ -14,7 +14,7 @@ from lowrank.steps.options import Json, kept_path, output_path, parameter, tasks
 @wildcard("study", "Name of the study under `studies` in params.yaml.")
 @parameter("settings", "studies.<name>, JSON.", Json(StudySettings))
 @tasks_option
-@kept_path("results", "results", "Folder of the variants' results.")
+@kept_path("results", "results", "Folder of the variants' results.", is_stored=True)
 @output_path("records", "A record for each variant, JSON.")
 @output_path("table", "The records as a table, Markdown.")
 @output_path("picture", "The picture of the study, SVG.")
