@@ -158,15 +158,15 @@ def run_copies(command: Sequence[str], count: int, device: str) -> None:
     except SignalException:
         sys.exit(130)
     except ChildFailedError as error:
-        _fail(*error.get_first_failure(), count)
+        number, failure = error.get_first_failure()
+        _fail(number, failure.exitcode, count)
 
 
-def _fail(rank: int, failure: object, count: int) -> NoReturn:
-    status = int(getattr(failure, "exitcode", 1))
+def _fail(number: int, status: int, count: int) -> NoReturn:
     if status > 0:
         sys.exit(status)
     raise UserError(
-        f"process {rank + 1} of {count} was ended by {signal.Signals(-status).name}, often because "
+        f"process {number + 1} of {count} was ended by {signal.Signals(-status).name}, often because "
         "the machine has too little memory. Lower `processes` or `batch_size`, or run the same "
         "command again to continue from the saved state."
     )
