@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from projects import BUILD, RESULT, Project, environment
 from slurm_node import Node
 
@@ -46,6 +47,23 @@ def test_result_equals_that_of_a_local_run(node: Node, project: Project, tmp_pat
     # A round is one job: its ranks, two layers and its training.
     assert len(slurm_jobs(run.stdout)) == 10
     assert (project.folder / "logs/finetune/resnet20/tucker/1.log").read_text()
+
+
+def test_dvc_runs_its_stages_through_the_profile(node: Node, project: Project):
+    profile = yaml.safe_load((project.folder / "profiles/slurm/config.yaml").read_text())
+    names = [option.removeprefix("--") for option in OPTIONS[2:]]
+    own = dict(zip(names[1::2], names[2::2], strict=True)) | {"slurm-no-account": True}
+    folder = project.folder / "profiles/own"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(profile | own))
+    stage = "select_ranks@resnet20-tucker"
+    run = project.run("env", "SNAKEMAKE_PROFILE=profiles/own", "dvc", "repro", stage, check=False)
+    assert run.returncode == 0, run.stdout
+    # The splits, the checkpoint and the ranks, among others.
+    assert len(slurm_jobs(run.stdout)) >= 3
+    assert (project.folder / BUILD / "tucker/first/ranks.json").is_file()
+    again = project.run("dvc", "repro", stage)
+    assert "Running stage" not in again.stdout
 
 
 def test_reason_of_a_failed_job_reaches_the_terminal(node: Node, project: Project):
