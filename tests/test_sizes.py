@@ -12,6 +12,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 60
 # Modules and functions above the limits, with the reason.
 EXCEPTIONS = {
     "api.py compress": "most of its lines describe its arguments",
+    "steps/finetune.py finetune": "a third of its lines are the options of the command",
     "steps/summarize.py summarize": "half of its lines are the options of the command",
 }
 

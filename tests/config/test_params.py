@@ -127,7 +127,11 @@ def test_misspelled_names_get_a_suggestion(document, place, value, name, suggest
             [],
             ["matrix.methods", "is [], expected a list of at least 1 value"],
         ),
-        ("decompose", None, ["decompose", "is null, expected a mapping of settings: threads"]),
+        (
+            "decompose",
+            None,
+            ["decompose", "is null, expected a mapping of settings: jobs"],
+        ),
     ],
 )
 def test_a_wrong_value_is_reported_with_its_bounds(document, place, value, parts):

@@ -1,7 +1,9 @@
 """Draw the metric of all variants against their cost, and their energy."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from adjustText import adjust_text
@@ -74,46 +76,40 @@ def accuracy_picture(
     unit
         The unit of the axis. Costs are divided by it.
     """
-    records = [
-        record | {cost: record[cost] / unit} for record in records if record[cost] is not None
-    ]
+    records = [row | {cost: row[cost] / unit} for row in records if row[cost] is not None]
     models = list(dict.fromkeys(record["network"] for record in records))
     places = list(dict.fromkeys((record["device"], record["cpu"]) for record in records))
-    names = [_device_name(*place, places) for place in places]
+    names = {place: _device_name(*place, places) for place in places}
     columns = _COLUMNS if len(places) == 1 and len(models) > _ROWS else max(len(places), 1)
-    rows = -(-max(len(models) * len(places), 1) // columns)
+    rows = math.ceil(max(len(models) * len(places), 1) / columns)
     figure = Figure(figsize=(0.6 + 7.4 * columns, 0.7 + 4.0 * rows), layout="constrained")
     if not records:
         _write_message(figure, "No variant has been measured.")
         save(figure, path)
         return
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    titles = [
-        (model, place, f"{model} on {name}" if len(places) > 1 else model)
-        for model in models
-        for place, name in zip(places, names, strict=True)
-    ]
     panels = []
-    for panel, (model, place, title) in zip(axes, titles, strict=False):
-        panel_records = [record for record in records if place_of(record) == (model, *place)]
+    contents = [(model, *place) for model in models for place in places]
+    for panel, content in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, contents):
+        panel_records = [record for record in records if place_of(record) == content]
         if not panel_records:
             panel.set_axis_off()
             continue
         panels.append((panel, panel_records))
-        _draw_panel(panel, panel_records, metrics[model], cost, front)
+        _draw_panel(panel, panel_records, metrics[content[0]], cost, front)
+        title = f"{content[0]} on {names[content[1:]]}" if len(places) > 1 else content[0]
         panel.set_title(title, fontsize=11)
         panel.set_xlabel(label)
-    for panel in axes[len(titles) :]:
-        panel.set_axis_off()
     _draw_legend(figure)
     _keep_layout(figure)
     for panel, panel_records in panels:
-        is_crowded = len(panel_records) > _NAMED
-        named = [
-            record for record in panel_records if not is_crowded or is_important(record, front)
-        ]
-        _write_names(panel, named, cost)
+        _write_names(panel, _named(panel_records, front), cost)
     save(figure, path)
+
+
+def _named(records: Sequence[dict[str, Any]], front: str) -> list[dict[str, Any]]:
+    """Return the networks of a panel whose names are written."""
+    is_crowded = len(records) > _NAMED
+    return [record for record in records if not is_crowded or is_important(record, front)]
 
 
 def _keep_layout(figure: Figure) -> None:

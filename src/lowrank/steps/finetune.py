@@ -81,16 +81,12 @@ def finetune(
     reuse_memory()
     from dataclasses import asdict
 
-    from lowrank.data.datasets import open_dataset
-    from lowrank.evaluation.reference import with_reference
     from lowrank.files import sha256_of, write_json
-    from lowrank.surgery.states import files_of_factors, read_state, write_state
-    from lowrank.tasks import get_task
+    from lowrank.surgery.states import files_of_factors, write_state
     from lowrank.training.finetuning import (
         Round,
         read_teacher,
         require_teacher_for,
-        settings_of_round,
         use_deterministic_torch,
     )
     from lowrank.training.several_processes import joined
@@ -102,24 +98,25 @@ def finetune(
     if ran_in_copies(settings, lock):
         return
     use_deterministic_torch(threads)
-    trained_task, compressed = get_task(task), read_state(previous, network)
-    data = with_reference(open_dataset(dataset, splits), trained_task, reference, network)
     inputs = [previous, *factors, dataset / "dataset.json", *filter(None, [teacher])]
     inputs += [splits / "splits.json"] if splits else []
     with joined(settings.device) as processes, sole_builder_of(lock):
-        settings = settings_of_round(settings, round_number, compressed, say)
-        training = Round(trained_task, compressed, data, settings, say, processes)
+        images = dataset, splits, reference
+        training = Round.load(
+            task, previous, network, images, settings, round_number, say, processes
+        )
+        settings = training.settings
         where = f"methods.{method}.ranks" if method else "ranks"
         training.insert(factors, largest_drop=largest_drop, where=where)
         accuracy, report = training.train(
-            read_teacher(teacher, network, settings, data) if settings.trains else None,
+            read_teacher(teacher, network, settings, training.data) if settings.trains else None,
             state_path=resume,
             fingerprint=fingerprint_of(settings, processes.count, task, *map(sha256_of, inputs)),
             test=test,
         )
         if not processes.is_first:
             return
-        write_state(state, compressed)
+        write_state(state, training.compressed)
         write_json(metrics, {"accuracy": accuracy})
         write_json(curve, [{"round": round_number, **asdict(point)} for point in report.curve])
         write_json(timing, {"steps": report.steps, "seconds": round(report.seconds, 1)})

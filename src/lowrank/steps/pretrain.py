@@ -95,18 +95,16 @@ def pretrain(
     load_weights(model.cpu(), read_weights(weights), source=str(weights))
     accuracy = values_by_split(measured_task, measure_splits(measured_task, model, data, spec))
     say(text_by_split(measured_task, accuracy))
-    write_json(
-        provenance,
-        {
-            **_recipe_of(network.to_json(), data.name, settings),
-            "steps": report.steps,
-            "seconds": round(report.seconds, 1),
-            "accuracy": accuracy,
-            "commit": commit,
-            **({"start": earlier} if start else {}),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        },
-    )
+    document = _recipe_of(network.to_json(), data.name, settings)
+    document |= {"steps": report.steps, "seconds": round(report.seconds, 1), "accuracy": accuracy}
+    document |= {"commit": commit} | ({"start": earlier} if start else {})
+    write_json(provenance, document | {"versions": _versions()})
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"python": platform.python_version(), "torch": torch.__version__}
 
 
 def _recipe_of(

@@ -10,13 +10,15 @@ import torch
 
 from lowrank.config.finetune import RoundSettings
 from lowrank.config.network_source import NetworkSource
-from lowrank.data.datasets import Dataset
+from lowrank.data.datasets import Dataset, open_dataset
 from lowrank.errors import UserError
 from lowrank.evaluation.network import measure_splits, text_by_split, values_by_split
+from lowrank.evaluation.reference import with_reference
 from lowrank.evaluation.trying import Trying
 from lowrank.onnx_networks.graph_module import GraphModule
 from lowrank.ranks.milder import ruined
 from lowrank.surgery.states import State, put_stored_factors, read_state
+from lowrank.tasks import get_task
 from lowrank.tasks.task import Task
 from lowrank.training.distillation import AugmentedTeacher, PlainTeacher, Teacher, read_outputs
 from lowrank.training.hardware import pick_device
@@ -53,6 +55,29 @@ class Round:
     settings: RoundSettings
     say: Say
     processes: Processes = ONE_PROCESS
+
+    @classmethod
+    def load(
+        cls,
+        task: str,
+        previous: Path,
+        source: NetworkSource,
+        images: tuple[Path, Path | None, Path | None],
+        settings: RoundSettings,
+        number: int,
+        say: Say,
+        processes: Processes,
+    ) -> Round:
+        """Read the network before round `number`, and its data.
+
+        `images` are the folders of the dataset and of the splits, and the original network for a
+        task that compares with it.
+        """
+        dataset, splits, reference = images
+        trained_task, compressed = get_task(task), read_state(previous, source)
+        data = with_reference(open_dataset(dataset, splits), trained_task, reference, source)
+        settings = settings_of_round(settings, number, compressed, say)
+        return cls(trained_task, compressed, data, settings, say, processes)
 
     def insert(self, factors: Sequence[Path], *, largest_drop: float, where: str) -> None:
         """Insert the factors of the round's layers.

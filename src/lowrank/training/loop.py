@@ -71,26 +71,21 @@ def train(
     ----------
     task
         Task of the network: its loss and its metric.
-    network
-        Network to train.
-    spec
-        Specification of its input.
-    data
-        Training and validation images.
-    settings
-        Settings of the run.
+    network, spec
+        Network to train, and the specification of its input.
+    data, settings
+        Training and validation images, and the settings of the run.
     teacher
         Network whose outputs are used in addition to labels, or instead of them.
     state_path
         File in which the state of the run is saved every 30 s, and when SIGINT or SIGTERM arrives.
-        A run that finds a state with the same `fingerprint` there resumes from it, and reaches the
-        same final weights. The file is removed at the end.
+        A run that finds a state with the same `fingerprint` there resumes from it and reaches the
+        same weights. The file is removed at the end.
     fingerprint
         Hash of everything that determines the result of the run: see `state_file.fingerprint_of`.
     processes
-        The processes that share the run. All of them call this function with the same arguments and
-        the same network. Each has its part of each batch, and statistics of batch normalization
-        over this part. Those of the first process are kept.
+        The processes that share the run, and call this function with the same arguments. Each has
+        its part of each batch. Of statistics of batch normalization, those of the first are kept.
     say
         Called with a line of progress about every 5 s.
 

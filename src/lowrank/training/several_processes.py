@@ -166,9 +166,9 @@ def _fail(number: int, status: int, count: int) -> NoReturn:
     if status > 0:
         sys.exit(status)
     raise UserError(
-        f"process {number + 1} of {count} was ended by {signal.Signals(-status).name}, often because "
-        "the machine has too little memory. Lower `processes` or `batch_size`, or run the same "
-        "command again to continue from the saved state."
+        f"process {number + 1} of {count} was ended by {signal.Signals(-status).name}, often "
+        "because the machine has too little memory. Lower `processes` or `batch_size`, or run the "
+        "same command again to continue from the saved state."
     )
 
 
