@@ -157,11 +157,8 @@ def test_two_processes_train_with_all_settings(run):
     assert [bool(point["validation_percent"]) for point in curve] == [False, True] * 2 + [False] * 2
 
 
-@pytest.mark.seconds
-@pytest.mark.parametrize(
-    ("receiver", "status"),
-    [("itself", 1), pytest.param("launcher", 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("receiver", "status"), [("itself", 1), ("launcher", 130)])
 def test_signal_ends_all_after_the_same_step_and_the_run_resumes(run, receiver, status):
     options = {"copies": True, "network": "normalized"}
     expected, expected_curve, _ = run("undisturbed", **options)

@@ -212,6 +212,7 @@ def remove_outputs_from(folder: Path, rule: str) -> None:
             (folder / name).unlink()
 
 
+@pytest.mark.slow
 def test_training_in_two_processes(built: Project):
     built.change_params(finetune__processes=2, finetune__threads=2)
     output = built.snakemake(f"{BUILD}/tucker/rounds/1/model.safetensors")

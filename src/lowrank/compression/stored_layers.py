@@ -13,6 +13,7 @@ from lowrank.config.network_source import NetworkSource
 from lowrank.core.layers import Layer, LayerTable
 from lowrank.core.plans import Factored, Plan
 from lowrank.core.stored import write_tensors
+from lowrank.errors import UserError
 from lowrank.factorize import decompose, get_factorization
 from lowrank.files import read_json
 from lowrank.surgery.stored_factors import layer_bias, layer_weight
@@ -50,6 +51,26 @@ class CalibrationImages:
     splits: Path | None
     images: int
     threads: int
+
+    @classmethod
+    def of(
+        cls,
+        original: Path | None,
+        network: NetworkSource,
+        dataset: Path | None,
+        splits: Path | None,
+        images: int,
+        threads: int,
+    ) -> CalibrationImages | None:
+        """Return the images of a step's options; None without an original, so without `sequential`.
+
+        Raises UserError if there is an original, but no dataset.
+        """
+        if original is None:
+            return None
+        if dataset is None:
+            raise UserError("--original compares layers on images: it needs --dataset.")
+        return cls(original, network, dataset, splits, images, threads)
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,8 @@ def decompose(
     """Decompose the kernel of one layer into factors."""
     use_threads(threads)
     from lowrank.compression.stored_layers import CalibrationImages, StoredLayers
-    from lowrank.errors import UserError
 
-    calibration = None
-    if original:
-        if dataset is None:
-            raise UserError("--original compares layers on images: it needs --dataset.")
-        calibration = CalibrationImages(original, network, dataset, splits, images, threads)
+    calibration = CalibrationImages.of(original, network, dataset, splits, images, threads)
     layers = StoredLayers(state, table, plan, moments, calibration)
     say(layers.decompose(layer, before, factors))
 

@@ -46,14 +46,9 @@ def decompose_round(
     """Decompose the kernels of all layers of a round into factors."""
     use_threads(threads)
     from lowrank.compression.stored_layers import CalibrationImages, StoredLayers
-    from lowrank.errors import UserError
     from lowrank.temporary import temporary_folder
 
-    calibration = None
-    if original:
-        if dataset is None:
-            raise UserError("--original compares layers on images: it needs --dataset.")
-        calibration = CalibrationImages(original, network, dataset, splits, images, threads)
+    calibration = CalibrationImages.of(original, network, dataset, splits, images, threads)
     layers = StoredLayers(state, table, plan, moments, calibration)
     factors.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(factors.parent) as folder:
