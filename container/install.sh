@@ -8,8 +8,11 @@
 # The script is in /opt/lowrank, and the files that pip reads are in /opt/lowrank/source.
 set -eu
 
-# Where Containerfile keeps pip's downloads for the next build. The image has another HOME.
-export HOME=/root
+# Where Containerfile keeps pip's downloads for the next build.
+export PIP_CACHE_DIR=/var/cache/pip
+# The image's HOME belongs to its user.
+HOME=$(getent passwd root | cut -d: -f6)
+export HOME
 
 folder=/opt/lowrank
 source=$folder/source
