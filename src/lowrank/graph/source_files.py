@@ -1,11 +1,24 @@
-"""Read Python source files without importing them: what counts as code, and what they import."""
+"""Read Python source files without importing them: what counts as code, and what they import.
+
+Each start of Snakemake reads all source files of the package, and a job on a cluster starts it
+twice. So the results are cached in a file in the user's cache folder. Its keys are digests of the
+contents of source files.
+"""
 
 import ast
+import contextlib
 import functools
 import hashlib
+import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from lowrank.files import write_text
 
 # Names of modules of lowrank, and groups of entry points: `lowrank.devices.remote`,
 # `lowrank.factorizations`. The constant part of a computed name ends with a dot.
@@ -32,10 +45,81 @@ class SourceFile:
     texts: frozenset[str]
 
 
+class SourceCache:
+    """Sources that earlier processes have read, in one JSON file.
+
+    Parameters
+    ----------
+    path
+        The file. A file that is missing or damaged is an empty cache.
+    most
+        Number of sources to keep: enough for some versions of the package.
+    """
+
+    def __init__(self, path: Path, most: int = 3000) -> None:
+        self.path, self.most = path, most
+        self._used: dict[str, SourceFile] = {}
+        self._has_new = False
+
+    def read(self, path: Path) -> SourceFile:
+        """Return what a file of Python source contains. Raises OSError and SyntaxError."""
+        content = path.read_bytes()
+        key = hashlib.sha256(_version_of_parser() + content).hexdigest()
+        source = self._used.get(key) or self._stored.get(key)
+        if source is None:
+            source, self._has_new = _parse(content, path), True
+        self._used[key] = source
+        return source
+
+    def save(self) -> None:
+        """Write the sources of this process and of earlier ones, if this process has new ones.
+
+        A folder that cannot be written is no error: the next process parses the files again.
+        """
+        if not self._has_new:
+            return
+        # The sources of this process come last. The first ones are removed.
+        others = {key: source for key, source in self._stored.items() if key not in self._used}
+        sources = list((others | self._used).items())[-self.most :]
+        document = {
+            key: [source.digest, source.imports, sorted(source.texts)] for key, source in sources
+        }
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(document))
+        self._has_new = False
+
+    @functools.cached_property
+    def _stored(self) -> dict[str, SourceFile]:
+        try:
+            document = json.loads(self.path.read_text())
+            return {key: _from_document(*entry) for key, entry in document.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _from_document(digest: str, imports: list[list[Any]], texts: list[str]) -> SourceFile:
+    return SourceFile(digest, tuple((level, module) for level, module in imports), frozenset(texts))
+
+
+SOURCE_CACHE = SourceCache(platformdirs.user_cache_path("lowrank") / "sources.json")
+
+
 @functools.cache
 def read_source(path: Path) -> SourceFile:
-    """Read a file of Python source. Raises OSError and SyntaxError."""
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    """Return what a file of Python source contains. Raises OSError and SyntaxError."""
+    return SOURCE_CACHE.read(path)
+
+
+@functools.cache
+def _version_of_parser() -> bytes:
+    """Return a digest of what determines the result of `_parse`: Python and this module."""
+    version = f"{sys.version_info[:2]}".encode()
+    return hashlib.sha256(version + Path(__file__).read_bytes()).digest()
+
+
+def _parse(content: bytes, path: Path) -> SourceFile:
+    tree = ast.parse(content, filename=str(path))
     imports: list[tuple[int, str]] = []
     texts = set()
     for node in ast.walk(tree):
@@ -55,7 +139,7 @@ def read_source(path: Path) -> SourceFile:
             case ast.Constant(value=str(text)) if _NAME.fullmatch(text):
                 texts.add(text)
     # Converted back to source, because syntax trees differ more between versions of Python.
-    source = ast.unparse(ast.fix_missing_locations(tree))
+    source = ast.unparse(tree)
     return SourceFile(hashlib.sha256(source.encode()).hexdigest(), tuple(imports), frozenset(texts))
 
 
