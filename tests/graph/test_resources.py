@@ -107,3 +107,10 @@ def test_only_training_that_needs_a_gpu_asks_for_one(graph_of):
         for device in ("auto", "cpu", "cuda")
     }
     assert gpus == {"auto": None, "cpu": None, "cuda": 1}
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", None), ("cpu", None), ("cuda", 1)])
+def test_a_measuring_job_asks_for_a_gpu_only_if_its_device_is_one(
+    graph_of, device: str, gpus: int | None
+):
+    assert graph_of().resources.measuring_gpu(lambda _: device)(WILDCARDS) == gpus

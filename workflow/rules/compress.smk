@@ -26,6 +26,7 @@ rule select_ranks:
     resources:
         mem_mb=GRAPH.resources.memory("analyzing"),
         runtime=GRAPH.resources.minutes("analyzing", PARAMS.select_ranks.threads),
+        gpu=GRAPH.resources.measuring_gpu(lambda wildcards: PARAMS.select_ranks.device),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,
@@ -38,6 +39,7 @@ rule select_ranks:
         stages_left=GRAPH.compress.stages_left,
         predict=GRAPH.compress.predict,
         threads=PARAMS.select_ranks.threads,
+        device=PARAMS.select_ranks.device,
         # The moments are temporary, so a change of these settings must be a parameter.
         calibration=GRAPH.compress.measured_calibration_json,
     shell:
@@ -142,12 +144,14 @@ rule calibrate:
     resources:
         mem_mb=GRAPH.resources.memory("analyzing"),
         runtime=GRAPH.resources.minutes("analyzing", PARAMS.calibrate.threads),
+        gpu=GRAPH.resources.measuring_gpu(lambda wildcards: PARAMS.calibrate.device),
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("calibrate"),
         layers=GRAPH.compress.calibrated_json,
         images=GRAPH.compress.images,
         threads=PARAMS.calibrate.threads,
+        device=PARAMS.calibrate.device,
     shell:
         command("calibrate")
 
@@ -227,6 +231,7 @@ rule teacher_outputs:
     resources:
         mem_mb=GRAPH.resources.memory("evaluating"),
         runtime=GRAPH.resources.minutes("analyzing", PARAMS.teacher_outputs.threads),
+        gpu=GRAPH.resources.measuring_gpu(lambda wildcards: PARAMS.teacher_outputs.device),
     params:
         network=GRAPH.network_json,
         task=GRAPH.task,

@@ -99,12 +99,16 @@ rule checkpoint:
         runtime=GRAPH.resources.minutes(
             "evaluating", lambda wildcards: PARAMS.checkpoint[wildcards.model].threads
         ),
+        gpu=GRAPH.resources.measuring_gpu(
+            lambda wildcards: PARAMS.checkpoint[wildcards.model].device
+        ),
     params:
         task=GRAPH.task,
         code=GRAPH.code("checkpoint"),
         network=GRAPH.network_json,
         state_key=lambda wildcards: PARAMS.checkpoint[wildcards.model].state_key or "",
         threads=lambda wildcards: PARAMS.checkpoint[wildcards.model].threads,
+        device=lambda wildcards: PARAMS.checkpoint[wildcards.model].device,
     shell:
         command("checkpoint")
 

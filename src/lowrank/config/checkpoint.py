@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from lowrank.config.metric_source import MetricSettings
 from lowrank.config.network_source import NetworkSource
-from lowrank.settings.section import Name, OwnPath, Section, Threads
+from lowrank.settings.section import MeasuringDevice, Name, OwnPath, Section, Threads
 from lowrank.tasks import DEFAULT_TASK, TASKS, get_task
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class CheckpointSettings(NetworkSource, Section):
         "such as `model_ema`. Default: the weights as trained, not averaged weights.",
     )
     threads: Threads = 2
+    device: MeasuringDevice = "cpu"
 
     @property
     def learns_from_labels(self) -> bool:

@@ -4,19 +4,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from lowrank.settings.section import Device, Precision, Section, Threads
+from lowrank.settings.section import Device, MeasuringDevice, Precision, Section, Threads
 
 
 class SelectRanksSettings(Section):
     """Settings of the step that selects ranks, not of the rank rule."""
 
     threads: Threads = 1
+    device: MeasuringDevice = "cpu"
 
 
 class CalibrateSettings(Section):
     """Settings of the step that measures layer inputs on training images (`norm: activation`)."""
 
     threads: Threads = 2
+    device: MeasuringDevice = "cpu"
 
 
 class DecomposeSettings(Section):

@@ -47,6 +47,8 @@ class MeasuringImages:
         Name of the task.
     original
         State file of the original network, for a task that compares with it.
+    device
+        Name of the processor: see `lowrank.training.hardware.pick_device`.
     """
 
     source: NetworkSource
@@ -56,6 +58,7 @@ class MeasuringImages:
     threads: int
     task: str
     original: Path | None = None
+    device: str = "cpu"
 
 
 class StoredNetwork:
@@ -157,10 +160,12 @@ class StoredNetwork:
         from lowrank.data.datasets import open_dataset
         from lowrank.evaluation.reference import with_reference
         from lowrank.surgery.states import read_state
+        from lowrank.training.hardware import pick_device
 
         images = self._images
         torch.set_num_threads(images.threads)
         state = read_state(self._path, images.source)
         data = open_dataset(images.dataset, images.splits)
         data = with_reference(data, self._task, images.original, images.source)
+        state.network.to(pick_device(images.device))
         return state, data.validation

@@ -101,6 +101,12 @@ class ResourceRules(Rules):
 
         return gpus
 
+    def measuring_gpu(
+        self, device: Callable[[Wildcards], str]
+    ) -> Callable[[Wildcards], int | None]:
+        """Return the number of GPUs of jobs that measure on `device`: 1 or, as above, None."""
+        return lambda wildcards: None if device(wildcards) in ("auto", "cpu") else 1
+
     @functools.cache  # noqa: B019  (There is one graph per process.)
     def _costs(self, model: str) -> JobCosts:
         return JobCosts.of(self.graph.tables.read(model))

@@ -57,6 +57,16 @@ Device = Annotated[
 ]
 
 
+MeasuringDevice = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    Field(
+        description="Processor of the measurements. `auto`: a GPU if there is one; the step waits "
+        "until no other job uses it. Values differ slightly between processors, and ranks with "
+        "them."
+    ),
+]
+
+
 Name = Annotated[str, Field(pattern=NAME)]
 
 

@@ -18,6 +18,7 @@ from lowrank.steps.options import Json, input_path, network_option, output_path,
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("images", "Number of calibration images.", int)
 @parameter("threads", "CPU threads of the linear algebra.", int)
+@parameter("device", "`calibrate.device` of params.yaml.", default="cpu")
 @output_path("moments", "Moments of the layers' inputs, safetensors.")
 def calibrate(
     network: NetworkSource,
@@ -28,6 +29,7 @@ def calibrate(
     splits: Path | None,
     images: int,
     threads: int,
+    device: str,
     moments: Path,
 ) -> None:
     """Measure the moments of layers' inputs on calibration images."""
@@ -42,6 +44,8 @@ def calibrate(
     from lowrank.surgery.input_moments import input_moments
     from lowrank.surgery.states import read_state
     from lowrank.surgery.stored_moments import write_moments
+    from lowrank.tasks.outputs import mapped
+    from lowrank.training.hardware import pick_device
 
     torch.set_num_threads(threads)
     data, before = open_dataset(dataset, splits), read_state(state, network)
@@ -49,10 +53,15 @@ def calibrate(
     layer_table = LayerTable.from_json(read_json(table))
     sample = data.calibration.sample(images)
     batches = EvaluationBatches(sample, before.spec)
+    processor = pick_device(device)
+    inputs = (
+        mapped(lambda tensor: tensor.to(processor), batches[number][0])
+        for number in range(len(batches))
+    )
     moments_by_layer = input_moments(
-        before.network,
+        before.network.to(processor),
         [layer_table[name] for name in layers],
-        counted((batches[number][0] for number in range(len(batches))), len(sample)),
+        counted(inputs, len(sample)),
     )
     for name, layer_moments in moments_by_layer.items():
         if layer_moments.samples < (size := layer_moments.covariance.shape[-1]):

@@ -25,6 +25,7 @@ from lowrank.steps.options import (
 @input_path("dataset", "Folder that the dataset step wrote.")
 @input_path("splits", "Folder that the splits step wrote.", optional=True)
 @parameter("threads", "CPU threads of the linear algebra.", int)
+@parameter("device", "`device` of the entry in `checkpoint` of params.yaml.", default="cpu")
 @output_path("state", "The network, safetensors.")
 @output_path("metrics", "The task's metric of the network, JSON.")
 @output_path("replaceable", "Layers that must not be replaced, with reasons, JSON.")
@@ -36,6 +37,7 @@ def checkpoint(
     dataset: Path,
     splits: Path | None,
     threads: int,
+    device: str,
     state: Path,
     metrics: Path,
     replaceable: Path,
@@ -55,6 +57,7 @@ def checkpoint(
     from lowrank.surgery.finding import find_layers
     from lowrank.surgery.states import State, write_state
     from lowrank.tasks import get_task
+    from lowrank.training.hardware import pick_device
     from lowrank.zoo.creation import create
     from lowrank.zoo.weight_files import load_trained, read_weights
 
@@ -71,7 +74,9 @@ def checkpoint(
     elif model.obstacle:
         say(f"warning: {weights} can be compressed, but not trained: {model.obstacle}")
     data = compared_with_itself(data, measured_task, model)
-    document = measure_original(measured_task, model, data, spec, say=say)
+    document = measure_original(measured_task, model.to(pick_device(device)), data, spec, say=say)
+    # Layers are compared on the processor that decomposes them.
+    model.cpu()
     inputs, _ = next(inputs_of(model, data.validation.sample(IMAGES), spec))
     table = find_layers(model, spec.input_shape, spec.name, spec.forms)
     dense_reasons = layers_that_must_stay(model, table, inputs, say=say)

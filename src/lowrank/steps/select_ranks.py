@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     "predict", "Measure the accuracy drop of the ranks (needs --dataset).", bool, default=True
 )
 @parameter("threads", "CPU threads of the linear algebra.", int)
+@parameter("device", "`select_ranks.device` of params.yaml.", default="cpu")
 @output_path("plan", "The plan of the round, JSON.")
 def select_ranks(
     state: Path,
@@ -94,6 +95,7 @@ def select_ranks(
     method: str,
     predict: bool,
     threads: int,
+    device: str,
     plan: Path,
 ) -> None:
     """Choose the ranks of a round's layers."""
@@ -107,7 +109,9 @@ def select_ranks(
     images = None
     if dataset and layers:
         count = settings.measured_images
-        images = MeasuringImages(network, dataset, splits, count, threads, task, reference)
+        images = MeasuringImages(
+            network, dataset, splits, count, threads, task, reference, device=device
+        )
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
         table=_read_table(table, replaceable),
