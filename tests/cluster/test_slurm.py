@@ -41,12 +41,18 @@ def outputs_without_times(project: Project) -> dict[str, bytes]:
 def test_result_equals_that_of_a_local_run(node: Node, project: Project, tmp_path: Path):
     local = project.copy_to(tmp_path / "local")
     local.snakemake(RESULT)
-    run = submit(project, RESULT)
+    run = submit(project, RESULT, "--slurm-keep-successful-logs")
     assert run.returncode == 0, run.stdout
     assert outputs_without_times(project) == outputs_without_times(local)
     # A round is one job: its ranks, two layers and its training.
     assert len(slurm_jobs(run.stdout)) == 10
     assert (project.folder / "logs/finetune/resnet20/tucker/1.log").read_text()
+    # A job starts Snakemake once, and once more for training.
+    logs = (project.folder / ".snakemake/slurm_logs").rglob("*.log")
+    starts = {log.parts[-2]: log.read_text().count("Building DAG of jobs") for log in logs}
+    rounds = [name for name in starts if name.startswith("group_round")]
+    assert [starts.pop(name) for name in rounds] == [2]
+    assert set(starts.values()) == {1}
 
 
 def test_dvc_runs_its_stages_through_the_profile(node: Node, project: Project):
@@ -98,6 +104,20 @@ def test_requeued_training_ends_with_the_bytes_of_an_undisturbed_run(
         node.run("scontrol", "requeue", running)
         assert run.wait(timeout=600) == 0, (tmp_path / "output").read_text()
     assert re.search(r"resumed from the state saved at step [1-9]\d* of 600", log.read_text())
+    assert (project.folder / trained).read_bytes() == (undisturbed.folder / trained).read_bytes()
+
+
+def test_training_continues_after_the_time_of_its_job(node: Node, project: Project, tmp_path: Path):
+    project.change_params(**LONG_TRAINING | {"finetune__steps": 3000})
+    undisturbed = project.copy_to(tmp_path / "undisturbed")
+    trained = str(BUILD / "tucker/rounds/1/model.safetensors")
+    # A minute is Slurm's shortest time. The signal comes half a minute before its end.
+    signal = "finetune:slurm_extra='--signal=TERM@30'"
+    run = submit(project, trained, "--set-resources", "finetune:runtime=1", signal)
+    assert run.returncode == 0, run.stdout
+    log = (project.folder / "logs/finetune/resnet20/tucker/1.log").read_text()
+    assert re.search(r"resumed from the state saved at step [1-9]\d* of 3000", log)
+    undisturbed.snakemake(trained)
     assert (project.folder / trained).read_bytes() == (undisturbed.folder / trained).read_bytes()
 
 

@@ -97,6 +97,23 @@ def test_sequential_decomposition_gets_the_memory_of_a_pass_over_images(graph_of
     assert in_order == graph.resources.memory("analyzing")(WILDCARDS, 1) > alone
 
 
+def test_sequential_decomposition_gets_the_time_of_its_passes(graph_of, monkeypatch):
+    graph = graph_of()
+    resources = graph.resources
+    layer, layers = (
+        resources.decomposing_minutes(WILDCARDS, 1),
+        resources.round_minutes(WILDCARDS, 1),
+    )
+    monkeypatch.setattr(graph, "is_sequential", lambda _: True)
+    # 100,000 images of ResNet-20, 41 million MACs each, through two networks on two threads.
+    monkeypatch.setattr(graph.compress, "images", lambda _: 100_000)
+    passes = resources.decomposing_minutes(WILDCARDS, 1) - layer
+    assert passes == 14
+    assert resources.decomposing_minutes(WILDCARDS, 2) == 2 * (layer + passes)
+    in_order = resources.round_minutes(WILDCARDS, 1)
+    assert in_order - layers == passes * len(graph.layers(WILDCARDS))
+
+
 def test_only_training_that_needs_a_gpu_asks_for_one(graph_of):
     graph = graph_of()
     settings = graph.compress.finetune(WILDCARDS)

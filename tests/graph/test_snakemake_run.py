@@ -1,4 +1,4 @@
-"""Options that a run refuses, and how it tidies up after a dead run."""
+"""Options that a run refuses, where its steps run, and how it tidies up after a dead run."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowrank.errors import UserError
-from lowrank.graph.snakemake_run import prefix_of, tidy_up
+from lowrank.graph.snakemake_run import prefix_of, run_steps_in_this_process, tidy_up
 
 
 def snakemake(prefix: str = "") -> SimpleNamespace:
@@ -31,6 +31,39 @@ def test_options_that_move_files_apart_are_refused():
         )
         with pytest.raises(UserError, match="a module with `replace_prefix:`"):
             prefix_of(workflow)
+
+
+class ClusterWorkflow(SimpleNamespace):
+    """The parts of Snakemake's workflow object that say where jobs run."""
+
+    def __init__(self, *, remote_exec: bool) -> None:
+        super().__init__(remote_exec=remote_exec, local=set(), resources={})
+
+    def localrules(self, *names: str) -> None:
+        self.local |= set(names)
+
+    def register_resource(self, name: str, value: int) -> None:
+        self.resources[name] = value
+
+
+RULES = ("select_ranks", "finetune", "pretrain", "export_onnx")
+
+
+def test_only_jobs_of_a_cluster_run_their_steps_in_their_process(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    workflow = ClusterWorkflow(remote_exec=False)
+    run_steps_in_this_process(workflow, RULES)
+    assert (workflow.local, workflow.resources) == (set(), {})
+
+
+@pytest.mark.parametrize(("cores", "resources"), [("4", {"_nodes": 4}), (None, {})])
+def test_a_job_of_a_cluster_runs_its_steps_but_no_training(monkeypatch, cores, resources):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if cores:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", cores)
+    workflow = ClusterWorkflow(remote_exec=True)
+    run_steps_in_this_process(workflow, RULES)
+    assert (workflow.local, workflow.resources) == ({"select_ranks", "export_onnx"}, resources)
 
 
 def test_the_backup_of_an_existing_folder_is_not_restored(tmp_path, monkeypatch):

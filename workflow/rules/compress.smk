@@ -176,7 +176,7 @@ rule decompose:
         mem_mb=GRAPH.resources.decomposing_memory,
         # Lets a profile limit the layers that are decomposed at the same time.
         parallel_layers=1,
-        runtime=60,
+        runtime=GRAPH.resources.decomposing_minutes,
     params:
         network=GRAPH.network_json,
         code=GRAPH.code("decompose", "calibrate"),

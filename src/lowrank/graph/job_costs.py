@@ -108,21 +108,21 @@ class JobCosts:
 
     def evaluating_minutes(self, threads: int) -> int:
         """Return the time of a job that runs the network on all splits."""
-        return 15 + self._minutes(_EVALUATED_IMAGES, threads)
+        return 15 + self.passing_minutes(_EVALUATED_IMAGES, threads)
 
     def analyzing_minutes(self, threads: int) -> int:
         """Return the time of a job that measures all layers on a part of the images."""
-        return 60 + 2 * self._minutes(_EVALUATED_IMAGES, threads)
+        return 60 + 2 * self.passing_minutes(_EVALUATED_IMAGES, threads)
 
     def training_minutes(self, settings: TrainingSettings) -> int:
         """Return the time of training, with the evaluation before and after it."""
         images = settings.batch_size * (settings.steps or 0)
         if settings.steps is None:
             images = round((settings.epochs or 0) * _IMAGES_OF_EPOCH)
-        trained = self._minutes(round(_PASSES_OF_STEP * images), settings.threads)
+        trained = self.passing_minutes(round(_PASSES_OF_STEP * images), settings.threads)
         return trained + 2 * self.evaluating_minutes(settings.threads)
 
-    def _minutes(self, passes: int, threads: int) -> int:
+    def passing_minutes(self, passes: int, threads: int) -> int:
         """Return the time of forward passes with single images."""
         return math.ceil(passes * self.macs / (threads * _MACS_PER_SECOND) / 60)
 

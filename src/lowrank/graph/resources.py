@@ -20,8 +20,8 @@ Amount = Callable[[Wildcards, int], int]
 # Option of `sbatch` for a job that shares its node with no other job.
 _WHOLE_NODE = "--exclusive"
 
-# Time of a job that decomposes one layer. CP of large layers takes minutes.
-_MINUTES_OF_DECOMPOSE = 60
+# Time of a job that decomposes layers, and of one more layer in it. CP of large layers takes minutes.
+_MINUTES_OF_DECOMPOSE, _MINUTES_OF_LAYER = 60, 5
 
 # Attempts after the first, for jobs that continue from a saved state.
 _RETRIES = 2
@@ -55,9 +55,21 @@ class ResourceRules(Rules):
         layers = self.graph.compress.layers_at_once(wildcards)
         return layers * self.decomposing_memory(wildcards, attempt)
 
+    def decomposing_minutes(self, wildcards: Wildcards, attempt: int) -> int:
+        """Return the time of a job that decomposes a layer, in minutes."""
+        return attempt * (_MINUTES_OF_DECOMPOSE + self._passing_minutes(wildcards))
+
     def round_minutes(self, wildcards: Wildcards, attempt: int) -> int:
         """Return the time of a job that decomposes all layers of a round, in minutes."""
-        return attempt * (_MINUTES_OF_DECOMPOSE + 5 * len(self.graph.layers(wildcards)))
+        of_layer = _MINUTES_OF_LAYER + self._passing_minutes(wildcards)
+        return attempt * (_MINUTES_OF_DECOMPOSE + len(self.graph.layers(wildcards)) * of_layer)
+
+    def _passing_minutes(self, wildcards: Wildcards) -> int:
+        """Return the time in which both networks run on images for one layer, if sequential."""
+        compress = self.graph.compress
+        passes = 2 * compress.sequential_images(wildcards)
+        threads = compress.threads_of_decompose(wildcards)
+        return self._costs(wildcards.model).passing_minutes(passes, threads)
 
     def minutes(self, work: str, threads: int | Callable[[Wildcards], int]) -> Amount:
         """Return the time of jobs in minutes, for a kind of work: `JobCosts.<work>_minutes`."""

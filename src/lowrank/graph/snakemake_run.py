@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,9 @@ _READ_ONLY_OPTIONS = (
     *("print_compilation", "list_conda_envs", "list_changes", "list_input_changes"),
     *("list_params_changes", "list_untracked", "summary", "detailed_summary", "deploy_sources"),
 )
+
+# Rules whose steps save their state when they receive a signal.
+_TRAINING_RULES = ("finetune", "pretrain")
 
 # Folders in which steps write. Only these are searched, as `data` may contain a million images.
 _SEARCHED = ("build", "models", "results", "logs", "data/networks", "data/weights")
@@ -47,6 +50,21 @@ def begin_run(workflow: Any, say: Say, *prefixes: str) -> Run | None:
     if run.pid == os.getpid():
         tidy_up(say, *prefixes)
     return run
+
+
+def run_steps_in_this_process(workflow: Any, rules: Iterable[str]) -> None:
+    """Let a job on a cluster run its steps from the Snakemake process that the job has started.
+
+    By default, the Slurm plugin starts another Snakemake for each step of the job, which takes two
+    seconds, and one step at a time. Training is left to the plugin: shortly before the time of a
+    job is over, Slurm sends its signal only to processes that the plugin started.
+    """
+    if not workflow.remote_exec:
+        return
+    workflow.localrules(*(name for name in rules if not name.endswith(_TRAINING_RULES)))
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+        # Steps that run at the same time. Snakemake asked for cores for all of them.
+        workflow.register_resource("_nodes", int(cores))
 
 
 def prefix_of(workflow: Any) -> str:
