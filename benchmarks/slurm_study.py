@@ -2,9 +2,10 @@
 
     python benchmarks/slurm_study.py [--networks 20] [--methods 50] -- --slurm-no-account
 
-The graph, the jobs of Slurm and the files are those of the study in `large_study.py`. Only the steps
-are replaced: each one creates empty outputs. So the time is that of Snakemake and Slurm. All jobs of
-a variant are one job of Slurm: docs/cluster.md. The options behind `--` are given to Snakemake.
+The graph, the jobs and the files are those of the study in `large_study.py`. Only the steps are
+replaced: each one creates empty outputs, on one core. So the time is that of Snakemake and Slurm.
+All jobs of a variant are one job of Slurm: docs/cluster.md. The options behind `--` are those of
+Snakemake.
 
 The number of jobs, the time and the memory of Snakemake are written to
 `benchmarks/results/slurm_study.json`.
@@ -81,6 +82,11 @@ def replace_steps(folder: Path) -> None:
     params: dict[str, Any] = yaml.safe_load((folder / "params.yaml").read_text())
     params["benchmark"] = {"board": {"kind": "ssh", "host": "board"}}
     params["matrix"]["devices"] = ["board"]
+    # A stand-in needs one core.
+    for name in ("select_ranks", "calibrate", "finetune", "export_onnx", "quantize"):
+        params[name]["threads"] = 1
+    for entry in params["checkpoint"].values():
+        entry["threads"] = 1
     for method in params["methods"].values():
         if "accuracy_drop" in method["ranks"].get("target", {}):
             method["ranks"]["search"] = {"cost": "macs"}

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from projects import RESULT, VARIANT, Project, job_counts
+from projects import RESULT, SEARCHING, VARIANT, Project, job_counts
 from s3_server import ADDRESS, PREFIX, Server
 
 pytestmark = pytest.mark.slow
@@ -51,6 +51,21 @@ def test_a_study_on_s3(stored: Project, server: Server, options, tmp_path: Path)
     assert server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}.onnx")
     assert not server.keys(f"{PREFIX}/models/{VARIANT}/{VARIANT}_int8.onnx")
     assert "int8" not in json.loads(server.read(f"{PREFIX}/{RESULT}"))
+
+
+def test_a_search_and_a_report_on_s3(stored: Project, server: Server, options, tmp_path: Path):
+    stored.change_params(methods={"tucker": SEARCHING})
+    stored.snakemake(*options)
+    folder = f"{PREFIX}/build/resnet20/tucker"
+    chosen = json.loads(server.read(f"{folder}/search/chosen.json"))
+    network = "rounds/1/model.safetensors"
+    taken = server.read(f"{folder}/search/{chosen['taken']}/{network}")
+    assert server.read(f"{folder}/{network}") == taken
+    assert job_counts(stored.snakemake(*options, "--dry-run")) == {}
+
+    stored.snakemake(*options, "--report", "report.html")
+    report = (stored.folder / "report.html").read_text()
+    assert f"{VARIANT}/ranks.svg" in report
 
 
 def check_files(server: Server) -> None:
