@@ -36,8 +36,10 @@ def test_options_that_move_files_apart_are_refused():
 class ClusterWorkflow(SimpleNamespace):
     """The parts of Snakemake's workflow object that say where jobs run."""
 
-    def __init__(self, *, remote_exec: bool) -> None:
-        super().__init__(remote_exec=remote_exec, local=set(), resources={})
+    def __init__(self, *, remote_exec: bool, non_local_exec: bool) -> None:
+        super().__init__(remote_exec=remote_exec, non_local_exec=non_local_exec)
+        self.local: set[str] = set()
+        self.resources: dict[str, int] = {}
 
     def localrules(self, *names: str) -> None:
         self.local |= set(names)
@@ -49,9 +51,16 @@ class ClusterWorkflow(SimpleNamespace):
 RULES = ("select_ranks", "finetune", "pretrain", "export_onnx")
 
 
-def test_only_jobs_of_a_cluster_run_their_steps_in_their_process(monkeypatch):
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"remote_exec": False, "non_local_exec": True},
+        {"remote_exec": True, "non_local_exec": False},
+    ],
+)
+def test_the_login_node_and_other_clusters_run_nothing_else_in_their_process(where, monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
-    workflow = ClusterWorkflow(remote_exec=False)
+    workflow = ClusterWorkflow(**where)
     run_steps_in_this_process(workflow, RULES)
     assert (workflow.local, workflow.resources) == (set(), {})
 
@@ -61,7 +70,7 @@ def test_a_job_of_a_cluster_runs_its_steps_but_no_training(monkeypatch, cores, r
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     if cores:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", cores)
-    workflow = ClusterWorkflow(remote_exec=True)
+    workflow = ClusterWorkflow(remote_exec=True, non_local_exec=True)
     run_steps_in_this_process(workflow, RULES)
     assert (workflow.local, workflow.resources) == ({"select_ranks", "export_onnx"}, resources)
 

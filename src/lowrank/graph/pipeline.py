@@ -40,6 +40,7 @@ from lowrank.graph.names import (
 from lowrank.graph.networks import NetworkRules
 from lowrank.graph.report import ReportRules
 from lowrank.graph.resources import ResourceRules
+from lowrank.graph.rules import with_signatures
 from lowrank.graph.search import SearchRules
 from lowrank.graph.step_names import STEPS
 from lowrank.graph.studies import StudyRules
@@ -54,6 +55,7 @@ def prefer_this_environment() -> None:
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
 
 
+@with_signatures
 class Graph:
     """The graph of a configuration, with an attribute for each file in workflow/rules.
 

@@ -12,7 +12,7 @@ from lowrank.devices import MeasureSettings
 from lowrank.errors import UserError
 from lowrank.graph.job_costs import JobCosts
 from lowrank.graph.names import Wildcards
-from lowrank.graph.rules import Rules
+from lowrank.graph.rules import Rules, with_signature
 
 # Snakemake passes the number of the attempt, from 1.
 Amount = Callable[[Wildcards, int], int]
@@ -20,7 +20,7 @@ Amount = Callable[[Wildcards, int], int]
 # Option of `sbatch` for a job that shares its node with no other job.
 _WHOLE_NODE = "--exclusive"
 
-# Time of a job that decomposes layers, and of one more layer in it. CP of large layers takes minutes.
+# Time of a job that decomposes layers, and of each of them. CP of large layers takes minutes.
 _MINUTES_OF_DECOMPOSE, _MINUTES_OF_LAYER = 60, 5
 
 # Attempts after the first, for jobs that continue from a saved state.
@@ -36,6 +36,7 @@ class ResourceRules(Rules):
         A repeated job gets that much more for each attempt.
         """
 
+        @with_signature
         def megabytes(wildcards: Wildcards, attempt: int) -> int:
             amount: int = getattr(self._costs(wildcards.model), f"{work}_mb")
             return attempt * amount
@@ -74,6 +75,7 @@ class ResourceRules(Rules):
     def minutes(self, work: str, threads: int | Callable[[Wildcards], int]) -> Amount:
         """Return the time of jobs in minutes, for a kind of work: `JobCosts.<work>_minutes`."""
 
+        @with_signature
         def minutes(wildcards: Wildcards, attempt: int) -> int:
             count = threads(wildcards) if callable(threads) else threads
             amount: int = getattr(self._costs(wildcards.model), f"{work}_minutes")(count)
@@ -84,6 +86,7 @@ class ResourceRules(Rules):
     def training_memory(self, settings: Callable[[Wildcards], TrainingSettings]) -> Amount:
         """Return the memory of jobs that train with `settings`, in MB."""
 
+        @with_signature
         def megabytes(wildcards: Wildcards, attempt: int) -> int:
             return attempt * self._costs(wildcards.model).training_mb(settings(wildcards))
 
@@ -92,6 +95,7 @@ class ResourceRules(Rules):
     def training_minutes(self, settings: Callable[[Wildcards], TrainingSettings]) -> Amount:
         """Return the time of jobs that train with `settings`, in minutes."""
 
+        @with_signature
         def minutes(wildcards: Wildcards, attempt: int) -> int:
             return attempt * self._costs(wildcards.model).training_minutes(settings(wildcards))
 
@@ -105,6 +109,7 @@ class ResourceRules(Rules):
         With `auto`, a job uses a GPU if the cluster gives it one.
         """
 
+        @with_signature
         def gpus(wildcards: Wildcards) -> int | None:
             training = settings(wildcards)
             if training.device in ("auto", "cpu"):
@@ -117,7 +122,12 @@ class ResourceRules(Rules):
         self, device: Callable[[Wildcards], str]
     ) -> Callable[[Wildcards], int | None]:
         """Return the number of GPUs of jobs that measure on `device`: 1 or, as above, None."""
-        return lambda wildcards: None if device(wildcards) in ("auto", "cpu") else 1
+
+        @with_signature
+        def gpus(wildcards: Wildcards) -> int | None:
+            return None if device(wildcards) in ("auto", "cpu") else 1
+
+        return gpus
 
     @functools.cache  # noqa: B019  (There is one graph per process.)
     def _costs(self, model: str) -> JobCosts:
@@ -138,6 +148,7 @@ class ResourceRules(Rules):
         measurement. On a cluster the job has a node for itself, whatever its number of threads.
         """
 
+        @with_signature
         def threads(wildcards: Wildcards) -> int:
             return self._threads_of_device(wildcards.device) if self.graph.on_cluster else cores
 
@@ -154,6 +165,7 @@ class ResourceRules(Rules):
     def of_device(self, name: str) -> Callable[[Wildcards], str | None]:
         """Return a resource of the jobs that measure on `{device}`; None where it has none."""
 
+        @with_signature
         def resource(wildcards: Wildcards) -> str | None:
             return self._of_nodes(wildcards.device).get(name)
 
@@ -165,6 +177,7 @@ class ResourceRules(Rules):
         None where they have none. Raises UserError for two devices on different nodes.
         """
 
+        @with_signature
         def resource(wildcards: Wildcards) -> str | None:
             if not self.params.quantize.by_time:
                 return None
