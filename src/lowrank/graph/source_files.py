@@ -1,8 +1,8 @@
 """Read Python source files without importing them: what counts as code, and what they import.
 
-Each start of Snakemake reads all source files of the package, and a job on a cluster starts it
-twice. So the results are cached in a file in the user's cache folder. Its keys are digests of the
-contents of source files.
+Each start of Snakemake reads all source files of the package, also in each job on a cluster. So the
+results are cached in a file in the user's cache folder. Its keys are digests of the contents of
+source files.
 """
 
 import ast
