@@ -85,6 +85,7 @@ def replace_steps(folder: Path) -> None:
     # A stand-in needs one core.
     for name in ("select_ranks", "calibrate", "finetune", "export_onnx", "quantize"):
         params[name]["threads"] = 1
+    params["decompose"]["layers_at_once"] = 1
     for entry in params["checkpoint"].values():
         entry["threads"] = 1
     for method in params["methods"].values():

@@ -36,8 +36,8 @@ def test_options_that_move_files_apart_are_refused():
 class ClusterWorkflow(SimpleNamespace):
     """The parts of Snakemake's workflow object that say where jobs run."""
 
-    def __init__(self, *, remote_exec: bool, non_local_exec: bool) -> None:
-        super().__init__(remote_exec=remote_exec, non_local_exec=non_local_exec)
+    def __init__(self, *, remote_exec: bool, nodes: int | None) -> None:
+        super().__init__(remote_exec=remote_exec, nodes=nodes)
         self.local: set[str] = set()
         self.resources: dict[str, int] = {}
 
@@ -52,11 +52,7 @@ RULES = ("select_ranks", "finetune", "pretrain", "export_onnx")
 
 
 @pytest.mark.parametrize(
-    "where",
-    [
-        {"remote_exec": False, "non_local_exec": True},
-        {"remote_exec": True, "non_local_exec": False},
-    ],
+    "where", [{"remote_exec": False, "nodes": 100}, {"remote_exec": True, "nodes": None}]
 )
 def test_the_login_node_and_other_clusters_run_nothing_else_in_their_process(where, monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
@@ -66,11 +62,11 @@ def test_the_login_node_and_other_clusters_run_nothing_else_in_their_process(whe
 
 
 @pytest.mark.parametrize(("cores", "resources"), [("4", {"_nodes": 4}), (None, {})])
-def test_a_job_of_a_cluster_runs_its_steps_but_no_training(monkeypatch, cores, resources):
+def test_a_job_of_slurm_runs_its_steps_but_no_training(monkeypatch, cores, resources):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     if cores:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", cores)
-    workflow = ClusterWorkflow(remote_exec=True, non_local_exec=True)
+    workflow = ClusterWorkflow(remote_exec=True, nodes=1)
     run_steps_in_this_process(workflow, RULES)
     assert (workflow.local, workflow.resources) == ({"select_ranks", "export_onnx"}, resources)
 

@@ -59,8 +59,8 @@ def run_steps_in_this_process(workflow: Any, rules: Iterable[str]) -> None:
     seconds, and one step at a time. Training is left to the plugin: shortly before the time of a
     job is over, Slurm sends its signal only to processes that the plugin started.
     """
-    # Jobs on other kinds of cluster have one Snakemake, with an executor for local jobs.
-    if not (workflow.remote_exec and workflow.non_local_exec):
+    # Jobs on other kinds of cluster have one Snakemake, which has cores instead of nodes.
+    if not workflow.remote_exec or workflow.nodes is None:
         return
     workflow.localrules(*(name for name in rules if not name.endswith(_TRAINING_RULES)))
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
