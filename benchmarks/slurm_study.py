@@ -4,7 +4,7 @@
 
 The graph, the jobs and the files are those of the study in `large_study.py`. Only the steps are
 replaced: each one creates empty outputs, on one core. So the time is that of Snakemake and Slurm.
-All jobs of a variant are one job of Slurm: docs/cluster.md. The options behind `--` are those of
+All jobs of ten variants are one job of Slurm: docs/cluster.md. The options behind `--` are those of
 Snakemake.
 
 The number of jobs, the time and the memory of Snakemake are written to
@@ -30,7 +30,7 @@ from lowrank.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "slurm_study.json"
 
-# Rules whose jobs become one job of Slurm for each variant: docs/cluster.md.
+# Rules whose jobs become one job of Slurm for some variants: docs/cluster.md.
 RULES = (
     *("calibrate", "select_ranks", "decompose_round", "finetune", "export_onnx", "quantize"),
     *("next_trial", "judge_trial", "settle", "take_plan", "take_network", "benchmark"),
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--methods", type=int, default=50)
+    parser.add_argument("--at-once", type=int, default=10, help="variants of a job of Slurm")
     parser.add_argument("snakemake", nargs="*", help="options of Snakemake")
     options = parser.parse_args()
     # Not below /tmp, which each node of a cluster has for itself.
@@ -60,7 +61,8 @@ def main() -> None:
         record = {
             "networks": options.networks,
             "methods": options.methods,
-            **run(folder, options.snakemake),
+            "variants_of_a_slurm_job": options.at_once,
+            **run(folder, options.at_once, options.snakemake),
             "cpu": Processor.here().cpu,
             "cores": os.cpu_count(),
         }
@@ -94,10 +96,11 @@ def replace_steps(folder: Path) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def run(folder: Path, options: list[str]) -> dict[str, Any]:
+def run(folder: Path, at_once: int, options: list[str]) -> dict[str, Any]:
     """Run the study, and return the number of jobs, the time and the memory of Snakemake."""
     profile: dict[str, Any] = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     profile["groups"] = [f"{rule}=variant" for rule in RULES]
+    profile["group-components"] = [f"variant={at_once}"]
     (folder / "profiles/variants").mkdir()
     (folder / "profiles/variants/config.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/variants", *options]
