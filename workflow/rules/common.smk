@@ -49,7 +49,8 @@ try:
         prefix=PREFIX,
         # Weights of the shipped networks, if this is a module or runs with `--directory`.
         shipped=lambda path: workflow.source_path(f"../../{path}"),
-        on_cluster=workflow.non_local_exec or workflow.remote_exec,
+        # The executor is not known yet.
+        on_cluster=workflow.nodes is not None or workflow.remote_exec,
         stored_at=STORAGE,
     )
 except UserError as error:
