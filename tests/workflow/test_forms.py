@@ -111,3 +111,11 @@ def test_the_catalog_finds_its_files():
     assert set(catalog["usage"]) == {"software-stack-deployment", "report"}
     for name in ("workflow/Snakefile", "config/README.md", "config/config.yaml", "LICENSE"):
         assert (ROOT / name).is_file(), name
+
+
+def test_a_measurement_on_a_cluster_does_not_ask_for_the_cores_of_this_machine(project: Project):
+    here = project.snakemake("-n", RESULT)
+    cluster = project.snakemake("-n", "--profile", "profiles/slurm", "--", RESULT)
+    for output, has_all_cores in ((here, True), (cluster, False)):
+        (entry,) = re.findall(r"rule benchmark:.*?resources:", output, re.DOTALL)
+        assert ("threads: 2" in entry) == has_all_cores
