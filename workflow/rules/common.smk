@@ -70,6 +70,9 @@ if IMAGE:
     container: IMAGE
 
 
+# The login node repeats a job, with more memory and time. The job itself does not repeat its steps.
+TRAINING_RETRIES = 0 if workflow.remote_exec else GRAPH.resources.training_retries
+
 # The shell command of a step.
 command = functools.partial(options.command, prefix=PREFIX, copies=COPIES)
 

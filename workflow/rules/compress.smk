@@ -259,7 +259,7 @@ rule finetune:
     wildcard_constraints:
         method=GRAPH.not_searching,
     # Training continues from its saved state.
-    retries: GRAPH.resources.training_retries
+    retries: TRAINING_RETRIES
     threads: lambda wildcards: GRAPH.compress.finetune(wildcards).threads
     resources:
         mem_mb=GRAPH.resources.training_memory(GRAPH.compress.finetune),

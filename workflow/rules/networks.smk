@@ -123,7 +123,7 @@ rule pretrain:
         provenance="build/pretrain/{model}.json",
     log:
         "logs/pretrain/{model}.log",
-    retries: GRAPH.resources.training_retries
+    retries: TRAINING_RETRIES
     threads: lambda wildcards: GRAPH.networks.pretrain(wildcards).threads
     resources:
         mem_mb=GRAPH.resources.training_memory(GRAPH.networks.pretrain),
