@@ -100,7 +100,8 @@ def run(folder: Path, at_once: int, options: list[str]) -> dict[str, Any]:
     """Run the study, and return the number of jobs, the time and the memory of Snakemake."""
     profile: dict[str, Any] = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     profile["groups"] = [f"{rule}=variant" for rule in RULES]
-    profile["group-components"] = [f"variant={at_once}"]
+    # One variant after the other.
+    profile |= {"group-components": [f"variant={at_once}"], "cores": 1}
     (folder / "profiles/variants").mkdir()
     (folder / "profiles/variants/config.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/variants", *options]
