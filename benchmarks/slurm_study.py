@@ -4,8 +4,8 @@
 
 The graph, the jobs and the files are those of the study in `large_study.py`. Only the steps are
 replaced: each one creates empty outputs, on one core. So the time is that of Snakemake and Slurm.
-All jobs of ten variants are one job of Slurm: docs/cluster.md. The options behind `--` are those of
-Snakemake.
+The jobs of ten variants are one job of Slurm: docs/cluster.md. No method searches. The options
+behind `--` are those of Snakemake.
 
 The number of jobs, the time and the memory of Snakemake are written to
 `benchmarks/results/slurm_study.json`.
@@ -31,10 +31,11 @@ from lowrank.files import write_json
 RESULTS = Path(__file__).parent / "results" / "slurm_study.json"
 
 # Rules whose jobs become one job of Slurm for some variants: docs/cluster.md.
-RULES = (
-    *("calibrate", "select_ranks", "decompose_round", "finetune", "export_onnx", "quantize"),
-    *("next_trial", "judge_trial", "settle", "take_plan", "take_network", "benchmark"),
-)
+GROUPS = {
+    "variant": ("calibrate", "select_ranks", "decompose_round", "finetune", "export_onnx"),
+    "int8": ("quantize",),
+    "measured": ("benchmark",),
+}
 
 # Creates the outputs of a job. Only files have a suffix. `ranks.json` and others may be read.
 STAND_IN = """
@@ -91,17 +92,19 @@ def replace_steps(folder: Path) -> None:
     for entry in params["checkpoint"].values():
         entry["threads"] = 1
     for method in params["methods"].values():
+        # The trials of a search wait for each other, so they cannot be one job.
         if "accuracy_drop" in method["ranks"].get("target", {}):
-            method["ranks"]["search"] = {"cost": "macs"}
+            method["ranks"]["target"] = {"macs": 0.5}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def run(folder: Path, at_once: int, options: list[str]) -> dict[str, Any]:
     """Run the study, and return the number of jobs, the time and the memory of Snakemake."""
     profile: dict[str, Any] = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    profile["groups"] = [f"{rule}=variant" for rule in RULES]
+    profile["groups"] = [f"{rule}={group}" for group in GROUPS for rule in GROUPS[group]]
+    profile["group-components"] = [f"{group}={at_once}" for group in GROUPS]
     # One variant after the other.
-    profile |= {"group-components": [f"variant={at_once}"], "cores": 1}
+    profile["cores"] = 1
     (folder / "profiles/variants").mkdir()
     (folder / "profiles/variants/config.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/variants", *options]
