@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from lowrank.tasks import get_task
 from lowrank.tasks.outputs import outputs_from
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lowrank.config.network_source import NetworkSource
@@ -47,8 +48,8 @@ class MeasuringImages:
         Name of the task.
     original
         State file of the original network, for a task that compares with it.
-    device
-        Name of the processor: see `lowrank.training.hardware.pick_device`.
+    pick_device
+        Returns the processor of the measurements, when they begin. By default it is the CPU.
     """
 
     source: NetworkSource
@@ -58,7 +59,7 @@ class MeasuringImages:
     threads: int
     task: str
     original: Path | None = None
-    device: str = "cpu"
+    pick_device: Callable[[], torch.device] | None = None
 
 
 class StoredNetwork:
@@ -160,12 +161,12 @@ class StoredNetwork:
         from lowrank.data.datasets import open_dataset
         from lowrank.evaluation.reference import with_reference
         from lowrank.surgery.states import read_state
-        from lowrank.training.hardware import pick_device
 
         images = self._images
         torch.set_num_threads(images.threads)
         state = read_state(self._path, images.source)
         data = open_dataset(images.dataset, images.splits)
         data = with_reference(data, self._task, images.original, images.source)
-        state.network.to(pick_device(images.device))
+        if images.pick_device:
+            state.network.to(images.pick_device())
         return state, data.validation

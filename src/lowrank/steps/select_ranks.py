@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from lowrank.steps.options import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from lowrank.ranks.latency_model import Latencies
 
 
@@ -109,9 +112,8 @@ def select_ranks(
     images = None
     if dataset and layers:
         count = settings.measured_images
-        images = MeasuringImages(
-            network, dataset, splits, count, threads, task, reference, device=device
-        )
+        pick = functools.partial(_pick_device, device)
+        images = MeasuringImages(network, dataset, splits, count, threads, task, reference, pick)
     choice = RankChoice(
         network=StoredNetwork(state, moments, images, say),
         table=_read_table(table, replaceable),
@@ -130,6 +132,13 @@ def select_ranks(
         where = f"methods.{method}.ranks" if method else "ranks"
         choice.refuse_what_ruins(settings, document.expected, where=where, say=say)
     write_json(plan, document.to_json())
+
+
+def _pick_device(name: str) -> torch.device:
+    # PyTorch is only imported for measurements.
+    from lowrank.training.hardware import pick_device
+
+    return pick_device(name)
 
 
 def _read_table(table: Path, replaceable: Path | None) -> LayerTable:
