@@ -17,7 +17,7 @@ def with_signature(function: Function) -> Function:
     """Store the signature of a function in it, and return the function.
 
     Snakemake asks for the signature before each call. Python computes it each time if it is not
-    stored, which takes a seventh of the time of a dry run.
+    stored, which took 8 % of the time of a dry run for 1,000 variants.
     """
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
